@@ -1,0 +1,301 @@
+"""Frozen configuration: model cards (what a model is) and EngineConfig (how this process runs it).
+
+Every value is checked once, when the object is made; an unknown key or a value out of range raises
+`InvalidConfig` that names the field. Cards are TOML files in `cascade_core/cards/`.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from cascade_core.errors import InvalidConfig, UnknownModel
+
+InflightAttention = Literal["bidirectional", "causal"]
+Rope = Literal["absolute", "window"]
+SwitchMode = Literal["immediate", "boundary", "recache"]
+
+T = TypeVar("T")
+STRICT = ConfigDict(extra="forbid", strict=False)
+Positive = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class TransformerConfig:
+    """Dimensions of the causal Wan DiT (facts: Wan 2.1 family)."""
+
+    dim: Positive
+    """Width of a token."""
+    ffn_dim: Positive
+    num_heads: Positive
+    num_layers: Positive
+    text_dim: Positive = 4096
+    """Width of the text encoder's output."""
+    text_len: Positive = 512
+    """Tokens of a prompt after padding; padding is attended, as in the reference."""
+    in_channels: Positive = 16
+    """Latent channels, in and out."""
+    freq_dim: Annotated[int, Field(ge=2, multiple_of=2)] = 256
+    """Width of the sinusoidal timestep embedding."""
+    eps: Annotated[float, Field(gt=0)] = 1e-6
+
+    @model_validator(mode="after")
+    def _check(self) -> "TransformerConfig":
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise ValueError(f"dim {self.dim} must be num_heads {self.num_heads} times an even number")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+
+@dataclass(frozen=True, config=STRICT)
+class SamplingConfig:
+    """Few-step flow matching (facts: inference constants)."""
+
+    steps: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(min_length=1, max_length=16)]
+    """Descending indices into the shifted table of 1000 timesteps; 1000 is pure noise."""
+    shift: Annotated[float, Field(gt=0)] = 5.0
+    context_noise: Annotated[float, Field(ge=0, lt=1000)] = 0.0
+    """Timestep of the context pass, which writes a clean block's K/V."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "SamplingConfig":
+        if list(self.steps) != sorted(set(self.steps), reverse=True):
+            raise ValueError(f"steps {list(self.steps)} must descend without repeats")
+        return self
+
+    @property
+    def num_passes(self) -> int:
+        """P: the denoising passes of a block and its context pass."""
+        return len(self.steps) + 1
+
+
+@dataclass(frozen=True, config=STRICT)
+class WindowConfig:
+    """Which frames a block attends to. Frames are latent frames, in whole blocks."""
+
+    block_frames: Positive = 3
+    window_frames: Positive = 21
+    """Newest frames a block sees, counted back from its own end, itself included."""
+    sink_frames: Annotated[int, Field(ge=0)] = 0
+    """First frames of the session, always seen, besides the window."""
+    context_window_frames: Positive | None = None
+    """The window of the context pass; None: `window_frames`. Equal to `block_frames` it re-encodes a
+    clean block on its own (with the sink), as Krea does against drift."""
+    rope: Rope = "absolute"
+    """absolute: true frame positions, as the reference, until `max_positions`. window: the sink moves
+    along in front of the window, so a session never ends."""
+    max_positions: Positive = 1024
+    """Latent frames a session may have with `rope = absolute`; the reference's table ends there."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "WindowConfig":
+        for name in ("window_frames", "sink_frames", "context_window_frames"):
+            value = getattr(self, name)
+            if value is not None and value % self.block_frames:
+                raise ValueError(f"{name} {value} must be a multiple of block_frames {self.block_frames}")
+        if (self.context_window_frames or 0) > self.window_frames:
+            raise ValueError("context_window_frames must not exceed window_frames")
+        return self
+
+    @property
+    def window_blocks(self) -> int:
+        return self.window_frames // self.block_frames
+
+    @property
+    def sink_blocks(self) -> int:
+        return self.sink_frames // self.block_frames
+
+    @property
+    def context_window_blocks(self) -> int:
+        return (self.context_window_frames or self.window_frames) // self.block_frames
+
+    @property
+    def max_blocks(self) -> int | None:
+        """Blocks a session can have; None: endless."""
+        return None if self.rope == "window" else self.max_positions // self.block_frames
+
+
+MAX_SIDE = 4096
+FrameSide = Annotated[int, Field(ge=16, le=MAX_SIDE, multiple_of=16)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class VideoConfig:
+    """What playback expects."""
+
+    width: FrameSide
+    """Default pixels; a session may choose its own multiple of 16."""
+    height: FrameSide
+    fps: Annotated[float, Field(gt=0, le=240)] = 16.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class FileConfig:
+    """One weights file and where it comes from."""
+
+    repo: str
+    """Hub id, `owner/name`."""
+    path: str
+    """File inside the repository, or a folder of (sharded) safetensors."""
+    key: str | None = None
+    """Top-level key of a `.pt` file that holds the tensors; None: the file is flat."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class LoraConfig(FileConfig):
+    """A low-rank update merged into the transformer at load."""
+
+    rank: Positive = 256
+    alpha: Annotated[float, Field(gt=0)] = 256.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class FilesConfig:
+    """Everything a model is loaded from."""
+
+    transformer: FileConfig
+    vae: FileConfig
+    text_encoder: FileConfig
+    tokenizer: FileConfig
+    lora: LoraConfig | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelCard:
+    """One model: dimensions, sampling, window, video, files, licence."""
+
+    name: str
+    title: str
+    licence: str
+    """SPDX id or the licence's own name; shown where a user picks the model."""
+    commercial_use: bool
+    source: str
+    """Address of the model's page, or `this repository`."""
+    transformer: TransformerConfig
+    sampling: SamplingConfig
+    video: VideoConfig
+    window: WindowConfig = field(default_factory=WindowConfig)
+    files: FilesConfig | None = None
+    """None: the card has no published weights and runs on random ones."""
+    vae: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of diffusers' AutoencoderKLWan for random weights; empty: the Wan 2.1 VAE."""
+    note: str = ""
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Shape [F, C, h, w] of one block's latents (the VAE is 8x spatial)."""
+        return (self.window.block_frames, self.transformer.in_channels, height // 8, width // 8)
+
+    def tokens_per_block(self, height: int, width: int) -> int:
+        return self.window.block_frames * (height // 16) * (width // 16)
+
+    def num_frames(self, block: int) -> int:
+        """RGB frames of a block: the VAE is 4x in time, but the first latent frame gives one."""
+        return 4 * self.window.block_frames - (3 if block == 0 else 0)
+
+    def session_bytes(self, height: int, width: int, bytes_per_value: int = 2) -> int:
+        """Memory of one session on each rank: KV cache, two prompts' text cache, blocks in flight."""
+        dims, window = self.transformer, self.window
+        kv_token = 2 * dims.num_layers * dims.dim * bytes_per_value
+        cached_blocks = window.sink_blocks + window.window_blocks - 1
+        tokens = self.tokens_per_block(height, width)
+        in_flight = 2 * self.sampling.num_passes * tokens * dims.dim * bytes_per_value
+        return kv_token * (cached_blocks * tokens + 2 * dims.text_len) + in_flight
+
+
+@dataclass(frozen=True, config=STRICT)
+class EngineConfig:
+    """How one engine runs one model. Checked against the card by `check_engine`."""
+
+    model: str
+    """Name of a model card; see `cascade-engine models`."""
+    weights: str | None = None
+    """Folder or file of the checkpoint, `random`, or None: the hub cache as the card says."""
+    num_ranks: Annotated[int, Field(ge=1, le=16)] = 1
+    """Rank processes; on CUDA one GPU each, so in Kubernetes equal to the pod's `nvidia.com/gpu`."""
+    stagger: Annotated[int, Field(ge=1, le=17)] = 1
+    """Passes a block makes before its successor starts: 1 is the full cascade, P is sequential."""
+    inflight_attention: InflightAttention = "bidirectional"
+    """Whether a block sees the noisier blocks behind it (paper's default) or only those before it."""
+    rope: Rope | None = None
+    """None: what the card says."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is a GPU."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 on CUDA, float32 on CPU."""
+    compile: bool = False
+    """torch.compile of the layers; costs minutes at start, pays on CUDA."""
+    max_sessions: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Sessions open at once; None: as many as fit into memory."""
+    tick_deadline_s: Annotated[float, Field(gt=0)] = 30.0
+    """A tick that takes longer counts as hung: the ranks are restarted. Keep it well under the gateway's
+    own patience, and above the slowest honest tick."""
+    request_deadline_s: Annotated[float, Field(gt=0)] = 120.0
+    """Time the ranks have to answer an open or to embed a prompt (UMT5-XXL on a CPU takes seconds)."""
+    start_deadline_s: Annotated[float, Field(gt=0)] = 900.0
+    """Time the ranks have to load weights; the start-up probe must allow more."""
+    threads_per_rank: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of a rank; None: the cores shared out evenly."""
+    text_cache_entries: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Prompt embeddings kept (least recently used go first)."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of random weights; a session's noise has its own."""
+
+
+def check_engine(config: EngineConfig, card: ModelCard) -> None:
+    """Raise InvalidConfig where the engine's settings do not fit the model."""
+    num_passes = card.sampling.num_passes
+    if config.stagger > num_passes:
+        raise InvalidConfig(f"stagger: {config.stagger} is not in 1..{num_passes} (passes per block)")
+    if config.num_ranks > num_passes:
+        raise InvalidConfig(
+            f"num_ranks: {config.num_ranks} is not in 1..{num_passes} (passes per block): the rest would idle"
+        )
+
+
+def make(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Build a configuration object, or raise InvalidConfig with one line per wrong field."""
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        lines = (
+            f"{'.'.join(str(part) for part in item['loc']) or kind.__name__}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise InvalidConfig("; ".join(lines)) from None
+
+
+@cache
+def load_cards() -> dict[str, ModelCard]:
+    """All cards shipped with the package, by name."""
+    folder = files("cascade_core") / "cards"
+    cards = (load_card_file(Path(str(entry))) for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return {card.name: card for card in sorted(cards, key=lambda card: card.name)}
+
+
+def load_card_file(path: Path) -> ModelCard:
+    """Read one card; the error names the file and the field."""
+    try:
+        return make(ModelCard, tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, InvalidConfig, OSError) as error:
+        raise InvalidConfig(f"model card {path}: {error}") from None
+
+
+def find_card(model: str) -> ModelCard:
+    """The card of that name, or the card in that TOML file."""
+    if model.endswith(".toml"):
+        return load_card_file(Path(model))
+    cards = load_cards()
+    if model not in cards:
+        raise UnknownModel(
+            f"model {model!r} is unknown; known: {', '.join(cards)}, or a path to a .toml card"
+        )
+    return cards[model]

@@ -1,0 +1,349 @@
+"""The parent side: sessions in, clean latent blocks out. It plans ticks and never touches CUDA.
+
+engine = await Engine.start(make(EngineConfig, {"model": "demo", "weights": "random"}))
+session = await engine.open(SessionRequest({0: "a red circle moves left"}))
+async for event in session:
+    ...
+await engine.close()
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+
+from cascade_core.config import EngineConfig, ModelCard, SwitchMode, check_engine, find_card
+from cascade_core.errors import (
+    CascadeError,
+    InvalidRequest,
+    OutOfCapacity,
+    SessionClosed,
+    SessionLost,
+)
+from cascade_core.group import GroupLost, RankGroup
+from cascade_core.messages import AddPrompt, Array, Drop, Open, Tick, Ticked
+from cascade_core.schedule import (
+    Candidate,
+    TickPlan,
+    choose_session,
+    context_blocks,
+    engine_shape,
+    plan_tick,
+    starting_block,
+    switch_prompt,
+)
+from cascade_core.session import (
+    BlockTiming,
+    Ended,
+    LatentBlock,
+    PendingSwitch,
+    PromptApplied,
+    Session,
+    SessionRequest,
+    check_request,
+    initial_prompts,
+    with_defaults,
+)
+
+log = logging.getLogger(__name__)
+
+TICKS_AHEAD = 2
+"""Plans sent before the first is answered, so that a rank finds its next tick waiting."""
+MEMORY_SHARE = 0.9
+"""Part of a rank's free memory that sessions may take; the rest is for activations."""
+RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """A snapshot for health checks and placement."""
+
+    ready: bool
+    """Ranks are up; False while they restart."""
+    num_restarts: int
+    num_sessions: int
+    max_sessions: int
+    """Sessions of the default size that fit."""
+    device: str
+    last_tick_s: float
+    process_ids: tuple[int, ...]
+
+
+class Engine:
+    """One model on one group of ranks, serving several sessions by playback deadline."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """Checks the configuration; `start` makes a running engine."""
+        self.config = config
+        self.card: ModelCard = find_card(config.model)
+        check_engine(config, self.card)
+        self.shape = engine_shape(config, self.card)
+        self._sessions: dict[int, Session] = {}
+        self._numbers = itertools.count(1)
+        self._wakeup = asyncio.Event()
+        self._text_cache: OrderedDict[str, Array] = OrderedDict()
+        self._group = RankGroup(config, self.card)
+        self._ready = False
+        self._num_restarts = 0
+        self._last_tick_s = 0.0
+        self._supervisor: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, config: EngineConfig) -> "Engine":
+        """Load the model on all ranks. Raises UserError, or SessionLost if the ranks cannot start."""
+        engine = cls(config)
+        try:
+            await engine._group.start()
+        except GroupLost as error:
+            await engine._group.close()
+            raise SessionLost(f"the ranks could not start: {error}") from None
+        except BaseException:
+            await engine._group.close()
+            raise
+        engine._ready = True
+        engine._supervisor = asyncio.create_task(engine._supervise(), name="engine")
+        return engine
+
+    async def __aenter__(self) -> "Engine":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End all sessions and all rank processes."""
+        if self._supervisor:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._ready = False
+        self._end_all(SessionClosed("the engine was closed"))
+        await self._group.close()
+
+    @property
+    def status(self) -> EngineStatus:
+        ranks = self._group.ready
+        fits = 0
+        if ranks:
+            default = with_defaults(SessionRequest({0: ""}), self.card)
+            fits = int(self._budget_bytes() // self._session_bytes(default))
+        return EngineStatus(
+            ready=self._ready,
+            num_restarts=self._num_restarts,
+            num_sessions=len(self._sessions),
+            max_sessions=min(fits, self.config.max_sessions or fits),
+            device=ranks[0].device if ranks else "",
+            last_tick_s=self._last_tick_s,
+            process_ids=tuple(self._group.process_ids),
+        )
+
+    def context_blocks(self, start_block: int) -> list[int]:
+        """Blocks whose clean latents a session opened at `start_block` needs."""
+        return context_blocks(self.shape.window, start_block)
+
+    async def open(self, request: SessionRequest) -> Session:
+        """Open a session. Raises UserError, OutOfCapacity or SessionLost."""
+        request = with_defaults(request, self.card)
+        check_request(request, self.card, self.shape)
+        self._check_room(request)
+        embeddings = {block: await self._embed(prompt) for block, prompt in sorted(request.prompts.items())}
+        self._check_room(request)  # embedding took a while
+        session = Session(self, next(self._numbers), request, self.shape)
+        for block, embedding in embeddings.items():
+            if block > request.start_block:
+                session.switches.append(PendingSwitch(block, "", embedding, request.switch_mode))
+        self._sessions[session.number] = session
+        try:
+            await self._open_on_ranks(session, [embeddings[block] for block in initial_prompts(request)])
+        except BaseException:
+            self._forget(session)
+            raise
+        session.open()
+        self.wake()
+        return session
+
+    # For sessions (see session.Host).
+
+    def wake(self) -> None:
+        self._wakeup.set()
+
+    def end(self, session: Session, event: Ended) -> None:
+        session.push(event)
+        self._forget(session)
+
+    async def switch(
+        self, session: Session, prompt: str, mode: SwitchMode, request_id: str, at_block: int | None
+    ) -> None:
+        async with session.switching():
+            embedding = await self._embed(prompt)
+            session.require_open()
+            session.schedule(PendingSwitch(at_block, request_id, embedding, mode))
+            self._apply_switches(session)
+        self.wake()
+
+    # The loop.
+
+    async def _supervise(self) -> None:
+        """Drive the ranks; when they are lost, end their sessions and start them again."""
+        while True:
+            try:
+                await self._drive()
+            except (GroupLost, CascadeError) as error:
+                log.error("ranks lost: %s", error)
+                reason = f"the ranks were lost: {error}"
+            except Exception as error:
+                log.exception("the engine failed")
+                reason = f"the engine failed: {error!r}"
+            self._ready = False
+            self._end_all(SessionLost(reason))
+            await self._restart()
+
+    async def _drive(self) -> None:
+        """Plan, run, emit."""
+        ahead: deque[TickPlan] = deque()
+        while True:
+            while len(ahead) < TICKS_AHEAD and (plan := self._plan()):
+                self._group.send(Tick(plan))
+                ahead.append(plan)
+            if ahead:
+                self._emit(ahead.popleft(), await self._group.tick())
+            else:
+                await self._idle()
+
+    def _plan(self) -> TickPlan | None:
+        chosen = choose_session(
+            Candidate(session.number, session.deadline_s, session.can_tick)
+            for session in self._sessions.values()
+        )
+        if chosen is None:
+            return None
+        session = self._sessions[chosen]
+        self._apply_switches(session)
+        plan, session.timeline = plan_tick(session.timeline, self.shape)
+        assert plan is not None, "a session that can tick has work"
+        session.book(plan, time.monotonic())
+        return plan
+
+    def _emit(self, plan: TickPlan, answers: list[Ticked]) -> None:
+        tick_s = self._last_tick_s = max(answer.compute_s for answer in answers)
+        session = self._sessions.get(plan.session)
+        if session is None or plan.emits is None:
+            return
+        block = plan.emits
+        latents = next(answer.latents for answer in answers if answer.latents is not None)
+        now = time.monotonic()
+        timing = BlockTiming(now - session.started.pop(block), tick_s)
+        session.push(LatentBlock(block, torch.from_numpy(latents), timing))
+        # A viewer whose block came late has waited for it: playback goes on from now.
+        session.deadline_s = max(session.deadline_s, now) + self.card.num_frames(block) / self.card.video.fps
+        if block + 1 == session.timeline.end_block:
+            self.end(session, Ended(session.last_reason))
+
+    async def _idle(self) -> None:
+        """Wait until a session may tick, or the group is lost."""
+        self._wakeup.clear()
+        wakeup = asyncio.ensure_future(self._wakeup.wait())
+        try:
+            await self._group.first(wakeup)
+        finally:
+            wakeup.cancel()
+
+    async def _restart(self) -> None:
+        for attempt in itertools.count():
+            self._group.kill()
+            await self._group.close()
+            await asyncio.sleep(RESTART_DELAYS_S[min(attempt, len(RESTART_DELAYS_S) - 1)])
+            self._group = RankGroup(self.config, self.card)
+            try:
+                await self._group.start()
+            except (GroupLost, CascadeError) as error:
+                log.error("ranks did not start, attempt %d: %s", attempt + 1, error)
+                continue
+            self._num_restarts += 1
+            self._ready = True
+            return
+
+    # Helpers.
+
+    def _apply_switches(self, session: Session) -> None:
+        """Make the switches that are due, right before the tick in which their block starts."""
+        while switch := session.due_switch(starting_block(session.timeline, self.shape)):
+            prompt = next(session.prompt_numbers)
+            self._group.send(AddPrompt(session.number, prompt, switch.embedding))
+            session.timeline, receipt = switch_prompt(session.timeline, self.shape, prompt, switch.mode)
+            session.push(
+                PromptApplied(switch.request_id, receipt.first_block_touched, receipt.first_block_full)
+            )
+
+    async def _embed(self, prompt: str) -> Array:
+        if prompt not in self._text_cache:
+            with self._lost_is_retryable():
+                self._text_cache[prompt] = await self._group.encode(prompt)
+        self._text_cache.move_to_end(prompt)
+        while len(self._text_cache) > self.config.text_cache_entries:
+            self._text_cache.popitem(last=False)
+        return self._text_cache[prompt]
+
+    async def _open_on_ranks(self, session: Session, prompts: list[Array]) -> None:
+        request = session.request
+        command = Open(
+            session=session.number,
+            seed=request.seed,
+            height=request.height,
+            width=request.width,
+            context={block: latents.float().numpy() for block, latents in request.context.items()},
+            prompts=dict(enumerate(prompts)),
+        )
+        try:
+            with self._lost_is_retryable():
+                await self._group.open(command)
+        except MemoryError as error:
+            raise OutOfCapacity(f"no memory for the session: {error}") from None
+
+    @contextmanager
+    def _lost_is_retryable(self) -> Iterator[None]:
+        if not self._ready:
+            raise OutOfCapacity("the ranks are starting again; retry soon")
+        try:
+            yield
+        except GroupLost as error:
+            raise SessionLost(f"the ranks were lost: {error}") from None
+
+    def _check_room(self, request: SessionRequest) -> None:
+        """Raise where another session does not fit now (OutOfCapacity) or ever (InvalidRequest)."""
+        if not self._ready:
+            raise OutOfCapacity("the ranks are starting again; retry soon")
+        limit = self.config.max_sessions
+        if limit is not None and len(self._sessions) >= limit:
+            raise OutOfCapacity(f"max_sessions: {limit} sessions are open already")
+        needed, budget = self._session_bytes(request), self._budget_bytes()
+        taken = sum(self._session_bytes(session.request) for session in self._sessions.values())
+        if taken + needed > budget:
+            message = (
+                f"not enough memory for a session of {request.width}x{request.height}: it needs "
+                f"{needed / 2**20:.0f} MiB on each rank, {max(0, budget - taken) / 2**20:.0f} MiB are free"
+            )
+            raise (OutOfCapacity if needed <= budget else InvalidRequest)(message)
+
+    def _session_bytes(self, request: SessionRequest) -> int:
+        return self.card.session_bytes(request.height, request.width, self._group.ready[0].bytes_per_value)
+
+    def _budget_bytes(self) -> float:
+        return MEMORY_SHARE * min(rank.free_bytes for rank in self._group.ready)
+
+    def _forget(self, session: Session) -> None:
+        if self._sessions.pop(session.number, None) and self._ready:
+            self._group.send(Drop(session.number))
+
+    def _end_all(self, error: CascadeError) -> None:
+        for session in self._sessions.values():
+            session.fail(error)
+        self._sessions.clear()

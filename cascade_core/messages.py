@@ -1,0 +1,168 @@
+"""What travels between the engine and its ranks: commands down, replies up, on a private socket pair.
+
+Messages are pickled: both ends are our own processes, and the socket has no address that others could
+connect to. Latents and embeddings travel as NumPy arrays.
+"""
+
+import asyncio
+import pickle
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade_core.config import EngineConfig, ModelCard
+from cascade_core.errors import CascadeError
+from cascade_core.schedule import TickPlan
+
+Array = NDArray[np.float32]
+
+HEADER = struct.Struct("!Q")
+
+
+@dataclass(frozen=True)
+class Load:
+    """First command: build the model and join the group."""
+
+    card: ModelCard
+    config: EngineConfig
+    rank: int
+    threads: int
+    rendezvous: Path
+    """Path of a file that does not exist yet, for the ranks to find each other."""
+
+
+@dataclass(frozen=True)
+class Open:
+    """Make room for a session; answered by Opened."""
+
+    session: int
+    seed: int
+    height: int
+    width: int
+    context: Mapping[int, Array]
+    """Clean latents [F, C, h, w] per block to prime with."""
+    prompts: Mapping[int, Array]
+    """Embeddings [num_tokens, text_dim] by prompt number."""
+
+
+@dataclass(frozen=True)
+class AddPrompt:
+    """Compute the text cache of another prompt before the next tick."""
+
+    session: int
+    prompt: int
+    embedding: Array
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Forget a session."""
+
+    session: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Run this rank's part of a tick; answered by Ticked."""
+
+    plan: TickPlan
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Rank 0: embed a prompt beside the ticks; answered by Encoded."""
+
+    request: int
+    prompt: str
+
+
+Command = Load | Open | AddPrompt | Drop | Tick | Encode
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Weights are loaded and the group is joined."""
+
+    device: str
+    free_bytes: int
+    """Memory left for sessions on this rank."""
+    bytes_per_value: int
+    load_s: float
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session has its memory, or not."""
+
+    session: int
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """A tick is done on this rank."""
+
+    latents: Array | None
+    """Latents [F, C, h, w] of the block that became clean, from the rank it lives on."""
+    compute_s: float
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt's embedding, or why there is none."""
+
+    request: int
+    embedding: Array | None = None
+    error: CascadeError | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The rank gives up and exits."""
+
+    message: str
+    error: CascadeError | None = None
+    """An error of our own tree that the user can act on."""
+
+
+Reply = Ready | Opened | Ticked | Encoded | Failed
+
+
+def pack(message: Command | Reply) -> bytes:
+    """A message with its length in front."""
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    return HEADER.pack(len(body)) + body
+
+
+def unpack(body: bytes) -> Command | Reply:
+    """The message in the bytes behind a header."""
+    message: Command | Reply = pickle.loads(body)
+    return message
+
+
+def read_command(stream: BinaryIO) -> Command:
+    """Block for the next command; EOFError when the engine is gone."""
+    size = HEADER.unpack(_read_exactly(stream, HEADER.size))[0]
+    message = unpack(_read_exactly(stream, size))
+    assert isinstance(message, Command)
+    return message
+
+
+async def read_reply(stream: asyncio.StreamReader) -> Reply:
+    """The next reply; asyncio.IncompleteReadError when the rank is gone."""
+    size = HEADER.unpack(await stream.readexactly(HEADER.size))[0]
+    message = unpack(await stream.readexactly(size))
+    assert isinstance(message, Reply)
+    return message
+
+
+def _read_exactly(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data

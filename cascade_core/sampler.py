@@ -1,0 +1,48 @@
+"""Few-step flow matching: timesteps, clean estimate, renoising and counter-based noise. Pure functions.
+
+Source: the Self-Forcing family's inference (shift 5, steps index the shifted table).
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cascade_core.config import SamplingConfig
+
+NUM_TRAIN_STEPS = 1000
+
+
+def shifted_sigma(step: int, shift: float) -> float:
+    """Noise level of table index `step` (1000: pure noise): shift*s / (1 + (shift-1)*s)."""
+    linear = step / NUM_TRAIN_STEPS
+    return shift * linear / (1 + (shift - 1) * linear)
+
+
+def pass_sigmas(sampling: SamplingConfig) -> tuple[float, ...]:
+    """Noise level of each of the P passes of a block; the last is the context pass."""
+    denoising = tuple(shifted_sigma(step, sampling.shift) for step in sampling.steps)
+    return (*denoising, sampling.context_noise / NUM_TRAIN_STEPS)
+
+
+def pass_timesteps(sampling: SamplingConfig) -> tuple[float, ...]:
+    """What the network is told at each pass, 0..1000; shift 5 gives 1000, 937.5, 833.3, 625, 0."""
+    return tuple(NUM_TRAIN_STEPS * sigma for sigma in pass_sigmas(sampling))
+
+
+def clean_estimate(noisy: Tensor, velocity: Tensor, sigma: float) -> Tensor:
+    """x0 = x_t - sigma * v, in float64 as the reference, returned as float32."""
+    return (noisy.double() - sigma * velocity.double()).float()
+
+
+def renoise(clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """x_t = (1 - sigma) * x0 + sigma * noise."""
+    return (1 - sigma) * clean + sigma * noise
+
+
+def block_noise(seed: int, block: int, pass_index: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal float32 noise on the CPU that depends on (seed, block, pass) alone.
+
+    Philox is counter-based: the same on any rank, world size, device, stagger, or after a recovery.
+    """
+    bits = np.random.Philox(key=seed, counter=[0, 0, pass_index, block])
+    return torch.from_numpy(np.random.Generator(bits).standard_normal(shape, dtype=np.float32))

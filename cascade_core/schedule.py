@@ -1,0 +1,214 @@
+"""Which block does which pass on which rank at a tick. Pure functions on frozen data; imports no torch.
+
+A block makes P passes; the last, the context pass, writes its clean K/V. Block i + 1 starts once block i has
+made `stagger` passes, and all blocks in flight advance together, one pass a tick. So a session's ticks are
+one fixed sequence, whatever the timing of credits or other sessions: the same seed gives the same video.
+Source: Block Cascading (arXiv 2511.20426).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from cascade_core.config import EngineConfig, InflightAttention, ModelCard, SwitchMode, WindowConfig
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the schedule of every session of an engine has in common."""
+
+    num_passes: int
+    """P: denoising passes and the context pass."""
+    stagger: int
+    """Passes a block makes before its successor starts, 1..P."""
+    num_ranks: int
+    """W, 1..P. Block b lives on rank b mod W, which spreads any run of blocks evenly."""
+    window: WindowConfig
+
+    @property
+    def context_pass(self) -> int:
+        return self.num_passes - 1
+
+    @property
+    def max_in_flight(self) -> int:
+        return -(-self.num_passes // self.stagger)
+
+
+def engine_shape(config: EngineConfig, card: ModelCard) -> Shape:
+    """The same in the engine and on every rank: they must not disagree on the schedule."""
+    window = replace(card.window, rope=config.rope) if config.rope else card.window
+    return Shape(card.sampling.num_passes, config.stagger, config.num_ranks, window)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One pass of one block."""
+
+    block: int
+    pass_index: int
+    """0 is the noisiest; P - 1 is the context pass."""
+    prompt: int
+    """Number of the prompt within its session; grows with every switch."""
+
+
+@dataclass(frozen=True)
+class TickPlan:
+    """One joint forward of all blocks in flight of one session."""
+
+    session: int
+    ranks: tuple[tuple[Work, ...], ...]
+    """Per rank its work, by ascending block."""
+    emits: int | None = None
+    """The block whose latents are clean after this tick."""
+    recache: bool = False
+    """Context passes that replace what is cached; the sink is neither read nor replaced."""
+
+    @property
+    def works(self) -> list[Work]:
+        return sorted((work for rank in self.ranks for work in rank), key=lambda work: work.block)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Where one session is: immutable, advanced by `plan_tick` and `switch_prompt`."""
+
+    session: int
+    next_block: int = 0
+    """The block that starts next."""
+    end_block: int | None = None
+    """No block from here on is started; None: endless."""
+    prompt: int = 0
+    """Prompt of the blocks that start from now on."""
+    in_flight: tuple[Work, ...] = ()
+    """Each block's coming pass, oldest block first."""
+    to_prime: tuple[Work, ...] = ()
+    """Context passes of given clean blocks, done first, in one tick."""
+    recache: bool = False
+    """LongLive's switch: let blocks in flight finish, re-encode the window, then start the next block."""
+
+    @property
+    def finished(self) -> bool:
+        return not self.in_flight and not self.to_prime and self.next_block == self.end_block
+
+
+@dataclass(frozen=True)
+class SwitchReceipt:
+    """Where a prompt switch shows."""
+
+    first_block_touched: int
+    """The first block with a pass under the new prompt that still changes its picture."""
+    first_block_full: int
+    """The first block made under the new prompt from its first pass on."""
+
+
+def context_blocks(window: WindowConfig, next_block: int) -> list[int]:
+    """Clean blocks that a session opened at `next_block` is primed with: the sink and the last window."""
+    recent = range(max(0, next_block - window.window_blocks), next_block)
+    return sorted({*range(min(window.sink_blocks, next_block)), *recent})
+
+
+def recache_blocks(window: WindowConfig, next_block: int) -> list[int]:
+    """Clean blocks that LongLive re-encodes at a switch: the newest sink + window frames, or all."""
+    return list(range(max(0, next_block - window.sink_blocks - window.window_blocks), next_block))
+
+
+def plan_tick(timeline: Timeline, shape: Shape) -> tuple[TickPlan | None, Timeline]:
+    """The session's next tick and its state after it; None when the session has nothing left to do."""
+    if timeline.to_prime:
+        return _plan(timeline, shape, timeline.to_prime), replace(timeline, to_prime=())
+    if timeline.recache and not timeline.in_flight:
+        blocks = recache_blocks(shape.window, timeline.next_block)
+        works = [Work(block, shape.context_pass, timeline.prompt) for block in blocks]
+        after = replace(timeline, recache=False)
+        return (_plan(timeline, shape, works, recache=True), after) if works else plan_tick(after, shape)
+    timeline = _start_block(timeline, shape)
+    if not timeline.in_flight:
+        return None, timeline
+    plan = _plan(timeline, shape, timeline.in_flight)
+    advanced = (replace(work, pass_index=work.pass_index + 1) for work in timeline.in_flight)
+    left = tuple(work for work in advanced if work.pass_index < shape.num_passes)
+    return plan, replace(timeline, in_flight=left)
+
+
+def switch_prompt(
+    timeline: Timeline, shape: Shape, prompt: int, mode: SwitchMode
+) -> tuple[Timeline, SwitchReceipt]:
+    """Apply a switch between two ticks; see the prompt switch modes in the README."""
+    touched = full = timeline.next_block
+    in_flight = timeline.in_flight
+    if mode == "immediate":
+        denoising = [work.block for work in in_flight if work.pass_index < shape.context_pass]
+        touched = min(denoising, default=full)
+        in_flight = tuple(replace(work, prompt=prompt) for work in in_flight)
+    after = replace(
+        timeline, prompt=prompt, in_flight=in_flight, recache=timeline.recache or mode == "recache"
+    )
+    return after, SwitchReceipt(touched, full)
+
+
+def starting_block(timeline: Timeline, shape: Shape) -> int | None:
+    """The block that would start in the coming tick."""
+    return timeline.next_block if _can_start(timeline, shape) else None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A session that could take the next tick."""
+
+    session: int
+    deadline_s: float
+    """When its next block is due on the viewer's screen."""
+    has_credit: bool
+
+
+def choose_session(candidates: Iterable[Candidate]) -> int | None:
+    """The session with credit whose playback deadline is nearest."""
+    ready = [candidate for candidate in candidates if candidate.has_credit]
+    best = min(ready, key=lambda candidate: (candidate.deadline_s, candidate.session), default=None)
+    return best.session if best else None
+
+
+def window_start(work: Work, shape: Shape) -> int:
+    """First block of the window that this pass sees (the sink comes besides); may be negative."""
+    is_context = work.pass_index == shape.context_pass
+    blocks = shape.window.context_window_blocks if is_context else shape.window.window_blocks
+    return work.block - blocks + 1
+
+
+def visible_in_flight(
+    work: Work, works: Sequence[Work], shape: Shape, attention: InflightAttention
+) -> list[int]:
+    """Blocks in flight whose keys this pass sees, itself included.
+
+    A context pass never sees the noisier blocks behind it, so cached K/V do not depend on noisy futures.
+    """
+    sees_future = attention == "bidirectional" and work.pass_index != shape.context_pass
+    oldest = window_start(work, shape)
+    return [
+        other.block
+        for other in works
+        if (other.block <= work.block or sees_future)
+        and (other.block >= oldest or other.block < shape.window.sink_blocks)
+    ]
+
+
+def _can_start(timeline: Timeline, shape: Shape) -> bool:
+    youngest = timeline.in_flight[-1].pass_index if timeline.in_flight else shape.stagger
+    held = timeline.to_prime or timeline.recache or timeline.next_block == timeline.end_block
+    return not held and youngest >= shape.stagger
+
+
+def _start_block(timeline: Timeline, shape: Shape) -> Timeline:
+    if not _can_start(timeline, shape):
+        return timeline
+    started = Work(timeline.next_block, 0, timeline.prompt)
+    return replace(timeline, in_flight=(*timeline.in_flight, started), next_block=timeline.next_block + 1)
+
+
+def _plan(timeline: Timeline, shape: Shape, works: Sequence[Work], recache: bool = False) -> TickPlan:
+    ranks = tuple(
+        tuple(work for work in works if work.block % shape.num_ranks == rank)
+        for rank in range(shape.num_ranks)
+    )
+    last_denoising = shape.context_pass - 1
+    emits = next((work.block for work in works if work.pass_index == last_denoising), None)
+    return TickPlan(timeline.session, ranks, emits, recache)

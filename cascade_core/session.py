@@ -1,0 +1,321 @@
+"""What a caller asks of the engine, what comes back, and the handle of one session."""
+
+import asyncio
+import itertools
+import time
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import torch
+
+from cascade_core.config import MAX_SIDE, ModelCard, SwitchMode
+from cascade_core.errors import CascadeError, InvalidRequest, OutOfCapacity, SessionClosed
+from cascade_core.messages import Array
+from cascade_core.schedule import Shape, TickPlan, Timeline, Work, context_blocks
+
+MAX_UNREAD_EVENTS = 32
+"""Events that may wait for the reader; beyond it a session takes no ticks and no switches."""
+
+EndReason = Literal["closed", "complete", "positions_exhausted"]
+
+
+@dataclass(frozen=True)
+class SessionRequest:
+    """A session to open."""
+
+    prompts: Mapping[int, str]
+    """Prompt timeline: from this block on, this prompt. Must have one for `start_block` or before."""
+    seed: int = 0
+    """Seed of the noise, 0..2**63 - 1."""
+    width: int = 0
+    """Pixels, a multiple of 16; 0: the card's."""
+    height: int = 0
+    start_block: int = 0
+    """First block to generate; above 0 the session continues from `context`."""
+    context: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    """Clean latents [F, C, h, w] of the blocks `Engine.context_blocks(start_block)`."""
+    num_blocks: int | None = None
+    """Blocks to generate; None: endless."""
+    credit: int | None = None
+    """Blocks that may be emitted before more is granted; None: no limit."""
+    switch_mode: SwitchMode = "immediate"
+    """How the timeline's later prompts take effect."""
+
+
+@dataclass(frozen=True)
+class BlockTiming:
+    """Where the time of a block went."""
+
+    latency_s: float
+    """From the plan of its first pass to its clean latents."""
+    tick_s: float
+    """Compute time of the tick that finished it, on the slowest rank."""
+
+
+@dataclass(frozen=True)
+class LatentBlock:
+    """A finished block."""
+
+    index: int
+    latents: torch.Tensor
+    """[F, C, h, w], float32, on the CPU."""
+    timing: BlockTiming
+
+
+@dataclass(frozen=True)
+class PromptApplied:
+    """Receipt of a prompt switch that has taken effect."""
+
+    request_id: str
+    first_block_touched: int
+    """The first block whose picture the new prompt still changes."""
+    first_block_full: int
+    """The first block made under the new prompt alone."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The last event of a session that ended without an error."""
+
+    reason: EndReason
+
+
+Event = LatentBlock | PromptApplied | Ended
+
+
+@dataclass(frozen=True)
+class PendingSwitch:
+    """A switch whose embedding is known."""
+
+    block: int | None
+    """It waits for this block to start; None: due at once."""
+    request_id: str
+    embedding: Array
+    mode: SwitchMode
+
+
+def with_defaults(request: SessionRequest, card: ModelCard) -> SessionRequest:
+    """The request with the card's frame size where it names none."""
+    return replace(
+        request, height=request.height or card.video.height, width=request.width or card.video.width
+    )
+
+
+def initial_prompts(request: SessionRequest) -> list[int]:
+    """Timeline entries that count at the start: those of context blocks and of the first block."""
+    return sorted(block for block in request.prompts if block <= request.start_block)
+
+
+def check_request(request: SessionRequest, card: ModelCard, shape: Shape) -> None:
+    """Raise InvalidRequest, naming the field, where the request does not fit the model."""
+    for name, size in (("width", request.width), ("height", request.height)):
+        if size % 16 or not 16 <= size <= MAX_SIDE:
+            raise InvalidRequest(f"{name}: {size} is not a multiple of 16 in 16..{MAX_SIDE}")
+    if not 0 <= request.seed < 2**63:
+        raise InvalidRequest(f"seed: {request.seed} is not in 0..2^63-1")
+    for name, count in (("num_blocks", request.num_blocks), ("credit", request.credit)):
+        if count is not None and count < (name == "num_blocks"):
+            raise InvalidRequest(f"{name}: {count} is too small")
+    last = (shape.window.max_blocks or 2**31) - 1
+    if not 0 <= request.start_block <= last:
+        rope = shape.window.rope
+        raise InvalidRequest(f"start_block: {request.start_block} is not in 0..{last} (rope = {rope})")
+    if not initial_prompts(request):
+        raise InvalidRequest(f"prompts: none at or before start_block {request.start_block}")
+    _check_context(request, card, shape)
+
+
+def _check_context(request: SessionRequest, card: ModelCard, shape: Shape) -> None:
+    expected = context_blocks(shape.window, request.start_block)
+    if sorted(request.context) != expected:
+        raise InvalidRequest(f"context: blocks {sorted(request.context)} given, {expected} needed")
+    latent_shape = card.latent_shape(request.height, request.width)
+    for block, latents in request.context.items():
+        if tuple(latents.shape) != latent_shape:
+            raise InvalidRequest(
+                f"context: block {block} has shape {tuple(latents.shape)}, not {latent_shape}"
+            )
+        if not latents.isfinite().all():
+            raise InvalidRequest(f"context: block {block} has values that are not finite")
+
+
+def first_timeline(number: int, request: SessionRequest, shape: Shape) -> Timeline:
+    """Prime the context blocks, each under the prompt it was made with, then start."""
+    entries = initial_prompts(request)
+
+    def prompt_of(block: int) -> int:
+        return max(0, bisect_right(entries, block) - 1)
+
+    limits = [shape.window.max_blocks]
+    if request.num_blocks is not None:
+        limits.append(request.start_block + request.num_blocks)
+    primed = (Work(block, shape.context_pass, prompt_of(block)) for block in sorted(request.context))
+    return Timeline(
+        session=number,
+        next_block=request.start_block,
+        end_block=min((limit for limit in limits if limit is not None), default=None),
+        prompt=len(entries) - 1,
+        to_prime=tuple(primed),
+    )
+
+
+class Host(Protocol):
+    """What a session needs of its engine."""
+
+    def wake(self) -> None:
+        """Something changed that may allow a tick."""
+
+    def end(self, session: "Session", event: Ended) -> None:
+        """Forget the session and free its memory."""
+
+    async def switch(
+        self, session: "Session", prompt: str, mode: SwitchMode, request_id: str, at_block: int | None
+    ) -> None:
+        """Embed and apply a prompt."""
+
+
+class Session:
+    """One continuous video. Iterate over it for its events; a lost session raises SessionLost."""
+
+    def __init__(self, host: Host, number: int, request: SessionRequest, shape: Shape) -> None:
+        self.number = number
+        self.request = request
+        self.timeline = first_timeline(number, request, shape)
+        self.credit = request.credit
+        self.paused = False
+        self.deadline_s = 0.0
+        """When the next block is due on the viewer's screen, on the engine's clock."""
+        self.switches: list[PendingSwitch] = []
+        """Switches that wait for their block, by block."""
+        self.prompt_numbers = itertools.count(len(initial_prompts(request)))
+        self.started: dict[int, float] = {}
+        """When each block in flight was first planned."""
+        self._host = host
+        self._events: asyncio.Queue[Event | CascadeError] = asyncio.Queue()
+        self._switch_lock = asyncio.Lock()
+        self._num_switching = 0
+        self._is_open = False
+        self._ended = False
+
+    @property
+    def can_tick(self) -> bool:
+        """Whether it may tick: it is open, has credit and work, and somebody reads its events."""
+        stopped = not self._is_open or self._ended or self.paused or self.timeline.finished
+        return not stopped and self.credit != 0 and self._events.qsize() < MAX_UNREAD_EVENTS
+
+    async def switch(
+        self, prompt: str, mode: SwitchMode = "immediate", request_id: str = "", at_block: int | None = None
+    ) -> None:
+        """Change the prompt now, or when block `at_block` starts; the receipt is a PromptApplied event.
+
+        Returns when the prompt is embedded and accepted. Raises InvalidPrompt, InvalidRequest,
+        SessionClosed or SessionLost.
+        """
+        self.require_open()
+        await self._host.switch(self, prompt, mode, request_id, at_block)
+
+    def grant(self, num_blocks: int) -> None:
+        """Let the session emit that many more blocks."""
+        if num_blocks < 1:
+            raise InvalidRequest(f"credit: {num_blocks} is not at least 1")
+        self.require_open()
+        if self.credit is not None:
+            self.credit += num_blocks
+        self._host.wake()
+
+    def pause(self) -> None:
+        """Take no more ticks until `resume`; blocks in flight freeze where they are."""
+        self.require_open()
+        self.paused = True
+
+    def resume(self) -> None:
+        self.require_open()
+        self.paused = False
+        self._host.wake()
+
+    async def close(self) -> None:
+        """End the session and free its memory; events not read yet stay readable."""
+        if not self._ended:
+            self._host.end(self, Ended("closed"))
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            event = await self._events.get()
+            self._host.wake()
+            if isinstance(event, Ended | CascadeError):
+                self._events.put_nowait(event)  # so that another iteration ends too
+            if isinstance(event, CascadeError):
+                raise event
+            yield event
+            if isinstance(event, Ended):
+                return
+
+    # For the engine.
+
+    @property
+    def last_reason(self) -> EndReason:
+        """Why the session ends at its end block."""
+        asked = self.request.num_blocks
+        complete = asked is not None and self.timeline.end_block == self.request.start_block + asked
+        return "complete" if complete else "positions_exhausted"
+
+    def open(self) -> None:
+        """The ranks have its memory: it may tick."""
+        self._is_open = True
+        self.deadline_s = time.monotonic()
+
+    def require_open(self) -> None:
+        """Raise SessionClosed once the session has ended."""
+        if self._ended:
+            raise SessionClosed(f"session {self.number} has ended")
+
+    def push(self, event: Event) -> None:
+        """Hand an event to the reader."""
+        if not self._ended:
+            self._events.put_nowait(event)
+            self._ended = isinstance(event, Ended)
+
+    def fail(self, error: CascadeError) -> None:
+        """The session ends with an error, raised to the reader."""
+        if not self._ended:
+            self._events.put_nowait(error)
+            self._ended = True
+
+    def book(self, plan: TickPlan, now: float) -> None:
+        """Note a planned tick: when its blocks started, and the credit of the one it finishes."""
+        for work in plan.works:
+            self.started.setdefault(work.block, now)
+        if plan.emits is not None and self.credit is not None:
+            self.credit -= 1
+
+    @asynccontextmanager
+    async def switching(self) -> AsyncIterator[None]:
+        """One switch at a time, in the order of the calls, and never too many."""
+        if max(len(self.switches) + self._num_switching, self._events.qsize()) >= MAX_UNREAD_EVENTS:
+            raise OutOfCapacity(
+                f"switch: more than {MAX_UNREAD_EVENTS} switches or unread events are waiting"
+            )
+        self._num_switching += 1
+        try:
+            async with self._switch_lock:
+                yield
+        finally:
+            self._num_switching -= 1
+
+    def schedule(self, switch: PendingSwitch) -> None:
+        """Queue a switch; InvalidRequest if its block has started."""
+        if switch.block is not None and switch.block < self.timeline.next_block:
+            raise InvalidRequest(f"at_block: {switch.block} has started; next is {self.timeline.next_block}")
+        self.switches.append(switch)
+        self.switches.sort(key=lambda pending: -1 if pending.block is None else pending.block)
+
+    def due_switch(self, starting: int | None) -> PendingSwitch | None:
+        """Take the next switch that is due, given the block about to start."""
+        if not self.switches:
+            return None
+        block = self.switches[0].block
+        is_due = block is None or (starting is not None and block <= starting)
+        return self.switches.pop(0) if is_due else None

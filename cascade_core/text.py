@@ -1,0 +1,181 @@
+"""Prompts to embeddings: cleaning, UMT5, and a stand-in for models with random weights."""
+
+import html
+import re
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import ftfy
+import numpy as np
+import torch
+from torch import Tensor
+
+from cascade_core.checkpoint import read_tensors
+from cascade_core.config import ModelCard
+from cascade_core.errors import InvalidPrompt, WeightsError
+from cascade_core.locate import ModelFiles
+from cascade_core.weights import load_transformer as load_state
+from cascade_core.weights import read_text_encoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
+
+
+class TextEncoder(Protocol):
+    """Turns a prompt into what the transformer's cross-attention reads."""
+
+    def encode(self, prompt: str) -> Tensor:
+        """Embedding [text_len, text_dim] on the CPU; rows beyond the prompt's own tokens are zero.
+
+        The zero rows are attended like the others, as in the reference. Raises InvalidPrompt when the
+        prompt is empty or has more than text_len tokens. One call at a time.
+        """
+        ...
+
+
+def clean_prompt(text: str) -> str:
+    """Repair broken Unicode, resolve HTML entities (twice), collapse white space (Wan's tokenizer)."""
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+class Umt5Encoder:
+    """transformers' UMT5 encoder.
+
+    The reference pads the tokens to text_len, masks the padding and zeroes its rows. UMT5's positions are
+    relative and masked tokens weigh exactly nothing, so encoding the prompt's own tokens alone gives the
+    same rows for a fraction of the work, which is the delay of a prompt switch.
+    """
+
+    def __init__(
+        self,
+        model: "UMT5EncoderModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        text_len: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """`model` is moved to `device` and `dtype`."""
+        self._model = model.to(device, dtype).eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._text_len, self._device = text_len, device
+
+    @torch.inference_mode()
+    def encode(self, prompt: str) -> Tensor:
+        tokens = self._tokenizer(_checked(prompt), add_special_tokens=True, return_tensors="pt").input_ids
+        num_tokens = tokens.shape[1]
+        _check_length(num_tokens, self._text_len, "tokens")
+        rows = self._model(tokens.to(self._device)).last_hidden_state[0].cpu()  # [num_tokens, text_dim]
+        return torch.nn.functional.pad(rows, (0, 0, 0, self._text_len - num_tokens))
+
+
+class RandomTextEncoder:
+    """Embeddings drawn from a hash of the prompt: for benchmarks and tests on random weights only.
+
+    The same prompt gives the same embedding everywhere; a word stands for a token.
+    """
+
+    def __init__(self, text_len: int, text_dim: int, dtype: torch.dtype) -> None:
+        self._shape, self._dtype = (text_len, text_dim), dtype
+
+    def encode(self, prompt: str) -> Tensor:
+        text = _checked(prompt)
+        num_words = len(text.split())
+        _check_length(num_words, self._shape[0], "words")
+        key = int.from_bytes(blake2b(text.encode(), digest_size=16).digest(), "little")
+        rows = np.random.Generator(np.random.Philox(key=key)).standard_normal(self._shape, dtype=np.float32)
+        rows[num_words:] = 0
+        return torch.from_numpy(rows).to(self._dtype)
+
+
+def load_text_encoder(
+    card: ModelCard, files: ModelFiles | None, device: torch.device, dtype: torch.dtype
+) -> TextEncoder:
+    """The card's text encoder; `files` None: the random one.
+
+    Raises WeightsError when the files are absent, damaged, or do not fit the card.
+    """
+    text_len, text_dim = card.transformer.text_len, card.transformer.text_dim
+    if files is None:
+        return RandomTextEncoder(text_len, text_dim, dtype)
+    if files.text_encoder is None or files.tokenizer is None:
+        raise WeightsError(f"model {card.name}: the text encoder or its tokenizer is absent")
+    model = _load_model(files.text_encoder, device, dtype)
+    if model.config.d_model != text_dim:
+        raise WeightsError(
+            f"{files.text_encoder}: embeddings of width {model.config.d_model}, {card.name} needs {text_dim}"
+        )
+    return Umt5Encoder(model, _load_tokenizer(files.tokenizer), text_len, device, dtype)
+
+
+def _load_model(path: Path, device: torch.device, dtype: torch.dtype) -> "UMT5EncoderModel":
+    from transformers import UMT5EncoderModel  # takes seconds, and random weights need none of it
+
+    state = read_tensors(path) if path.is_dir() else read_text_encoder(path)
+    # One tensor with two names; files have either or both, and the encoder reads the second.
+    embedding = state.get("encoder.embed_tokens.weight", state.get("shared.weight"))
+    if embedding is not None:
+        state |= {"shared.weight": embedding, "encoder.embed_tokens.weight": embedding}
+    with torch.device("meta"):
+        model = UMT5EncoderModel(_folder_config(path) if path.is_dir() else _implied_config(state, path))
+    try:
+        load_state(model, state, device, dtype, keep_float32=lambda name: False)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    model.set_input_embeddings(model.shared)
+    return model
+
+
+def _folder_config(folder: Path) -> "UMT5Config":
+    from transformers import UMT5Config
+
+    try:
+        return UMT5Config.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder}: no usable config.json ({error})") from None
+
+
+def _implied_config(state: dict[str, Tensor], path: Path) -> "UMT5Config":
+    """The sizes an original checkpoint implies (UMT5-XXL for Wan); it carries no configuration."""
+    from transformers import UMT5Config
+
+    layer = "encoder.block.0.layer"
+    try:
+        vocab_size, d_model = state["shared.weight"].shape
+        num_buckets, num_heads = state[f"{layer}.0.SelfAttention.relative_attention_bias.weight"].shape
+        inner = state[f"{layer}.0.SelfAttention.q.weight"].shape[0]
+        d_ff = state[f"{layer}.1.DenseReluDense.wi_0.weight"].shape[0]
+    except KeyError as error:
+        raise WeightsError(f"{path}: not a UMT5 encoder: {error.args[0]} is missing") from None
+    return UMT5Config(
+        vocab_size=vocab_size,
+        d_model=d_model,
+        d_kv=inner // num_heads,
+        d_ff=d_ff,
+        num_heads=num_heads,
+        num_layers=sum(key.endswith("SelfAttention.q.weight") for key in state),
+        relative_attention_num_buckets=num_buckets,
+        feed_forward_proj="gated-gelu",
+    )
+
+
+def _load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"tokenizer {folder}: {error}") from None
+
+
+def _checked(prompt: str) -> str:
+    text = clean_prompt(prompt)
+    if not text:
+        raise InvalidPrompt("the prompt is empty")
+    return text
+
+
+def _check_length(count: int, limit: int, unit: str) -> None:
+    if count > limit:
+        raise InvalidPrompt(f"the prompt has {count} {unit}; the model takes at most {limit}")

@@ -1,0 +1,152 @@
+"""The process of one rank: reads commands, runs ticks, answers. Started by `RankGroup` as
+
+    python -m cascade_core.worker FILE_DESCRIPTOR
+
+It dies with its parent: a thread of its own reads the socket, and the end of the stream is the end of the
+process, even in the middle of a collective that never returns.
+"""
+
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from cascade_core import messages
+from cascade_core.errors import CascadeError
+from cascade_core.exchange import leave_group
+from cascade_core.loading import build_runner, free_bytes, pick_device, pick_dtype, warm_up
+from cascade_core.messages import (
+    AddPrompt,
+    Array,
+    Command,
+    Drop,
+    Encode,
+    Encoded,
+    Failed,
+    Load,
+    Open,
+    Opened,
+    Ready,
+    Reply,
+    Tick,
+    Ticked,
+)
+from cascade_core.text import load_text_encoder
+from cascade_core.locate import locate
+
+
+class Link:
+    """The rank's end of the socket pair."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._stream = self._socket.makefile("rb")
+        self._lock = threading.Lock()
+        self.commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        """Bounded by the engine: two ticks ahead and one command per request of a session."""
+        threading.Thread(target=self._read, name="commands", daemon=True).start()
+
+    def send(self, reply: Reply) -> None:
+        data = messages.pack(reply)
+        with self._lock:  # the text thread answers beside the ticks
+            self._socket.sendall(data)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self.commands.put(messages.read_command(self._stream))
+        except (EOFError, OSError):
+            os._exit(0)  # the engine closed the link, or died
+
+
+class Worker:
+    """Model, sessions and text encoder of one rank."""
+
+    def __init__(self, link: Link, load: Load) -> None:
+        """Loads weights and joins the group; takes minutes for large models."""
+        started = time.monotonic()
+        torch.set_num_threads(load.threads)
+        config, card = load.config, load.card
+        self._link = link
+        self._device = pick_device(config, load.rank)
+        dtype = pick_dtype(config, self._device)
+        files = None if config.weights == "random" or card.files is None else locate(card, config.weights)
+        self._runner = build_runner(load, files, self._device, dtype)
+        if load.rank == 0:
+            self._text = load_text_encoder(card, files, self._device, dtype)
+            self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
+        warm_up(self._runner, card, config.num_ranks)
+        memory = free_bytes(self._device, config.num_ranks)
+        link.send(Ready(str(self._device), memory, dtype.itemsize, time.monotonic() - started))
+
+    def handle(self, command: Command) -> None:
+        match command:
+            case Tick():
+                self._tick(command)
+            case Encode():
+                self._text_thread.submit(self._encode, command)
+            case Open():
+                self._open(command)
+            case AddPrompt():
+                self._runner.add_prompt(command.session, command.prompt, torch.from_numpy(command.embedding))
+            case Drop():
+                self._runner.close(command.session)
+
+    def _tick(self, command: Tick) -> None:
+        started = time.monotonic()
+        latents = self._runner.tick(command.plan)
+        array: Array | None = None if latents is None else latents.cpu().numpy()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # so that a hang shows in the tick that hangs
+        self._link.send(Ticked(array, time.monotonic() - started))
+
+    def _open(self, command: Open) -> None:
+        try:
+            context = {block: torch.from_numpy(latents) for block, latents in command.context.items()}
+            self._runner.open(command.session, command.seed, command.height, command.width, context)
+            for prompt, embedding in command.prompts.items():
+                self._runner.add_prompt(command.session, prompt, torch.from_numpy(embedding))
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self._runner.close(command.session)
+            self._link.send(Opened(command.session, f"out of memory: {error}"))
+        else:
+            self._link.send(Opened(command.session))
+
+    def _encode(self, command: Encode) -> None:
+        """Runs on the text thread. What is not the caller's fault takes the rank down, loudly."""
+        try:
+            embedding = self._text.encode(command.prompt).float().cpu().numpy()
+        except CascadeError as error:
+            self._link.send(Encoded(command.request, error=error))
+        except Exception:
+            self._link.send(Failed(f"text encoder: {traceback.format_exc(limit=-3)}"))
+            os._exit(1)
+        else:
+            self._link.send(Encoded(command.request, embedding))
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which then closes us
+    link = Link(int(sys.argv[1]))
+    try:
+        load = link.commands.get()
+        assert isinstance(load, Load)
+        worker = Worker(link, load)
+        while True:
+            worker.handle(link.commands.get())
+    except Exception as error:
+        known = error if isinstance(error, CascadeError) else None
+        link.send(Failed(str(error) if known else traceback.format_exc(limit=-5), known))
+        leave_group()
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The model cards say what the published models are."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from cascade_core.config import FileConfig, find_card, load_card_file, load_cards
+from cascade_core.errors import InvalidConfig, UnknownModel
+from cascade_core.model import CausalWanModel
+from cascade_core.sampler import pass_timesteps
+
+PUBLISHED = ["causal-forcing-1.3b", "causvid-1.3b", "krea-14b", "longlive-1.3b", "self-forcing-1.3b"]
+MIB = 2**20
+
+
+def test_all_cards_load_under_their_file_names() -> None:
+    cards = load_cards()
+    assert {*PUBLISHED, "demo", "bench"} <= cards.keys()
+    folder = Path("cascade_core/cards")
+    assert {path.stem for path in folder.glob("*.toml")} == cards.keys()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_cards_name_files_source_and_licence(name: str) -> None:
+    card = find_card(name)
+    assert card.files is not None
+    assert card.source == f"https://huggingface.co/{card.files.transformer.repo}"
+    assert card.licence
+    assert card.commercial_use or "CC-BY-NC" in card.licence or "check" in card.note
+    parts: Mapping[str, FileConfig] = {
+        part: getattr(card.files, part) for part in ("vae", "text_encoder", "tokenizer")
+    }
+    for part, config in parts.items():
+        assert (config.repo, config.path) == ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", part)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_architecture(name: str) -> None:
+    card = find_card(name)
+    assert card.transformer.head_dim == 128
+    with torch.device("meta"):
+        model = CausalWanModel(card.transformer)
+    billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
+    assert billions == pytest.approx(14.3 if name.endswith("14b") else 1.42, rel=0.01)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_tokens_and_latents_at_the_default_size(name: str) -> None:
+    card = find_card(name)
+    height, width = card.video.height, card.video.width
+    assert card.tokens_per_block(height, width) == 3 * 1560
+    assert card.latent_shape(height, width) == (3, 16, 60, 104)
+
+
+def kv_bytes(name: str) -> int:
+    """K/V of one latent frame in bf16, from what a block more of window costs a session."""
+    card = find_card(name)
+    dims, tokens = card.transformer, card.tokens_per_block(card.video.height, card.video.width)
+    fixed = 2 * dims.num_layers * dims.dim * 2 * 2 * dims.text_len  # the text cache of two prompts
+    in_flight = 2 * card.sampling.num_passes * tokens * dims.dim * 2
+    cached_frames = card.window.sink_frames + card.window.window_frames - card.window.block_frames
+    return (card.session_bytes(card.video.height, card.video.width) - fixed - in_flight) // cached_frames
+
+
+@pytest.mark.parametrize(
+    ("name", "mib"), [("self-forcing-1.3b", 274), ("longlive-1.3b", 274), ("krea-14b", 1219)]
+)
+def test_session_memory_agrees_with_the_facts(name: str, mib: int) -> None:
+    assert kv_bytes(name) / MIB == pytest.approx(mib, abs=1)
+
+
+def test_windows() -> None:
+    longlive, krea = find_card("longlive-1.3b").window, find_card("krea-14b").window
+    assert (longlive.sink_frames + longlive.window_frames, longlive.max_blocks) == (12, None)
+    assert (krea.window_blocks, krea.context_window_blocks, krea.max_blocks) == (2, 1, None)
+    assert find_card("self-forcing-1.3b").window.window_frames == 21
+
+
+@pytest.mark.parametrize(
+    ("name", "timesteps"),
+    [("self-forcing-1.3b", [1000, 937.5, 833.33, 625, 0]), ("causvid-1.3b", [1000, 757, 522, 0])],
+)
+def test_timesteps(name: str, timesteps: list[float]) -> None:
+    assert pass_timesteps(find_card(name).sampling) == pytest.approx(timesteps, abs=0.3)
+
+
+def test_longlive_has_its_lora() -> None:
+    files = find_card("longlive-1.3b").files
+    assert files is not None
+    assert files.lora is not None
+    assert (files.lora.key, files.lora.rank, files.lora.alpha) == ("generator_lora", 256, 256)
+
+
+def edited_card(tmp_path: Path, old: str, new: str) -> Path:
+    text = Path("cascade_core/cards/demo.toml").read_text()
+    assert old in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def test_a_card_of_ones_own(tmp_path: Path) -> None:
+    assert find_card(str(edited_card(tmp_path, '"demo"', '"mine"'))).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("[sampling]", "[sampling]\nstepz = 4", r"mine\.toml: sampling\.stepz"),
+        ("[window]", "colour = 1\n[window]", r"mine\.toml: sampling\.colour"),
+        ("name =", "nmae = 1\nname =", r"mine\.toml: nmae"),
+        ("dim = 128", "dim = 129", r"mine\.toml: transformer: .*129"),
+        ("steps = [1000", "steps = [1000, 1000", r"mine\.toml: sampling: .*descend"),
+        ("[window]", "[window", r"mine\.toml"),
+    ],
+)
+def test_a_wrong_card_names_file_and_field(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    with pytest.raises(InvalidConfig, match=complaint):
+        load_card_file(edited_card(tmp_path, old, new))
+
+
+def test_an_unknown_model_lists_the_known() -> None:
+    with pytest.raises(UnknownModel, match=r"self-forcing-1\.3b"):
+        find_card("self-forcing")

@@ -1,0 +1,216 @@
+"""Prompts to embeddings, against transformers called directly the reference's way (pad, mask, zero)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from cascade_core.config import ModelCard, find_card
+from cascade_core.errors import InvalidPrompt, WeightsError
+from cascade_core.locate import ModelFiles
+from cascade_core.text import TextEncoder, clean_prompt, load_text_encoder
+
+CPU, FLOAT = torch.device("cpu"), torch.float32
+PROMPT = "a red circle moves left over a blue background"
+ORIGINAL_NAMES = {
+    "shared.": "token_embedding.",
+    "encoder.final_layer_norm.": "norm.",
+    "encoder.block.": "blocks.",
+    "layer.0.SelfAttention.relative_attention_bias.": "pos_embedding.embedding.",
+    "layer.0.SelfAttention.": "attn.",
+    "layer.0.layer_norm.": "norm1.",
+    "layer.1.layer_norm.": "norm2.",
+    "layer.1.DenseReluDense.wi_0.": "ffn.gate.0.",
+    "layer.1.DenseReluDense.wi_1.": "ffn.fc1.",
+    "layer.1.DenseReluDense.wo.": "ffn.fc2.",
+}
+
+
+@pytest.fixture(scope="module")
+def card() -> ModelCard:
+    demo = find_card("demo")
+    return replace(demo, transformer=replace(demo.transformer, text_dim=64, text_len=48))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, card: ModelCard) -> Path:
+    """A small text encoder and tokenizer in the diffusers layout."""
+    root = tmp_path_factory.mktemp("model")
+    make_tokenizer().save_pretrained(root / "tokenizer")
+    torch.manual_seed(0)
+    config = UMT5Config(
+        vocab_size=120, d_model=card.transformer.text_dim, d_kv=8, d_ff=96, num_layers=2, num_heads=4
+    )
+    model = UMT5EncoderModel(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)  # transformers' own leaves attention almost idle
+    model.save_pretrained(root / "text_encoder")
+    return root
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A Unigram tokenizer like UMT5's: pad 0, eos 1 at the end, unk 2."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=100, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator([PROMPT, "a green square turns right over a yellow ground"] * 4, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def files_in(folder: Path) -> ModelFiles:
+    return ModelFiles(Path("unused"), text_encoder=folder / "text_encoder", tokenizer=folder / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def encoder(card: ModelCard, folder: Path) -> TextEncoder:
+    return load_text_encoder(card, files_in(folder), CPU, FLOAT)
+
+
+@torch.no_grad()
+def reference_encode(folder: Path, text: str, text_len: int) -> tuple[Tensor, int]:
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    model = UMT5EncoderModel.from_pretrained(folder / "text_encoder").eval()
+    batch = tokenizer(
+        [text], padding="max_length", max_length=text_len, add_special_tokens=True, return_tensors="pt"
+    )
+    rows = model(batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state[0]
+    num_tokens = int(batch.attention_mask.sum())
+    assert batch.input_ids[0, num_tokens - 1] == tokenizer.eos_token_id
+    rows[num_tokens:] = 0
+    return rows, num_tokens
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, "red", "  a\n\tred   &amp;amp; blue circle "])
+def test_encode_equals_transformers(encoder: TextEncoder, card: ModelCard, folder: Path, prompt: str) -> None:
+    expected, num_tokens = reference_encode(folder, clean_prompt(prompt), card.transformer.text_len)
+    embedding = encoder.encode(prompt)
+    assert embedding.shape == (48, 64)
+    assert embedding[:num_tokens].std() > 0.1
+    assert not embedding[num_tokens:].any()
+    torch.testing.assert_close(embedding, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_original_checkpoint_gives_the_same(
+    encoder: TextEncoder, card: ModelCard, folder: Path, tmp_path: Path
+) -> None:
+    state = UMT5EncoderModel.from_pretrained(folder / "text_encoder").state_dict()
+    state.pop("encoder.embed_tokens.weight")
+    torch.save({original_name(key): value for key, value in state.items()}, tmp_path / "umt5.pth")
+    files = replace(files_in(folder), text_encoder=tmp_path / "umt5.pth")
+    assert torch.equal(load_text_encoder(card, files, CPU, FLOAT).encode(PROMPT), encoder.encode(PROMPT))
+
+
+def original_name(key: str) -> str:
+    for ours, theirs in ORIGINAL_NAMES.items():
+        key = key.replace(ours, theirs)
+    return key
+
+
+def test_computes_in_the_dtype_asked_for(card: ModelCard, folder: Path, encoder: TextEncoder) -> None:
+    embedding = load_text_encoder(card, files_in(folder), CPU, torch.bfloat16).encode(PROMPT)
+    assert embedding.dtype == torch.bfloat16
+    torch.testing.assert_close(embedding.float(), encoder.encode(PROMPT), atol=0.2, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("  a  cat\n\n sits\t", "a cat sits"),
+        ("Tom &amp;amp; Jerry &lt;3", "Tom & Jerry <3"),
+        ("schÃ¶n", "schön"),
+        ("“quoted” it’s", '"quoted" it\'s'),
+        ("a\u00a0b", "a b"),
+        ("\x00 &nbsp; ", ""),
+    ],
+)
+def test_clean_prompt(text: str, cleaned: str) -> None:
+    assert clean_prompt(text) == cleaned
+
+
+@pytest.fixture(params=["umt5", "random"])
+def any_encoder(request: pytest.FixtureRequest, card: ModelCard, encoder: TextEncoder) -> TextEncoder:
+    return encoder if request.param == "umt5" else load_text_encoder(card, None, CPU, FLOAT)
+
+
+@pytest.mark.parametrize("prompt", ["", " \n\t ", "&nbsp;"])
+def test_empty_prompts_are_refused(any_encoder: TextEncoder, prompt: str) -> None:
+    with pytest.raises(InvalidPrompt, match="empty"):
+        any_encoder.encode(prompt)
+
+
+def test_long_prompts_are_refused_with_both_numbers(any_encoder: TextEncoder) -> None:
+    with pytest.raises(InvalidPrompt, match=r"has \d\d+ (tokens|words); the model takes at most 48"):
+        any_encoder.encode("red " * 49)
+
+
+def test_a_prompt_that_just_fits_is_taken(card: ModelCard, folder: Path) -> None:
+    _, num_tokens = reference_encode(folder, PROMPT, 64)
+
+    def encode(text_len: int) -> Tensor:
+        sized = replace(card, transformer=replace(card.transformer, text_len=text_len))
+        return load_text_encoder(sized, files_in(folder), CPU, FLOAT).encode(PROMPT)
+
+    assert encode(num_tokens).shape == (num_tokens, 64)
+    with pytest.raises(InvalidPrompt, match=f"has {num_tokens} tokens; .* {num_tokens - 1}$"):
+        encode(num_tokens - 1)
+
+
+def test_random_embeddings_follow_the_cleaned_prompt(card: ModelCard) -> None:
+    encoder = load_text_encoder(card, None, CPU, FLOAT)
+    embedding = encoder.encode("red  circle ")
+    assert embedding.shape == (48, 64)
+    assert torch.equal(embedding, encoder.encode("red circle"))
+    assert not torch.equal(embedding, encoder.encode("blue circle"))
+    assert embedding[:2].std() > 0.5
+    assert not embedding[2:].any()
+    # A fixed number: every rank, machine and release has to draw the same.
+    assert embedding[0, 0].item() == pytest.approx(-0.9081596, abs=1e-6)
+
+
+def test_wrong_files_are_refused(card: ModelCard, folder: Path, tmp_path: Path) -> None:
+    def refused(files: ModelFiles, match: str, card: ModelCard = card) -> None:
+        with pytest.raises(WeightsError, match=match):
+            load_text_encoder(card, files, CPU, FLOAT)
+
+    files = files_in(folder)
+    refused(replace(files, tokenizer=None), "absent")
+    refused(replace(files, tokenizer=tmp_path), "tokenizer")
+    refused(replace(files, text_encoder=tmp_path), str(tmp_path))
+    wide = replace(card, transformer=replace(card.transformer, text_dim=128))
+    refused(files, "width 64, demo needs 128", wide)
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda state: state.pop("blocks.1.attn.q.weight"), "missing|misshapen|surplus"),
+        (lambda state: state.pop("blocks.0.attn.q.weight"), "is missing"),
+        (lambda state: state.update({"blocks.0.norm1.weight": torch.ones(3)}), "1 misshapen"),
+        (lambda state: state.update({"head.weight": torch.ones(3)}), "1 surplus: head.weight"),
+    ],
+)
+def test_damaged_original_checkpoints_are_refused(
+    card: ModelCard,
+    folder: Path,
+    tmp_path: Path,
+    damage: Callable[[dict[str, Tensor]], object],
+    complaint: str,
+) -> None:
+    model = UMT5EncoderModel.from_pretrained(folder / "text_encoder")
+    state = {original_name(k): v for k, v in model.state_dict().items() if "embed_tokens" not in k}
+    damage(state)
+    torch.save(state, tmp_path / "umt5.pth")
+    with pytest.raises(WeightsError, match=rf"umt5\.pth: .*({complaint})"):
+        load_text_encoder(card, replace(files_in(folder), text_encoder=tmp_path / "umt5.pth"), CPU, FLOAT)

@@ -1,0 +1,126 @@
+"""The streamed Wan VAE against diffusers' own whole decode."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from cascade_core.config import ModelCard, find_card
+from cascade_core.errors import WeightsError
+from cascade_core.vae import WanVaeDecoder, frames_of_block, load_vae
+
+CPU, FLOAT = torch.device("cpu"), torch.float32
+SMALL: dict[str, Any] = {"base_dim": 4, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "demo": dict(find_card("demo").vae),
+    "small": SMALL,
+    "patch_size": SMALL | {"patch_size": 2, "in_channels": 12, "out_channels": 12, "is_residual": True},
+}
+
+
+def make_model(config: dict[str, Any]) -> AutoencoderKLWan:
+    torch.manual_seed(0)
+    return AutoencoderKLWan(**config).eval()
+
+
+def make_latents(num_frames: int = 9, seed: int = 1) -> Tensor:
+    return torch.randn(num_frames, 16, 4, 6, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def whole_decode(model: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """[F, 16, h, w] as the transformer makes them -> [T, 3, H, W] by diffusers' public `decode`."""
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1, 1)
+        for values in (model.config.latents_mean, model.config.latents_std)
+    )
+    decoded: Tensor = model.decode(latents.transpose(0, 1)[None] * std + mean).sample
+    return decoded[0].transpose(0, 1)
+
+
+@pytest.fixture
+def card() -> ModelCard:
+    return find_card("demo")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_streamed_equals_whole(name: str) -> None:
+    latents, expected = make_latents(), whole_decode(make_model(CONFIGS[name]), make_latents())
+    decoder = WanVaeDecoder(make_model(CONFIGS[name]), CPU, FLOAT)
+    session = decoder.open()
+    blocks = [decoder.decode_float(session, block) for block in torch.split(latents, 3)]
+    assert [len(block) for block in blocks] == [9, 12, 12]
+    assert expected.std() > 0.01
+    torch.testing.assert_close(torch.cat(blocks), expected, atol=1e-5, rtol=0)
+
+
+def test_frames_are_pixels(card: ModelCard) -> None:
+    expected = whole_decode(make_model(CONFIGS["demo"]), make_latents(3))
+    decoder = WanVaeDecoder(make_model(CONFIGS["demo"]), CPU, FLOAT)
+    frames = decoder.decode(decoder.open(), make_latents(3))
+    assert (frames.dtype, frames.shape) == (torch.uint8, (9, 32, 48, 3))
+    assert (frames.float() - (expected.permute(0, 2, 3, 1) / 2 + 0.5) * 255).abs().max() <= 0.51
+
+
+def test_sessions_do_not_disturb_each_other() -> None:
+    decoder = WanVaeDecoder(make_model(SMALL), CPU, FLOAT)
+    clips = [make_latents(seed=seed) for seed in (1, 2)]
+    alone = []
+    for clip in clips:
+        session = decoder.open()
+        alone.append(torch.cat([decoder.decode(session, block) for block in torch.split(clip, 3)]))
+    sessions = [decoder.open(), decoder.open()]
+    together: list[list[Tensor]] = [[], []]
+    for blocks in zip(*(torch.split(clip, 3) for clip in clips), strict=True):
+        for session, block, frames in zip(sessions, blocks, together, strict=True):
+            frames.append(decoder.decode(session, block))
+    assert all(torch.equal(one, torch.cat(frames)) for one, frames in zip(alone, together, strict=True))
+
+
+def test_frames_of_block() -> None:
+    assert (frames_of_block(True, 3), frames_of_block(False, 3)) == (9, 12)
+    assert (frames_of_block(True, 1), frames_of_block(False, 1)) == (1, 4)
+
+
+def test_random_weights_follow_the_seed_and_leave_the_global_one(card: ModelCard) -> None:
+    def decode(seed: int) -> Tensor:
+        decoder = load_vae(card, None, CPU, FLOAT, seed)
+        return decoder.decode_float(decoder.open(), make_latents(1))
+
+    before = torch.get_rng_state()
+    assert torch.equal(decode(3), decode(3))
+    assert not torch.equal(decode(3), decode(4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_diffusers_folder_loads(card: ModelCard, tmp_path: Path) -> None:
+    model = make_model(CONFIGS["patch_size"])
+    model.save_pretrained(tmp_path / "vae")
+    decoder = load_vae(card, tmp_path / "vae", CPU, FLOAT)
+    frames = decoder.decode_float(decoder.open(), make_latents(3))
+    torch.testing.assert_close(frames, whole_decode(model, make_latents(3)), atol=1e-5, rtol=0)
+
+
+def test_pth_takes_the_cards_sizes(card: ModelCard, tmp_path: Path) -> None:
+    """Original key names are the business of test_weights.py; diffusers' own pass the converter unchanged."""
+    model = make_model(CONFIGS["demo"])
+    torch.save(model.state_dict(), tmp_path / "vae.pth")
+    decoder = load_vae(card, tmp_path / "vae.pth", CPU, FLOAT)
+    frames = decoder.decode_float(decoder.open(), make_latents(3))
+    torch.testing.assert_close(frames, whole_decode(model, make_latents(3)), atol=1e-5, rtol=0)
+
+
+def test_bad_folders_are_refused(card: ModelCard, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"config\.json"):
+        load_vae(card, tmp_path, CPU, FLOAT)
+    make_model(SMALL).save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"base_dim": 4', '"base_dim": 8'))
+    with pytest.raises(WeightsError, match="misshapen"):
+        load_vae(card, tmp_path, CPU, FLOAT)
+    (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(WeightsError, match="diffusion_pytorch_model"):
+        load_vae(card, tmp_path, CPU, FLOAT)

@@ -1,0 +1,493 @@
+"""Every published checkpoint form loads to the same state; every bad file is refused by name."""
+
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.loaders.single_file_utils import (
+    convert_wan_transformer_to_diffusers,
+    convert_wan_vae_to_diffusers,
+)
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import UMT5Config, UMT5EncoderModel
+
+from cascade_core.config import (
+    FileConfig,
+    FilesConfig,
+    LoraConfig,
+    ModelCard,
+    SamplingConfig,
+    TransformerConfig,
+    VideoConfig,
+)
+from cascade_core.errors import WeightsError
+from cascade_core.locate import ModelFiles, locate
+from cascade_core.model import CausalWanModel, Conditioning, keep_float32, rope_angles
+from cascade_core.weights import (
+    fill,
+    load_transformer,
+    merge_lora,
+    randomize,
+    read_tensors,
+    read_text_encoder,
+    read_transformer,
+    read_vae,
+)
+
+State = dict[str, Tensor]
+
+DIMS = TransformerConfig(
+    dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_dim=8, text_len=4, in_channels=4, freq_dim=16
+)
+CPU = torch.device("cpu")
+RANK = 3
+
+
+def file_config(path: str, key: str | None = None) -> FileConfig:
+    return FileConfig(repo="owner/name", path=path, key=key)
+
+
+def make_card(path: str = "weights.pt", key: str | None = None, lora: LoraConfig | None = None) -> ModelCard:
+    files = FilesConfig(
+        transformer=file_config(path, key),
+        vae=FileConfig(repo="base/wan", path="vae"),
+        text_encoder=FileConfig(repo="base/wan", path="text_encoder"),
+        tokenizer=FileConfig(repo="base/wan", path="tokenizer"),
+        lora=lora,
+    )
+    return ModelCard(
+        name="tiny",
+        title="tiny",
+        licence="Apache-2.0",
+        commercial_use=True,
+        source="this test",
+        transformer=DIMS,
+        sampling=SamplingConfig(steps=(1000, 500)),
+        video=VideoConfig(width=32, height=32),
+        files=files,
+    )
+
+
+def meta_model() -> CausalWanModel:
+    with torch.device("meta"):
+        return CausalWanModel(DIMS)
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    """A state in the original layout with no two parameters alike."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(meta.shape, generator=generator) * 0.3
+        for name, meta in meta_model().state_dict().items()
+    }
+
+
+def assert_same(actual: State, expected: State) -> None:
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
+
+
+def velocity(state: State) -> Tensor:
+    """What a model with this state computes for two blocks, with plain attention."""
+    model = meta_model()
+    load_transformer(model, state, CPU, torch.float32, keep_float32)
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(2, 1, 4, 4, 4, generator=generator)
+    time, modulation = model.embed_time([1000.0, 500.0])
+    text = model.embed_text(torch.randn(3, 8, generator=generator))
+    cos, sin = rope_angles([0, 1], 1, 2, 2, DIMS.head_dim, CPU)
+
+    def attend(_layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        heads_first = (t.transpose(1, 2) for t in (query, key, value))
+        return F.scaled_dot_product_attention(*heads_first).transpose(1, 2)
+
+    with torch.no_grad():
+        return model(latents, Conditioning(time, modulation, cos, sin, (text, text)), attend)
+
+
+def as_diffusers(state: State) -> State:
+    converted: State = convert_wan_transformer_to_diffusers(dict(state))
+    return converted
+
+
+def diffusers_model(state: State) -> WanTransformer3DModel:
+    model = WanTransformer3DModel(
+        num_attention_heads=DIMS.num_heads,
+        attention_head_dim=DIMS.head_dim,
+        in_channels=DIMS.in_channels,
+        out_channels=DIMS.in_channels,
+        text_dim=DIMS.text_dim,
+        freq_dim=DIMS.freq_dim,
+        ffn_dim=DIMS.ffn_dim,
+        num_layers=DIMS.num_layers,
+    )
+    model.load_state_dict(as_diffusers(state))
+    return model
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def fsdp(state: State) -> State:
+    """Wrappers in front and in the middle, as FSDP around every layer leaves them."""
+    return {
+        "model._fsdp_wrapped_module." + name.replace("blocks.0.", "blocks.0._fsdp_wrapped_module."): tensor
+        for name, tensor in state.items()
+    }
+
+
+def save_shards(state: State, folder: Path) -> Path:
+    folder.mkdir()
+    names = sorted(state)
+    save_file({name: state[name] for name in names[::2]}, folder / "a.safetensors")
+    save_file({name: state[name] for name in names[1::2]}, folder / "b.safetensors")
+    return folder
+
+
+def save_pretrained(state: State, folder: Path, **options: Any) -> Path:
+    diffusers_model(state).save_pretrained(folder, **options)
+    return folder
+
+
+def saved(content: Any, path: Path, **options: Any) -> Path:
+    torch.save(content, path, **options)
+    return path
+
+
+def saved_safetensors(state: State, path: Path) -> Path:
+    save_file(state, path)
+    return path
+
+
+FORMS: dict[str, Callable[[State, Path], Path]] = {
+    "flat pt": lambda s, d: saved(s, d / "w.pt"),
+    "legacy pt": lambda s, d: saved(s, d / "w.pt", _use_new_zipfile_serialization=False),
+    "card key": lambda s, d: saved({"critic": {}, "mine": prefixed(s, "model.")}, d / "w.pt"),
+    "generator": lambda s, d: saved({"generator": prefixed(s, "model.")}, d / "w.pt"),
+    "ema before generator": lambda s, d: saved({"generator": {}, "generator_ema": fsdp(s)}, d / "w.pt"),
+    "ddp": lambda s, d: saved({"model": prefixed(s, "module.")}, d / "w.pth"),
+    "flat safetensors": lambda s, d: saved_safetensors(s, d / "w.safetensors"),
+    "prefixed safetensors": lambda s, d: saved_safetensors(prefixed(s, "model."), d / "w.safetensors"),
+    "shards without index": lambda s, d: save_shards(s, d / "shards"),
+    "diffusers folder": lambda s, d: save_pretrained(s, d / "transformer"),
+    "diffusers shards": lambda s, d: save_pretrained(s, d / "transformer", max_shard_size="20KB"),
+    "diffusers pt": lambda s, d: saved(as_diffusers(s), d / "w.pt"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_state_and_output(form: str, state: State, tmp_path: Path) -> None:
+    path = FORMS[form](state, tmp_path)
+    loaded = read_transformer(make_card(key="mine"), ModelFiles(transformer=path))
+    assert_same(loaded, state)
+    assert torch.equal(velocity(loaded), velocity(state))
+
+
+def test_diffusers_shards_are_really_several(state: State, tmp_path: Path) -> None:
+    folder = FORMS["diffusers shards"](state, tmp_path)
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    assert list(folder.glob("*.index.json"))
+
+
+def lora_for(state: State, prefix: str, suffix: str) -> tuple[State, State]:
+    """A LoRA on three Linears, and the state it should give with alpha = 6, rank = 3."""
+    generator = torch.Generator().manual_seed(2)
+    lora, merged = {}, dict(state)
+    for name in ("blocks.0.self_attn.q", "blocks.1.cross_attn.o", "blocks.1.ffn.0"):
+        weight = state[f"{name}.weight"]
+        a = torch.randn(RANK, weight.shape[1], generator=generator)
+        b = torch.randn(weight.shape[0], RANK, generator=generator)
+        lora[f"{prefix}{name}.lora_A{suffix}.weight"] = a
+        lora[f"{prefix}{name}.lora_B{suffix}.weight"] = b
+        merged[f"{name}.weight"] = weight + 2.0 * (b @ a)
+    return lora, merged
+
+
+@pytest.mark.parametrize("prefix", ["", "base_model.model.model.", "base_model.model._fsdp_wrapped_module."])
+@pytest.mark.parametrize("suffix", ["", ".default"])
+def test_lora_file_is_merged(prefix: str, suffix: str, state: State, tmp_path: Path) -> None:
+    lora, merged = lora_for(state, prefix, suffix)
+    card = make_card(
+        "base.pt",
+        lora=LoraConfig(repo="owner/name", path="lora.pt", key="generator_lora", rank=RANK, alpha=6.0),
+    )
+    saved(state, tmp_path / "base.pt")
+    saved({"generator_lora": lora}, tmp_path / "lora.pt")
+    loaded = read_transformer(card, locate(card, str(tmp_path)))
+    assert_same(loaded, merged)
+
+
+def test_lora_is_added_in_float32_and_keeps_the_dtype(state: State) -> None:
+    half = {name: tensor.bfloat16() for name, tensor in state.items()}
+    lora, _ = lora_for(half, "", "")
+    name = "blocks.1.ffn.0"
+    merged = merge_lora(half, lora, RANK, alpha=6.0)[f"{name}.weight"]
+    product = lora[f"{name}.lora_B.weight"] @ lora[f"{name}.lora_A.weight"]
+    assert torch.equal(merged, (half[f"{name}.weight"].float() + 2 * product).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("removed", "added", "complaint"),
+    [
+        ("blocks.0.self_attn.q.lora_B.weight", {}, r"blocks\.0\.self_attn\.q\.weight has A without B"),
+        ("blocks.0.self_attn.q.lora_A.weight", {}, r"blocks\.0\.self_attn\.q\.weight has B without A"),
+        (None, {"blocks.9.ffn.0.lora_A.weight": (3, 3)}, r"blocks\.9\.ffn\.0\.weight, which .* not have"),
+        (None, {"blocks.0.ffn.0.weight": (3, 3)}, r"not LoRA keys: blocks\.0\.ffn\.0\.weight"),
+        (None, {"blocks.1.ffn.0.lora_A.weight": (3, 5)}, "do not fit"),
+        (None, {"blocks.1.ffn.0.lora_A.weight": (4, 24)}, "do not fit"),
+        (None, {"blocks.1.ffn.0.lora_A.weight": ()}, "do not fit"),
+        (
+            None,
+            {"blocks.0.norm3.lora_A.weight": (3, 24), "blocks.0.norm3.lora_B.weight": (24, 3)},
+            "do not fit",
+        ),
+    ],
+)
+def test_bad_lora_is_refused(
+    removed: str | None, added: dict[str, tuple[int, ...]], complaint: str, state: State
+) -> None:
+    lora, _ = lora_for(state, "", "")
+    lora = {name: tensor for name, tensor in lora.items() if name != removed}
+    lora |= {name: torch.ones(shape) for name, shape in added.items()}
+    with pytest.raises(WeightsError, match=complaint):
+        merge_lora(state, lora, RANK, alpha=6.0)
+
+
+def test_all_key_errors_come_at_once(state: State) -> None:
+    wrong = dict(state)
+    del wrong["head.head.bias"]
+    wrong["blocks.0.extra"] = torch.ones(1)
+    wrong["blocks.0.norm3.bias"] = torch.ones(7)
+    with pytest.raises(WeightsError) as error:
+        load_transformer(meta_model(), wrong, CPU, torch.float32, keep_float32)
+    assert "1 missing: head.head.bias" in str(error.value)
+    assert "1 surplus: blocks.0.extra" in str(error.value)
+    assert "1 misshapen: blocks.0.norm3.bias [7] instead of [24]" in str(error.value)
+
+
+def test_many_key_errors_are_counted_not_listed() -> None:
+    with pytest.raises(WeightsError, match=r"missing: .* and \d+ more") as error:
+        load_transformer(meta_model(), {}, CPU, torch.float32, keep_float32)
+    assert len(str(error.value)) < 600
+
+
+def test_dtype_and_the_parameters_kept_in_float32(state: State) -> None:
+    model = meta_model()
+    load_transformer(model, state, CPU, torch.bfloat16, keep_float32)
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == (torch.float32 if keep_float32(name) else torch.bfloat16), name
+        assert torch.equal(parameter, state[name].to(parameter.dtype)), name
+
+
+def test_random_weights_repeat_and_stay_finite() -> None:
+    deep = replace(DIMS, num_layers=40)
+    models = []
+    for _ in range(2):
+        with torch.device("meta"):
+            models.append(CausalWanModel(deep))
+        randomize(models[-1], 7, CPU, torch.bfloat16, keep_float32)
+    first, second = (dict(model.named_parameters()) for model in models)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first["blocks.0.norm3.weight"].eq(1).all()
+    assert first["blocks.0.ffn.0.bias"].eq(0).all()
+    assert float(first["blocks.3.ffn.0.weight"].float().std()) == pytest.approx(24**-0.5, rel=0.1)
+    time, modulation = models[0].embed_time([1000.0])
+    text = models[0].embed_text(torch.randn(4, 8))
+    cos, sin = rope_angles([0], 1, 2, 2, deep.head_dim, CPU)
+    conditioning = Conditioning(time, modulation, cos, sin, (text,))
+    with torch.no_grad():
+        output = models[0](torch.randn(1, 1, 4, 4, 4), conditioning, lambda _layer, _q, _k, v: v)
+    assert output.isfinite().all()
+    assert 0.05 < float(output.std()) < 20
+
+
+class Bomb:
+    """Leaves a file where it is unpickled by something that executes code."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return (os.system, (f"touch {self.marker}",))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        torch.save,
+        lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
+        lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2)),
+        lambda content, path: path.write_bytes(pickle.dumps(content, protocol=4)),
+    ],
+    ids=["zip", "legacy", "bare pickle", "bare pickle, newer protocol"],
+)
+def test_code_in_a_checkpoint_is_refused_and_never_runs(
+    write: Callable[[Any, Path], Any], tmp_path: Path
+) -> None:
+    marker, path = tmp_path / "ran", tmp_path / "bomb.pt"
+    write({"generator": {"blocks.0": Bomb(marker)}}, path)
+    with pytest.raises(
+        WeightsError, match=r"bomb\.pt: (holds pickled code or objects \(posix\.system\)|.*plain tensors)"
+    ):
+        read_tensors(path)
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Bomb(marker)))
+    assert marker.exists(), "the bomb is no bomb: the test proves nothing"
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
+def test_truncated_files_are_refused_by_name(name: str, kept: float, state: State, tmp_path: Path) -> None:
+    whole = (saved if name == "w.pt" else saved_safetensors)(state, tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(WeightsError, match=rf"{name}: damaged.* fetch it again"):
+        read_tensors(tmp_path / name)
+
+
+def test_wrong_formats_and_contents_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "w.gguf").write_bytes(b"GGUF")
+    (tmp_path / "text.pt").write_bytes(b"<html>404</html>" * 10)
+    saved([1, 2], tmp_path / "list.pt")
+    saved({"optimizer": {"lr": 1}, "step": 3}, tmp_path / "other.pt")
+    saved({"generator": {"blocks.0": 3}}, tmp_path / "ints.pt")
+    (tmp_path / "empty").mkdir()
+    for name, complaint in {
+        "w.gguf": "unknown format",
+        "text.pt": "not a PyTorch checkpoint",
+        "list.pt": "holds a list",
+        "other.pt": "none of generator at its top level, which has: optimizer, step",
+        "ints.pt": "not tensors: blocks.0",
+        "absent.pt": "no such file",
+        "empty": "no .safetensors file",
+    }.items():
+        with pytest.raises(WeightsError, match=f"{name}: .*{complaint}"):
+            read_tensors(tmp_path / name, ["generator"])
+
+
+def test_incomplete_and_doubled_shards_are_refused(state: State, tmp_path: Path) -> None:
+    folder = FORMS["diffusers shards"](state, tmp_path)
+    shard = sorted(folder.glob("*.safetensors"))[1]
+    content = shard.read_bytes()
+    shard.unlink()
+    with pytest.raises(WeightsError, match=f"the index names {shard.name}, not there"):
+        read_tensors(folder)
+    shard.write_bytes(content)
+    index = next(folder.glob("*.index.json"))
+    (folder / "other.safetensors.index.json").write_text(index.read_text())
+    with pytest.raises(WeightsError, match="2 safetensors indexes"):
+        read_tensors(folder)
+    (folder / "other.safetensors.index.json").unlink()
+    index.write_text("[]")
+    with pytest.raises(WeightsError, match="not a safetensors index"):
+        read_tensors(folder)
+    index.unlink()
+    (folder / "copy.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match="repeats"):
+        read_tensors(folder)
+
+
+def test_two_prefixes_of_one_name_are_refused(state: State, tmp_path: Path) -> None:
+    path = saved({**state, **prefixed(state, "model.")}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="occurs twice"):
+        read_transformer(make_card(), ModelFiles(transformer=path))
+
+
+ORIGINAL_UMT5 = {
+    "shared.": "token_embedding.",
+    "encoder.final_layer_norm.": "norm.",
+    "encoder.block.": "blocks.",
+    "layer.0.SelfAttention.relative_attention_bias.": "pos_embedding.embedding.",
+    "layer.0.SelfAttention.": "attn.",
+    "layer.0.layer_norm.": "norm1.",
+    "layer.1.layer_norm.": "norm2.",
+    "layer.1.DenseReluDense.wi_0.": "ffn.gate.0.",
+    "layer.1.DenseReluDense.wi_1.": "ffn.fc1.",
+    "layer.1.DenseReluDense.wo.": "ffn.fc2.",
+}
+
+
+def original_umt5(model: UMT5EncoderModel) -> State:
+    original = {}
+    for key, tensor in model.state_dict().items():
+        name = key
+        for ours, theirs in ORIGINAL_UMT5.items():
+            name = name.replace(ours, theirs)
+        original[name] = tensor
+    del original["encoder.embed_tokens.weight"]
+    return original
+
+
+def test_original_umt5_fills_the_transformers_model(tmp_path: Path) -> None:
+    config = UMT5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4)
+    torch.manual_seed(3)
+    model = UMT5EncoderModel(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    original = original_umt5(model)
+    assert {
+        "token_embedding.weight",
+        "norm.weight",
+        "blocks.1.pos_embedding.embedding.weight",
+    } <= original.keys()
+    path = saved(original, tmp_path / "umt5.pth")
+
+    with torch.device("meta"):
+        loaded = UMT5EncoderModel(config).eval()
+    fill(loaded, read_text_encoder(path), path)
+    assert not any(parameter.is_meta for parameter in loaded.parameters())
+    tokens = torch.tensor([[5, 9, 2, 1]])
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens).last_hidden_state, model(tokens).last_hidden_state)
+
+
+def test_another_text_encoder_is_refused_by_name(state: State, tmp_path: Path) -> None:
+    path = saved(state, tmp_path / "umt5.pth")
+    with pytest.raises(WeightsError, match=r"umt5\.pth: no token_embedding"):
+        read_text_encoder(path)
+
+
+def original_vae_names(num_blocks: int) -> list[str]:
+    """Every name an original Wan VAE could have."""
+    residual = [
+        f"residual.{part}" for part in ("0.gamma", "2.weight", "2.bias", "3.gamma", "6.weight", "6.bias")
+    ]
+    conv = ["weight", "bias"]
+    single = [f"conv{n}.{end}" for n in (1, 2) for end in conv]
+    side = [f"conv1.{end}" for end in conv] + ["head.0.gamma"] + [f"head.2.{end}" for end in conv]
+    side += [f"middle.{n}.{part}" for n in (0, 2) for part in residual]
+    side += ["middle.1.norm.gamma"] + [
+        f"middle.1.{part}.{end}" for part in ("to_qkv", "proj") for end in conv
+    ]
+    inner = residual + [f"{part}.{end}" for part in ("shortcut", "resample.1", "time_conv") for end in conv]
+    steps = {"encoder": "downsamples", "decoder": "upsamples"}
+    for coder, name in steps.items():
+        single += [f"{coder}.{part}" for part in side]
+        single += [f"{coder}.{name}.{n}.{part}" for n in range(num_blocks) for part in inner]
+    return single
+
+
+def test_original_vae_fills_the_diffusers_model(tmp_path: Path) -> None:
+    config = {"base_dim": 8, "z_dim": 4, "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}
+    torch.manual_seed(4)
+    model = AutoencoderKLWan(**config)
+    names = convert_wan_vae_to_diffusers({name: name for name in original_vae_names(16)})
+    original = {names[key]: tensor for key, tensor in model.state_dict().items()}
+    path = saved(original, tmp_path / "Wan2.1_VAE.pth")
+    loaded = read_vae(path)
+    assert_same(loaded, dict(model.state_dict()))
+    with torch.device("meta"):
+        empty = AutoencoderKLWan(**config)
+    fill(empty, loaded, path)
+    with pytest.raises(WeightsError, match=r"VAE\.pth: the checkpoint does not fit"):
+        fill(empty, {**loaded, "extra": torch.ones(1)}, path)
