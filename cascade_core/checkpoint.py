@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cascade_core.errors import WeightsError
-from cascade_core.locate import shard_files
+from cascade_core.shards import shard_files
 
 PICKLES = (".pt", ".pth", ".bin")
 MAX_NAMED = 10
@@ -29,7 +29,7 @@ def read_tensors(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
     holds anything but tensors.
     """
     if path.is_dir():
-        return read_folder(path)
+        return _read_folder(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
     if path.suffix == ".safetensors":
@@ -39,8 +39,13 @@ def read_tensors(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
     raise WeightsError(f"{path}: unknown format; expected .safetensors, {', '.join(PICKLES)} or a folder")
 
 
-def read_folder(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder of safetensors, sharded or not; see `read_tensors`."""
+def some(names: Sequence[str]) -> str:
+    """A list for an error message, cut after ten names."""
+    rest = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
     files = shard_files(folder)
     if not files:
         raise WeightsError(f"{folder}: no .safetensors file in this folder")
@@ -51,12 +56,6 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
             raise WeightsError(f"{file}: repeats {some(twice)}; keep one set of files per folder")
         state.update(shard)
     return state
-
-
-def some(names: Sequence[str]) -> str:
-    """A list for an error message, cut after ten names."""
-    rest = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -85,7 +84,7 @@ def _pick(path: Path, content: Any, keys: Sequence[str]) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not named tensors")
     found = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
-    others = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
+    others = [str(k) for k, value in found.items() if not (isinstance(k, str) and isinstance(value, Tensor))]
     if others and found is content:
         names = some([str(name) for name in content])
         raise WeightsError(f"{path}: not flat, and none of {some(keys)} at its top level, which has: {names}")

@@ -22,6 +22,8 @@ Rope = Literal["absolute", "window"]
 SwitchMode = Literal["immediate", "boundary", "recache"]
 
 T = TypeVar("T")
+RANDOM = "random"
+"""The value of `weights` that asks for random ones."""
 STRICT = ConfigDict(extra="forbid", strict=False)
 Positive = Annotated[int, Field(ge=1)]
 
@@ -259,6 +261,11 @@ def check_engine(config: EngineConfig, card: ModelCard) -> None:
         raise InvalidConfig(
             f"num_ranks: {config.num_ranks} is not in 1..{num_passes} (passes per block): the rest would idle"
         )
+
+
+def uses_random_weights(config: EngineConfig, card: ModelCard) -> bool:
+    """Asked for, or because the card has no published weights and none are given."""
+    return config.weights == RANDOM or (config.weights is None and card.files is None)
 
 
 def make(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -240,7 +240,7 @@ class Engine:
         block = plan.emits
         latents = next(answer.latents for answer in answers if answer.latents is not None)
         now = time.monotonic()
-        timing = BlockTiming(now - session.started.pop(block), tick_s)
+        timing = BlockTiming(now - session.started.pop(block), now, tick_s)
         session.push(LatentBlock(block, torch.from_numpy(latents), timing))
         # A viewer whose block came late has waited for it: playback goes on from now.
         session.deadline_s = max(session.deadline_s, now) + self.card.num_frames(block) / self.card.video.fps

@@ -52,7 +52,7 @@ class KvCache:
 
     @property
     def num_bytes(self) -> int:
-        return 2 * self._keys.numel() * self._keys.element_size()
+        return int(self._keys.nbytes + self._values.nbytes)
 
     def visible(self, oldest: int) -> tuple[list[int], list[int]]:
         """Clean blocks that a reader whose window starts at block `oldest` sees: (sink, window)."""

@@ -6,12 +6,12 @@ import torch
 from cascade_core.config import EngineConfig, ModelCard
 from cascade_core.errors import InvalidConfig
 from cascade_core.exchange import join_group
+from cascade_core.locate import ModelFiles
 from cascade_core.messages import Load
 from cascade_core.model import CausalWanModel, Layer, keep_float32
 from cascade_core.runner import Runner
 from cascade_core.schedule import Timeline, engine_shape, plan_tick
-from cascade_core.locate import ModelFiles
-from cascade_core.weights import load_transformer, randomize, read_transformer
+from cascade_core.weights import load_state, randomize, read_transformer
 
 
 def pick_device(config: EngineConfig, rank: int) -> torch.device:
@@ -49,7 +49,7 @@ def build_model(
     if files is None:
         randomize(model, seed, device, dtype, keep_float32)
     else:
-        load_transformer(model, read_transformer(card, files), device, dtype, keep_float32)
+        load_state(model, read_transformer(card, files), device, dtype, keep_float32)
     return model.eval().requires_grad_(False)
 
 

@@ -3,7 +3,6 @@
 Imports no torch, so that listing the models stays quick.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from cascade_core.config import FileConfig, ModelCard
 from cascade_core.errors import WeightsError
+from cascade_core.shards import is_complete
 
 Part = Literal["transformer", "lora", "vae", "text_encoder", "tokenizer"]
 
@@ -83,26 +83,6 @@ def missing_files(card: ModelCard, weights: str | None = None) -> list[str]:
     return [_describe(card, weights, part) for part in parts if not _find_local(card, weights, part)]
 
 
-def shard_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up a folder: those its index names, or all of them.
-
-    Raises WeightsError for an index that cannot be read or names a file that is absent.
-    """
-    indexes = sorted(folder.glob("*.safetensors.index.json"))
-    if not indexes:
-        return sorted(folder.glob("*.safetensors"))
-    if len(indexes) > 1:
-        raise WeightsError(f"{folder}: {len(indexes)} safetensors indexes; keep the one to load")
-    try:
-        names = sorted(set(json.loads(indexes[0].read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        raise WeightsError(f"{indexes[0]}: not a safetensors index: {error!r}") from None
-    absent = [name for name in names if not (folder / name).is_file()]
-    if absent:
-        raise WeightsError(f"{folder}: the index names {', '.join(absent)}, not there; download it again")
-    return [folder / name for name in names]
-
-
 def _find(card: ModelCard, weights: str | None, part: Part, local_only: bool = False) -> Path | None:
     config = _file_config(card, part)
     if weights is None:
@@ -127,7 +107,7 @@ def _find_local(card: ModelCard, weights: str | None, part: Part) -> Path | None
 def _in_folder(folder: Path, names: tuple[str, ...], config: FileConfig | None) -> Path | None:
     side_by_side = [folder / config.repo.rpartition("/")[2] / config.path] if config else []
     candidates = [*(folder / name for name in names), *side_by_side]
-    return next((path for path in candidates if _complete(path)), None)
+    return next((path for path in candidates if is_complete(path)), None)
 
 
 def _beside(file: Path, part: Part, config: FileConfig | None) -> Path | None:
@@ -148,7 +128,7 @@ def _in_hub(repo: str, names: tuple[str, ...], local_only: bool) -> Path | None:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise WeightsError(f"hub repository {repo}: {type(error).__name__}: {reason}") from None
-        if _complete(path):
+        if is_complete(path):
             return path
     return None
 
@@ -157,13 +137,6 @@ def _fetch(repo: str, name: str, local_only: bool) -> Path:
     if Path(name).suffix:
         return Path(hf_hub_download(repo, name, local_files_only=local_only))
     return Path(snapshot_download(repo, allow_patterns=f"{name}/*", local_files_only=local_only)) / name
-
-
-def _complete(path: Path) -> bool:
-    """Whether a file, or a folder with something in it and every shard of its index, is there."""
-    if not path.is_dir():
-        return path.is_file()
-    return any(path.iterdir()) and shard_files(path) is not None
 
 
 def _needs_lora(card: ModelCard, weights: str | None, transformer: Path | None) -> bool:

@@ -185,7 +185,8 @@ class Layer(nn.Module):
             outputs.append(F.scaled_dot_product_attention(part, key, value))
             first += len(members)
         attended = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return self.cross_attn.o(attended.transpose(1, 2).flatten(2))
+        output: Tensor = self.cross_attn.o(attended.transpose(1, 2).flatten(2))
+        return output
 
 
 class Head(nn.Module):
@@ -199,7 +200,8 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         shift, scale = (self.modulation + time[:, None]).chunk(2, dim=1)
-        return self.head(torch.addcmul(shift, self.norm(x), 1 + scale).to(x.dtype))
+        patches: Tensor = self.head(torch.addcmul(shift, self.norm(x), 1 + scale).to(x.dtype))
+        return patches
 
 
 class CausalWanModel(nn.Module):

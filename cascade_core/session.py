@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 
 from cascade_core.config import MAX_SIDE, ModelCard, SwitchMode
-from cascade_core.errors import CascadeError, InvalidRequest, OutOfCapacity, SessionClosed
+from cascade_core.errors import CascadeError, InvalidPrompt, InvalidRequest, OutOfCapacity, SessionClosed
 from cascade_core.messages import Array
 from cascade_core.schedule import Shape, TickPlan, Timeline, Work, context_blocks
 
@@ -51,6 +51,8 @@ class BlockTiming:
 
     latency_s: float
     """From the plan of its first pass to its clean latents."""
+    finished_s: float
+    """`time.monotonic()` when its latents arrived."""
     tick_s: float
     """Compute time of the tick that finished it, on the slowest rank."""
 
@@ -110,19 +112,22 @@ def initial_prompts(request: SessionRequest) -> list[int]:
 
 
 def check_request(request: SessionRequest, card: ModelCard, shape: Shape) -> None:
-    """Raise InvalidRequest, naming the field, where the request does not fit the model."""
+    """Raise InvalidRequest or InvalidPrompt, naming the field, where the request does not fit the model."""
     for name, size in (("width", request.width), ("height", request.height)):
         if size % 16 or not 16 <= size <= MAX_SIDE:
             raise InvalidRequest(f"{name}: {size} is not a multiple of 16 in 16..{MAX_SIDE}")
     if not 0 <= request.seed < 2**63:
         raise InvalidRequest(f"seed: {request.seed} is not in 0..2^63-1")
-    for name, count in (("num_blocks", request.num_blocks), ("credit", request.credit)):
-        if count is not None and count < (name == "num_blocks"):
-            raise InvalidRequest(f"{name}: {count} is too small")
+    for name, count, least in (("num_blocks", request.num_blocks, 1), ("credit", request.credit, 0)):
+        if count is not None and count < least:
+            raise InvalidRequest(f"{name}: {count} is not at least {least}")
     last = (shape.window.max_blocks or 2**31) - 1
     if not 0 <= request.start_block <= last:
         rope = shape.window.rope
         raise InvalidRequest(f"start_block: {request.start_block} is not in 0..{last} (rope = {rope})")
+    empty = [block for block, prompt in request.prompts.items() if not prompt.strip()]
+    if empty:
+        raise InvalidPrompt(f"prompts: the one for block {empty[0]} is empty")
     if not initial_prompts(request):
         raise InvalidRequest(f"prompts: none at or before start_block {request.start_block}")
     _check_context(request, card, shape)
@@ -287,7 +292,8 @@ class Session:
     def book(self, plan: TickPlan, now: float) -> None:
         """Note a planned tick: when its blocks started, and the credit of the one it finishes."""
         for work in plan.works:
-            self.started.setdefault(work.block, now)
+            if work.pass_index == 0:
+                self.started[work.block] = now
         if plan.emits is not None and self.credit is not None:
             self.credit -= 1
 

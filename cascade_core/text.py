@@ -15,8 +15,7 @@ from cascade_core.checkpoint import read_tensors
 from cascade_core.config import ModelCard
 from cascade_core.errors import InvalidPrompt, WeightsError
 from cascade_core.locate import ModelFiles
-from cascade_core.weights import load_transformer as load_state
-from cascade_core.weights import read_text_encoder
+from cascade_core.weights import load_state, read_text_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from cascade_core.checkpoint import read_tensors
 from cascade_core.config import ModelCard
 from cascade_core.errors import WeightsError
-from cascade_core.weights import load_transformer as load_state
-from cascade_core.weights import read_vae
+from cascade_core.weights import load_state, read_vae
 
 
 @dataclass

@@ -2,29 +2,18 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from cascade_core.checkpoint import read_folder, read_tensors, some
-from cascade_core.config import LoraConfig, ModelCard
+from cascade_core.checkpoint import read_tensors, some
+from cascade_core.config import ModelCard
 from cascade_core.errors import WeightsError
 from cascade_core.layouts import original_transformer, strip_wrappers, transformers_umt5
 from cascade_core.locate import ModelFiles
-
-__all__ = [
-    "fill",
-    "load_transformer",
-    "merge_lora",
-    "randomize",
-    "read_folder",
-    "read_tensors",
-    "read_text_encoder",
-    "read_transformer",
-    "read_vae",
-]
 
 TRANSFORMER_KEYS = ("generator_ema", "generator", "model", "state_dict")
 """Where training code keeps the tensors, in the order tried after the card's own key."""
@@ -37,16 +26,20 @@ KeepFloat32 = Callable[[str], bool]
 def read_transformer(card: ModelCard, files: ModelFiles) -> dict[str, Tensor]:
     """The transformer's tensors in our (the original Wan) names, its LoRA merged in.
 
-    Raises WeightsError for a file that is damaged, unsafe or of an unknown layout.
+    Raises WeightsError for a file that is damaged, unsafe or ambiguous; whether the names fit the model
+    is for `load_state` to say.
     """
     config = card.files and card.files.transformer
     keys = (config.key,) if config and config.key else ()
-    state = original_transformer(read_tensors(files.transformer, keys + TRANSFORMER_KEYS))
-    if files.lora is not None:
-        assert card.files is not None
-        assert card.files.lora is not None, "locate() gives a LoRA only where the card has one"
-        state = _merge_file(state, files.lora, card.files.lora)
-    return state
+    with _naming(files.transformer):
+        state = original_transformer(read_tensors(files.transformer, keys + TRANSFORMER_KEYS))
+    if files.lora is None:
+        return state
+    lora = card.files and card.files.lora
+    assert lora, "locate() gives a LoRA only where the card has one"
+    with _naming(files.lora):
+        tensors = read_tensors(files.lora, (lora.key,) if lora.key else ())
+        return merge_lora(state, tensors, lora.rank, lora.alpha)
 
 
 def merge_lora(
@@ -65,7 +58,7 @@ def merge_lora(
     return merged
 
 
-def load_transformer(
+def load_state(
     model: nn.Module,
     state: Mapping[str, Tensor],
     device: torch.device,
@@ -74,20 +67,18 @@ def load_transformer(
 ) -> None:
     """Give a model on the meta device the tensors of `state`, cast and moved one by one.
 
+    A tensor under two names (tied parameters) stays one tensor.
     Raises one WeightsError that names every missing, surplus and misshapen key.
     """
-    _check_state(model.state_dict(), state, "the transformer")
-    placed = {
-        name: tensor.to(device, torch.float32 if keep_float32(name) else dtype)
-        for name, tensor in state.items()
-    }
+    _check_state(model.state_dict(), state)
+    copies: dict[tuple[int, torch.dtype], Tensor] = {}
+    placed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        key = (id(tensor), torch.float32 if keep_float32(name) else dtype)
+        if key not in copies:
+            copies[key] = tensor.to(device, key[1])
+        placed[name] = copies[key]
     model.load_state_dict(placed, assign=True)
-
-
-def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Give a model on the meta device the tensors read from `path`, as they are; errors as above."""
-    _check_state(model.state_dict(), state, str(path))
-    model.load_state_dict(state, assign=True)
 
 
 def randomize(
@@ -108,10 +99,8 @@ def randomize(
 
 def read_text_encoder(path: Path) -> dict[str, Tensor]:
     """An original Wan UMT5 `.pth` as the state of transformers' `UMT5EncoderModel`."""
-    try:
+    with _naming(path):
         return transformers_umt5(read_tensors(path))
-    except WeightsError as error:
-        raise _about(path, error) from None
 
 
 def read_vae(path: Path) -> dict[str, Tensor]:
@@ -123,17 +112,15 @@ def read_vae(path: Path) -> dict[str, Tensor]:
     return converted
 
 
-def _merge_file(state: Mapping[str, Tensor], path: Path, config: LoraConfig) -> dict[str, Tensor]:
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file into a WeightsError that does not name it yet."""
     try:
-        lora = read_tensors(path, (config.key,) if config.key else ())
-        return merge_lora(state, lora, config.rank, config.alpha)
+        yield
     except WeightsError as error:
-        raise _about(path, error) from None
-
-
-def _about(path: Path, error: WeightsError) -> WeightsError:
-    """The same complaint, naming the file where it does not yet."""
-    return error if str(error).startswith(str(path)) else WeightsError(f"{path}: {error}")
+        if str(path) in str(error):
+            raise
+        raise WeightsError(f"{path}: {error}") from None
 
 
 def _pair_up(lora: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -158,7 +145,7 @@ def _check_pair(name: str, pair: Mapping[str, Tensor], state: Mapping[str, Tenso
         raise WeightsError(f"LoRA for {name}: A {a} and B {b} do not fit weight {weight} at rank {rank}")
 
 
-def _check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+def _check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     shared = [name for name in expected if name in state]
     complaints = {
         "missing": [name for name in expected if name not in state],
@@ -171,7 +158,7 @@ def _check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], so
     }
     lines = [f"{len(names)} {kind}: {some(names)}" for kind, names in complaints.items() if names]
     if lines:
-        raise WeightsError(f"{source}: the checkpoint does not fit the model; {'; '.join(lines)}")
+        raise WeightsError(f"the checkpoint does not fit the model; {'; '.join(lines)}")
 
 
 def _random(name: str, shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:

@@ -19,9 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from cascade_core import messages
+from cascade_core.config import uses_random_weights
 from cascade_core.errors import CascadeError
 from cascade_core.exchange import leave_group
 from cascade_core.loading import build_runner, free_bytes, pick_device, pick_dtype, warm_up
+from cascade_core.locate import locate
 from cascade_core.messages import (
     AddPrompt,
     Array,
@@ -39,7 +41,6 @@ from cascade_core.messages import (
     Ticked,
 )
 from cascade_core.text import load_text_encoder
-from cascade_core.locate import locate
 
 
 class Link:
@@ -77,7 +78,7 @@ class Worker:
         self._link = link
         self._device = pick_device(config, load.rank)
         dtype = pick_dtype(config, self._device)
-        files = None if config.weights == "random" or card.files is None else locate(card, config.weights)
+        files = None if uses_random_weights(config, card) else locate(card, config.weights)
         self._runner = build_runner(load, files, self._device, dtype)
         if load.rank == 0:
             self._text = load_text_encoder(card, files, self._device, dtype)

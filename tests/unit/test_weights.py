@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
+from cascade_core.checkpoint import read_tensors
 from cascade_core.config import (
     FileConfig,
     FilesConfig,
@@ -32,11 +33,9 @@ from cascade_core.errors import WeightsError
 from cascade_core.locate import ModelFiles, locate
 from cascade_core.model import CausalWanModel, Conditioning, keep_float32, rope_angles
 from cascade_core.weights import (
-    fill,
-    load_transformer,
+    load_state,
     merge_lora,
     randomize,
-    read_tensors,
     read_text_encoder,
     read_transformer,
     read_vae,
@@ -100,19 +99,20 @@ def assert_same(actual: State, expected: State) -> None:
 def velocity(state: State) -> Tensor:
     """What a model with this state computes for two blocks, with plain attention."""
     model = meta_model()
-    load_transformer(model, state, CPU, torch.float32, keep_float32)
+    load_state(model, state, CPU, torch.float32, keep_float32)
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(2, 1, 4, 4, 4, generator=generator)
     time, modulation = model.embed_time([1000.0, 500.0])
     text = model.embed_text(torch.randn(3, 8, generator=generator))
     cos, sin = rope_angles([0, 1], 1, 2, 2, DIMS.head_dim, CPU)
 
-    def attend(_layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        heads_first = (t.transpose(1, 2) for t in (query, key, value))
-        return F.scaled_dot_product_attention(*heads_first).transpose(1, 2)
+    def attend(_layer: int, *query_key_value: Tensor) -> Tensor:
+        query, key, value = (tensor.transpose(1, 2) for tensor in query_key_value)
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
     with torch.no_grad():
-        return model(latents, Conditioning(time, modulation, cos, sin, (text, text)), attend)
+        output: Tensor = model(latents, Conditioning(time, modulation, cos, sin, (text, text)), attend)
+    return output
 
 
 def as_diffusers(state: State) -> State:
@@ -218,10 +218,8 @@ def lora_for(state: State, prefix: str, suffix: str) -> tuple[State, State]:
 @pytest.mark.parametrize("suffix", ["", ".default"])
 def test_lora_file_is_merged(prefix: str, suffix: str, state: State, tmp_path: Path) -> None:
     lora, merged = lora_for(state, prefix, suffix)
-    card = make_card(
-        "base.pt",
-        lora=LoraConfig(repo="owner/name", path="lora.pt", key="generator_lora", rank=RANK, alpha=6.0),
-    )
+    config = LoraConfig(repo="owner/name", path="lora.pt", key="generator_lora", rank=RANK, alpha=6.0)
+    card = make_card("base.pt", lora=config)
     saved(state, tmp_path / "base.pt")
     saved({"generator_lora": lora}, tmp_path / "lora.pt")
     loaded = read_transformer(card, locate(card, str(tmp_path)))
@@ -270,7 +268,7 @@ def test_all_key_errors_come_at_once(state: State) -> None:
     wrong["blocks.0.extra"] = torch.ones(1)
     wrong["blocks.0.norm3.bias"] = torch.ones(7)
     with pytest.raises(WeightsError) as error:
-        load_transformer(meta_model(), wrong, CPU, torch.float32, keep_float32)
+        load_state(meta_model(), wrong, CPU, torch.float32, keep_float32)
     assert "1 missing: head.head.bias" in str(error.value)
     assert "1 surplus: blocks.0.extra" in str(error.value)
     assert "1 misshapen: blocks.0.norm3.bias [7] instead of [24]" in str(error.value)
@@ -278,13 +276,13 @@ def test_all_key_errors_come_at_once(state: State) -> None:
 
 def test_many_key_errors_are_counted_not_listed() -> None:
     with pytest.raises(WeightsError, match=r"missing: .* and \d+ more") as error:
-        load_transformer(meta_model(), {}, CPU, torch.float32, keep_float32)
+        load_state(meta_model(), {}, CPU, torch.float32, keep_float32)
     assert len(str(error.value)) < 600
 
 
 def test_dtype_and_the_parameters_kept_in_float32(state: State) -> None:
     model = meta_model()
-    load_transformer(model, state, CPU, torch.bfloat16, keep_float32)
+    load_state(model, state, CPU, torch.bfloat16, keep_float32)
     for name, parameter in model.named_parameters():
         assert parameter.dtype == (torch.float32 if keep_float32(name) else torch.bfloat16), name
         assert torch.equal(parameter, state[name].to(parameter.dtype)), name
@@ -361,6 +359,7 @@ def test_wrong_formats_and_contents_are_refused_by_name(tmp_path: Path) -> None:
     saved([1, 2], tmp_path / "list.pt")
     saved({"optimizer": {"lr": 1}, "step": 3}, tmp_path / "other.pt")
     saved({"generator": {"blocks.0": 3}}, tmp_path / "ints.pt")
+    saved({5: torch.ones(1)}, tmp_path / "numbered.pt")
     (tmp_path / "empty").mkdir()
     for name, complaint in {
         "w.gguf": "unknown format",
@@ -368,6 +367,7 @@ def test_wrong_formats_and_contents_are_refused_by_name(tmp_path: Path) -> None:
         "list.pt": "holds a list",
         "other.pt": "none of generator at its top level, which has: optimizer, step",
         "ints.pt": "not tensors: blocks.0",
+        "numbered.pt": "not flat",
         "absent.pt": "no such file",
         "empty": "no .safetensors file",
     }.items():
@@ -399,7 +399,7 @@ def test_incomplete_and_doubled_shards_are_refused(state: State, tmp_path: Path)
 
 def test_two_prefixes_of_one_name_are_refused(state: State, tmp_path: Path) -> None:
     path = saved({**state, **prefixed(state, "model.")}, tmp_path / "w.pt")
-    with pytest.raises(WeightsError, match="occurs twice"):
+    with pytest.raises(WeightsError, match=r"w\.pt: .* occurs twice"):
         read_transformer(make_card(), ModelFiles(transformer=path))
 
 
@@ -444,8 +444,10 @@ def test_original_umt5_fills_the_transformers_model(tmp_path: Path) -> None:
 
     with torch.device("meta"):
         loaded = UMT5EncoderModel(config).eval()
-    fill(loaded, read_text_encoder(path), path)
+    load_state(loaded, read_text_encoder(path), CPU, torch.float64, lambda _name: False)
     assert not any(parameter.is_meta for parameter in loaded.parameters())
+    assert loaded.shared.weight.data_ptr() == loaded.encoder.embed_tokens.weight.data_ptr()
+    model = model.double()
     tokens = torch.tensor([[5, 9, 2, 1]])
     with torch.no_grad():
         assert torch.equal(loaded(tokens).last_hidden_state, model(tokens).last_hidden_state)
@@ -488,6 +490,14 @@ def test_original_vae_fills_the_diffusers_model(tmp_path: Path) -> None:
     assert_same(loaded, dict(model.state_dict()))
     with torch.device("meta"):
         empty = AutoencoderKLWan(**config)
-    fill(empty, loaded, path)
-    with pytest.raises(WeightsError, match=r"VAE\.pth: the checkpoint does not fit"):
-        fill(empty, {**loaded, "extra": torch.ones(1)}, path)
+    load_state(empty, loaded, CPU, torch.float32, lambda _name: False)
+    assert_same(dict(empty.state_dict()), loaded)
+
+
+def test_a_bad_lora_file_is_named(state: State, tmp_path: Path) -> None:
+    config = LoraConfig(repo="owner/name", path="lora.pt", key="generator_lora", rank=RANK + 1)
+    card = make_card("base.pt", lora=config)
+    saved(state, tmp_path / "base.pt")
+    saved({"generator_lora": lora_for(state, "", "")[0]}, tmp_path / "lora.pt")
+    with pytest.raises(WeightsError, match=r"lora\.pt: LoRA for blocks\.0\.self_attn\.q.*at rank 4"):
+        read_transformer(card, locate(card, str(tmp_path)))

@@ -1,0 +1,192 @@
+"""The command `cascade-engine`: generate a video, list the models, measure.
+
+Errors that the caller can mend are one sentence on stderr and exit status 2; all others exit with 1.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from tqdm import tqdm
+
+from cascade_core.bench import add_bench_arguments, run_bench
+from cascade_core.config import (
+    EngineConfig,
+    InflightAttention,
+    Rope,
+    SwitchMode,
+    find_card,
+    make,
+    uses_random_weights,
+)
+from cascade_core.errors import CascadeError, UserError
+from cascade_core.generate import GenerateOptions, Progress, generate
+from cascade_core.listing import list_models
+
+SIZE_HELP = "WIDTHxHEIGHT in pixels, multiples of 16 (default: the model's)"
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage in front."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="cascade-engine", description="Block-causal video diffusion as a block cascade.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_generate(commands.add_parser("generate", help="make one video from prompts"))
+    models = commands.add_parser("models", help="list the model cards")
+    models.add_argument("--weights", help="folder to look for files in (default: the hub cache)")
+    models.add_argument("--json", action="store_true", help="print JSON")
+    add_bench_arguments(commands.add_parser("bench", help="measure this machine and write tables"))
+    return parser
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """The settings of EngineConfig that a person changes; the defaults stand there."""
+    defaults = {field.name: field.default for field in fields(EngineConfig)}
+    parser.add_argument(
+        "--model", default="demo", help="a card's name, or a path to a .toml card (default: demo)"
+    )
+    parser.add_argument("--weights", help="folder, file, hub id, or `random` (default: the hub cache)")
+    parser.add_argument(
+        "--ranks", type=int, default=defaults["num_ranks"], help="rank processes, one GPU each"
+    )
+    parser.add_argument(
+        "--stagger", type=int, default=defaults["stagger"],
+        help="passes before the next block starts: 1 is the full cascade, P is sequential (default: 1)",
+    )  # fmt: skip
+    parser.add_argument("--inflight-attention", choices=get_args(InflightAttention), default="bidirectional")
+    parser.add_argument("--rope", choices=get_args(Rope), help="default: what the card says")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the layers")
+    parser.add_argument("--tick-deadline", type=float, default=defaults["tick_deadline_s"], metavar="SECONDS")
+
+
+def add_generate(parser: argparse.ArgumentParser) -> None:
+    add_engine_arguments(parser)
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument(
+        "--switch", type=parse_switch, action="append", default=[], metavar='BLOCK:"PROMPT"',
+        help="change the prompt when this block starts; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--switch-mode", choices=get_args(SwitchMode), default="immediate")
+    parser.add_argument("--blocks", type=int, default=20, help="12 frames each, the first 9 (default: 20)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=parse_size, default=(0, 0), help=SIZE_HELP)
+    parser.add_argument("--decoder", choices=("vae", "taehv"), default="vae")
+    parser.add_argument("--decoder-weights", type=Path, help="default: the VAE beside the model's weights")
+    parser.add_argument("-o", "--output", type=Path, help="MP4 to write")
+    parser.add_argument("--latents", type=Path, help="safetensors to write")
+    parser.add_argument("--json", type=Path, help="write the measured figures")
+
+
+def parse_switch(text: str) -> tuple[int, str]:
+    block, colon, prompt = text.partition(":")
+    if not (colon and block.strip().isdigit() and prompt.strip()):
+        raise argparse.ArgumentTypeError(f'{text!r} is not BLOCK:"PROMPT", such as 8:"a blue square"')
+    return int(block), prompt
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    width, cross, height = text.partition("x")
+    if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 832x480")
+    return int(width), int(height)
+
+
+def engine_config(arguments: argparse.Namespace) -> EngineConfig:
+    return make(
+        EngineConfig,
+        {
+            "model": arguments.model,
+            "weights": arguments.weights,
+            "num_ranks": arguments.ranks,
+            "stagger": arguments.stagger,
+            "inflight_attention": arguments.inflight_attention,
+            "rope": arguments.rope,
+            "device": arguments.device,
+            "dtype": arguments.dtype,
+            "compile": arguments.compile,
+            "tick_deadline_s": arguments.tick_deadline,
+        },
+    )
+
+
+def run_generate(arguments: argparse.Namespace) -> None:
+    config = engine_config(arguments)
+    card = find_card(config.model)
+    options = GenerateOptions(
+        engine=config,
+        prompt=arguments.prompt,
+        num_blocks=arguments.blocks,
+        output=arguments.output,
+        latents=arguments.latents,
+        switches=dict(arguments.switch),
+        switch_mode=arguments.switch_mode,
+        seed=arguments.seed,
+        width=arguments.size[0],
+        height=arguments.size[1],
+        decoder=arguments.decoder,
+        decoder_weights=arguments.decoder_weights,
+    )
+    say(f"{card.name}: {card.title} · {card.licence}")
+    if uses_random_weights(config, card):
+        say("Random weights: the picture is noise. What you see is the machinery and its speed.")
+    with tqdm(total=options.num_blocks, unit="block", desc="loading", file=sys.stderr) as bar:
+
+        def report(progress: Progress) -> None:
+            bar.set_description("generating", refresh=False)
+            bar.set_postfix_str(f"{progress.num_frames / progress.elapsed_s:.1f} FPS", refresh=False)
+            bar.update(progress.num_blocks - bar.n)
+
+        figures = asyncio.run(generate(options, report))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    say(summary(figures, [path for path in (options.output, options.latents, arguments.json) if path]))
+
+
+def summary(figures: dict[str, Any], written: list[Path]) -> str:
+    decode = figures["fps_with_decode"]
+    speed = f"{figures['fps_denoise']} FPS denoising" + (f", {decode} FPS with decoding" if decode else "")
+    names = ", ".join(str(path) for path in written)
+    return f"{figures['num_blocks']} blocks, {figures['num_frames']} frames, {speed}: {names}"
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    arguments = build_parser().parse_args(argv)
+    try:
+        match arguments.command:
+            case "generate":
+                run_generate(arguments)
+            case "models":
+                print(list_models(arguments.weights, arguments.json))
+            case "bench":
+                run_bench(arguments)
+    except UserError as error:
+        say(f"cascade-engine: {error}")
+        sys.exit(2)
+    except CascadeError as error:
+        say(f"cascade-engine: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("cascade-engine: stopped")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

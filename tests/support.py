@@ -1,0 +1,191 @@
+"""Tiny cards and models, and a Runner driven in-process: what several test modules share."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cascade_core.config import InflightAttention, ModelCard, SwitchMode, TransformerConfig, make
+from cascade_core.exchange import SoloExchange
+from cascade_core.model import CausalWanModel
+from cascade_core.runner import Runner
+from cascade_core.schedule import Shape, Timeline, plan_tick, switch_prompt
+
+CPU = torch.device("cpu")
+STEPS = (1000, 750, 500, 250)
+SIDE = 32
+"""Default frame side in pixels: latents of 4x4, so 2x2 patches."""
+
+Switches = Mapping[int, tuple[int, SwitchMode]]
+"""Before tick t: switch to this prompt, in this mode."""
+
+
+def tiny_values(
+    *,
+    steps: Sequence[int] = STEPS,
+    block_frames: int = 3,
+    window_blocks: int = 4,
+    sink_blocks: int = 0,
+    context_window_blocks: int | None = None,
+    rope: str = "absolute",
+    max_positions: int = 1024,
+    **transformer: Any,
+) -> dict[str, Any]:
+    """The values of a tiny card, as they would stand in a TOML file; windows count in blocks."""
+    window: dict[str, Any] = {
+        "block_frames": block_frames,
+        "window_frames": window_blocks * block_frames,
+        "sink_frames": sink_blocks * block_frames,
+        "rope": rope,
+        "max_positions": max_positions,
+    }
+    if context_window_blocks is not None:
+        window["context_window_frames"] = context_window_blocks * block_frames
+    dims = {"dim": 48, "ffn_dim": 64, "num_heads": 2, "num_layers": 2, "text_dim": 12, "text_len": 8}
+    dims |= {"in_channels": 4, "freq_dim": 16}
+    return {
+        "name": "tiny",
+        "title": "A test model",
+        "licence": "Apache-2.0",
+        "commercial_use": True,
+        "source": "this repository",
+        "transformer": dims | transformer,
+        "sampling": {"steps": list(steps)},
+        "window": window,
+        "video": {"width": SIDE, "height": SIDE},
+    }
+
+
+def tiny_card(**values: Any) -> ModelCard:
+    """A card by the arguments of `tiny_values`."""
+    return make(ModelCard, tiny_values(**values))
+
+
+def write_card(path: Path, **values: Any) -> Path:
+    """The same card as a TOML file."""
+
+    def lines(table: Mapping[str, Any]) -> list[str]:
+        plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+        return [f"{key} = {toml(value)}" for key, value in plain.items()]
+
+    def toml(value: object) -> str:
+        return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
+
+    card = tiny_values(**values)
+    tables = {key: value for key, value in card.items() if isinstance(value, dict)}
+    text = lines(card) + [line for name, table in tables.items() for line in [f"[{name}]", *lines(table)]]
+    path.write_text("\n".join(text) + "\n")
+    return path
+
+
+def tiny_model(card_or_config: ModelCard | TransformerConfig, seed: int = 0) -> CausalWanModel:
+    """A model in which every parameter counts: no zero biases, norms or modulations."""
+    is_card = isinstance(card_or_config, ModelCard)
+    model = CausalWanModel(card_or_config.transformer if is_card else card_or_config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name and name.endswith("weight"):
+                parameter.copy_(1 + 0.2 * noise)
+            elif name.endswith("modulation"):
+                parameter.copy_(0.4 * noise)
+            elif parameter.dim() == 1:
+                parameter.copy_(0.2 * noise)
+            else:
+                parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+    return model.eval().requires_grad_(False)
+
+
+def prompt_embedding(card: ModelCard, prompt: int) -> Tensor:
+    """Embedding [num_tokens, text_dim] of an imagined prompt; shorter than text_len."""
+    num_tokens = 1 + (prompt + 2) % card.transformer.text_len
+    generator = torch.Generator().manual_seed(1000 + prompt)
+    return torch.randn(num_tokens, card.transformer.text_dim, generator=generator)
+
+
+def make_shape(card: ModelCard, stagger: int, num_ranks: int = 1) -> Shape:
+    return Shape(card.sampling.num_passes, stagger, num_ranks, card.window)
+
+
+def make_runner(
+    card: ModelCard,
+    stagger: int,
+    attention: InflightAttention = "bidirectional",
+    model: CausalWanModel | None = None,
+) -> Runner:
+    """One rank in this process."""
+    model = model or tiny_model(card)
+    return Runner(model, card, make_shape(card, stagger), 0, SoloExchange(), attention)
+
+
+@dataclass
+class Drive:
+    """One session of a Runner, tick by tick."""
+
+    runner: Runner
+    timeline: Timeline
+    emitted: dict[int, Tensor] = field(default_factory=dict)
+    """Clean latents [F, C, h, w] by block."""
+    num_ticks: int = 0
+
+    @classmethod
+    def open(
+        cls,
+        runner: Runner,
+        *,
+        seed: int = 7,
+        height: int = SIDE,
+        width: int = SIDE,
+        num_prompts: int = 3,
+        timeline: Timeline | None = None,
+        context: Mapping[int, Tensor] | None = None,
+    ) -> "Drive":
+        """A session with `num_prompts` imagined prompts, numbered from 0."""
+        timeline = timeline or Timeline(0)
+        runner.open(timeline.session, seed, height, width, context or {})
+        for prompt in range(num_prompts):
+            runner.add_prompt(timeline.session, prompt, prompt_embedding(runner.card, prompt))
+        return cls(runner, timeline)
+
+    def switch(self, prompt: int, mode: SwitchMode) -> None:
+        self.timeline, _ = switch_prompt(self.timeline, self.runner.shape, prompt, mode)
+
+    def tick(self) -> None:
+        plan, self.timeline = plan_tick(self.timeline, self.runner.shape)
+        assert plan is not None
+        latents = self.runner.tick(plan)
+        if plan.emits is not None:
+            assert latents is not None
+            self.emitted[plan.emits] = latents.clone()
+        self.num_ticks += 1
+
+    def finish(self, num_blocks: int, switches: Switches | None = None) -> dict[int, Tensor]:
+        """Run until `num_blocks` blocks in all have left the schedule, their context passes included."""
+        self.timeline = replace(self.timeline, end_block=num_blocks)
+        while not self.timeline.finished:
+            if switches and self.num_ticks in switches:
+                self.switch(*switches[self.num_ticks])
+            self.tick()
+        return self.emitted
+
+
+def run_blocks(
+    runner: Runner, num_blocks: int, switches: Switches | None = None, **opening: Any
+) -> dict[int, Tensor]:
+    """Clean latents [F, C, h, w] of the first `num_blocks` blocks of a new session."""
+    drive = Drive.open(runner, **opening)
+    try:
+        return drive.finish(num_blocks, switches)
+    finally:
+        runner.close(drive.timeline.session)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Largest difference relative to the largest expected value."""
+    difference = (actual.double() - expected.double()).abs().max()
+    return float(difference / expected.double().abs().max())
