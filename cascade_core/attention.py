@@ -30,7 +30,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attend_partial(query: Tensor, key_value: KeyValue) -> Partial:
     """Softmax attention of queries [L, H, D] to the given keys only."""
     key, value = key_value
-    return _kernel(query.device.type, query.dtype)(query, key, value)
+    return _preferred_kernel(query.device.type, query.dtype)(query, key, value)
 
 
 def merge(partials: Sequence[Partial]) -> Tensor:
@@ -44,17 +44,33 @@ def merge(partials: Sequence[Partial]) -> Tensor:
     return total.to(partials[0][0].dtype)
 
 
-@cache
-def _kernel(device: str, dtype: torch.dtype) -> Kernel:
+def kernels(device: str, dtype: torch.dtype) -> dict[str, Kernel]:
+    """The kernels that can serve, by name, the preferred one first; `device` is `cpu` or `cuda`."""
     if device == "cpu":
-        return _cpu
-    if dtype == torch.float32:
-        return _cuda_efficient
-    return _flash3_kernel() or _cuda_flash
+        return {"cpu": _cpu}
+    found: dict[str, Kernel] = {}
+    if dtype != torch.float32:
+        if flash3 := _flash3_kernel():
+            found["flash3"] = flash3
+        if _cudnn_is_fast():
+            found["cudnn"] = _cuda_cudnn
+        found["flash"] = _cuda_flash
+    return found | {"efficient": _cuda_efficient}
+
+
+@cache
+def _preferred_kernel(device: str, dtype: torch.dtype) -> Kernel:
+    return next(iter(kernels(device, dtype).values()))
+
+
+def _cudnn_is_fast() -> bool:
+    """PyTorch's own rule for its SDPA: on these GPUs cuDNN beats FlashAttention 2; older ones had faults."""
+    version = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
+    return version > 91500 and torch.cuda.get_device_capability() in ((9, 0), (10, 0))
 
 
 def _heads_first(x: Tensor) -> Tensor:
-    return x.transpose(0, 1)[None]  # [1, H, L, D]
+    return x[None].transpose(1, 2)  # [1, H, L, D]
 
 
 def _partial(out: Tensor, lse: Tensor) -> Partial:
@@ -73,6 +89,13 @@ def _cuda_flash(query: Tensor, key: Tensor, value: Tensor) -> Partial:
         _heads_first(query), _heads_first(key), _heads_first(value)
     )
     return _partial(out, lse)
+
+
+def _cuda_cudnn(query: Tensor, key: Tensor, value: Tensor) -> Partial:
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        _heads_first(query), _heads_first(key), _heads_first(value), None, True
+    )
+    return _partial(out, lse[..., 0])  # the kernel gives [1, H, L, 1]
 
 
 def _cuda_efficient(query: Tensor, key: Tensor, value: Tensor) -> Partial:

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from torch import Tensor
 from cascade_core.config import ModelCard
 from cascade_core.errors import CascadeError
 from cascade_core.media import Mp4Writer
-from cascade_core.taehv import load_taehv
-from cascade_core.vae import DecoderState, VideoDecoder, load_vae
+
+if TYPE_CHECKING:
+    from cascade_core.vae import DecoderState, VideoDecoder
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class Decoding:
 class _Job:
     """The decoding process's state."""
 
-    decoder: VideoDecoder
-    state: DecoderState
+    decoder: "VideoDecoder"
+    state: "DecoderState"
     writer: Mp4Writer
     files: ExitStack
 
@@ -107,6 +108,10 @@ def _prepare_process() -> None:
 
 
 def _open(job: DecodeJob) -> None:
+    # Importing diffusers takes seconds, which the parent need not wait for.
+    from cascade_core.taehv import load_taehv
+    from cascade_core.vae import load_vae
+
     global _job
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)

@@ -59,6 +59,7 @@ TICKS_AHEAD = 2
 MEMORY_SHARE = 0.9
 """Part of a rank's free memory that sessions may take; the rest is for activations."""
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+CLOSED = "the engine was closed"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Engine:
         self._text_cache: OrderedDict[str, Array] = OrderedDict()
         self._group = RankGroup(config, self.card)
         self._ready = False
+        self._closed = False
         self._num_restarts = 0
         self._last_tick_s = 0.0
         self._supervisor: asyncio.Task[None] | None = None
@@ -121,11 +123,12 @@ class Engine:
 
     async def close(self) -> None:
         """End all sessions and all rank processes."""
+        self._closed = True
         if self._supervisor:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
         self._ready = False
-        self._end_all(SessionClosed("the engine was closed"))
+        self._end_all(SessionClosed(CLOSED))
         await self._group.close()
 
     @property
@@ -154,15 +157,16 @@ class Engine:
         request = with_defaults(request, self.card)
         check_request(request, self.card, self.shape)
         self._check_room(request)
-        embeddings = {block: await self._embed(prompt) for block, prompt in sorted(request.prompts.items())}
+        initial = initial_prompts(request)
+        later = sorted(block for block in request.prompts if block > request.start_block)
+        embeddings = {block: await self._embed(request.prompts[block]) for block in (*initial, *later)}
         self._check_room(request)  # embedding took a while
         session = Session(self, next(self._numbers), request, self.shape)
-        for block, embedding in embeddings.items():
-            if block > request.start_block:
-                session.switches.append(PendingSwitch(block, "", embedding, request.switch_mode))
+        for block in later:
+            session.switches.append(PendingSwitch(block, "", embeddings[block], request.switch_mode))
         self._sessions[session.number] = session
         try:
-            await self._open_on_ranks(session, [embeddings[block] for block in initial_prompts(request)])
+            await self._open_on_ranks(session, [embeddings[block] for block in initial])
         except BaseException:
             self._forget(session)
             raise
@@ -229,6 +233,8 @@ class Engine:
         self._apply_switches(session)
         plan, session.timeline = plan_tick(session.timeline, self.shape)
         assert plan is not None, "a session that can tick has work"
+        for prompt, embedding in session.take_prompts(plan).items():
+            self._group.send(AddPrompt(session.number, prompt, embedding))
         session.book(plan, time.monotonic())
         return plan
 
@@ -261,10 +267,10 @@ class Engine:
             self._group.kill()
             await self._group.close()
             await asyncio.sleep(RESTART_DELAYS_S[min(attempt, len(RESTART_DELAYS_S) - 1)])
-            self._group = RankGroup(self.config, self.card)
             try:
+                self._group = RankGroup(self.config, self.card)
                 await self._group.start()
-            except (GroupLost, CascadeError) as error:
+            except Exception as error:  # no weights, no processes, no disk: whatever it is may pass
                 log.error("ranks did not start, attempt %d: %s", attempt + 1, error)
                 continue
             self._num_restarts += 1
@@ -277,8 +283,8 @@ class Engine:
         """Make the switches that are due, right before the tick in which their block starts."""
         while switch := session.due_switch(starting_block(session.timeline, self.shape)):
             prompt = next(session.prompt_numbers)
-            self._group.send(AddPrompt(session.number, prompt, switch.embedding))
             session.timeline, receipt = switch_prompt(session.timeline, self.shape, prompt, switch.mode)
+            session.add_prompt(prompt, switch.embedding)
             session.push(
                 PromptApplied(switch.request_id, receipt.first_block_touched, receipt.first_block_full)
             )
@@ -310,17 +316,23 @@ class Engine:
 
     @contextmanager
     def _lost_is_retryable(self) -> Iterator[None]:
-        if not self._ready:
-            raise OutOfCapacity("the ranks are starting again; retry soon")
+        self._require_ready()
         try:
             yield
         except GroupLost as error:
+            if self._closed:
+                raise SessionClosed(CLOSED) from None
             raise SessionLost(f"the ranks were lost: {error}") from None
+
+    def _require_ready(self) -> None:
+        if self._closed:
+            raise SessionClosed(CLOSED)
+        if not self._ready:
+            raise OutOfCapacity("the ranks are starting again; retry soon")
 
     def _check_room(self, request: SessionRequest) -> None:
         """Raise where another session does not fit now (OutOfCapacity) or ever (InvalidRequest)."""
-        if not self._ready:
-            raise OutOfCapacity("the ranks are starting again; retry soon")
+        self._require_ready()
         limit = self.config.max_sessions
         if limit is not None and len(self._sessions) >= limit:
             raise OutOfCapacity(f"max_sessions: {limit} sessions are open already")

@@ -61,13 +61,14 @@ class GroupExchange:
 
     def __init__(self, num_ranks: int) -> None:
         self._num_ranks = num_ranks
-        self._buffers: dict[torch.Size, tuple[Tensor, Tensor]] = {}
+        self._buffers: tuple[Tensor, Tensor] | None = None
+        """Of the latest size only: sessions choose their frame sizes, and there are many."""
 
     def gather(self, key: Tensor, value: Tensor) -> GroupGathering:
-        if key.shape not in self._buffers:
-            shape = (self._num_ranks * key.shape[0], *key.shape[1:])
-            self._buffers[key.shape] = key.new_empty(shape), key.new_empty(shape)
-        results = self._buffers[key.shape]
+        shape = (self._num_ranks * key.shape[0], *key.shape[1:])
+        if self._buffers is None or self._buffers[0].shape != shape:
+            self._buffers = key.new_empty(shape), key.new_empty(shape)
+        results = self._buffers
         works = [
             _all_gather(result, part.contiguous(), async_op=True)
             for result, part in zip(results, (key, value), strict=True)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -30,6 +31,8 @@ from cascade_core.messages import (
 )
 
 CLOSE_GRACE_S = 3.0
+STDERR = 2
+"""Where prints of a rank go; sys.stderr may be replaced by something that is no file."""
 T = TypeVar("T")
 
 
@@ -64,7 +67,7 @@ class RankGroup:
     def __init__(self, config: EngineConfig, card: ModelCard) -> None:
         self._config = config
         self._card = card
-        self._folder = tempfile.TemporaryDirectory(prefix="cascade-ranks-")
+        self._folder = tempfile.TemporaryDirectory(prefix="cascade-ranks-", ignore_cleanup_errors=True)
         self._ranks: list[Rank] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._requests = itertools.count()
@@ -132,33 +135,40 @@ class RankGroup:
         for rank in self._ranks:
             rank.writer.close()
         exits = [asyncio.ensure_future(rank.process.wait()) for rank in self._ranks]
-        if exits:
-            _, late = await asyncio.wait(exits, timeout=CLOSE_GRACE_S)
-            for rank in self._ranks:
-                if late and rank.process.returncode is None:
-                    rank.process.kill()
-            await asyncio.wait(exits)
+        try:
+            if exits:
+                await asyncio.wait(exits, timeout=CLOSE_GRACE_S)
+        finally:  # a caller who does not wait that long leaves no process either
+            self.kill()
+            self._folder.cleanup()
+        await asyncio.gather(*exits)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._folder.cleanup()
 
     def kill(self) -> None:
         """End all ranks at once; `close` still has to follow."""
         for rank in self._ranks:
-            with contextlib.suppress(ProcessLookupError):
-                rank.process.kill()
+            if rank.process.returncode is None:
+                # Not Process.kill: it polls, which can take the exit status away from asyncio.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rank.process.pid, signal.SIGKILL)
 
     async def _spawn(self, index: int) -> Rank:
         ours, theirs = socket.socketpair()
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "cascade_core.worker", str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
-                pass_fds=[theirs.fileno()],
-            )  # fmt: skip
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "cascade_core.worker", str(theirs.fileno()),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=STDERR,
+                    pass_fds=[theirs.fileno()],
+                    process_group=0,  # a terminal's Ctrl-C is for the engine, which then closes the ranks
+                )  # fmt: skip
+            except BaseException:
+                writer.close()
+                raise
         rank = Rank(index, process, writer)
         cores = os.cpu_count() or 1
         threads = self._config.threads_per_rank or max(1, cores // self._config.num_ranks)
@@ -174,6 +184,8 @@ class RankGroup:
         except (asyncio.IncompleteReadError, ConnectionError):
             code = await rank.process.wait()
             self._lose(GroupLost(f"rank {rank.index} ended with exit status {code}"))
+        except Exception as error:
+            self._lose(GroupLost(f"rank {rank.index} answered what makes no sense: {error!r}"))
 
     def _route(self, rank: Rank, reply: Reply) -> None:
         match reply:

@@ -65,20 +65,35 @@ def build_runner(load: Load, files: ModelFiles | None, device: torch.device, dty
 
 
 def compile_layer(layer: Layer) -> None:
-    """Fuse the element-wise parts around the two halves of a layer; attention stays outside."""
+    """Fuse the element-wise parts around the two halves of a layer; attention stays outside.
+
+    `read_text` groups blocks by the identity of their text cache. Traced, that would compile every layer and
+    every prompt anew until PyTorch gives up; kept out, all layers share one compiled form.
+    """
+    layer.read_text = torch.compiler.disable(layer.read_text)  # type: ignore[method-assign,no-untyped-call]
     layer.qkv = torch.compile(layer.qkv)  # type: ignore[method-assign]
     layer.update = torch.compile(layer.update)  # type: ignore[method-assign]
 
 
 def warm_up(runner: Runner, card: ModelCard, num_ranks: int) -> None:
-    """Run one block at the default size, so that no session pays for kernels, compiling or connections."""
-    if runner.model.device.type == "cpu" and num_ranks == 1:
+    """Run at the default size, so that no session pays for kernels, compiling or connections.
+
+    On CUDA until the window is full: libraries plan, and layers compile, for each new number of keys or
+    blocks. What the warm-up held is given back, so that `free_bytes` counts it.
+    """
+    on_cpu = runner.model.device.type == "cpu"
+    if on_cpu and num_ranks == 1:
         return
+    window = runner.shape.window
+    num_blocks = 1 if on_cpu else window.sink_blocks + window.window_blocks + 1
     runner.open(-1, 0, card.video.height, card.video.width, {})
     runner.add_prompt(-1, 0, torch.zeros(1, card.transformer.text_dim))
-    timeline = Timeline(-1, end_block=1)
+    timeline = Timeline(-1, end_block=num_blocks)
     while not timeline.finished:
         plan, timeline = plan_tick(timeline, runner.shape)
         if plan:
             runner.tick(plan)
     runner.close(-1)
+    if not on_cpu:
+        torch.cuda.synchronize(runner.model.device)
+        torch.cuda.empty_cache()

@@ -108,7 +108,9 @@ def with_defaults(request: SessionRequest, card: ModelCard) -> SessionRequest:
 
 def initial_prompts(request: SessionRequest) -> list[int]:
     """Timeline entries that count at the start: those of context blocks and of the first block."""
-    return sorted(block for block in request.prompts if block <= request.start_block)
+    entries = sorted(block for block in request.prompts if block <= request.start_block)
+    blocks = (*request.context, request.start_block)
+    return sorted({entries[max(0, bisect_right(entries, block) - 1)] for block in blocks if entries})
 
 
 def check_request(request: SessionRequest, card: ModelCard, shape: Shape) -> None:
@@ -196,6 +198,8 @@ class Session:
         self.switches: list[PendingSwitch] = []
         """Switches that wait for their block, by block."""
         self.prompt_numbers = itertools.count(len(initial_prompts(request)))
+        self.new_prompts: dict[int, Array] = {}
+        """Embeddings that the ranks get with the first tick that needs them, by prompt number."""
         self.started: dict[int, float] = {}
         """When each block in flight was first planned."""
         self._host = host
@@ -204,6 +208,7 @@ class Session:
         self._num_switching = 0
         self._is_open = False
         self._ended = False
+        self._read_to_end = False
 
     @property
     def can_tick(self) -> bool:
@@ -246,17 +251,21 @@ class Session:
         if not self._ended:
             self._host.end(self, Ended("closed"))
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        while True:
-            event = await self._events.get()
-            self._host.wake()
-            if isinstance(event, Ended | CascadeError):
-                self._events.put_nowait(event)  # so that another iteration ends too
-            if isinstance(event, CascadeError):
-                raise event
-            yield event
-            if isinstance(event, Ended):
-                return
+    def __aiter__(self) -> "Session":
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next event. A caller may give up waiting and ask again; no event is lost."""
+        if self._read_to_end:
+            raise StopAsyncIteration
+        event = await self._events.get()
+        self._host.wake()
+        if isinstance(event, Ended | CascadeError):
+            self._events.put_nowait(event)  # for whoever else waits, or asks again
+        if isinstance(event, CascadeError):
+            raise event
+        self._read_to_end = isinstance(event, Ended)
+        return event
 
     # For the engine.
 
@@ -296,6 +305,17 @@ class Session:
                 self.started[work.block] = now
         if plan.emits is not None and self.credit is not None:
             self.credit -= 1
+
+    def take_prompts(self, plan: TickPlan) -> dict[int, Array]:
+        """Embeddings that this tick is the first to need."""
+        needed = sorted({work.prompt for work in plan.works} & self.new_prompts.keys())
+        return {prompt: self.new_prompts.pop(prompt) for prompt in needed}
+
+    def add_prompt(self, prompt: int, embedding: Array) -> None:
+        """Keep a new prompt's embedding; forget those that no tick will ever use now."""
+        self.new_prompts[prompt] = embedding
+        used = {self.timeline.prompt, *(work.prompt for work in self.timeline.in_flight)}
+        self.new_prompts = {number: kept for number, kept in self.new_prompts.items() if number in used}
 
     @asynccontextmanager
     async def switching(self) -> AsyncIterator[None]:

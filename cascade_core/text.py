@@ -25,10 +25,10 @@ class TextEncoder(Protocol):
     """Turns a prompt into what the transformer's cross-attention reads."""
 
     def encode(self, prompt: str) -> Tensor:
-        """Embedding [text_len, text_dim] on the CPU; rows beyond the prompt's own tokens are zero.
+        """Embedding [num_tokens, text_dim] on the CPU, num_tokens <= text_len.
 
-        The zero rows are attended like the others, as in the reference. Raises InvalidPrompt when the
-        prompt is empty or has more than text_len tokens. One call at a time.
+        The transformer pads it with zero rows to text_len. Raises InvalidPrompt when the prompt is empty
+        or has more than text_len tokens. One call at a time.
         """
         ...
 
@@ -63,10 +63,9 @@ class Umt5Encoder:
     @torch.inference_mode()
     def encode(self, prompt: str) -> Tensor:
         tokens = self._tokenizer(_checked(prompt), add_special_tokens=True, return_tensors="pt").input_ids
-        num_tokens = tokens.shape[1]
-        _check_length(num_tokens, self._text_len, "tokens")
-        rows = self._model(tokens.to(self._device)).last_hidden_state[0].cpu()  # [num_tokens, text_dim]
-        return torch.nn.functional.pad(rows, (0, 0, 0, self._text_len - num_tokens))
+        _check_length(tokens.shape[1], self._text_len, "tokens")
+        rows: Tensor = self._model(tokens.to(self._device)).last_hidden_state[0]
+        return rows.cpu()
 
 
 class RandomTextEncoder:
@@ -76,15 +75,15 @@ class RandomTextEncoder:
     """
 
     def __init__(self, text_len: int, text_dim: int, dtype: torch.dtype) -> None:
-        self._shape, self._dtype = (text_len, text_dim), dtype
+        self._text_len, self._text_dim, self._dtype = text_len, text_dim, dtype
 
     def encode(self, prompt: str) -> Tensor:
         text = _checked(prompt)
         num_words = len(text.split())
-        _check_length(num_words, self._shape[0], "words")
+        _check_length(num_words, self._text_len, "words")
         key = int.from_bytes(blake2b(text.encode(), digest_size=16).digest(), "little")
-        rows = np.random.Generator(np.random.Philox(key=key)).standard_normal(self._shape, dtype=np.float32)
-        rows[num_words:] = 0
+        generator = np.random.Generator(np.random.Philox(key=key))
+        rows = generator.standard_normal((num_words, self._text_dim), dtype=np.float32)
         return torch.from_numpy(rows).to(self._dtype)
 
 

@@ -8,7 +8,6 @@ process, even in the middle of a collective that never returns.
 
 import os
 import queue
-import signal
 import socket
 import sys
 import threading
@@ -56,8 +55,11 @@ class Link:
 
     def send(self, reply: Reply) -> None:
         data = messages.pack(reply)
-        with self._lock:  # the text thread answers beside the ticks
-            self._socket.sendall(data)
+        try:
+            with self._lock:  # the text thread answers beside the ticks
+                self._socket.sendall(data)
+        except OSError:
+            os._exit(0)  # the engine closed the link, or died
 
     def _read(self) -> None:
         try:
@@ -114,7 +116,9 @@ class Worker:
             self._runner.open(command.session, command.seed, command.height, command.width, context)
             for prompt, embedding in command.prompts.items():
                 self._runner.add_prompt(command.session, prompt, torch.from_numpy(embedding))
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             self._runner.close(command.session)
             self._link.send(Opened(command.session, f"out of memory: {error}"))
         else:
@@ -133,8 +137,12 @@ class Worker:
             self._link.send(Encoded(command.request, embedding))
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """On the CPU torch has no error class of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+
+
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which then closes us
     link = Link(int(sys.argv[1]))
     try:
         load = link.commands.get()

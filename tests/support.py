@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from cascade_core.config import InflightAttention, ModelCard, SwitchMode, TransformerConfig, make
-from cascade_core.exchange import SoloExchange
+from cascade_core.exchange import Exchange, SoloExchange, join_group, leave_group
 from cascade_core.model import CausalWanModel
 from cascade_core.runner import Runner
-from cascade_core.schedule import Shape, Timeline, plan_tick, switch_prompt
+from cascade_core.sampler import block_noise
+from cascade_core.schedule import Shape, Timeline, Work, context_blocks, plan_tick, switch_prompt
 
 CPU = torch.device("cpu")
 STEPS = (1000, 750, 500, 250)
@@ -118,9 +119,46 @@ def make_runner(
     attention: InflightAttention = "bidirectional",
     model: CausalWanModel | None = None,
 ) -> Runner:
-    """One rank in this process."""
+    """The only rank, in this process."""
     model = model or tiny_model(card)
     return Runner(model, card, make_shape(card, stagger), 0, SoloExchange(), attention)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One session of a tiny model, to be run on any number of ranks."""
+
+    stagger: int
+    attention: InflightAttention
+    card_values: tuple[tuple[str, Any], ...]
+    num_blocks: int
+    switches: tuple[tuple[int, int, SwitchMode], ...] = ()
+    """(tick, prompt, mode)."""
+    start: int = 0
+    """Above 0 the session is primed with made-up clean blocks."""
+
+    def run(self, rank: int, num_ranks: int, exchange: Exchange) -> dict[int, Tensor]:
+        """Clean latents of the blocks that live on this rank."""
+        card = tiny_card(**dict(self.card_values))
+        shape = make_shape(card, self.stagger, num_ranks)
+        runner = Runner(tiny_model(card), card, shape, rank, exchange, self.attention)
+        latent_shape = card.latent_shape(SIDE, SIDE)
+        context = {
+            block: block_noise(1, block, 0, latent_shape) for block in context_blocks(card.window, self.start)
+        }
+        primed = tuple(Work(block, shape.context_pass, 0) for block in context)
+        timeline = Timeline(0, next_block=self.start, to_prime=primed)
+        switches: Switches = {tick: (prompt, mode) for tick, prompt, mode in self.switches}
+        end = self.start + self.num_blocks
+        return run_blocks(runner, end, switches, timeline=timeline, context=context)
+
+
+def run_rank(rank: int, num_ranks: int, folder: str, cases: Sequence[Case]) -> None:
+    """A process of a real group: runs the cases and leaves its blocks in `folder`."""
+    torch.set_num_threads(1)
+    exchange = join_group(rank, num_ranks, f"{folder}/rendezvous", CPU, timeout_s=60)
+    torch.save([case.run(rank, num_ranks, exchange) for case in cases], f"{folder}/{rank}.pt")
+    leave_group()
 
 
 @dataclass
@@ -130,7 +168,7 @@ class Drive:
     runner: Runner
     timeline: Timeline
     emitted: dict[int, Tensor] = field(default_factory=dict)
-    """Clean latents [F, C, h, w] by block."""
+    """Clean latents [F, C, h, w] by block, of the blocks that live on this Runner's rank."""
     num_ticks: int = 0
 
     @classmethod
@@ -159,8 +197,9 @@ class Drive:
         plan, self.timeline = plan_tick(self.timeline, self.runner.shape)
         assert plan is not None
         latents = self.runner.tick(plan)
-        if plan.emits is not None:
-            assert latents is not None
+        is_mine = plan.emits is not None and plan.emits % self.runner.shape.num_ranks == self.runner.rank
+        assert (latents is not None) == is_mine
+        if latents is not None and plan.emits is not None:
             self.emitted[plan.emits] = latents.clone()
         self.num_ticks += 1
 

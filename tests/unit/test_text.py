@@ -96,10 +96,10 @@ def reference_encode(folder: Path, text: str, text_len: int) -> tuple[Tensor, in
 def test_encode_equals_transformers(encoder: TextEncoder, card: ModelCard, folder: Path, prompt: str) -> None:
     expected, num_tokens = reference_encode(folder, clean_prompt(prompt), card.transformer.text_len)
     embedding = encoder.encode(prompt)
-    assert embedding.shape == (48, 64)
-    assert embedding[:num_tokens].std() > 0.1
-    assert not embedding[num_tokens:].any()
-    torch.testing.assert_close(embedding, expected, atol=1e-5, rtol=1e-5)
+    assert embedding.shape == (num_tokens, 64)
+    assert embedding.std() > 0.1
+    padded = torch.nn.functional.pad(embedding, (0, 0, 0, card.transformer.text_len - num_tokens))
+    torch.testing.assert_close(padded, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_original_checkpoint_gives_the_same(
@@ -170,11 +170,10 @@ def test_a_prompt_that_just_fits_is_taken(card: ModelCard, folder: Path) -> None
 def test_random_embeddings_follow_the_cleaned_prompt(card: ModelCard) -> None:
     encoder = load_text_encoder(card, None, CPU, FLOAT)
     embedding = encoder.encode("red  circle ")
-    assert embedding.shape == (48, 64)
+    assert embedding.shape == (2, 64)
     assert torch.equal(embedding, encoder.encode("red circle"))
     assert not torch.equal(embedding, encoder.encode("blue circle"))
-    assert embedding[:2].std() > 0.5
-    assert not embedding[2:].any()
+    assert embedding.std() > 0.5
     # A fixed number: every rank, machine and release has to draw the same.
     assert embedding[0, 0].item() == pytest.approx(-0.9081596, abs=1e-6)
 

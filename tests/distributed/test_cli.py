@@ -1,0 +1,149 @@
+"""The command as a person uses it: exit status, one sentence, files, nothing left running."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import av
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+SMALL = ("generate", "--prompt", "a red circle", "--size", "32x48", "--blocks", "3")
+
+
+COMMAND = (sys.executable, "-m", "cascade_core.cli")
+MARK = f"cascade-test-{os.getpid()}"
+ENVIRONMENT = os.environ | {"CASCADE_TEST_MARK": MARK}
+
+
+def run(*arguments: object, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=ENVIRONMENT)
+
+
+def left_running() -> list[int]:
+    """Processes started by these tests that still run: they inherit the mark."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("CASCADE_TEST_MARK") == MARK:
+                found.append(process.pid)
+    return found
+
+
+def test_generate_writes_video_latents_and_figures(tmp_path: Path) -> None:
+    video, latents, figures = tmp_path / "a.mp4", tmp_path / "a.safetensors", tmp_path / "a.json"
+    result = run(
+        *SMALL, "--switch", '2:"a blue square"', "--ranks", 2, "--stagger", 2,
+        "--inflight-attention", "causal",
+        "-o", video, "--latents", latents, "--json", figures,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "Random weights" in result.stderr
+    with av.open(str(video)) as container:
+        frames = list(container.decode(video=0))
+    assert len(frames) == 9 + 12 + 12
+    assert (frames[0].width, frames[0].height) == (32, 48)
+    assert load_file(latents)["latents"].shape == (3, 3, 16, 6, 4)
+    written = json.loads(figures.read_text())
+    assert written["num_frames"] == 33
+    assert written["fps_denoise"] > 0
+    assert [switch["first_block_full"] for switch in written["prompt_switches"]] == [2]
+    assert written["random_weights"] is True
+
+
+def test_the_same_seed_gives_the_same_latents_on_any_number_of_ranks(tmp_path: Path) -> None:
+    one, two, other = (tmp_path / f"{name}.safetensors" for name in ("one", "two", "other"))
+    assert run(*SMALL, "--latents", one).returncode == 0
+    assert run(*SMALL, "--latents", two, "--ranks", 3).returncode == 0
+    assert run(*SMALL, "--latents", other, "--seed", 1).returncode == 0
+    first = load_file(one)["latents"]
+    assert (first - load_file(two)["latents"]).abs().max() < 1e-4
+    assert (first - load_file(other)["latents"]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--model", "wan"), "model 'wan' is unknown; known: bench, causal-forcing-1.3b"),
+        (("--prompt", "  "), "the one for block 0 is empty"),
+        (("--prompt", "word " * 100), "100 words"),
+        (("--size", "100x64"), "width: 100 is not a multiple of 16"),
+        (("--size", "64"), "'64' is not WIDTHxHEIGHT"),
+        (("--ranks", "6"), "num_ranks: 6 is not in 1..5"),
+        (("--ranks", "0"), "num_ranks: Input should be greater than or equal to 1"),
+        (("--stagger", "9"), "stagger: 9 is not in 1..5"),
+        (("--blocks", "0"), "num_blocks: 0 is not at least 1"),
+        (("--blocks", "four"), "--blocks: invalid int value"),
+        (("--switch", "3"), "'3' is not BLOCK:\"PROMPT\""),
+        (("--switch", "7:a square"), "--switch: block 7 is not in 1..2"),
+        (("--model", "bench", "--size", "4096x4096"), "not enough memory for a session of 4096x4096"),
+        (("--weights", "/no/such/file"), "no such file or folder"),
+        (("--device", "cuda", "--ranks", "5"), "5 ranks need as many GPUs"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_status_2(
+    tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    output = tmp_path / "x.mp4"
+    result = run(*SMALL, *arguments, "-o", output)
+    assert result.returncode == 2, result.stderr
+    complaint = result.stderr.strip().splitlines()[-1]
+    assert complaint.startswith("cascade-engine")
+    assert expected in complaint
+    assert "Traceback" not in result.stderr
+    assert not output.exists()
+    assert not left_running()
+
+
+def test_an_output_folder_that_is_not_there_is_told_before_the_work(tmp_path: Path) -> None:
+    result = run(*SMALL, "-o", tmp_path / "none" / "x.mp4")
+    assert result.returncode == 2
+    assert "does not exist" in result.stderr
+    assert run(*SMALL).returncode == 2  # no output at all
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [*COMMAND, *SMALL[:-1], "2000", "-o", str(tmp_path / "x.mp4")]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=ENVIRONMENT
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert list(tmp_path.iterdir()), "generation never began"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().endswith("cascade-engine: stopped")
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+    assert not left_running()
+
+
+def test_models_lists_licence_sizes_and_missing_files() -> None:
+    table = run("models").stdout
+    assert "self-forcing-1.3b" in table
+    assert "licence" in table
+    models = {model["name"]: model for model in json.loads(run("models", "--json").stdout)}
+    assert models["demo"]["random_only"]
+    assert models["krea-14b"]["num_parameters"] == pytest.approx(14.3e9, rel=0.01)
+    assert models["self-forcing-1.3b"]["missing_files"]
+    assert models["self-forcing-1.3b"]["session_bytes"] > 4 * 2**30
+
+
+def test_bench_writes_its_tables(tmp_path: Path) -> None:
+    result = run("bench", "--out", tmp_path, "--model", "demo", "--blocks", 2, "--frames", 90, timeout_s=280)
+    assert result.returncode == 0, result.stderr
+    tables = json.loads((tmp_path / "cpu.json").read_text())
+    assert [row["ranks"] for row in tables["speedup"]] == [1, 1, 2, 2, 2]
+    assert tables["speedup"][0]["speedup"] == 1
+    assert {row["mode"] for row in tables["switch"]} == {"immediate", "boundary", "recache"}
+    assert tables["machine"]["cores"] == os.cpu_count()
+    assert "| ranks | stagger |" in (tmp_path / "cpu.md").read_text()

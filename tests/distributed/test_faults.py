@@ -1,0 +1,446 @@
+"""Ranks that die, hang, fail or cannot start, and engines that are closed at a bad moment."""
+
+import asyncio
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import torch
+
+from cascade_core import engine as engine_module
+from cascade_core import group as group_module
+from cascade_core.config import EngineConfig
+from cascade_core.engine import Engine
+from cascade_core.errors import OutOfCapacity, SessionClosed, SessionLost, WeightsError
+from cascade_core.messages import HEADER, Command, Drop, Load, Tick, pack
+from cascade_core.schedule import TickPlan, Work
+from cascade_core.session import Session, SessionRequest
+from tests.engine_support import (
+    PROMPT,
+    WAIT_S,
+    assert_same,
+    back_again,
+    collect,
+    engine_config,
+    generate,
+    is_running,
+    rank_processes,
+    read_blocks,
+    running_engine,
+    stop,
+    wait_until,
+)
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.filterwarnings("error")]
+
+NUM_RANKS = 3
+NUM_BLOCKS = 8
+TICK_DEADLINE_S = 3.0
+REQUEST = SessionRequest({0: PROMPT}, seed=7)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(card: Path) -> AsyncIterator[Engine]:
+    """Serves all tests that break it: it comes back by itself."""
+    async with running_engine(card, num_ranks=NUM_RANKS, tick_deadline_s=TICK_DEADLINE_S) as engine:
+        yield engine
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def undisturbed(card: Path) -> AsyncIterator[Engine]:
+    """In the same process as `engine`, and never touched by what happens to it."""
+    async with running_engine(card, num_ranks=NUM_RANKS) as engine:
+        processes = engine.status.process_ids
+        yield engine
+        assert engine.status.num_restarts == 0
+        assert engine.status.process_ids == processes
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def expected(undisturbed: Engine) -> dict[int, torch.Tensor]:
+    return await generate(undisturbed, NUM_BLOCKS)
+
+
+async def streaming(engine: Engine) -> Session:
+    """An endless session that has shown some blocks."""
+    session = await engine.open(REQUEST)
+    await read_blocks(session, 3)
+    return session
+
+
+async def assert_lost(session: Session) -> None:
+    with pytest.raises(SessionLost) as lost:
+        await collect(session)
+    assert lost.value.retryable
+
+
+def kill_all(processes: tuple[int, ...]) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def send_to(engine: Engine, rank: int, command: Command) -> None:
+    engine._group._ranks[rank].writer.write(pack(command))
+
+
+class TestLosses:
+    """Each ends the sessions with a retryable error; the next session is as if nothing had been."""
+
+    @pytest.mark.parametrize("rank", range(NUM_RANKS))
+    async def test_killed_rank(self, engine: Engine, expected: dict[int, torch.Tensor], rank: int) -> None:
+        before = engine.status
+        first, second = await streaming(engine), await streaming(engine)
+        os.kill(before.process_ids[rank], signal.SIGKILL)
+        await assert_lost(first)
+        await assert_lost(second)
+        await assert_lost(first)  # and again, for whoever asks later
+        await back_again(engine, before.num_restarts + 1)
+        assert not set(before.process_ids) & set(engine.status.process_ids)
+        assert not any(map(is_running, before.process_ids))
+        assert engine.status.num_sessions == 0
+        assert_same(await generate(engine, NUM_BLOCKS), expected)
+
+    async def test_rank_killed_while_idle(self, engine: Engine, expected: dict[int, torch.Tensor]) -> None:
+        before = engine.status
+        os.kill(before.process_ids[1], signal.SIGKILL)
+        await back_again(engine, before.num_restarts + 1)
+        assert_same(await generate(engine, NUM_BLOCKS), expected)
+
+    async def test_rank_that_hangs_in_a_tick(self, engine: Engine, expected: dict[int, torch.Tensor]) -> None:
+        before = engine.status
+        session = await streaming(engine)
+        await stop(before.process_ids[2])
+        with pytest.raises(SessionLost, match="a tick took longer than 3 s"):
+            await collect(session)
+        await back_again(engine, before.num_restarts + 1)
+        assert not any(map(is_running, before.process_ids))
+        assert_same(await generate(engine, NUM_BLOCKS), expected)
+
+    async def test_rank_that_raises_in_a_tick(
+        self, engine: Engine, expected: dict[int, torch.Tensor]
+    ) -> None:
+        before = engine.status
+        session = await streaming(engine)
+        unknown = TickPlan(999, ranks=((Work(0, 0, 0),), (), ()))
+        send_to(engine, 1, Tick(unknown))  # the others wait for it in a collective
+        with pytest.raises(SessionLost, match="rank"):
+            await collect(session)
+        await back_again(engine, before.num_restarts + 1)
+        assert_same(await generate(engine, NUM_BLOCKS), expected)
+
+    async def test_rank_that_answers_nonsense(self, engine: Engine) -> None:
+        """The engine's end of the link must not fall silent."""
+        before = engine.status
+        session = await streaming(engine)
+        link = engine._group._ranks[0].writer.transport.get_protocol()
+        link.data_received(HEADER.pack(4) + b"junk")  # type: ignore[union-attr]
+        with pytest.raises(SessionLost, match="rank 0 answered what makes no sense"):
+            await collect(session)
+        await back_again(engine, before.num_restarts + 1)
+
+    async def test_calls_under_way_when_the_ranks_die(
+        self, engine: Engine, expected: dict[int, torch.Tensor]
+    ) -> None:
+        before = engine.status
+        session = await streaming(engine)
+        for process in before.process_ids:
+            await stop(process)
+        calls = [
+            asyncio.create_task(engine.open(REQUEST)),
+            asyncio.create_task(engine.open(SessionRequest({0: "never heard of"}))),
+            asyncio.create_task(session.switch("nor of this")),
+            asyncio.create_task(session.switch("behind the other switch")),
+        ]
+        await asyncio.sleep(0.05)
+        kill_all(before.process_ids)
+        async with asyncio.timeout(WAIT_S):
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(answer) for answer in answers[:3]] == [SessionLost] * 3
+        assert isinstance(answers[3], SessionLost | SessionClosed | OutOfCapacity)
+        await assert_lost(session)
+        await back_again(engine, before.num_restarts + 1)
+        assert_same(await generate(engine, NUM_BLOCKS), expected)
+
+    async def test_no_sessions_while_restarting(self, engine: Engine) -> None:
+        before = engine.status
+        session = await streaming(engine)
+        kill_all(before.process_ids)
+        await wait_until(lambda: not engine.status.ready, "the loss is noticed")
+        with pytest.raises(OutOfCapacity, match="starting again") as refused:
+            await engine.open(REQUEST)
+        assert refused.value.retryable
+        await session.close()
+        for call in (session.pause, session.resume, lambda: session.grant(1)):
+            with pytest.raises(SessionClosed):
+                call()
+        with pytest.raises(SessionClosed):
+            await session.switch("too late")
+        await assert_lost(session)
+        await back_again(engine, before.num_restarts + 1)
+
+    async def test_ranks_that_cannot_start_again(
+        self,
+        engine: Engine,
+        expected: dict[int, torch.Tensor],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """First the weights are gone, then no process can be started at all, then all is well again."""
+        monkeypatch.setattr(engine_module, "RESTART_DELAYS_S", (0.0, 0.1))
+        before, config = engine.status, engine.config
+        engine.config = replace(config, weights=str(tmp_path / "gone"))
+        os.kill(before.process_ids[0], signal.SIGKILL)
+        await wait_until(lambda: "attempt 1" in caplog.text, "a failed attempt")
+        assert "gone" in caplog.text
+        with pytest.raises(OutOfCapacity):
+            await engine.open(REQUEST)
+
+        async def no_process(*arguments: object, **settings: object) -> None:
+            raise BlockingIOError("no more processes")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "create_subprocess_exec", no_process)
+            await wait_until(lambda: "no more processes" in caplog.text, "an attempt without processes")
+        engine.config = config
+        await back_again(engine, before.num_restarts + 1)
+        assert_same(await generate(engine, NUM_BLOCKS), expected)
+
+    async def test_engines_do_not_disturb_each_other(
+        self, engine: Engine, undisturbed: Engine, expected: dict[int, torch.Tensor]
+    ) -> None:
+        before = engine.status
+        doomed = await streaming(engine)
+        session = await undisturbed.open(replace(REQUEST, credit=4, num_blocks=NUM_BLOCKS))
+        latents = await read_blocks(session, 4)
+        os.kill(before.process_ids[0], signal.SIGKILL)
+        await assert_lost(doomed)
+        session.grant(4)
+        latents |= await read_blocks(session, 4)
+        assert_same(latents, expected)
+        await back_again(engine, before.num_restarts + 1)
+        assert_same(await generate(undisturbed, NUM_BLOCKS), expected)
+
+
+class TestCancelledCalls:
+    """A caller that gives up leaves nothing behind on the ranks."""
+
+    async def test_open(
+        self, undisturbed: Engine, expected: dict[int, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await generate(undisturbed, 1)  # the prompt is known: only the ranks' answer is missing
+        sent: list[Command] = []
+        send = undisturbed._group.send
+        monkeypatch.setattr(undisturbed._group, "send", lambda command: (sent.append(command), send(command)))
+        processes = undisturbed.status.process_ids
+        for process in processes[1:]:
+            await stop(process)
+        try:
+            opening = asyncio.create_task(undisturbed.open(REQUEST))
+            await wait_until(lambda: bool(sent), "the ranks are asked")
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+        finally:
+            for process in processes[1:]:
+                os.kill(process, signal.SIGCONT)
+        assert undisturbed.status.num_sessions == 0
+        assert sent[-1] == Drop(sent[0].session)  # type: ignore[union-attr]
+        # The ranks' late answers are for nobody; the next session has its own.
+        assert_same(await generate(undisturbed, NUM_BLOCKS), expected)
+
+    async def test_switch(self, undisturbed: Engine) -> None:
+        session = await undisturbed.open(replace(REQUEST, credit=0))
+        first_rank = undisturbed.status.process_ids[0]
+        await stop(first_rank)
+        try:
+            switches = [asyncio.create_task(session.switch(f"prompt {number}")) for number in range(3)]
+            await asyncio.sleep(0.05)
+            for switch in switches:
+                switch.cancel()
+            await asyncio.gather(*switches, return_exceptions=True)
+        finally:
+            os.kill(first_rank, signal.SIGCONT)
+        await session.switch("another", request_id="kept")
+        async with asyncio.timeout(WAIT_S):
+            receipt = await anext(session)
+        assert receipt.request_id == "kept"  # type: ignore[union-attr]
+        await session.close()
+
+
+@pytest.mark.usefixtures("nothing_left")
+class TestClose:
+    """Whatever the engine was doing, no process and no folder is left, and a close is silent."""
+
+    async def test_while_a_session_runs(self, card: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        async with running_engine(card, num_ranks=NUM_RANKS) as engine:
+            session = await streaming(engine)
+            waiting = asyncio.create_task(engine.open(SessionRequest({0: "another prompt"})))
+            await asyncio.sleep(0)
+        with pytest.raises(SessionClosed):
+            await collect(session)
+        with pytest.raises(SessionClosed, match="closed"):
+            await waiting
+        with pytest.raises(SessionClosed, match="closed"):
+            await engine.open(REQUEST)
+        assert not engine.status.ready
+        await engine.close()
+        assert capfd.readouterr().err == ""
+
+    async def test_while_a_rank_is_stopped(self, card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(group_module, "CLOSE_GRACE_S", 0.2)
+        async with running_engine(card, num_ranks=2) as engine:
+            await streaming(engine)
+            await stop(engine.status.process_ids[1])
+
+    async def test_cancelled_while_a_rank_is_stopped(self, card: Path) -> None:
+        engine = await Engine.start(engine_config(card, num_ranks=2))
+        await stop(engine.status.process_ids[1])
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await engine.close()
+        await wait_until(lambda: not any(map(is_running, engine.status.process_ids)), "the ranks are gone")
+        await engine.close()
+
+    async def test_while_ranks_restart(self, card: Path) -> None:
+        async with running_engine(card, num_ranks=2) as engine:
+            processes = engine.status.process_ids
+            kill_all(processes)
+            await wait_until(
+                lambda: len(set(engine.status.process_ids) - set(processes)) == 2, "a new attempt"
+            )
+
+    async def test_in_the_pause_between_attempts(
+        self, card: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(engine_module, "RESTART_DELAYS_S", (60.0,))
+        async with running_engine(card) as engine:
+            kill_all(engine.status.process_ids)
+            await wait_until(lambda: "ranks lost" in caplog.text, "the loss is noticed")
+
+
+@pytest.mark.usefixtures("nothing_left")
+class TestStart:
+    """An engine that does not come up leaves nothing behind either."""
+
+    @pytest.mark.parametrize("num_spawned", [0, 1, 3])
+    async def test_cancelled(self, card: Path, num_spawned: int) -> None:
+        before = len(rank_processes())
+        starting = asyncio.create_task(Engine.start(engine_config(card, num_ranks=NUM_RANKS)))
+        await asyncio.sleep(0)
+        await wait_until(lambda: len(rank_processes()) - before >= num_spawned, "the ranks are spawned")
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+    @pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 6, 9])
+    async def test_cancelled_at_any_step(self, card: Path, num_steps: int) -> None:
+        """One turn of the event loop later each time, across the spawning of the first rank."""
+        starting = asyncio.create_task(Engine.start(engine_config(card)))
+        for _ in range(num_steps):
+            await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+    async def test_unknown_weights(self, card: Path) -> None:
+        with pytest.raises(WeightsError, match="nowhere"):
+            await Engine.start(engine_config(card, num_ranks=2, weights="/nowhere/at/all"))
+
+    async def test_one_rank_fails_while_the_others_wait_for_it(
+        self, card: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def load(model: object, config: EngineConfig, rank: int, *others: object) -> Load:
+            return Load(model, replace(config, weights="/nowhere") if rank == 1 else config, rank, *others)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(group_module, "Load", load)
+        with pytest.raises(WeightsError, match="nowhere"):
+            async with asyncio.timeout(WAIT_S):
+                await Engine.start(engine_config(card, num_ranks=NUM_RANKS))
+
+    async def test_rank_dies_while_loading(self, card: Path) -> None:
+        before = rank_processes()
+        starting = asyncio.create_task(Engine.start(engine_config(card, num_ranks=2)))
+        await wait_until(lambda: len(rank_processes() - before) == 2, "the ranks are spawned")
+        kill_all(tuple(rank_processes() - before)[:1])
+        with pytest.raises(SessionLost, match=r"could not start.*exit status -9"):
+            async with asyncio.timeout(WAIT_S):
+                await starting
+
+    async def test_stderr_that_is_no_file(self, card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As in notebooks."""
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        async with running_engine(card) as engine:
+            assert engine.status.ready
+
+    async def test_deadline(self, card: Path) -> None:
+        with pytest.raises(SessionLost, match=r"loading took longer than 0\.05 s"):
+            await Engine.start(engine_config(card, start_deadline_s=0.05))
+
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from cascade_core.engine import Engine
+from cascade_core.session import SessionRequest
+from tests.engine_support import engine_config
+
+async def main():
+    config = engine_config(Path(sys.argv[1]), num_ranks=3)
+    print("starting", flush=True)
+    async with await Engine.start(config) as engine:
+        session = await engine.open(SessionRequest({0: "a red circle"}))
+        async for event in session:
+            if event.index == 2:
+                print("running", flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.usefixtures("nothing_left")
+class TestParent:
+    @pytest.fixture
+    def parent(self, card: Path) -> "AsyncIterator[subprocess.Popen[str]]":
+        process = subprocess.Popen(
+            [sys.executable, "-c", PARENT, str(card)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            start_new_session=True,
+        )
+        with process:
+            yield process
+            process.kill()
+
+    @pytest.mark.parametrize("state", ["starting", "running"])
+    async def test_dies(self, parent: "subprocess.Popen[str]", state: str) -> None:
+        assert parent.stdout is not None
+        while (await asyncio.to_thread(parent.stdout.readline)).strip() != state:
+            pass
+        await wait_until(lambda: len(rank_processes(parent.pid)) == 3, "three ranks")
+        ranks = rank_processes(parent.pid)
+        parent.kill()
+        parent.wait()
+        await wait_until(lambda: not any(map(is_running, ranks)), "no orphans")
+
+    async def test_control_c(self, parent: "subprocess.Popen[str]") -> None:
+        """The terminal interrupts the whole process group; only the parent has something to say."""
+        await wait_until(lambda: len(rank_processes(parent.pid)) == 3, "three ranks")
+        ranks = rank_processes(parent.pid)
+        await asyncio.sleep(0.3)  # into the ranks' imports
+        os.killpg(parent.pid, signal.SIGINT)
+        _, errors = await asyncio.to_thread(parent.communicate)
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+        assert "cascade_core/worker.py" not in errors
+        assert not any(map(is_running, ranks))

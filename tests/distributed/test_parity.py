@@ -1,0 +1,166 @@
+"""The same video whatever the number of ranks: real processes, real gloo, one machine."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from cascade_core.config import EngineConfig, make
+from cascade_core.engine import Engine
+from cascade_core.exchange import SoloExchange
+from cascade_core.schedule import context_blocks
+from cascade_core.session import Ended, LatentBlock, PromptApplied, Session, SessionRequest
+from tests.support import Case, relative_error, run_rank, tiny_card, write_card
+
+Video = dict[int, Tensor]
+
+CARD: dict[str, Any] = {"window_blocks": 3, "sink_blocks": 1, "rope": "absolute", "max_positions": 27}
+"""Positions for 9 blocks, so that an endless session has an end."""
+
+
+def compare(actual: Video, expected: Video, tolerance: float = 1e-4) -> None:
+    assert sorted(actual) == sorted(expected)
+    for block, latents in expected.items():
+        assert relative_error(actual[block], latents) <= tolerance, block
+
+
+# The ranks' own code in bare processes: every mode, every world size.
+
+SWITCHES = ((3, 1, "immediate"), (11, 2, "recache"), (19, 1, "boundary"))
+CASES = [
+    Case(stagger, attention, tuple(values.items()), 7, SWITCHES)
+    for stagger, attention, values in (
+        (1, "bidirectional", {"window_blocks": 3, "sink_blocks": 1, "rope": "window"}),
+        (1, "causal", {"window_blocks": 2, "sink_blocks": 0, "rope": "absolute"}),
+        (2, "bidirectional", {"window_blocks": 4, "sink_blocks": 0, "rope": "window"}),
+        (2, "causal", {"window_blocks": 3, "sink_blocks": 2, "rope": "window", "context_window_blocks": 1}),
+        (5, "bidirectional", {"window_blocks": 3, "sink_blocks": 1, "rope": "absolute"}),
+    )
+] + [Case(1, "bidirectional", (("window_blocks", 3), ("sink_blocks", 1), ("rope", "window")), 3, start=10)]
+
+
+@pytest.fixture(scope="module")
+def solo() -> list[Video]:
+    return [case.run(0, 1, SoloExchange()) for case in CASES]
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 4, 5])
+def test_every_world_size_gives_the_same_latents(num_ranks: int, solo: list[Video], tmp_path: Path) -> None:
+    mp.spawn(run_rank, (num_ranks, str(tmp_path), CASES), nprocs=num_ranks)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(num_ranks)]
+    for case, expected, *parts in zip(CASES, solo, *ranks, strict=True):
+        for rank, part in enumerate(parts):
+            assert all(block % num_ranks == rank for block in part), "a block lives on one rank"
+        joined = {block: latents for part in parts for block, latents in part.items()}
+        assert sorted(joined) == list(range(case.start, case.start + case.num_blocks))
+        # One block at a time is the same arithmetic on any rank; side by side, matrices are cut differently.
+        compare(joined, expected, tolerance=0 if case.stagger == 5 else 1e-4)
+
+
+# The engine.
+
+
+async def start(card: Path, num_ranks: int, **values: Any) -> Engine:
+    values |= {"model": str(card), "weights": "random", "device": "cpu", "threads_per_rank": 1, "seed": 5}
+    return await Engine.start(make(EngineConfig, values | {"num_ranks": num_ranks}))
+
+
+async def watch(session: Session, order: list[int] | None = None) -> tuple[Video, list[PromptApplied], str]:
+    """Everything a session gives, to its end; `order` collects session numbers as blocks arrive."""
+    video, receipts, reason = {}, [], ""
+    async with asyncio.timeout(60):
+        async for event in session:
+            match event:
+                case LatentBlock():
+                    video[event.index] = event.latents
+                    assert event.timing.latency_s > 0
+                    if order is not None:
+                        order.append(session.number)
+                case PromptApplied():
+                    receipts.append(event)
+                case Ended():
+                    reason = event.reason
+    return video, receipts, reason
+
+
+SWITCHED = SessionRequest({0: "a red circle", 4: "a blue square"}, seed=3, num_blocks=7)
+
+
+async def generate(engine: Engine, request: SessionRequest) -> Video:
+    video, receipts, reason = await watch(await engine.open(request))
+    assert reason == "complete"
+    shape = engine.shape
+    # When block 4 starts, block 3 has made `stagger` passes, block 2 twice as many, ...
+    touched = min(b for b in range(5) if (4 - b) * shape.stagger < shape.context_pass)
+    assert receipts == [PromptApplied("", touched, 4)]
+    return video
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    return write_card(tmp_path / "tiny.toml", **CARD)
+
+
+@pytest.mark.parametrize(
+    ("stagger", "attention", "world_sizes"),
+    [
+        (1, "bidirectional", (2, 3, 4, 5)),
+        (1, "causal", (3,)),
+        (2, "bidirectional", (3,)),
+        (2, "causal", (2,)),
+        (5, "bidirectional", (2,)),
+    ],
+)
+async def test_engines_of_every_size_agree(
+    card: Path, stagger: int, attention: str, world_sizes: tuple[int, ...]
+) -> None:
+    videos = {}
+    for num_ranks in (1, *world_sizes):
+        async with await start(card, num_ranks, stagger=stagger, inflight_attention=attention) as engine:
+            videos[num_ranks] = await generate(engine, SWITCHED)
+    assert sorted(videos[1]) == list(range(7))
+    for num_ranks in world_sizes:
+        compare(videos[num_ranks], videos[1])
+
+
+async def test_sessions_side_by_side_and_after_one_another(card: Path) -> None:
+    """On one engine: interleaved sessions equal each alone; one continues from another's latents; one runs
+    out of positions."""
+    first = SessionRequest({0: "a red circle"}, seed=1, num_blocks=6, credit=0)
+    second = SessionRequest({0: "two blue squares"}, seed=2, num_blocks=6, credit=0, width=48, height=32)
+    async with await start(card, 2) as engine:
+        alone = []
+        for request in (first, second):
+            session = await engine.open(request)
+            session.grant(6)
+            alone.append((await watch(session))[0])
+
+        order: list[int] = []
+        sessions = [await engine.open(request) for request in (first, second)]
+        for session in sessions:
+            session.grant(6)
+        together = await asyncio.gather(*(watch(session, order) for session in sessions))
+        for (video, _, reason), expected in zip(together, alone, strict=True):
+            assert reason == "complete"
+            compare(video, expected, tolerance=0)
+        assert sum(now != then for now, then in zip(order, order[1:], strict=False)) > 3, "they took turns"
+        assert relative_error(alone[0][0], alone[0][1]) > 0.1
+
+        context = {block: alone[0][block] for block in context_blocks(engine.shape.window, 6)}
+        request = SessionRequest({0: "a red circle"}, seed=1, start_block=6, context=context)
+        video, _, reason = await watch(await engine.open(request))
+        assert sorted(video) == [6, 7, 8]
+        assert all(latents.isfinite().all() for latents in video.values())
+        assert reason == "positions_exhausted"
+        assert engine.status.num_sessions == 0
+
+
+def test_the_cards_are_what_they_say(card: Path) -> None:
+    """The file that the engines read is the card that the bare ranks use."""
+    from cascade_core.config import find_card
+
+    assert find_card(str(card)) == tiny_card(**CARD)

@@ -1,0 +1,532 @@
+"""The Runner against a plain restatement of the algorithm: no cache, explicit masks, one process.
+
+The restatement is written from the design, not from the Runner. It keeps nothing but latents and a record
+of every context pass (which clean block, under which prompt, what it saw), and at every tick computes all
+of these and the blocks in flight anew, layer by layer, in float64, under one boolean mask.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cascade_core.attention import attend_partial, merge
+from cascade_core.config import InflightAttention, ModelCard, SwitchMode
+from cascade_core.kv_cache import KvCache
+from cascade_core.model import CausalWanModel, Conditioning, rope_angles
+from cascade_core.sampler import block_noise, clean_estimate, pass_sigmas, pass_timesteps, renoise
+from cascade_core.schedule import Timeline, Work
+from tests.support import (
+    CPU,
+    SIDE,
+    Switches,
+    make_runner,
+    prompt_embedding,
+    relative_error,
+    run_blocks,
+    tiny_card,
+    tiny_model,
+)
+
+SEED = 7
+TOLERANCE = 1e-5
+"""What is asked for is 1e-4; what float32 against float64 gives is a few 1e-7."""
+
+
+@dataclass
+class Item:
+    """One block at one timestep in a joint forward."""
+
+    block: int
+    latents: Tensor
+    """[F, C, h, w], float64."""
+    timestep: float
+    prompt: int
+    oldest: int
+    """First block of its window."""
+    sees: list["Item"] = field(default_factory=list)
+    """Whose tokens it attends to, itself included."""
+
+
+@dataclass
+class InFlight:
+    block: int
+    prompt: int
+    latents: Tensor
+    num_done: int = 0
+
+
+class Restatement:
+    """Block Cascading with a sink and a window, slowly."""
+
+    def __init__(
+        self, model: CausalWanModel, card: ModelCard, stagger: int, attention: InflightAttention
+    ) -> None:
+        self.weights = {name: tensor.double() for name, tensor in model.state_dict().items()}
+        self.card, self.stagger, self.attention = card, stagger, attention
+        window = card.window
+        self.frames = window.block_frames
+        self.sink = window.sink_frames // self.frames
+        self.window = window.window_frames // self.frames
+        self.context_window = (window.context_window_frames or window.window_frames) // self.frames
+        sampling = card.sampling
+        shifted = [sampling.shift * s / (1000 + (sampling.shift - 1) * s) for s in sampling.steps]
+        self.sigmas = [*shifted, sampling.context_noise / 1000]
+        self.num_passes = len(self.sigmas)
+        self.record: list[Item] = []
+        """Every context pass there ever was; its keys and values follow from it alone."""
+        self.clean: dict[int, Item] = {}
+        """The context pass that counts for each clean block now."""
+        self.latents: dict[int, Tensor] = {}
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        num_blocks: int,
+        switches: Switches | None = None,
+        start: int = 0,
+        context: Mapping[int, tuple[Tensor, int]] | None = None,
+    ) -> dict[int, Tensor]:
+        """Clean latents by block; `context` gives clean blocks to prime with and their prompts."""
+        if context:
+            self.encode({block: (latents.double(), prompt) for block, (latents, prompt) in context.items()})
+        in_flight: list[InFlight] = []
+        next_block, prompt, tick, recache = start, 0, 0, False
+        while in_flight or next_block < num_blocks:
+            if switches and tick in switches:
+                prompt, mode = switches[tick]
+                if mode == "immediate":
+                    for flying in in_flight:
+                        flying.prompt = prompt
+                recache |= mode == "recache"
+            tick += 1
+            if recache and not in_flight:
+                recache = False
+                newest = [b for b in range(next_block - self.sink - self.window, next_block) if b >= 0]
+                if newest:
+                    self.encode({block: (self.latents[block], prompt) for block in newest}, again=True)
+                    continue
+            may_start = not in_flight or in_flight[-1].num_done >= self.stagger
+            if may_start and not recache and next_block < num_blocks:
+                in_flight.append(InFlight(next_block, prompt, self.noise(next_block, 0)))
+                next_block += 1
+            self.tick(in_flight)
+            in_flight = [flying for flying in in_flight if flying.num_done < self.num_passes]
+        return self.latents
+
+    def tick(self, in_flight: list[InFlight]) -> None:
+        """One joint forward; every block in flight makes its next pass."""
+        items = [self.item(f.block, f.latents, f.num_done, f.prompt) for f in in_flight]
+        for item, flying in zip(items, in_flight, strict=True):
+            is_context = flying.num_done == self.num_passes - 1
+            bidirectional = self.attention == "bidirectional" and not is_context
+            behind = [other for other in items if other.block > item.block and bidirectional]
+            before = [*self.clean.values(), *(other for other in items if other.block <= item.block)]
+            item.sees = [other for other in before if self.in_reach(other.block, item)] + behind
+        velocities = self.forward([*self.record, *items])[len(self.record) :]
+        for item, flying, velocity in zip(items, in_flight, velocities, strict=True):
+            if flying.num_done == self.num_passes - 1:
+                self.record.append(item)
+                self.clean[item.block] = item
+            else:
+                sigma, following = self.sigmas[flying.num_done], flying.num_done + 1
+                clean = item.latents - sigma * velocity
+                if following == self.num_passes - 1:
+                    flying.latents = self.latents[item.block] = clean
+                else:
+                    noise = self.noise(item.block, following)
+                    flying.latents = (1 - self.sigmas[following]) * clean + self.sigmas[following] * noise
+            flying.num_done += 1
+
+    def encode(self, blocks: Mapping[int, tuple[Tensor, int]], again: bool = False) -> None:
+        """Joint context passes of clean blocks under a causal mask among themselves.
+
+        `again` is LongLive's recache: what lay in the cache is replaced, but the sink stays as it was.
+        """
+        items = [
+            self.item(block, latents, self.num_passes - 1, prompt)
+            for block, (latents, prompt) in sorted(blocks.items())
+        ]
+        for item in items:
+            before = [other for other in items if other.block <= item.block]
+            item.sees = [other for other in before if self.in_reach(other.block, item)]
+            self.latents[item.block] = item.latents
+        self.record += items
+        sink = {block: item for block, item in self.clean.items() if block < self.sink and again}
+        self.clean = {item.block: item for item in items} | sink
+
+    def in_reach(self, block: int, item: Item) -> bool:
+        return block < self.sink or block >= item.oldest
+
+    def item(self, block: int, latents: Tensor, num_done: int, prompt: int) -> Item:
+        is_context = num_done == self.num_passes - 1
+        reach = self.context_window if is_context else self.window
+        return Item(block, latents, 1000 * self.sigmas[num_done], prompt, block - reach + 1)
+
+    def noise(self, block: int, pass_index: int) -> Tensor:
+        return block_noise(SEED, block, pass_index, self.card.latent_shape(self.height, self.width)).double()
+
+    height = width = SIDE
+
+    # The network.
+
+    def forward(self, items: list[Item]) -> list[Tensor]:
+        """Velocity [F, C, h, w] of every item; T is all their tokens."""
+        config, rows = self.card.transformer, self.height // 16
+        per_block = self.card.tokens_per_block(self.height, self.width)
+        owner = torch.arange(len(items)).repeat_interleave(per_block)  # [T]
+        index = {id(item): number for number, item in enumerate(items)}
+        block_mask = torch.zeros(len(items), len(items), dtype=torch.bool)
+        for number, item in enumerate(items):
+            block_mask[number, [index[id(seen)] for seen in item.sees]] = True
+        mask = block_mask[owner][:, owner]  # [T, T], query by key
+        time = torch.stack([self.embed_time(item.timestep) for item in items])[owner]  # [T, dim]
+        modulation = self.linear("time_projection.1", F.silu(time)).unflatten(1, (6, -1))  # [T, 6, dim]
+        texts = [self.embed_text(item.prompt) for item in items]
+        x = torch.cat([self.patchify(item.latents) for item in items])  # [T, dim]
+        for layer in range(config.num_layers):
+            name = f"blocks.{layer}"
+            parts = (modulation + self.weights[f"{name}.modulation"]).unbind(1)
+            shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = parts
+            attended = self.self_attention(f"{name}.self_attn", self.norm(x) * (1 + scale) + shift, items, mask)
+            x = x + gate * attended
+            hidden = self.norm(x) * self.weights[f"{name}.norm3.weight"] + self.weights[f"{name}.norm3.bias"]
+            x = x + torch.cat(
+                [
+                    self.cross_attention(f"{name}.cross_attn", hidden[owner == number], text)
+                    for number, text in enumerate(texts)
+                ]
+            )
+            hidden = self.norm(x) * (1 + ffn_scale) + ffn_shift
+            hidden = F.gelu(self.linear(f"{name}.ffn.0", hidden), approximate="tanh")
+            x = x + ffn_gate * self.linear(f"{name}.ffn.2", hidden)
+        shift, scale = (self.weights["head.modulation"] + time[:, None]).unbind(1)
+        x = self.linear("head.head", self.norm(x) * (1 + scale) + shift)  # [T, 1 * 2 * 2 * C]
+        return [self.unpatchify(x[owner == number], rows) for number in range(len(items))]
+
+    def self_attention(self, name: str, x: Tensor, items: list[Item], mask: Tensor) -> Tensor:
+        config = self.card.transformer
+        query = self.rms(self.linear(f"{name}.q", x), f"{name}.norm_q")
+        key = self.rms(self.linear(f"{name}.k", x), f"{name}.norm_k")
+        split = (len(items), -1, config.num_heads, config.head_dim)
+        query, key, value = (part.view(split) for part in (query, key, self.linear(f"{name}.v", x)))
+        outputs = []
+        for number, item in enumerate(items):
+            # Where a key stands depends on who reads it, so all keys are rotated anew for every reader.
+            places = torch.cat([self.positions(self.placed(other.block, item)) for other in items])
+            turned = rotate(key.flatten(0, 1), places)  # [T, H, D]
+            own = rotate(query[number], self.positions(self.placed(item.block, item)))  # [L, H, D]
+            scores = torch.einsum("lhd,shd->hls", own, turned) / math.sqrt(config.head_dim)
+            rows = mask.view(len(items), -1, mask.shape[1])[number]
+            weights = scores.masked_fill(~rows, -math.inf).softmax(-1)
+            outputs.append(torch.einsum("hls,shd->lhd", weights, value.flatten(0, 1)).flatten(1))
+        return self.linear(f"{name}.o", torch.cat(outputs))
+
+    def cross_attention(self, name: str, x: Tensor, text: Tensor) -> Tensor:
+        config = self.card.transformer
+        query = self.rms(self.linear(f"{name}.q", x), f"{name}.norm_q")
+        key = self.rms(self.linear(f"{name}.k", text), f"{name}.norm_k")
+        heads = (-1, config.num_heads, config.head_dim)
+        query, key, value = (part.view(heads) for part in (query, key, self.linear(f"{name}.v", text)))
+        scores = torch.einsum("lhd,shd->hls", query, key) / math.sqrt(config.head_dim)
+        attended = torch.einsum("hls,shd->lhd", scores.softmax(-1), value).flatten(1)
+        return self.linear(f"{name}.o", attended)
+
+    def placed(self, block: int, reader: Item) -> int:
+        """The block position at which a reader meets a block.
+
+        With `rope = window` positions start anew at every reader: the sink at 0, right behind it the
+        window; before the window has left the sink behind, that is where they stand anyway.
+        """
+        if self.card.window.rope == "absolute" or reader.oldest <= self.sink or block < self.sink:
+            return block
+        return self.sink + block - reader.oldest
+
+    def positions(self, block: int) -> Tensor:
+        """(frame, row, column) of every token of a block, [L, 3]."""
+        first, rows, columns = block * self.frames, self.height // 16, self.width // 16
+        frames = torch.arange(first, first + self.frames)
+        return torch.cartesian_prod(frames, torch.arange(rows), torch.arange(columns))
+
+    def embed_time(self, timestep: float) -> Tensor:
+        half = self.card.transformer.freq_dim // 2
+        frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float64) / half)
+        angles = timestep * frequencies
+        embedded = torch.cat([angles.cos(), angles.sin()])
+        return self.linear("time_embedding.2", F.silu(self.linear("time_embedding.0", embedded)))
+
+    def embed_text(self, prompt: int) -> Tensor:
+        config = self.card.transformer
+        padded = torch.zeros(config.text_len, config.text_dim, dtype=torch.float64)
+        tokens = prompt_embedding(self.card, prompt)
+        padded[: len(tokens)] = tokens
+        hidden = F.gelu(self.linear("text_embedding.0", padded), approximate="tanh")
+        return self.linear("text_embedding.2", hidden)
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        """[F, C, h, w] to tokens [L, dim]."""
+        frames, channels, height, width = latents.shape
+        patches = latents.view(frames, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        weight = self.weights["patch_embedding.weight"].flatten(1)
+        return patches.reshape(-1, channels * 4) @ weight.T + self.weights["patch_embedding.bias"]
+
+    def unpatchify(self, x: Tensor, rows: int) -> Tensor:
+        tokens = x.view(self.frames, rows, -1, 2, 2, self.card.transformer.in_channels)
+        return tokens.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
+
+    def norm(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + self.card.transformer.eps).sqrt()
+
+    def rms(self, x: Tensor, name: str) -> Tensor:
+        size = (x.square().mean(-1, keepdim=True) + self.card.transformer.eps).sqrt()
+        return x / size * self.weights[f"{name}.weight"]
+
+
+def rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """Rotary embedding of x [L, H, D] at (frame, row, column) positions [L, 3], by complex numbers."""
+    half = x.shape[-1] // 2
+    side = x.shape[-1] // 6
+    angles = [
+        positions[:, axis, None] * 10000.0 ** (-torch.arange(width, dtype=torch.float64) / width)
+        for axis, width in enumerate((half - 2 * side, side, side))
+    ]
+    turns = torch.exp(1j * torch.cat(angles, dim=1))[:, None]  # [L, 1, D / 2]
+    pairs = torch.view_as_complex(x.contiguous().view(*x.shape[:-1], half, 2))
+    return torch.view_as_real(pairs * turns).flatten(-2)
+
+
+def check(
+    card: ModelCard,
+    stagger: int,
+    attention: InflightAttention,
+    num_blocks: int,
+    switches: Switches | None = None,
+) -> None:
+    model = tiny_model(card, seed=stagger)
+    expected = Restatement(model, card, stagger, attention).generate(num_blocks, switches)
+    actual = run_blocks(make_runner(card, stagger, attention, model), num_blocks, switches, seed=SEED)
+    compare(actual, expected, range(num_blocks))
+
+
+def compare(actual: Mapping[int, Tensor], expected: Mapping[int, Tensor], blocks: Iterable[int]) -> None:
+    assert sorted(actual) == list(blocks)
+    errors = {block: relative_error(actual[block], expected[block]) for block in blocks}
+    assert max(errors.values()) < TOLERANCE, errors
+
+
+ATTENTIONS: tuple[InflightAttention, ...] = ("bidirectional", "causal")
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("rope", ["absolute", "window"])
+@pytest.mark.parametrize("sink_blocks", [0, 1])
+@pytest.mark.parametrize("stagger", [1, 2, 3, 4, 5])
+def test_cascade(stagger: int, sink_blocks: int, rope: str, attention: InflightAttention) -> None:
+    """Sessions longer than the window."""
+    check(tiny_card(window_blocks=3, sink_blocks=sink_blocks, rope=rope), stagger, attention, 7)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("rope", ["absolute", "window"])
+@pytest.mark.parametrize(("window_blocks", "sink_blocks"), [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (3, 3)])
+def test_window_smaller_than_what_is_in_flight(
+    window_blocks: int, sink_blocks: int, rope: str, attention: InflightAttention
+) -> None:
+    card = tiny_card(window_blocks=window_blocks, sink_blocks=sink_blocks, rope=rope)
+    check(card, 1, attention, 8)
+
+
+@pytest.mark.parametrize("stagger", [1, 2, 5])
+@pytest.mark.parametrize("rope", ["absolute", "window"])
+@pytest.mark.parametrize(("context_window_blocks", "sink_blocks"), [(1, 0), (1, 1), (2, 1)])
+def test_a_context_pass_with_a_window_of_its_own(
+    context_window_blocks: int, sink_blocks: int, rope: str, stagger: int
+) -> None:
+    """Krea's way against drift."""
+    card = tiny_card(
+        window_blocks=3, sink_blocks=sink_blocks, context_window_blocks=context_window_blocks, rope=rope
+    )
+    check(card, stagger, "bidirectional", 7)
+
+
+@pytest.mark.parametrize("mode", ["immediate", "boundary", "recache"])
+@pytest.mark.parametrize("stagger", [1, 2, 5])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("rope", ["absolute", "window"])
+def test_prompt_switches(mode: SwitchMode, stagger: int, attention: InflightAttention, rope: str) -> None:
+    """One while the sink is still in the window, one after it was left behind, in the midst of blocks."""
+    card = tiny_card(window_blocks=3, sink_blocks=1, rope=rope)
+    middle = stagger * 5 + 2
+    check(card, stagger, attention, 8, {stagger * 2 + 1: (1, mode), middle: (2, mode)})
+
+
+@pytest.mark.parametrize("tick", [0, 1, 4, 5, 6])
+def test_recache_of_a_young_session(tick: int) -> None:
+    """The recached blocks include the sink, whose own keys stay."""
+    card = tiny_card(window_blocks=3, sink_blocks=2, rope="window")
+    check(card, 1, "bidirectional", 6, {tick: (1, "recache")})
+
+
+def test_context_noise_and_other_step_counts() -> None:
+    card = tiny_card(steps=(1000, 400), window_blocks=3, sink_blocks=1)
+    check(card, 1, "causal", 6)
+    single = tiny_card(steps=(1000,), window_blocks=2)
+    check(single, 1, "bidirectional", 5)
+    check(single, 2, "bidirectional", 5)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[ModelCard, int, InflightAttention, int, Switches]:
+    window = draw(st.integers(1, 5))
+    card = tiny_card(
+        steps=(1000, 750, 500, 250)[: draw(st.integers(1, 4))],
+        block_frames=draw(st.integers(1, 3)),
+        window_blocks=window,
+        sink_blocks=draw(st.integers(0, 3)),
+        context_window_blocks=draw(st.none() | st.integers(1, window)),
+        rope=draw(st.sampled_from(["absolute", "window"])),
+        dim=16,
+        num_layers=2,
+        ffn_dim=16,
+    )
+    modes = st.sampled_from(["immediate", "boundary", "recache"])
+    ticks = sorted(draw(st.sets(st.integers(0, 20), max_size=2)))
+    switches = {tick: (prompt, draw(modes)) for prompt, tick in enumerate(ticks, start=1)}
+    stagger = draw(st.integers(1, card.sampling.num_passes))
+    return card, stagger, draw(st.sampled_from(ATTENTIONS)), draw(st.integers(1, 7)), switches
+
+
+@given(case=cases())
+@settings(max_examples=25, deadline=None)
+def test_any_case(case: tuple[ModelCard, int, InflightAttention, int, Switches]) -> None:
+    check(*case)
+
+
+@pytest.mark.parametrize("rope", ["absolute", "window"])
+@pytest.mark.parametrize("stagger", [1, 5])
+def test_far_into_a_session(rope: str, stagger: int) -> None:
+    """At latent frame 9,000 the moved sink is as exact as at the beginning."""
+    start, num_blocks = 3_000, 4
+    card = tiny_card(window_blocks=3, sink_blocks=1, rope=rope, max_positions=12_000)
+    model = tiny_model(card)
+    context = {block: block_noise(1, block, 0, (3, 4, 4, 4)) for block in (0, 2_997, 2_998, 2_999)}
+    prompts = {0: 0, 2_997: 0, 2_998: 1, 2_999: 1}
+    expected = Restatement(model, card, stagger, "bidirectional").generate(
+        start + num_blocks,
+        start=start,
+        context={block: (latents, prompts[block]) for block, latents in context.items()},
+    )
+    primed = tuple(Work(block, card.sampling.num_passes - 1, prompts[block]) for block in sorted(context))
+    timeline = Timeline(0, next_block=start, prompt=0, to_prime=primed)
+    runner = make_runner(card, stagger, "bidirectional", model)
+    actual = run_blocks(runner, start + num_blocks, seed=SEED, timeline=timeline, context=context)
+    compare(actual, expected, range(start, start + num_blocks))
+
+
+# The sequential pipeline
+
+
+def test_cached_sequential_equals_recomputing_under_a_block_causal_mask() -> None:
+    """Every pass of block n as one forward over blocks 0..n, the clean ones at the context timestep."""
+    num_blocks = 5
+    card = tiny_card(window_blocks=num_blocks)
+    model, tokens = tiny_model(card), card.tokens_per_block(SIDE, SIDE)
+    sigmas, timesteps = pass_sigmas(card.sampling), pass_timesteps(card.sampling)
+
+    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        blocks = query.shape[0]
+        owner = torch.arange(blocks).repeat_interleave(tokens)
+        mask = owner[:, None] >= owner[None, :]
+        whole = [part.flatten(0, 1).transpose(0, 1)[None] for part in (query, key, value)]
+        attended = F.scaled_dot_product_attention(*whole, attn_mask=mask)
+        return attended[0].transpose(0, 1).unflatten(0, (blocks, tokens))
+
+    clean: list[Tensor] = []
+    with torch.inference_mode():
+        text = model.embed_text(prompt_embedding(card, 0))
+        for block in range(num_blocks):
+            x = block_noise(SEED, block, 0, (3, 4, 4, 4))
+            starts = [3 * index for index in range(block + 1)]
+            cos, sin = rope_angles(starts, 3, 2, 2, card.transformer.head_dim, CPU)
+            for index in range(4):
+                time, modulation = model.embed_time([timesteps[-1]] * block + [timesteps[index]])
+                cond = Conditioning(time, modulation, cos, sin, (text,) * (block + 1))
+                velocity = model(torch.stack([*clean, x]), cond, attend)[-1]
+                x = clean_estimate(x, velocity, sigmas[index])
+                if index < 3:
+                    x = renoise(x, block_noise(SEED, block, index + 1, (3, 4, 4, 4)), sigmas[index + 1])
+            clean.append(x)
+    actual = run_blocks(make_runner(card, 5, model=model), num_blocks, seed=SEED)
+    compare(actual, dict(enumerate(clean)), range(num_blocks))
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize(("rope", "sink_blocks"), [("absolute", 0), ("absolute", 1), ("window", 0)])
+def test_stagger_p_is_the_sequential_loop_bit_for_bit(
+    rope: str, sink_blocks: int, attention: InflightAttention
+) -> None:
+    """Blocks one after the other, passes one after the other, with a cache and nothing else."""
+    num_blocks, window_blocks = 7, 3
+    card = tiny_card(window_blocks=window_blocks, sink_blocks=sink_blocks, rope=rope)
+    model = tiny_model(card)
+    sigmas, timesteps = pass_sigmas(card.sampling), pass_timesteps(card.sampling)
+    cache = KvCache(card.transformer, card.window, card.tokens_per_block(SIDE, SIDE), CPU, torch.float32)
+    clean: dict[int, Tensor] = {}
+
+    def pass_of(block: int, index: int, x: Tensor) -> Tensor:
+        """Velocity; the context pass also fills the cache."""
+        seen = [part for blocks in cache.visible(block - window_blocks + 1) for part in blocks]
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            parts = [*cache.read(layer, seen), (key[0], value[0])]
+            attended = merge([attend_partial(query[0], part) for part in parts])
+            if index == 4:
+                cache.write(layer, block, key[0], value[0])
+            return attended[None]
+
+        cos, sin = rope_angles([3 * block], 3, 2, 2, card.transformer.head_dim, CPU)
+        return model(x[None], Conditioning(*times[index], cos, sin, (text,)), attend)[0]
+
+    with torch.inference_mode():
+        times = [tuple(part[index : index + 1] for part in model.embed_time(timesteps)) for index in range(5)]
+        text = model.embed_text(prompt_embedding(card, 0))
+        for block in range(num_blocks):
+            x = block_noise(SEED, block, 0, (3, 4, 4, 4))
+            for index in range(4):
+                x = clean_estimate(x, pass_of(block, index, x), sigmas[index])
+                if index < 3:
+                    x = renoise(x, block_noise(SEED, block, index + 1, (3, 4, 4, 4)), sigmas[index + 1])
+            clean[block] = x
+            pass_of(block, 4, x)
+            cache.commit(block)
+    actual = run_blocks(make_runner(card, 5, attention, model), num_blocks, seed=SEED)
+    assert sorted(actual) == sorted(clean)
+    for block, latents in actual.items():
+        assert torch.equal(latents, clean[block]), block
+
+
+def test_the_cascade_is_not_the_sequential_pipeline() -> None:
+    """So that the comparisons above compare something: stagger and mode do change the video."""
+    card = tiny_card()
+    model = tiny_model(card)
+    runs = {
+        (stagger, attention): run_blocks(make_runner(card, stagger, attention, model), 4)[3]
+        for stagger in (1, 2, 5)
+        for attention in ATTENTIONS
+    }
+    assert relative_error(runs[5, "causal"], runs[5, "bidirectional"]) == 0
+    del runs[5, "causal"]
+    names = list(runs)
+    for number, name in enumerate(names):
+        for other in names[number + 1 :]:
+            assert relative_error(runs[name], runs[other]) >= 1e-3, (name, other)

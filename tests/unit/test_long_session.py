@@ -1,0 +1,114 @@
+"""Ten thousand latent frames: finite, in the same memory, at the same speed; and a clear end where due."""
+
+import time
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import psutil
+import pytest
+
+from cascade_core.config import ModelCard
+from cascade_core.errors import InvalidRequest
+from cascade_core.schedule import Timeline
+from cascade_core.session import Session, SessionRequest, check_request, first_timeline, with_defaults
+from tests.support import Drive, make_runner, make_shape, prompt_embedding, tiny_card
+
+NUM_FRAMES = 10_000
+MIB = 2**20
+
+
+def least_card(**values: Any) -> ModelCard:
+    """The least model that still has everything: two denoising passes, one layer, 12 tokens a block."""
+    least = {"steps": (1000, 500), "dim": 16, "ffn_dim": 16, "num_layers": 1, "text_len": 2}
+    return tiny_card(**least | values)
+
+
+@pytest.mark.parametrize("sink_blocks", [0, 1])
+def test_ten_thousand_frames_in_flat_memory_and_time(sink_blocks: int) -> None:
+    """With a prompt switch now and then, as a long session has."""
+    card = least_card(rope="window", window_blocks=4, sink_blocks=sink_blocks)
+    num_blocks = -(-NUM_FRAMES // card.window.block_frames)
+    drive = Drive.open(make_runner(card, stagger=1), num_prompts=1)
+    state = drive.runner.sessions[0]
+    buffers = state.cache._keys, state.cache._values
+    places = [(buffer.data_ptr(), buffer.shape) for buffer in buffers]
+    warm_rss, seconds = 0, []
+    while drive.timeline.next_block < num_blocks:
+        number, is_due = divmod(drive.num_ticks, 100)
+        if number and not is_due:
+            drive.runner.add_prompt(0, number, prompt_embedding(card, number % 7))
+            drive.switch(number, "boundary" if number % 2 else "immediate")
+        started = time.thread_time()
+        drive.tick()
+        seconds.append(time.thread_time() - started)
+        for latents in drive.emitted.values():
+            assert latents.isfinite().all()
+            assert latents.std() < 10
+        drive.emitted.clear()
+        assert len(state.noisy) <= card.sampling.num_passes
+        assert len(state.clean) <= card.sampling.num_passes + card.window.window_blocks + sink_blocks
+        assert len(state.prompts) <= 2
+        if drive.num_ticks == 500:
+            warm_rss = psutil.Process().memory_info().rss
+    assert drive.num_ticks >= num_blocks
+    assert state.cache._keys is buffers[0]
+    assert state.cache._values is buffers[1]
+    assert [(buffer.data_ptr(), buffer.shape) for buffer in buffers] == places
+    assert psutil.Process().memory_info().rss - warm_rss < 4 * MIB
+    early, late = median(seconds[100:1100]), median(seconds[-1000:])
+    assert late < 1.5 * early, f"a tick took {1e3 * early:.2f} ms, then {1e3 * late:.2f} ms"
+
+
+class NoHost:
+    """A session on its own, without an engine."""
+
+    def wake(self) -> None: ...
+
+    def end(self, session: Session, event: object) -> None: ...
+
+    async def switch(self, *args: object) -> None: ...
+
+
+def session_of(card: ModelCard, **request: Any) -> Session:
+    values: dict[str, Any] = {"prompts": {0: "a"}} | request
+    return Session(NoHost(), 0, with_defaults(SessionRequest(**values), card), make_shape(card, 1))
+
+
+@pytest.mark.parametrize("stagger", [1, 2, 3])
+def test_absolute_positions_end_the_session_after_the_last_whole_block(stagger: int) -> None:
+    """32 positions hold 10 blocks of 3 frames; two frames would stick out of the eleventh."""
+    card = least_card(rope="absolute", max_positions=32, window_blocks=3)
+    shape = make_shape(card, stagger)
+    timeline = first_timeline(0, SessionRequest({0: "a"}), shape)
+    assert timeline.end_block == shape.window.max_blocks == 10
+    drive = Drive.open(make_runner(card, stagger), timeline=timeline, num_prompts=1)
+    while not drive.timeline.finished:
+        drive.tick()
+    assert sorted(drive.emitted) == list(range(10))
+    assert not drive.timeline.in_flight
+
+
+def test_why_a_session_ended() -> None:
+    absolute = least_card(rope="absolute", max_positions=32)
+    assert session_of(absolute).last_reason == "positions_exhausted"
+    assert session_of(absolute, num_blocks=11).last_reason == "positions_exhausted"
+    assert session_of(absolute, num_blocks=10).last_reason == "complete"
+    assert session_of(absolute, num_blocks=4).last_reason == "complete"
+    assert session_of(least_card(rope="window"), num_blocks=5_000).last_reason == "complete"
+
+
+def test_window_positions_never_end() -> None:
+    card = least_card(rope="window", max_positions=32)
+    timeline = first_timeline(0, SessionRequest({0: "a"}), make_shape(card, 1))
+    assert timeline.end_block is None
+    assert not replace(timeline, next_block=10_000).finished
+
+
+def test_a_session_opened_near_the_end_of_the_table() -> None:
+    card = least_card(rope="absolute", max_positions=32)
+    shape = make_shape(card, 1)
+    last = with_defaults(SessionRequest({0: "a"}, start_block=9), card)
+    assert first_timeline(0, last, shape) == Timeline(0, next_block=9, end_block=10)
+    with pytest.raises(InvalidRequest, match=r"start_block: 10 is not in 0\.\.9 \(rope = absolute\)"):
+        check_request(replace(last, start_block=10), card, shape)
