@@ -141,7 +141,8 @@ class RankGroup:
         finally:  # a caller who does not wait that long leaves no process either
             self.kill()
             self._folder.cleanup()
-        await asyncio.gather(*exits)
+        if exits:
+            await asyncio.wait(exits, timeout=CLOSE_GRACE_S)  # a hung driver can hold even a killed process
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -16,6 +16,8 @@ from cascade_core.runner import Runner
 from cascade_core.sampler import block_noise
 from cascade_core.schedule import Shape, Timeline, Work, context_blocks, plan_tick, switch_prompt
 
+torch.set_num_threads(1)  # tiny products gain nothing from threads, and bits depend on their number
+
 CPU = torch.device("cpu")
 STEPS = (1000, 750, 500, 250)
 SIDE = 32
@@ -150,7 +152,7 @@ class Case:
         timeline = Timeline(0, next_block=self.start, to_prime=primed)
         switches: Switches = {tick: (prompt, mode) for tick, prompt, mode in self.switches}
         end = self.start + self.num_blocks
-        return run_blocks(runner, end, switches, timeline=timeline, context=context)
+        return run_blocks(runner, end, switches, timeline=timeline, context=context, num_prompts=4)
 
 
 def run_rank(rank: int, num_ranks: int, folder: str, cases: Sequence[Case]) -> None:

@@ -1,6 +1,8 @@
 """The same video whatever the number of ranks: real processes, real gloo, one machine."""
 
 import asyncio
+import multiprocessing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from cascade_core.config import EngineConfig, make
+from cascade_core.config import EngineConfig, find_card, make
 from cascade_core.engine import Engine
 from cascade_core.exchange import SoloExchange
 from cascade_core.schedule import context_blocks
@@ -30,9 +32,9 @@ def compare(actual: Video, expected: Video, tolerance: float = 1e-4) -> None:
 
 # The ranks' own code in bare processes: every mode, every world size.
 
-SWITCHES = ((3, 1, "immediate"), (11, 2, "recache"), (19, 1, "boundary"))
+SWITCHES = ((3, 1, "immediate"), (11, 2, "recache"), (19, 3, "boundary"))
 CASES = [
-    Case(stagger, attention, tuple(values.items()), 7, SWITCHES)
+    Case(stagger, attention, tuple(values.items()), 7, SWITCHES[: 1 if stagger == 5 else 3])
     for stagger, attention, values in (
         (1, "bidirectional", {"window_blocks": 3, "sink_blocks": 1, "rope": "window"}),
         (1, "causal", {"window_blocks": 2, "sink_blocks": 0, "rope": "absolute"}),
@@ -50,14 +52,17 @@ def solo() -> list[Video]:
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 4, 5])
 def test_every_world_size_gives_the_same_latents(num_ranks: int, solo: list[Video], tmp_path: Path) -> None:
-    mp.spawn(run_rank, (num_ranks, str(tmp_path), CASES), nprocs=num_ranks)
+    multiprocessing.set_forkserver_preload(["tests.support"])  # torch is imported once, not by every rank
+    mp.start_processes(
+        run_rank, (num_ranks, str(tmp_path), CASES), nprocs=num_ranks, start_method="forkserver"
+    )
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(num_ranks)]
     for case, expected, *parts in zip(CASES, solo, *ranks, strict=True):
         for rank, part in enumerate(parts):
             assert all(block % num_ranks == rank for block in part), "a block lives on one rank"
         joined = {block: latents for part in parts for block, latents in part.items()}
         assert sorted(joined) == list(range(case.start, case.start + case.num_blocks))
-        # One block at a time is the same arithmetic on any rank; side by side, matrices are cut differently.
+        # One block at a time is the same arithmetic on any rank; joint forwards cut their matrices by rank.
         compare(joined, expected, tolerance=0 if case.stagger == 5 else 1e-4)
 
 
@@ -109,9 +114,7 @@ def card(tmp_path: Path) -> Path:
     ("stagger", "attention", "world_sizes"),
     [
         (1, "bidirectional", (2, 3, 4, 5)),
-        (1, "causal", (3,)),
-        (2, "bidirectional", (3,)),
-        (2, "causal", (2,)),
+        (2, "causal", (3,)),
         (5, "bidirectional", (2,)),
     ],
 )
@@ -147,7 +150,7 @@ async def test_sessions_side_by_side_and_after_one_another(card: Path) -> None:
         for (video, _, reason), expected in zip(together, alone, strict=True):
             assert reason == "complete"
             compare(video, expected, tolerance=0)
-        assert sum(now != then for now, then in zip(order, order[1:], strict=False)) > 3, "they took turns"
+        assert sum(now != then for now, then in pairwise(order)) > 3, "they took turns"
         assert relative_error(alone[0][0], alone[0][1]) > 0.1
 
         context = {block: alone[0][block] for block in context_blocks(engine.shape.window, 6)}
@@ -161,6 +164,4 @@ async def test_sessions_side_by_side_and_after_one_another(card: Path) -> None:
 
 def test_the_cards_are_what_they_say(card: Path) -> None:
     """The file that the engines read is the card that the bare ranks use."""
-    from cascade_core.config import find_card
-
     assert find_card(str(card)) == tiny_card(**CARD)

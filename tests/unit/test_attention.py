@@ -123,7 +123,9 @@ def test_a_rotated_key_moves_in_time(head_dim: int, start: int, shift: int) -> N
     """Moving the sink: a key rotated at `start`, turned by `shift`, is a key rotated at start + shift."""
     frames, height, width = 3, 2, 3
     key = random(frames * height * width, 2, head_dim)
-    (cos, moved_cos), (sin, moved_sin) = rope_angles([start, start + shift], frames, height, width, head_dim, CPU)
+    (cos, moved_cos), (sin, moved_sin) = rope_angles(
+        [start, start + shift], frames, height, width, head_dim, CPU
+    )
     moved = rotate(rotate(key, cos, sin), *time_shift_angles(shift, head_dim, CPU))
     torch.testing.assert_close(moved, rotate(key, moved_cos, moved_sin), rtol=0, atol=4e-6)
 

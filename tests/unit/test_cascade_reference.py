@@ -194,7 +194,9 @@ class Restatement:
             name = f"blocks.{layer}"
             parts = (modulation + self.weights[f"{name}.modulation"]).unbind(1)
             shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = parts
-            attended = self.self_attention(f"{name}.self_attn", self.norm(x) * (1 + scale) + shift, items, mask)
+            attended = self.self_attention(
+                f"{name}.self_attn", self.norm(x) * (1 + scale) + shift, items, mask
+            )
             x = x + gate * attended
             hidden = self.norm(x) * self.weights[f"{name}.norm3.weight"] + self.weights[f"{name}.norm3.bias"]
             x = x + torch.cat(

@@ -1,5 +1,7 @@
 """The ring buffer against a dictionary that never forgets on its own."""
 
+from itertools import pairwise
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -162,4 +164,4 @@ def test_reading_gives_views_not_copies() -> None:
 def test_runs_cover_exactly_the_indices(indices: set[int]) -> None:
     runs = contiguous_runs(sorted(indices))
     assert [index for start, stop in runs for index in range(start, stop)] == sorted(indices)
-    assert all(later[0] > earlier[1] for earlier, later in zip(runs, runs[1:], strict=False))
+    assert all(later[0] > earlier[1] for earlier, later in pairwise(runs))

@@ -1,6 +1,5 @@
 """Opening at block n from clean latents: the same cache, and the same video, as never having stopped."""
 
-from bisect import bisect_right
 from collections.abc import Mapping
 
 import pytest
@@ -11,11 +10,13 @@ from cascade_core.config import InflightAttention, ModelCard, SwitchMode
 from cascade_core.kv_cache import KvCache
 from cascade_core.runner import Runner
 from cascade_core.schedule import SwitchReceipt, context_blocks, starting_block, switch_prompt
-from cascade_core.session import SessionRequest, check_request, first_timeline, with_defaults
-from tests.support import Drive, make_runner, relative_error, tiny_card, tiny_model
+from cascade_core.session import SessionRequest, check_request, first_timeline, initial_prompts, with_defaults
+from tests.support import Drive, make_runner, prompt_embedding, relative_error, tiny_card, tiny_model
 
+TEXTS = ["first", "second", "third"]
+"""Imagined prompts 0, 1 and 2 of `tests.support`."""
 PROMPTS = {0: "first", 2: "second", 5: "third"}
-"""Prompt timeline of all sessions here; entry number k runs under the imagined prompt k."""
+"""Prompt timeline of most sessions here."""
 
 
 def cached(runner: Runner, next_block: int) -> dict[int, list[tuple[Tensor, Tensor]]]:
@@ -29,7 +30,9 @@ def cached(runner: Runner, next_block: int) -> dict[int, list[tuple[Tensor, Tens
     }
 
 
-def compare(actual: Mapping[int, list[tuple[Tensor, Tensor]]], expected: dict[int, list[tuple[Tensor, Tensor]]]) -> None:
+def compare(
+    actual: Mapping[int, list[tuple[Tensor, Tensor]]], expected: dict[int, list[tuple[Tensor, Tensor]]]
+) -> None:
     assert sorted(actual) == sorted(expected)
     for block, layers in expected.items():
         for layer, pair in enumerate(layers):
@@ -58,7 +61,11 @@ def reopened(runner: Runner, request: SessionRequest) -> Drive:
     request = with_defaults(request, runner.card)
     check_request(request, runner.card, runner.shape)
     timeline = first_timeline(0, request, runner.shape)
-    return Drive.open(runner, timeline=timeline, context=request.context, seed=7)
+    drive = Drive.open(runner, timeline=timeline, context=request.context, seed=7)
+    for number, entry in enumerate(initial_prompts(request)):
+        imagined = TEXTS.index(request.prompts[entry])
+        runner.add_prompt(0, number, prompt_embedding(runner.card, imagined))
+    return drive
 
 
 def context_of(drive: Drive, start: int) -> dict[int, Tensor]:
@@ -81,11 +88,15 @@ def test_sequential_goes_on_as_if_it_had_never_stopped(card: ModelCard, start: i
     stayed = Drive.open(make_runner(card, 5, model=model))
     run_until_clean(stayed, start, PROMPTS)
     expected = cached(stayed.runner, start)
-    assert sorted(expected) == sorted({*range(start)} - {start - 5} | {*range(min(start, card.window.sink_blocks))})
+    assert sorted(expected) == sorted(
+        {*range(start)} - {start - 5} | {*range(min(start, card.window.sink_blocks))}
+    )
     context = context_of(stayed, start)
     run_until_clean(stayed, end, PROMPTS)
 
-    back = reopened(make_runner(card, 5, model=model), SessionRequest(PROMPTS, start_block=start, context=context))
+    back = reopened(
+        make_runner(card, 5, model=model), SessionRequest(PROMPTS, start_block=start, context=context)
+    )
     back.tick()
     compare(cached(back.runner, start), expected)
     run_until_clean(back, end, PROMPTS)
@@ -144,13 +155,12 @@ def test_a_journal_of_receipts_finds_the_same_cache_after_an_immediate_switch(st
 def test_primed_blocks_carry_the_prompts_they_were_made_with() -> None:
     card = CARDS["plain"]
     context = {block: torch.zeros(card.latent_shape(32, 32)) for block in range(2, 7)}
-    request = SessionRequest(PROMPTS, start_block=7, context=context)
+    request = SessionRequest({**PROMPTS, 9: "first"}, start_block=7, context=context)
     timeline = first_timeline(0, request, make_runner(card, 1).shape)
-    entries = sorted(PROMPTS)
-    assert {work.block: work.prompt for work in timeline.to_prime} == {
-        block: bisect_right(entries, block) - 1 for block in range(2, 7)
-    }
-    assert timeline.prompt == 2
+    texts = [request.prompts[entry] for entry in initial_prompts(request)]
+    primed = {work.block: texts[work.prompt] for work in timeline.to_prime}
+    assert primed == {2: "second", 3: "second", 4: "second", 5: "third", 6: "third"}
+    assert texts[timeline.prompt] == "third"
 
 
 def test_the_prompt_matters_to_the_cache() -> None:

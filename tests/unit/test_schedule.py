@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import ceil
 
 import pytest
@@ -94,7 +95,7 @@ def test_each_pass_of_each_block_once_in_order_and_in_place(
 def test_steady_state_emits_a_block_every_stagger_ticks(shape: Shape) -> None:
     plans = run_to_end(Timeline(0, end_block=20), shape)
     ticks = [tick for tick, plan in enumerate(plans) if plan.emits is not None]
-    assert {later - earlier for earlier, later in zip(ticks, ticks[1:], strict=False)} == {shape.stagger}
+    assert {later - earlier for earlier, later in pairwise(ticks)} == {shape.stagger}
     assert ticks[0] == shape.num_passes - 2
 
 

@@ -1,0 +1,206 @@
+"""Every wrong setting is named with what is allowed, once, when the object is made."""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cascade_core.config import (
+    EngineConfig,
+    ModelCard,
+    check_engine,
+    find_card,
+    load_card_file,
+    load_cards,
+    make,
+)
+from cascade_core.errors import InvalidConfig, UnknownModel, UserError
+
+CARD = """
+name = "tiny"
+title = "A test model"
+licence = "Apache-2.0"
+commercial_use = true
+source = "this repository"
+
+[transformer]
+dim = 48
+ffn_dim = 64
+num_heads = 2
+num_layers = 2
+
+[sampling]
+steps = [1000, 750, 500, 250]
+
+[window]
+block_frames = 3
+window_frames = 21
+
+[video]
+width = 832
+height = 480
+"""
+
+
+def engine_config(**settings: Any) -> EngineConfig:
+    return make(EngineConfig, {"model": "demo"} | settings)
+
+
+def card_with(**changes: Any) -> ModelCard:
+    """The card with values put in; `window__sink_frames=2` means the key in the table."""
+    values = tomllib.loads(CARD)
+    for name, value in changes.items():
+        *table, key = name.split("__")
+        (values[table[0]] if table else values)[key] = value
+    return make(ModelCard, values)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+class TestEngineConfig:
+    @pytest.mark.parametrize(
+        ("field", "value", "allowed"),
+        [
+            ("num_ranks", 0, "greater than or equal to 1"),
+            ("num_ranks", 17, "less than or equal to 16"),
+            ("num_ranks", "two", "integer"),
+            ("num_ranks", 1.5, "integer"),
+            ("stagger", 0, "greater than or equal to 1"),
+            ("stagger", 18, "less than or equal to 17"),
+            ("inflight_attention", "both", "'bidirectional' or 'causal'"),
+            ("rope", "relative", "'absolute' or 'window'"),
+            ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
+            ("dtype", "float16", "'auto', 'float32' or 'bfloat16'"),
+            ("max_sessions", 0, "greater than or equal to 1"),
+            ("tick_deadline_s", 0, "greater than 0"),
+            ("tick_deadline_s", float("nan"), "greater than 0"),
+            ("request_deadline_s", -1, "greater than 0"),
+            ("start_deadline_s", 0, "greater than 0"),
+            ("threads_per_rank", 0, "greater than or equal to 1"),
+            ("text_cache_entries", 0, "greater than or equal to 1"),
+            ("seed", -1, "greater than or equal to 0"),
+            ("seed", 2**63, "less than"),
+        ],
+    )
+    def test_out_of_range(self, field: str, value: object, allowed: str) -> None:
+        with pytest.raises(InvalidConfig, match=f"^{field}: .*{allowed}"):
+            engine_config(**{field: value})
+
+    def test_unknown_key(self) -> None:
+        with pytest.raises(InvalidConfig, match=r"^num_gpus: "):
+            engine_config(num_gpus=5)
+
+    def test_missing_key(self) -> None:
+        with pytest.raises(InvalidConfig, match=r"^model: "):
+            make(EngineConfig, {})
+
+    def test_every_wrong_field_is_named(self) -> None:
+        with pytest.raises(InvalidConfig) as error:
+            engine_config(num_ranks=0, stagger=0, device="tpu", wrong=1)
+        for field in ("num_ranks", "stagger", "device", "wrong"):
+            assert f"{field}: " in str(error.value)
+        assert isinstance(error.value, UserError)
+        assert not error.value.retryable
+
+    def test_frozen(self) -> None:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            engine_config().num_ranks = 2  # type: ignore[misc]
+
+    @pytest.mark.parametrize("field", ["stagger", "num_ranks"])
+    def test_more_than_the_passes_of_a_block(self, field: str) -> None:
+        card = card_with()
+        check_engine(engine_config(**{field: 5}), card)
+        with pytest.raises(InvalidConfig, match=rf"^{field}: 6 is not in 1\.\.5 \(passes per block\)"):
+            check_engine(engine_config(**{field: 6}), card)
+
+
+class TestModelCard:
+    def test_valid(self) -> None:
+        card = card_with()
+        assert card.sampling.num_passes == 5
+        assert card.window.window_blocks == 7
+        assert card.window.max_blocks == 341
+        assert card.latent_shape(480, 832) == (3, 16, 60, 104)
+        assert card.tokens_per_block(480, 832) == 4680
+        assert [card.num_frames(block) for block in range(3)] == [9, 12, 12]
+
+    def test_session_bytes(self) -> None:
+        """A session holds, on each rank, at least the keys and values of its window."""
+        card = card_with()
+        window = 6 * 4680 * 2 * 2 * 48 * 2  # blocks, tokens, layers, key and value, dim, bytes
+        assert window < card.session_bytes(480, 832) < 2 * window
+        assert card.session_bytes(480, 832, bytes_per_value=4) == 2 * card.session_bytes(480, 832)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"sampling__steps": [250, 500]}, r"sampling: .*steps \[250, 500\] must descend"),
+            ({"sampling__steps": [1000, 500, 500]}, "sampling: .*must descend without repeats"),
+            ({"sampling__steps": []}, "sampling.steps: .*at least 1"),
+            ({"sampling__steps": list(range(17, 0, -1))}, "sampling.steps: .*at most 16"),
+            ({"sampling__steps": [1001]}, r"sampling.steps\.0: .*less than or equal to 1000"),
+            ({"sampling__steps": [0]}, r"sampling.steps\.0: .*greater than or equal to 1"),
+            ({"sampling__shift": 0}, "sampling.shift: .*greater than 0"),
+            ({"sampling__context_noise": 1000}, "sampling.context_noise: .*less than 1000"),
+            (
+                {"window__window_frames": 20},
+                "window: .*window_frames 20 must be a multiple",
+            ),
+            ({"window__sink_frames": 2}, "window: .*sink_frames 2 must be a multiple of block_frames 3"),
+            ({"window__context_window_frames": 4}, "window: .*context_window_frames 4 must be a multiple"),
+            ({"window__context_window_frames": 24}, "window: .*context_window_frames must not exceed"),
+            ({"window__block_frames": 0}, "window.block_frames: .*greater than or equal to 1"),
+            ({"window__rope": "relative"}, "window.rope: .*'absolute' or 'window'"),
+            ({"window__sink": 3}, "window.sink: "),
+            ({"transformer__dim": 50}, "transformer: .*dim 50 must be num_heads 2 times an even number"),
+            ({"transformer__num_layers": 0}, "transformer.num_layers: .*greater than or equal to 1"),
+            ({"transformer__freq_dim": 3}, "transformer.freq_dim: .*multiple of 2"),
+            ({"video__width": 830}, "video.width: .*multiple of 16"),
+            ({"video__height": 8192}, "video.height: .*less than or equal to 4096"),
+            ({"video__fps": 0}, "video.fps: .*greater than 0"),
+            ({"video__bitrate": 1}, "video.bitrate: "),
+            ({"commercial_use": "perhaps"}, "commercial_use: .*boolean"),
+            ({"license": "MIT"}, "license: "),
+            ({"files": {"transformer": {"repo": "a/b"}}}, r"files.transformer.path: .*files.vae: "),
+        ],
+    )
+    def test_out_of_range(self, changes: dict[str, object], message: str) -> None:
+        with pytest.raises(InvalidConfig, match=message):
+            card_with(**changes)
+
+
+class TestFindCard:
+    def test_shipped_cards(self) -> None:
+        assert {"demo", "self-forcing-1.3b", "longlive-1.3b", "krea-14b"} <= load_cards().keys()
+        assert all(name == card.name for name, card in load_cards().items())
+        assert find_card("demo") is load_cards()["demo"]
+
+    def test_unknown_model_lists_the_known(self) -> None:
+        with pytest.raises(UnknownModel, match="'wan' is unknown") as error:
+            find_card("wan")
+        assert all(name in str(error.value) for name in load_cards())
+
+    def test_path(self, tmp_path: Path) -> None:
+        assert find_card(str(write(tmp_path, CARD))) == card_with()
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("name = ", r"mine\.toml: Invalid value \(at"),
+            (CARD.replace("ffn_dim = 64", "ffn_dim = 0"), r"mine\.toml: transformer\.ffn_dim: .*equal to 1"),
+            (CARD.replace("[video]", "[vide]"), r"mine\.toml: .*video: .*vide: "),
+        ],
+    )
+    def test_bad_file_is_named(self, tmp_path: Path, text: str, message: str) -> None:
+        with pytest.raises(InvalidConfig, match=message):
+            load_card_file(write(tmp_path, text))
+
+    def test_file_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidConfig, match=r"gone\.toml.*No such file"):
+            find_card(str(tmp_path / "gone.toml"))
