@@ -237,12 +237,12 @@ class EngineConfig:
     """torch.compile of the layers; costs minutes at start, pays on CUDA."""
     max_sessions: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Sessions open at once; None: as many as fit into memory."""
-    tick_deadline_s: Annotated[float, Field(gt=0)] = 30.0
+    tick_deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     """A tick that takes longer counts as hung: the ranks are restarted. Keep it well under the gateway's
     own patience, and above the slowest honest tick."""
-    request_deadline_s: Annotated[float, Field(gt=0)] = 120.0
+    request_deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
     """Time the ranks have to answer an open or to embed a prompt (UMT5-XXL on a CPU takes seconds)."""
-    start_deadline_s: Annotated[float, Field(gt=0)] = 900.0
+    start_deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 900.0
     """Time the ranks have to load weights; the start-up probe must allow more."""
     threads_per_rank: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of a rank; None: the cores shared out evenly."""
@@ -292,7 +292,7 @@ def load_card_file(path: Path) -> ModelCard:
     """Read one card; the error names the file and the field."""
     try:
         return make(ModelCard, tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, InvalidConfig, OSError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, InvalidConfig, OSError) as error:
         raise InvalidConfig(f"model card {path}: {error}") from None
 
 

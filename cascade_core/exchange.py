@@ -96,9 +96,3 @@ def join_group(
         device_id=device if device.type == "cuda" else None,
     )
     return GroupExchange(num_ranks)
-
-
-def leave_group() -> None:
-    """Leave the process group, if any."""
-    if dist.is_initialized():
-        dist.destroy_process_group()

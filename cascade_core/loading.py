@@ -65,27 +65,27 @@ def build_runner(load: Load, files: ModelFiles | None, device: torch.device, dty
 
 
 def compile_layer(layer: Layer) -> None:
-    """Fuse the element-wise parts around the two halves of a layer; attention stays outside.
+    """Fuse the element-wise parts between the attentions.
 
-    `read_text` groups blocks by the identity of their text cache. Traced, that would compile every layer and
-    every prompt anew until PyTorch gives up; kept out, all layers share one compiled form.
+    The attentions stay outside: `read_text` groups blocks by the identity of their text cache, which traced
+    would compile every layer and every prompt anew.
     """
-    layer.read_text = torch.compiler.disable(layer.read_text)  # type: ignore[method-assign,no-untyped-call]
     layer.qkv = torch.compile(layer.qkv)  # type: ignore[method-assign]
-    layer.update = torch.compile(layer.update)  # type: ignore[method-assign]
+    layer.after_attention = torch.compile(layer.after_attention)  # type: ignore[method-assign]
+    layer.feed_forward = torch.compile(layer.feed_forward)  # type: ignore[method-assign]
 
 
-def warm_up(runner: Runner, card: ModelCard, num_ranks: int) -> None:
+def warm_up(runner: Runner, card: ModelCard, compiled: bool) -> None:
     """Run at the default size, so that no session pays for kernels, compiling or connections.
 
-    On CUDA until the window is full: libraries plan, and layers compile, for each new number of keys or
-    blocks. What the warm-up held is given back, so that `free_bytes` counts it.
+    Compiled layers meet every number of blocks. On CUDA it runs until the window is full, since libraries
+    plan for each new number of keys; what it held is given back, so that `free_bytes` counts it.
     """
     on_cpu = runner.model.device.type == "cpu"
-    if on_cpu and num_ranks == 1:
-        return
     window = runner.shape.window
-    num_blocks = 1 if on_cpu else window.sink_blocks + window.window_blocks + 1
+    num_blocks = runner.shape.max_in_flight if compiled else 1
+    if not on_cpu:
+        num_blocks = max(num_blocks, window.sink_blocks + window.window_blocks + 1)
     runner.open(-1, 0, card.video.height, card.video.width, {})
     runner.add_prompt(-1, 0, torch.zeros(1, card.transformer.text_dim))
     timeline = Timeline(-1, end_block=num_blocks)

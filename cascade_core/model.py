@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cascade_core.attention import rotate
+from cascade_core.attention import KeyValue, rotate
 from cascade_core.config import TransformerConfig
 
 PATCH = (1, 2, 2)
@@ -164,29 +164,34 @@ class Layer(nn.Module):
         query = self.self_attn.query(hidden)
         return rotate(query, cond.cos, cond.sin), rotate(key, cond.cos, cond.sin), value
 
-    def update(
-        self, x: Tensor, attended: Tensor, cond: Conditioning, texts: list[tuple[Tensor, Tensor]]
-    ) -> Tensor:
+    def update(self, x: Tensor, attended: Tensor, cond: Conditioning, texts: list[KeyValue]) -> Tensor:
         """Tokens [N, L, dim] after self-attention output [N, L, H, D], text and feed-forward."""
-        gate, shift, scale, ffn_gate = (self.modulation + cond.modulation)[:, 2:].chunk(4, dim=1)
-        x = torch.addcmul(x.float(), self.self_attn.o(attended.flatten(2)).float(), gate).to(x.dtype)
-        x = x + self.read_text(self.norm3(x).to(x.dtype), texts)
-        hidden = torch.addcmul(shift, self.norm2(x), 1 + scale).to(x.dtype)
-        return torch.addcmul(x.float(), self.ffn(hidden).float(), ffn_gate).to(x.dtype)
+        x, query = self.after_attention(x, attended, cond)
+        return self.feed_forward(x, self.read_text(query, texts), cond)
 
-    def read_text(self, x: Tensor, texts: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Cross-attention; neighbouring blocks of one prompt share a call."""
-        query = self.cross_attn.query(x).transpose(1, 2)  # [N, H, L, D]
+    def after_attention(self, x: Tensor, attended: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor]:
+        """Tokens with the attention output added, and their queries [N, L, H, D] to the text."""
+        gate = (self.modulation + cond.modulation)[:, 2:3]  # [N, 1, dim]
+        x = torch.addcmul(x.float(), self.self_attn.o(attended.flatten(2)).float(), gate).to(x.dtype)
+        return x, self.cross_attn.query(self.norm3(x).to(x.dtype))
+
+    def read_text(self, query: Tensor, texts: list[KeyValue]) -> Tensor:
+        """Cross-attention output [N, L, dim]; neighbouring blocks of one prompt share a call."""
         outputs, first = [], 0
         for _, group in groupby(texts, key=id):
             key, value = (members := list(group))[0]
-            part = query[first : first + len(members)]
-            key, value = (t.expand(len(members), -1, -1, -1) for t in (key, value))
-            outputs.append(F.scaled_dot_product_attention(part, key, value))
+            part = query[first : first + len(members)].flatten(0, 1)[None].transpose(1, 2)  # [1, H, n*L, D]
+            attended = F.scaled_dot_product_attention(part, key, value).transpose(1, 2)
+            outputs.append(attended.reshape(len(members), query.shape[1], -1))
             first += len(members)
-        attended = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        output: Tensor = self.cross_attn.o(attended.transpose(1, 2).flatten(2))
-        return output
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def feed_forward(self, x: Tensor, read: Tensor, cond: Conditioning) -> Tensor:
+        """Tokens with what was read from the text, and then the feed-forward, added."""
+        shift, scale, gate = (self.modulation + cond.modulation)[:, 3:].chunk(3, dim=1)
+        x = x + self.cross_attn.o(read)
+        hidden = torch.addcmul(shift, self.norm2(x), 1 + scale).to(x.dtype)
+        return torch.addcmul(x.float(), self.ffn(hidden).float(), gate).to(x.dtype)
 
 
 class Head(nn.Module):

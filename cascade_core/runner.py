@@ -169,7 +169,7 @@ class JointAttention:
             for reader, q, partials in zip(self._readers, query, clean, strict=True)
         ]
         self._store(layer, keys, values)
-        return torch.stack(outputs)
+        return outputs[0][None] if len(outputs) == 1 else torch.stack(outputs)
 
     def idle(self) -> None:
         """A rank without work still takes part in the gathers and fills its cache."""

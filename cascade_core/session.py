@@ -19,6 +19,9 @@ from cascade_core.schedule import Shape, TickPlan, Timeline, Work, context_block
 MAX_UNREAD_EVENTS = 32
 """Events that may wait for the reader; beyond it a session takes no ticks and no switches."""
 
+MAX_PROMPTS = 1024
+"""Entries of a prompt timeline."""
+
 EndReason = Literal["closed", "complete", "positions_exhausted"]
 
 
@@ -127,6 +130,8 @@ def check_request(request: SessionRequest, card: ModelCard, shape: Shape) -> Non
     if not 0 <= request.start_block <= last:
         rope = shape.window.rope
         raise InvalidRequest(f"start_block: {request.start_block} is not in 0..{last} (rope = {rope})")
+    if len(request.prompts) > MAX_PROMPTS:
+        raise InvalidRequest(f"prompts: {len(request.prompts)} entries are more than {MAX_PROMPTS}")
     empty = [block for block, prompt in request.prompts.items() if not prompt.strip()]
     if empty:
         raise InvalidPrompt(f"prompts: the one for block {empty[0]} is empty")
@@ -320,10 +325,10 @@ class Session:
     @asynccontextmanager
     async def switching(self) -> AsyncIterator[None]:
         """One switch at a time, in the order of the calls, and never too many."""
-        if max(len(self.switches) + self._num_switching, self._events.qsize()) >= MAX_UNREAD_EVENTS:
-            raise OutOfCapacity(
-                f"switch: more than {MAX_UNREAD_EVENTS} switches or unread events are waiting"
-            )
+        if max(self._num_switching, self._events.qsize()) >= MAX_UNREAD_EVENTS:
+            raise OutOfCapacity(f"switch: {MAX_UNREAD_EVENTS} switches or unread events are waiting")
+        if len(self.switches) + self._num_switching >= MAX_PROMPTS:
+            raise OutOfCapacity(f"switch: {MAX_PROMPTS} switches wait for their block")
         self._num_switching += 1
         try:
             async with self._switch_lock:

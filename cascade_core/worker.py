@@ -20,7 +20,6 @@ import torch
 from cascade_core import messages
 from cascade_core.config import uses_random_weights
 from cascade_core.errors import CascadeError
-from cascade_core.exchange import leave_group
 from cascade_core.loading import build_runner, free_bytes, pick_device, pick_dtype, warm_up
 from cascade_core.locate import locate
 from cascade_core.messages import (
@@ -85,7 +84,7 @@ class Worker:
         if load.rank == 0:
             self._text = load_text_encoder(card, files, self._device, dtype)
             self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
-        warm_up(self._runner, card, config.num_ranks)
+        warm_up(self._runner, card, config.compile)
         memory = free_bytes(self._device, config.num_ranks)
         link.send(Ready(str(self._device), memory, dtype.itemsize, time.monotonic() - started))
 
@@ -153,8 +152,7 @@ def main() -> None:
     except Exception as error:
         known = error if isinstance(error, CascadeError) else None
         link.send(Failed(str(error) if known else traceback.format_exc(limit=-5), known))
-        leave_group()
-        sys.exit(1)
+        os._exit(1)  # leaving the group in order would wait for the others
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ def cells(stagger: int) -> Iterator[tuple[int, int, Work, bool]]:
 
 
 def text(x: float, y: float, content: str, size: int = 13, fill: str = INK, anchor: str = "middle") -> str:
-    return f'<text x="{x}" y="{y}" font-size="{size}" fill="{fill}" text-anchor="{anchor}">{escape(content)}</text>'
+    style = f'font-size="{size}" fill="{fill}" text-anchor="{anchor}"'
+    return f'<text x="{x}" y="{y}" {style}>{escape(content)}</text>'
 
 
 def grid(title: str, stagger: int, top: int) -> list[str]:

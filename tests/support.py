@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cascade_core.config import InflightAttention, ModelCard, SwitchMode, TransformerConfig, make
-from cascade_core.exchange import Exchange, SoloExchange, join_group, leave_group
+from cascade_core.exchange import Exchange, SoloExchange, join_group
 from cascade_core.model import CausalWanModel
 from cascade_core.runner import Runner
 from cascade_core.sampler import block_noise
@@ -160,7 +160,7 @@ def run_rank(rank: int, num_ranks: int, folder: str, cases: Sequence[Case]) -> N
     torch.set_num_threads(1)
     exchange = join_group(rank, num_ranks, f"{folder}/rendezvous", CPU, timeout_s=60)
     torch.save([case.run(rank, num_ranks, exchange) for case in cases], f"{folder}/{rank}.pt")
-    leave_group()
+    torch.distributed.destroy_process_group()
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.gpu import EmulatedExchange
-from cascade_core.exchange import Exchange, GroupExchange, leave_group
+from cascade_core.exchange import Exchange, GroupExchange
 from tests.gpu.support import SIDE, placed_runner, small_card
 from tests.support import run_blocks
 
@@ -21,7 +21,7 @@ def nccl(tmp_path: Path, device: torch.device) -> Iterator[GroupExchange]:
     try:
         yield GroupExchange(1)
     finally:
-        leave_group()
+        dist.destroy_process_group()
 
 
 def run(device: torch.device, stagger: int, exchange: Exchange | None) -> torch.Tensor:
