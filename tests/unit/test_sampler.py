@@ -84,6 +84,15 @@ def test_noise_is_distinct_in_each_argument_and_repeats() -> None:
     assert off_diagonal.abs().max() < 6 / flat.shape[1] ** 0.5
 
 
+def test_streams_of_noise_do_not_overlap() -> None:
+    """A stream that ran into its neighbour's would repeat its values, shifted."""
+    names = [(5, block, pass_index) for block in range(3) for pass_index in range(5)]
+    streams = [set(block_noise(*name, (3, 16, 30, 52)).flatten().tolist()) for name in names]
+    for stream, other in itertools.combinations(streams, 2):
+        # Of 75,000 float32 values each, chance makes about one in a thousand equal.
+        assert len(stream & other) < 0.01 * len(stream)
+
+
 def test_noise_is_not_disturbed_by_global_generators() -> None:
     torch.manual_seed(0)
     first = block_noise(5, 6, 1, SHAPE)
