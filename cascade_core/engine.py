@@ -56,6 +56,8 @@ log = logging.getLogger(__name__)
 
 TICKS_AHEAD = 2
 """Plans sent before the first is answered, so that a rank finds its next tick waiting."""
+MAX_LEAD_S = 5.0
+"""A session that ran ahead while it was alone does not wait longer than this for those that come later."""
 MEMORY_SHARE = 0.9
 """Part of a rank's free memory that sessions may take; the rest is for activations."""
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -249,7 +251,8 @@ class Engine:
         timing = BlockTiming(now - session.started.pop(block), now, tick_s)
         session.push(LatentBlock(block, torch.from_numpy(latents), timing))
         # A viewer whose block came late has waited for it: playback goes on from now.
-        session.deadline_s = max(session.deadline_s, now) + self.card.num_frames(block) / self.card.video.fps
+        due_s = max(session.deadline_s, now) + self.card.num_frames(block) / self.card.video.fps
+        session.deadline_s = min(due_s, now + MAX_LEAD_S)
         if block + 1 == session.timeline.end_block:
             self.end(session, Ended(session.last_reason))
 

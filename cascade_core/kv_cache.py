@@ -45,7 +45,7 @@ class KvCache:
         shape = (2, config.num_layers, rows, config.num_heads, config.head_dim)
         self._keys, self._values = torch.zeros(shape, device=device, dtype=dtype)
         self.first = 0
-        """Oldest block of the window that was written since the last `clear_window`."""
+        """Oldest block of the window that is here; those before it were never written, or replaced."""
         self.end = 0
         """Blocks from here on are not clean yet."""
         self.has_sink = False
@@ -77,16 +77,16 @@ class KvCache:
         self._values[layer, start : start + self.tokens] = value
 
     def commit(self, block: int) -> None:
-        """The block has been written in every layer; blocks are committed in order."""
+        """The block has been written in every layer.
+
+        A block out of turn starts the window anew: the first of a recache, or of a session that was opened
+        in the middle.
+        """
         if block < self.sink_blocks:
             self.has_sink = True
         elif block != self.end:
-            self.first = block  # primed in the middle of a session: nothing before it is here
+            self.first = block
         self.end = block + 1
-
-    def clear_window(self, first: int) -> None:
-        """Forget all but the sink, before blocks from `first` on are written anew."""
-        self.first = self.end = first
 
     def _row(self, block: int) -> int:
         if block < self.sink_blocks:

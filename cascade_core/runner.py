@@ -129,8 +129,6 @@ class Runner:
         """Book what the tick made clean, and forget what no later tick reads."""
         works = plan.works
         cached = [work.block for work in works if work.pass_index == self.shape.context_pass]
-        if plan.recache:
-            state.cache.clear_window(cached[0])
         for block in cached:
             state.cache.commit(block)
         kept = recache_blocks(self.shape.window, state.cache.end)

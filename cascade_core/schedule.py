@@ -100,15 +100,16 @@ class SwitchReceipt:
     """The first block made under the new prompt from its first pass on."""
 
 
-def context_blocks(window: WindowConfig, next_block: int) -> list[int]:
-    """Clean blocks that a session opened at `next_block` is primed with: the sink and the last window."""
-    recent = range(max(0, next_block - window.window_blocks), next_block)
-    return sorted({*range(min(window.sink_blocks, next_block)), *recent})
-
-
 def recache_blocks(window: WindowConfig, next_block: int) -> list[int]:
     """Clean blocks that LongLive re-encodes at a switch: the newest sink + window frames, or all."""
     return list(range(max(0, next_block - window.sink_blocks - window.window_blocks), next_block))
+
+
+def context_blocks(window: WindowConfig, next_block: int) -> list[int]:
+    """Clean blocks that a session opened at `next_block` is primed with: the sink, and all that the window
+    and a recache right after can reach."""
+    sink = range(min(window.sink_blocks, next_block))
+    return sorted({*sink, *recache_blocks(window, next_block)})
 
 
 def plan_tick(timeline: Timeline, shape: Shape) -> tuple[TickPlan | None, Timeline]:
@@ -136,9 +137,13 @@ def switch_prompt(
     touched = full = timeline.next_block
     in_flight = timeline.in_flight
     if mode == "immediate":
-        denoising = [work.block for work in in_flight if work.pass_index < shape.context_pass]
-        touched = min(denoising, default=full)
-        in_flight = tuple(replace(work, prompt=prompt) for work in in_flight)
+        # A block left with its context pass keeps its prompt: what is cached fits what was shown, and a
+        # journal of receipts finds the same cache again.
+        in_flight = tuple(
+            replace(work, prompt=prompt) if work.pass_index < shape.context_pass else work
+            for work in in_flight
+        )
+        touched = min((work.block for work in in_flight if work.prompt == prompt), default=full)
     after = replace(
         timeline, prompt=prompt, in_flight=in_flight, recache=timeline.recache or mode == "recache"
     )

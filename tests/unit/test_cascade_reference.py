@@ -103,7 +103,8 @@ class Restatement:
                 prompt, mode = switches[tick]
                 if mode == "immediate":
                     for flying in in_flight:
-                        flying.prompt = prompt
+                        if flying.num_done < self.num_passes - 1:
+                            flying.prompt = prompt
                 recache |= mode == "recache"
             tick += 1
             if recache and not in_flight:

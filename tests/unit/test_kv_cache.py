@@ -78,7 +78,6 @@ class Both:
             for block in blocks:
                 if block >= sink:
                     self.cache.write(layer, block, *content(layer, block, self.version))
-        self.cache.clear_window(blocks[0])
         self.naive.clear_window(blocks[0])
         self.commit(blocks)
         self.naive.kept |= old
@@ -141,15 +140,6 @@ def test_the_buffers_hold_the_sink_and_what_the_oldest_block_in_flight_sees() ->
     blocks, bytes_per_float = 2 + 3, 4
     per_token = 2 * CONFIG.num_layers * CONFIG.dim * bytes_per_float
     assert cache.num_bytes == blocks * TOKENS * per_token
-
-
-def test_clear_window_leaves_the_sink() -> None:
-    both = Both(WindowConfig(block_frames=3, window_frames=9, sink_frames=3))
-    for block in range(5):
-        both.write([block])
-        both.commit([block])
-    both.cache.clear_window(5)
-    assert both.cache.visible(0) == ([0], [])
 
 
 def test_reading_gives_views_not_copies() -> None:

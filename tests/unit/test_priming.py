@@ -122,21 +122,7 @@ def test_the_cascade_finds_the_same_cache(
     compare(cached(back.runner, start), cached(stayed.runner, start))
 
 
-@pytest.mark.parametrize(
-    "stagger",
-    [
-        pytest.param(
-            1,
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AssertionError,
-                reason="defect: an immediate switch gives its prompt to the context pass of a block that "
-                "its receipt calls untouched, so a journal made from receipts primes another cache",
-            ),
-        ),
-        5,
-    ],
-)
+@pytest.mark.parametrize("stagger", [1, 2, 5])
 def test_a_journal_of_receipts_finds_the_same_cache_after_an_immediate_switch(stagger: int) -> None:
     """The journal notes each prompt at the first block that its receipt says it touched."""
     card = tiny_card(window_blocks=8)
@@ -193,12 +179,6 @@ def test_beyond_the_window_it_runs_and_is_finite(card: ModelCard, stagger: int) 
         assert back.emitted[block].std() < 10
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=KeyError,
-    reason="defect: a recache right after priming asks for clean blocks between sink and window that the "
-    "session was not opened with",
-)
 def test_recache_right_after_priming() -> None:
     card = tiny_card(window_blocks=3, sink_blocks=1)
     start = 10
