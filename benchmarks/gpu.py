@@ -14,26 +14,26 @@ import shlex
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.clock import Clock, stopwatch
+from benchmarks.emulated import EmulatedExchange
 from cascade_core.attention import kernels
 from cascade_core.bench import table
 from cascade_core.config import InflightAttention, ModelCard, find_card
 from cascade_core.exchange import Exchange, SoloExchange
+from cascade_core.joint_attention import JointAttention, Reader
 from cascade_core.loading import build_model, compile_layer
 from cascade_core.machine import machine
 from cascade_core.model import CausalWanModel
-from cascade_core.runner import JointAttention, Reader, Runner
+from cascade_core.runner import Runner
 from cascade_core.schedule import (
     Shape,
     TickPlan,
@@ -65,135 +65,6 @@ ASSUMPTIONS = (
     "clean cache that it runs beside adds the difference to the tick (`exposed_ms`); `gb_s_to_hide_it` is "
     "what the position with the least clean cache needs for none.",
 )
-
-
-# Emulated ranks.
-
-
-class EmulatedGathering:
-    """Keys and values that are being filled in on another stream."""
-
-    def __init__(
-        self,
-        results: tuple[Tensor, Tensor],
-        sources: tuple[Tensor, Tensor],
-        done: torch.cuda.Event | None,
-    ) -> None:
-        """`sources` are held until the reader waits: only then may the allocator give them away."""
-        self._results = results
-        self._sources: tuple[Tensor, Tensor] | None = sources
-        self._done = done
-
-    def wait(self) -> tuple[Tensor, Tensor]:
-        if self._done:
-            torch.cuda.current_stream().wait_event(self._done)
-        self._sources = None
-        return self._results
-
-
-class EmulatedExchange:
-    """Stands in for `num_ranks` ranks on one device: the same buffers and memory traffic, no network.
-
-    This rank's part of a gather is its own. The others' are copies of random values, which read and write as
-    many bytes as NCCL's sends and receives would; on CUDA they run beside the caller's kernels.
-    """
-
-    def __init__(self, num_ranks: int, rank: int, device: torch.device) -> None:
-        self._num_ranks = num_ranks
-        self._rank = rank
-        self._stream = _new_stream(device) if device.type == "cuda" else None
-        self._others: Tensor | None = None
-        self._results: tuple[Tensor, Tensor] | None = None
-
-    def gather(self, key: Tensor, value: Tensor) -> EmulatedGathering:
-        """Start to fill keys and values [W * N, L, H, D] around this rank's own [N, L, H, D]."""
-        sources = key.contiguous(), value.contiguous()
-        others, results = self._buffers(key)
-        if self._stream is None:
-            self._fill(sources, others, results)
-            return EmulatedGathering(results, sources, None)
-        self._stream.wait_stream(torch.cuda.current_stream())  # inputs are made, buffers have been read
-        with torch.cuda.stream(self._stream):
-            self._fill(sources, others, results)
-        return EmulatedGathering(results, sources, self._stream.record_event())
-
-    def _buffers(self, part: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        shape = (self._num_ranks * part.shape[0], *part.shape[1:])
-        if self._others is None or self._results is None or self._others.shape != shape:
-            self._others = torch.randn(shape, device=part.device, dtype=part.dtype)
-            self._results = part.new_empty(shape), part.new_empty(shape)
-        return self._others, self._results
-
-    def _fill(self, sources: tuple[Tensor, Tensor], others: Tensor, results: tuple[Tensor, Tensor]) -> None:
-        count = sources[0].shape[0]
-        start = self._rank * count
-        for source, result in zip(sources, results, strict=True):
-            result[:start].copy_(others[:start])
-            result[start : start + count].copy_(source)
-            result[start + count :].copy_(others[start + count :])
-
-
-def _new_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-# Time.
-
-Mark = Any
-"""A point on a device's own timeline: a CUDA event, or the host's clock."""
-
-
-class Clock:
-    """Marks, and the milliseconds between two of them once the device is done."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_cuda = device.type == "cuda"
-
-    def mark(self) -> Mark:
-        if not self._on_cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
-
-    def finish(self) -> None:
-        """Wait for the device."""
-        if self._on_cuda:
-            torch.cuda.synchronize()
-
-    def ms(self, start: Mark, end: Mark) -> float:
-        """Call after `finish`."""
-        return float(start.elapsed_time(end)) if self._on_cuda else 1e3 * (end - start)
-
-    def repeat(self, call: Callable[[], object], repeats: int) -> float:
-        """Median milliseconds of a call, after three to warm up."""
-        times = []
-        for _ in range(3 + repeats):
-            start = self.mark()
-            call()
-            end = self.mark()
-            self.finish()
-            times.append(self.ms(start, end))
-        return statistics.median(times[3:])
-
-
-@contextmanager
-def stopwatch(clock: Clock, owner: type, name: str) -> Iterator[list[tuple[Mark, Mark]]]:
-    """While it is open, every call of the method adds the marks before and after it."""
-    marks: list[tuple[Mark, Mark]] = []
-    original = getattr(owner, name)
-
-    def timed(*arguments: Any) -> Any:
-        start = clock.mark()
-        result = original(*arguments)
-        marks.append((start, clock.mark()))
-        return result
-
-    setattr(owner, name, timed)
-    try:
-        yield marks
-    finally:
-        setattr(owner, name, original)
 
 
 # One session in its steady state.
@@ -230,7 +101,7 @@ class SteadySession:
         (work,) = plan.ranks[0]
         shape = self.runner.shape
         sink, window = self.runner.sessions[0].cache.visible(window_start(work, shape))
-        in_flight = visible_in_flight(work, plan.works, shape, self.runner.inflight_attention)
+        in_flight = visible_in_flight(work, plan.works, shape, ATTENTION)
         return work, len(sink) + len(window), len(in_flight)
 
 

@@ -20,13 +20,6 @@ Partial = tuple[Tensor, Tensor]
 Kernel = Callable[[Tensor, Tensor, Tensor], Partial]
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding: turns consecutive pairs of x [..., D] by angles [..., D / 2], in float32."""
-    even, odd = x.float().view(*x.shape[:-1], -1, 2).unbind(-1)
-    pairs = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return pairs.flatten(-2).to(x.dtype)
-
-
 def attend_partial(query: Tensor, key_value: KeyValue) -> Partial:
     """Softmax attention of queries [L, H, D] to the given keys only."""
     key, value = key_value

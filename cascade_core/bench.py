@@ -32,9 +32,10 @@ from cascade_core.engine import Engine
 from cascade_core.exchange import SoloExchange
 from cascade_core.loading import build_model
 from cascade_core.machine import machine
+from cascade_core.request import SessionRequest
 from cascade_core.runner import Runner
 from cascade_core.schedule import Shape, Timeline, plan_tick, switch_prompt
-from cascade_core.session import LatentBlock, SessionRequest
+from cascade_core.session import LatentBlock
 
 Row = dict[str, Any]
 PROMPT = {0: "a red circle moves left"}

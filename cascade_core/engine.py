@@ -29,6 +29,7 @@ from cascade_core.errors import (
 )
 from cascade_core.group import GroupLost, RankGroup
 from cascade_core.messages import AddPrompt, Array, Drop, Open, Tick, Ticked
+from cascade_core.request import SessionRequest, check_request, initial_prompts, with_defaults
 from cascade_core.schedule import (
     Candidate,
     TickPlan,
@@ -39,18 +40,7 @@ from cascade_core.schedule import (
     starting_block,
     switch_prompt,
 )
-from cascade_core.session import (
-    BlockTiming,
-    Ended,
-    LatentBlock,
-    PendingSwitch,
-    PromptApplied,
-    Session,
-    SessionRequest,
-    check_request,
-    initial_prompts,
-    with_defaults,
-)
+from cascade_core.session import BlockTiming, Ended, LatentBlock, PendingSwitch, PromptApplied, Session
 
 log = logging.getLogger(__name__)
 

@@ -24,15 +24,9 @@ from cascade_core.engine import Engine
 from cascade_core.errors import CascadeError, InvalidConfig
 from cascade_core.locate import locate_part
 from cascade_core.machine import machine
+from cascade_core.request import SessionRequest, check_request, with_defaults
 from cascade_core.schedule import engine_shape
-from cascade_core.session import (
-    Ended,
-    LatentBlock,
-    PromptApplied,
-    SessionRequest,
-    check_request,
-    with_defaults,
-)
+from cascade_core.session import Ended, LatentBlock, PromptApplied
 
 
 @dataclass(frozen=True)

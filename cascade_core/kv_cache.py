@@ -38,6 +38,8 @@ class KvCache:
     ) -> None:
         """`tokens` is L, the tokens of a block."""
         self.tokens = tokens
+        self.device = device
+        self.num_layers, self.head_dim = config.num_layers, config.head_dim
         self.sink_blocks = window.sink_blocks
         # The oldest block in flight sees its own block and window_blocks - 1 clean ones.
         self.ring_blocks = window.window_blocks - 1
@@ -53,6 +55,11 @@ class KvCache:
     @property
     def num_bytes(self) -> int:
         return int(self._keys.nbytes + self._values.nbytes)
+
+    def empty_blocks(self, count: int) -> Tensor:
+        """Zeros [count, L, H, D] in the place of keys or values that a rank does not have."""
+        shape = (count, self.tokens, *self._keys.shape[2:])
+        return torch.zeros(shape, device=self.device, dtype=self._keys.dtype)
 
     def visible(self, oldest: int) -> tuple[list[int], list[int]]:
         """Clean blocks that a reader whose window starts at block `oldest` sees: (sink, window)."""

@@ -1,51 +1,25 @@
-"""What a caller asks of the engine, what comes back, and the handle of one session."""
+"""The handle of one session, and the events that come back."""
 
 import asyncio
 import itertools
 import time
-from bisect import bisect_right
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 
-from cascade_core.config import MAX_SIDE, ModelCard, SwitchMode
-from cascade_core.errors import CascadeError, InvalidPrompt, InvalidRequest, OutOfCapacity, SessionClosed
+from cascade_core.config import SwitchMode
+from cascade_core.errors import CascadeError, InvalidRequest, OutOfCapacity, SessionClosed
 from cascade_core.messages import Array
-from cascade_core.schedule import Shape, TickPlan, Timeline, Work, context_blocks
+from cascade_core.request import MAX_PROMPTS, SessionRequest, first_timeline, initial_prompts
+from cascade_core.schedule import Shape, TickPlan
 
 MAX_UNREAD_EVENTS = 32
 """Events that may wait for the reader; beyond it a session takes no ticks and no switches."""
 
-MAX_PROMPTS = 1024
-"""Entries of a prompt timeline."""
-
 EndReason = Literal["closed", "complete", "positions_exhausted"]
-
-
-@dataclass(frozen=True)
-class SessionRequest:
-    """A session to open."""
-
-    prompts: Mapping[int, str]
-    """Prompt timeline: from this block on, this prompt. Must have one for `start_block` or before."""
-    seed: int = 0
-    """Seed of the noise, 0..2**63 - 1."""
-    width: int = 0
-    """Pixels, a multiple of 16; 0: the card's."""
-    height: int = 0
-    start_block: int = 0
-    """First block to generate; above 0 the session continues from `context`."""
-    context: Mapping[int, torch.Tensor] = field(default_factory=dict)
-    """Clean latents [F, C, h, w] of the blocks `Engine.context_blocks(start_block)`."""
-    num_blocks: int | None = None
-    """Blocks to generate; None: endless."""
-    credit: int | None = None
-    """Blocks that may be emitted before more is granted; None: no limit."""
-    switch_mode: SwitchMode = "immediate"
-    """How the timeline's later prompts take effect."""
 
 
 @dataclass(frozen=True)
@@ -100,78 +74,6 @@ class PendingSwitch:
     request_id: str
     embedding: Array
     mode: SwitchMode
-
-
-def with_defaults(request: SessionRequest, card: ModelCard) -> SessionRequest:
-    """The request with the card's frame size where it names none."""
-    return replace(
-        request, height=request.height or card.video.height, width=request.width or card.video.width
-    )
-
-
-def initial_prompts(request: SessionRequest) -> list[int]:
-    """Timeline entries that count at the start: those of context blocks and of the first block."""
-    entries = sorted(block for block in request.prompts if block <= request.start_block)
-    blocks = (*request.context, request.start_block)
-    return sorted({entries[max(0, bisect_right(entries, block) - 1)] for block in blocks if entries})
-
-
-def check_request(request: SessionRequest, card: ModelCard, shape: Shape) -> None:
-    """Raise InvalidRequest or InvalidPrompt, naming the field, where the request does not fit the model."""
-    for name, size in (("width", request.width), ("height", request.height)):
-        if size % 16 or not 16 <= size <= MAX_SIDE:
-            raise InvalidRequest(f"{name}: {size} is not a multiple of 16 in 16..{MAX_SIDE}")
-    if not 0 <= request.seed < 2**63:
-        raise InvalidRequest(f"seed: {request.seed} is not in 0..2^63-1")
-    for name, count, least in (("num_blocks", request.num_blocks, 1), ("credit", request.credit, 0)):
-        if count is not None and count < least:
-            raise InvalidRequest(f"{name}: {count} is not at least {least}")
-    last = (shape.window.max_blocks or 2**31) - 1
-    if not 0 <= request.start_block <= last:
-        rope = shape.window.rope
-        raise InvalidRequest(f"start_block: {request.start_block} is not in 0..{last} (rope = {rope})")
-    if len(request.prompts) > MAX_PROMPTS:
-        raise InvalidRequest(f"prompts: {len(request.prompts)} entries are more than {MAX_PROMPTS}")
-    empty = [block for block, prompt in request.prompts.items() if not prompt.strip()]
-    if empty:
-        raise InvalidPrompt(f"prompts: the one for block {empty[0]} is empty")
-    if not initial_prompts(request):
-        raise InvalidRequest(f"prompts: none at or before start_block {request.start_block}")
-    _check_context(request, card, shape)
-
-
-def _check_context(request: SessionRequest, card: ModelCard, shape: Shape) -> None:
-    expected = context_blocks(shape.window, request.start_block)
-    if sorted(request.context) != expected:
-        raise InvalidRequest(f"context: blocks {sorted(request.context)} given, {expected} needed")
-    latent_shape = card.latent_shape(request.height, request.width)
-    for block, latents in request.context.items():
-        if tuple(latents.shape) != latent_shape:
-            raise InvalidRequest(
-                f"context: block {block} has shape {tuple(latents.shape)}, not {latent_shape}"
-            )
-        if not latents.isfinite().all():
-            raise InvalidRequest(f"context: block {block} has values that are not finite")
-
-
-def first_timeline(number: int, request: SessionRequest, shape: Shape) -> Timeline:
-    """Prime the context blocks, each under the prompt it was made with, then start."""
-    entries = initial_prompts(request)
-
-    def prompt_of(block: int) -> int:
-        return max(0, bisect_right(entries, block) - 1)
-
-    limits = [shape.window.max_blocks]
-    if request.num_blocks is not None:
-        limits.append(request.start_block + request.num_blocks)
-    primed = (Work(block, shape.context_pass, prompt_of(block)) for block in sorted(request.context))
-    return Timeline(
-        session=number,
-        next_block=request.start_block,
-        end_block=min((limit for limit in limits if limit is not None), default=None),
-        prompt=len(entries) - 1,
-        to_prime=tuple(primed),
-    )
 
 
 class Host(Protocol):

@@ -13,7 +13,8 @@ import torch
 
 from cascade_core.config import EngineConfig, make
 from cascade_core.engine import Engine
-from cascade_core.session import Event, LatentBlock, Session, SessionRequest
+from cascade_core.request import SessionRequest
+from cascade_core.session import Event, LatentBlock, Session
 
 WAIT_S = 60.0
 """Deadline of every wait: far above what an idle machine needs, so that only a hang reaches it."""

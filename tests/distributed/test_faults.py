@@ -22,8 +22,9 @@ from cascade_core.config import EngineConfig
 from cascade_core.engine import Engine
 from cascade_core.errors import OutOfCapacity, SessionClosed, SessionLost, WeightsError
 from cascade_core.messages import HEADER, Command, Drop, Load, Tick, pack
+from cascade_core.request import SessionRequest
 from cascade_core.schedule import TickPlan, Work
-from cascade_core.session import Session, SessionRequest
+from cascade_core.session import Session
 from tests.engine_support import (
     PROMPT,
     WAIT_S,
@@ -404,7 +405,7 @@ PARENT = """
 import asyncio, sys
 from pathlib import Path
 from cascade_core.engine import Engine
-from cascade_core.session import SessionRequest
+from cascade_core.request import SessionRequest
 from tests.engine_support import engine_config
 
 async def main():

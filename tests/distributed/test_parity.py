@@ -14,8 +14,9 @@ from torch import Tensor
 from cascade_core.config import EngineConfig, find_card, make
 from cascade_core.engine import Engine
 from cascade_core.exchange import SoloExchange
+from cascade_core.request import SessionRequest
 from cascade_core.schedule import context_blocks
-from cascade_core.session import Ended, LatentBlock, PromptApplied, Session, SessionRequest
+from cascade_core.session import Ended, LatentBlock, PromptApplied, Session
 from tests.support import Case, relative_error, run_rank, tiny_card, write_card
 
 Video = dict[int, Tensor]

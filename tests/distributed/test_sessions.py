@@ -16,15 +16,8 @@ from cascade_core import engine as engine_module
 from cascade_core.engine import Engine
 from cascade_core.errors import InvalidPrompt, InvalidRequest, OutOfCapacity, SessionClosed
 from cascade_core.messages import AddPrompt, Command, Open
-from cascade_core.session import (
-    MAX_UNREAD_EVENTS,
-    Ended,
-    Event,
-    LatentBlock,
-    PromptApplied,
-    Session,
-    SessionRequest,
-)
+from cascade_core.request import MAX_PROMPTS, SessionRequest
+from cascade_core.session import MAX_UNREAD_EVENTS, Ended, Event, LatentBlock, PromptApplied, Session
 from tests.engine_support import (
     NUM_PASSES,
     PROMPT,
@@ -456,11 +449,11 @@ class TestSwitch:
 
     async def test_many_that_wait_for_their_block(self, engine: Engine) -> None:
         session = await engine.open(replace(REQUEST, num_blocks=None, credit=0))
-        blocks = [100 - number for number in range(MAX_UNREAD_EVENTS)]
+        blocks = [2 * MAX_PROMPTS - number for number in range(MAX_PROMPTS)]
         for block in blocks:
             await session.switch(PROMPT, at_block=block)
         with pytest.raises(OutOfCapacity, match="switch"):
-            await session.switch(PROMPT, at_block=200)
+            await session.switch(PROMPT, at_block=3 * MAX_PROMPTS)
         assert [pending.block for pending in session.switches] == sorted(blocks)
         await session.close()
 

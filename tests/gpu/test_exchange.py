@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmarks.gpu import EmulatedExchange
+from benchmarks.emulated import EmulatedExchange
 from cascade_core.exchange import Exchange, GroupExchange
 from tests.gpu.support import SIDE, placed_runner, small_card
 from tests.support import run_blocks

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from benchmarks.gpu import EmulatedExchange, SteadySession
+from benchmarks.emulated import EmulatedExchange
+from benchmarks.gpu import SteadySession
 from cascade_core.exchange import Exchange, SoloExchange
 from cascade_core.runner import Runner
 from cascade_core.schedule import Shape

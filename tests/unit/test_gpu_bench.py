@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.emulated import EmulatedExchange
 from benchmarks.gpu import (
-    EmulatedExchange,
     Row,
     gathered_bytes,
     main,

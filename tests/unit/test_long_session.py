@@ -10,8 +10,9 @@ import pytest
 
 from cascade_core.config import ModelCard
 from cascade_core.errors import InvalidRequest
+from cascade_core.request import SessionRequest, check_request, first_timeline, with_defaults
 from cascade_core.schedule import Timeline
-from cascade_core.session import Session, SessionRequest, check_request, first_timeline, with_defaults
+from cascade_core.session import Session
 from tests.support import Drive, make_runner, make_shape, prompt_embedding, tiny_card
 
 NUM_FRAMES = 10_000

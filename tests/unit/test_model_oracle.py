@@ -8,7 +8,8 @@ from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffu
 from torch import Tensor
 
 from cascade_core.config import TransformerConfig
-from cascade_core.model import CausalWanModel, Conditioning, rope_angles
+from cascade_core.model import CausalWanModel, Conditioning
+from cascade_core.rope import rope_angles
 from tests.support import CPU, relative_error, tiny_model
 
 SMALL = TransformerConfig(

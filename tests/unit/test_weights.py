@@ -31,7 +31,8 @@ from cascade_core.config import (
 )
 from cascade_core.errors import WeightsError
 from cascade_core.locate import ModelFiles, locate
-from cascade_core.model import CausalWanModel, Conditioning, keep_float32, rope_angles
+from cascade_core.model import CausalWanModel, Conditioning, keep_float32
+from cascade_core.rope import rope_angles
 from cascade_core.weights import (
     load_state,
     merge_lora,

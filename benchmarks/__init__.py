@@ -1,0 +1,1 @@
+"""Commands that measure, and the tables they wrote."""
