@@ -16,8 +16,6 @@ from cascade_core.runner import Runner
 from cascade_core.sampler import block_noise
 from cascade_core.schedule import Shape, Timeline, Work, context_blocks, plan_tick, switch_prompt
 
-torch.set_num_threads(1)  # tiny products gain nothing from threads, and bits depend on their number
-
 CPU = torch.device("cpu")
 STEPS = (1000, 750, 500, 250)
 SIDE = 32
