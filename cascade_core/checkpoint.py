@@ -39,12 +39,6 @@ def read_tensors(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
     raise WeightsError(f"{path}: unknown format; expected .safetensors, {', '.join(PICKLES)} or a folder")
 
 
-def some(names: Sequence[str]) -> str:
-    """A list for an error message, cut after ten names."""
-    rest = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def _read_folder(folder: Path) -> dict[str, Tensor]:
     files = shard_files(folder)
     if not files:
@@ -53,7 +47,7 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
     for file in files:
         shard = _read_safetensors(file)
         if twice := sorted(state.keys() & shard.keys()):
-            raise WeightsError(f"{file}: repeats {some(twice)}; keep one set of files per folder")
+            raise WeightsError(f"{file}: repeats {_some(twice)}; keep one set of files per folder")
         state.update(shard)
     return state
 
@@ -80,14 +74,22 @@ def _pickle_complaint(error: Exception) -> str:
     return "damaged, cut short, or not a PyTorch checkpoint of plain tensors; fetch it again"
 
 
+def _some(names: Sequence[str]) -> str:
+    """A hint for an error message, cut after ten names."""
+    rest = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def _pick(path: Path, content: Any, keys: Sequence[str]) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not named tensors")
     found = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
     others = [str(k) for k, value in found.items() if not (isinstance(k, str) and isinstance(value, Tensor))]
     if others and found is content:
-        names = some([str(name) for name in content])
-        raise WeightsError(f"{path}: not flat, and none of {some(keys)} at its top level, which has: {names}")
+        names = _some([str(name) for name in content])
+        raise WeightsError(
+            f"{path}: not flat, and none of {', '.join(keys)} at its top level, which has: {names}"
+        )
     if others:
-        raise WeightsError(f"{path}: not tensors: {some(others)}")
+        raise WeightsError(f"{path}: not tensors: {', '.join(others)}")
     return dict(found)

@@ -35,8 +35,11 @@ class TransformerConfig:
     dim: Positive
     """Width of a token."""
     ffn_dim: Positive
+    """Width inside the feed-forward."""
     num_heads: Positive
+    """Attention heads; each is dim / num_heads wide."""
     num_layers: Positive
+    """Transformer layers (`blocks` in the checkpoints' names)."""
     text_dim: Positive = 4096
     """Width of the text encoder's output."""
     text_len: Positive = 512
@@ -46,6 +49,7 @@ class TransformerConfig:
     freq_dim: Annotated[int, Field(ge=2, multiple_of=2)] = 256
     """Width of the sinusoidal timestep embedding."""
     eps: Annotated[float, Field(gt=0)] = 1e-6
+    """Added to the variance in every norm."""
 
     @model_validator(mode="after")
     def _check(self) -> "TransformerConfig":
@@ -65,6 +69,7 @@ class SamplingConfig:
     steps: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(min_length=1, max_length=16)]
     """Descending indices into the shifted table of 1000 timesteps; 1000 is pure noise."""
     shift: Annotated[float, Field(gt=0)] = 5.0
+    """Moves the table towards noise: sigma' = shift * s / (1 + (shift - 1) * s)."""
     context_noise: Annotated[float, Field(ge=0, lt=1000)] = 0.0
     """Timestep of the context pass, which writes a clean block's K/V."""
 
@@ -85,6 +90,7 @@ class WindowConfig:
     """Which frames a block attends to. Frames are latent frames, in whole blocks."""
 
     block_frames: Positive = 3
+    """Latent frames denoised together; 4 pictures each, the very first latent frame one."""
     window_frames: Positive = 21
     """Newest frames a block sees, counted back from its own end, itself included."""
     sink_frames: Annotated[int, Field(ge=0)] = 0
@@ -137,7 +143,9 @@ class VideoConfig:
     width: FrameSide
     """Default pixels; a session may choose its own multiple of 16."""
     height: FrameSide
+    """Pixels, as `width`."""
     fps: Annotated[float, Field(gt=0, le=240)] = 16.0
+    """Playback speed that the model was trained for."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -157,7 +165,9 @@ class LoraConfig(FileConfig):
     """A low-rank update merged into the transformer at load."""
 
     rank: Positive = 256
+    """Width of the update."""
     alpha: Annotated[float, Field(gt=0)] = 256.0
+    """The update is scaled by alpha / rank."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -176,7 +186,9 @@ class ModelCard:
     """One model: dimensions, sampling, window, video, files, licence."""
 
     name: str
+    """What `--model` takes."""
     title: str
+    """One line for people."""
     licence: str
     """SPDX id or the licence's own name; shown where a user picks the model."""
     commercial_use: bool
@@ -191,6 +203,7 @@ class ModelCard:
     vae: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of diffusers' AutoencoderKLWan for random weights; empty: the Wan 2.1 VAE."""
     note: str = ""
+    """What a user should know: where this differs from the reference, what is not verified."""
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Shape [F, C, h, w] of one block's latents (the VAE is 8x spatial)."""
@@ -204,13 +217,14 @@ class ModelCard:
         return 4 * self.window.block_frames - (3 if block == 0 else 0)
 
     def session_bytes(self, height: int, width: int, bytes_per_value: int = 2) -> int:
-        """Memory of one session on each rank: KV cache, two prompts' text cache, blocks in flight."""
+        """Memory of one session on each rank: KV cache, text caches, keys and values in flight."""
         dims, window = self.transformer, self.window
         kv_token = 2 * dims.num_layers * dims.dim * bytes_per_value
         cached_blocks = window.sink_blocks + window.window_blocks - 1
         tokens = self.tokens_per_block(height, width)
         in_flight = 2 * self.sampling.num_passes * tokens * dims.dim * bytes_per_value
-        return kv_token * (cached_blocks * tokens + 2 * dims.text_len) + in_flight
+        num_prompts = self.sampling.num_passes + 1  # every block in flight may have its own
+        return kv_token * (cached_blocks * tokens + num_prompts * dims.text_len) + in_flight
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -234,9 +248,13 @@ class EngineConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on CUDA, float32 on CPU."""
     compile: bool = False
-    """torch.compile of the layers; costs minutes at start, pays on CUDA."""
+    """torch.compile of the layers; costs minutes at start, pays on CUDA. Sessions of another size than the
+    card's compile on first use, inside a tick: allow for it in `tick_deadline_s`."""
     max_sessions: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Sessions open at once; None: as many as fit into memory."""
+    max_pixels: Annotated[int, Field(ge=256)] | None = None
+    """Largest width x height of a session, so that nobody's size makes a tick miss its deadline; None: four
+    times the card's."""
     tick_deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     """A tick that takes longer counts as hung: the ranks are restarted. Keep it well under the gateway's
     own patience, and above the slowest honest tick."""
@@ -273,11 +291,15 @@ def make(kind: type[T], values: Mapping[str, Any]) -> T:
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        lines = (
-            f"{'.'.join(str(part) for part in item['loc']) or kind.__name__}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise InvalidConfig("; ".join(lines)) from None
+        raise InvalidConfig(complaints(error)) from None
+
+
+def complaints(error: ValidationError) -> str:
+    """One `field: what is wrong` per wrong field."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or error.title}: {item['msg']}"
+        for item in error.errors()
+    )
 
 
 @cache

@@ -11,25 +11,35 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 import torch
 
-from cascade_core.config import EngineConfig, ModelCard, SwitchMode, check_engine, find_card
+from cascade_core.capacity import check_room, max_sessions
+from cascade_core.config import EngineConfig, ModelCard, check_engine, find_card, uses_random_weights
+from cascade_core.embeddings import EmbeddingCache
 from cascade_core.errors import (
     CascadeError,
-    InvalidRequest,
     OutOfCapacity,
     SessionClosed,
     SessionLost,
 )
-from cascade_core.group import GroupLost, RankGroup
+from cascade_core.group import GroupLost, RankGroup, in_daemon_thread
+from cascade_core.locate import ModelFiles, locate
 from cascade_core.messages import AddPrompt, Array, Drop, Open, Tick, Ticked
-from cascade_core.request import SessionRequest, check_request, initial_prompts, with_defaults
+from cascade_core.request import (
+    SessionRequest,
+    SwitchRequest,
+    check_request,
+    check_types,
+    initial_prompts,
+    with_defaults,
+)
 from cascade_core.schedule import (
     Candidate,
     TickPlan,
@@ -48,8 +58,6 @@ TICKS_AHEAD = 2
 """Plans sent before the first is answered, so that a rank finds its next tick waiting."""
 MAX_LEAD_S = 5.0
 """A session that ran ahead while it was alone does not wait longer than this for those that come later."""
-MEMORY_SHARE = 0.9
-"""Part of a rank's free memory that sessions may take; the rest is for activations."""
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 CLOSED = "the engine was closed"
 
@@ -81,8 +89,9 @@ class Engine:
         self._sessions: dict[int, Session] = {}
         self._numbers = itertools.count(1)
         self._wakeup = asyncio.Event()
-        self._text_cache: OrderedDict[str, Array] = OrderedDict()
-        self._group = RankGroup(config, self.card)
+        self._embeddings = EmbeddingCache(self._encode, config.text_cache_entries)
+        self._files: ModelFiles | None = None
+        self._group = RankGroup(config, self.card, None)
         self._ready = False
         self._closed = False
         self._num_restarts = 0
@@ -94,6 +103,10 @@ class Engine:
         """Load the model on all ranks. Raises UserError, or SessionLost if the ranks cannot start."""
         engine = cls(config)
         try:
+            if not uses_random_weights(config, engine.card):
+                # Once and here: a download must not run against the ranks' deadline, nor again at a restart.
+                engine._files = await in_daemon_thread(partial(locate, engine.card, config.weights))
+                engine._group = RankGroup(config, engine.card, engine._files)
             await engine._group.start()
         except GroupLost as error:
             await engine._group.close()
@@ -126,15 +139,11 @@ class Engine:
     @property
     def status(self) -> EngineStatus:
         ranks = self._group.ready
-        fits = 0
-        if ranks:
-            default = with_defaults(SessionRequest({0: ""}), self.card)
-            fits = int(self._budget_bytes() // self._session_bytes(default))
         return EngineStatus(
             ready=self._ready,
             num_restarts=self._num_restarts,
             num_sessions=len(self._sessions),
-            max_sessions=min(fits, self.config.max_sessions or fits),
+            max_sessions=max_sessions(self.config, self.card, ranks) if ranks else 0,
             device=ranks[0].device if ranks else "",
             last_tick_s=self._last_tick_s,
             process_ids=tuple(self._group.process_ids),
@@ -146,12 +155,15 @@ class Engine:
 
     async def open(self, request: SessionRequest) -> Session:
         """Open a session. Raises UserError, OutOfCapacity or SessionLost."""
+        check_types(request)
         request = with_defaults(request, self.card)
         check_request(request, self.card, self.shape)
         self._check_room(request)
         initial = initial_prompts(request)
         later = sorted(block for block in request.prompts if block > request.start_block)
-        embeddings = {block: await self._embed(request.prompts[block]) for block in (*initial, *later)}
+        embeddings = {
+            block: await self._embeddings.get(request.prompts[block]) for block in (*initial, *later)
+        }
         self._check_room(request)  # embedding took a while
         session = Session(self, next(self._numbers), request, self.shape)
         for block in later:
@@ -175,13 +187,15 @@ class Engine:
         session.push(event)
         self._forget(session)
 
-    async def switch(
-        self, session: Session, prompt: str, mode: SwitchMode, request_id: str, at_block: int | None
-    ) -> None:
+    async def switch(self, session: Session, request: SwitchRequest) -> None:
         async with session.switching():
-            embedding = await self._embed(prompt)
+            try:
+                embedding = await self._embeddings.get(request.prompt)
+            except CascadeError:
+                session.require_open()  # what happened to the session counts more
+                raise
             session.require_open()
-            session.schedule(PendingSwitch(at_block, request_id, embedding, mode))
+            session.schedule(PendingSwitch(request.at_block, request.request_id, embedding, request.mode))
             self._apply_switches(session)
         self.wake()
 
@@ -261,7 +275,7 @@ class Engine:
             await self._group.close()
             await asyncio.sleep(RESTART_DELAYS_S[min(attempt, len(RESTART_DELAYS_S) - 1)])
             try:
-                self._group = RankGroup(self.config, self.card)
+                self._group = RankGroup(self.config, self.card, self._files)
                 await self._group.start()
             except Exception as error:  # no weights, no processes, no disk: whatever it is may pass
                 log.error("ranks did not start, attempt %d: %s", attempt + 1, error)
@@ -282,14 +296,9 @@ class Engine:
                 PromptApplied(switch.request_id, receipt.first_block_touched, receipt.first_block_full)
             )
 
-    async def _embed(self, prompt: str) -> Array:
-        if prompt not in self._text_cache:
-            with self._lost_is_retryable():
-                self._text_cache[prompt] = await self._group.encode(prompt)
-        self._text_cache.move_to_end(prompt)
-        while len(self._text_cache) > self.config.text_cache_entries:
-            self._text_cache.popitem(last=False)
-        return self._text_cache[prompt]
+    async def _encode(self, prompt: str) -> Array:
+        with self._lost_is_retryable():
+            return await self._group.encode(prompt)
 
     async def _open_on_ranks(self, session: Session, prompts: list[Array]) -> None:
         request = session.request
@@ -298,7 +307,9 @@ class Engine:
             seed=request.seed,
             height=request.height,
             width=request.width,
-            context={block: latents.float().numpy() for block, latents in request.context.items()},
+            context={
+                block: latents.detach().cpu().float().numpy() for block, latents in request.context.items()
+            },
             prompts=dict(enumerate(prompts)),
         )
         try:
@@ -324,25 +335,9 @@ class Engine:
             raise OutOfCapacity("the ranks are starting again; retry soon")
 
     def _check_room(self, request: SessionRequest) -> None:
-        """Raise where another session does not fit now (OutOfCapacity) or ever (InvalidRequest)."""
         self._require_ready()
-        limit = self.config.max_sessions
-        if limit is not None and len(self._sessions) >= limit:
-            raise OutOfCapacity(f"max_sessions: {limit} sessions are open already")
-        needed, budget = self._session_bytes(request), self._budget_bytes()
-        taken = sum(self._session_bytes(session.request) for session in self._sessions.values())
-        if taken + needed > budget:
-            message = (
-                f"not enough memory for a session of {request.width}x{request.height}: it needs "
-                f"{needed / 2**20:.0f} MiB on each rank, {max(0, budget - taken) / 2**20:.0f} MiB are free"
-            )
-            raise (OutOfCapacity if needed <= budget else InvalidRequest)(message)
-
-    def _session_bytes(self, request: SessionRequest) -> int:
-        return self.card.session_bytes(request.height, request.width, self._group.ready[0].bytes_per_value)
-
-    def _budget_bytes(self) -> float:
-        return MEMORY_SHARE * min(rank.free_bytes for rank in self._group.ready)
+        open_requests = [session.request for session in self._sessions.values()]
+        check_room(request, open_requests, self.config, self.card, self._group.ready)
 
     def _forget(self, session: Session) -> None:
         if self._sessions.pop(session.number, None) and self._ready:
@@ -352,3 +347,8 @@ class Engine:
         for session in self._sessions.values():
             session.fail(error)
         self._sessions.clear()
+
+
+def _array(latents: torch.Tensor) -> Array:
+    array: Array = latents.detach().cpu().float().numpy()
+    return array

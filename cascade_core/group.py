@@ -8,12 +8,14 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Awaitable, Iterable
+import threading
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from cascade_core.config import EngineConfig, ModelCard
+from cascade_core.locate import ModelFiles
 from cascade_core.messages import (
     Array,
     Command,
@@ -45,6 +47,32 @@ def _all(answers: Iterable[Awaitable[T]]) -> asyncio.Future[list[T]]:
     return asyncio.ensure_future(collect())
 
 
+async def in_daemon_thread(function: Callable[[], T]) -> T:
+    """Run slow blocking work, such as a download; the process may end without waiting for it."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(T, result))
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = function()
+        except BaseException as caught:
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=work, name="locate", daemon=True).start()
+    return await future
+
+
 class GroupLost(Exception):
     """A rank died, failed, or missed a deadline: the whole group must go."""
 
@@ -64,9 +92,11 @@ class Rank:
 class RankGroup:
     """All ranks of one engine. It lives and dies as a whole: collectives leave no other choice."""
 
-    def __init__(self, config: EngineConfig, card: ModelCard) -> None:
+    def __init__(self, config: EngineConfig, card: ModelCard, files: ModelFiles | None) -> None:
+        """`files` None: random weights."""
         self._config = config
         self._card = card
+        self._files = files
         self._folder = tempfile.TemporaryDirectory(prefix="cascade-ranks-", ignore_cleanup_errors=True)
         self._ranks: list[Rank] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -161,7 +191,7 @@ class RankGroup:
             reader, writer = await asyncio.open_unix_connection(sock=ours)
             try:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "cascade_core.worker", str(theirs.fileno()),
+                    sys.executable, "-P", "-m", "cascade_core.worker", str(theirs.fileno()),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=STDERR,
                     pass_fds=[theirs.fileno()],
@@ -174,7 +204,7 @@ class RankGroup:
         cores = os.cpu_count() or 1
         threads = self._config.threads_per_rank or max(1, cores // self._config.num_ranks)
         rendezvous = Path(self._folder.name) / "rendezvous"
-        writer.write(pack(Load(self._card, self._config, index, threads, rendezvous)))
+        writer.write(pack(Load(self._card, self._config, self._files, index, threads, rendezvous)))
         self._tasks.append(asyncio.create_task(self._listen(rank, reader), name=f"rank-{index}"))
         return rank
 

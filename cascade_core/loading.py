@@ -49,14 +49,14 @@ def build_model(
     if files is None:
         randomize(model, seed, device, dtype, keep_float32)
     else:
-        load_state(model, read_transformer(card, files), device, dtype, keep_float32)
+        load_state(model, read_transformer(card, files), files.transformer, device, dtype, keep_float32)
     return model.eval().requires_grad_(False)
 
 
-def build_runner(load: Load, files: ModelFiles | None, device: torch.device, dtype: torch.dtype) -> Runner:
+def build_runner(load: Load, device: torch.device, dtype: torch.dtype) -> Runner:
     """Load the model, then join the group (loading times differ; joining waits for the slowest)."""
     config, card = load.config, load.card
-    model = build_model(card, files, config.seed, device, dtype)
+    model = build_model(card, load.files, config.seed, device, dtype)
     if config.compile:
         for layer in model.layers:
             compile_layer(layer)

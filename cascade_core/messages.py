@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cascade_core.config import EngineConfig, ModelCard
 from cascade_core.errors import CascadeError
+from cascade_core.locate import ModelFiles
 from cascade_core.schedule import TickPlan
 
 Array = NDArray[np.float32]
@@ -30,6 +31,8 @@ class Load:
 
     card: ModelCard
     config: EngineConfig
+    files: ModelFiles | None
+    """Where the weights are on this machine; None: random ones."""
     rank: int
     threads: int
     rendezvous: Path

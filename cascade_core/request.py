@@ -5,18 +5,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from cascade_core.config import MAX_SIDE, ModelCard, SwitchMode
+from cascade_core.config import MAX_SIDE, ModelCard, SwitchMode, complaints
 from cascade_core.errors import InvalidPrompt, InvalidRequest
 from cascade_core.schedule import Shape, Timeline, Work, context_blocks
 
 MAX_PROMPTS = 1024
 """Entries of a prompt timeline."""
+MAX_PROMPT_CHARACTERS = 32_768
+"""Refused before it travels; the tokens that the model takes are counted by the text encoder."""
+
+STRICT = ConfigDict(strict=True, revalidate_instances="always", arbitrary_types_allowed=True)
 
 
 @dataclass(frozen=True)
 class SessionRequest:
-    """A session to open."""
+    """A session to open. `check_request` checks it, types included."""
+
+    __pydantic_config__ = STRICT
 
     prompts: Mapping[int, str]
     """Prompt timeline: from this block on, this prompt. Must have one for `start_block` or before."""
@@ -25,6 +32,7 @@ class SessionRequest:
     width: int = 0
     """Pixels, a multiple of 16; 0: the card's."""
     height: int = 0
+    """Pixels, as `width`."""
     start_block: int = 0
     """First block to generate; above 0 the session continues from `context`."""
     context: Mapping[int, torch.Tensor] = field(default_factory=dict)
@@ -35,6 +43,36 @@ class SessionRequest:
     """Blocks that may be emitted before more is granted; None: no limit."""
     switch_mode: SwitchMode = "immediate"
     """How the timeline's later prompts take effect."""
+
+
+@dataclass(frozen=True)
+class SwitchRequest:
+    """A prompt switch in an open session."""
+
+    __pydantic_config__ = STRICT
+
+    prompt: str
+    mode: SwitchMode = "immediate"
+    request_id: str = ""
+    """Comes back in the receipt."""
+    at_block: int | None = None
+    """Switch when this block starts; None: now."""
+
+
+def check_types(request: SessionRequest | SwitchRequest) -> None:
+    """Raise InvalidRequest, naming the field, where a value has another type than declared."""
+    try:
+        TypeAdapter(type(request)).validate_python(request)
+    except ValidationError as error:
+        raise InvalidRequest(complaints(error)) from None
+
+
+def check_prompt(name: str, prompt: str) -> None:
+    """Raise InvalidPrompt where it is empty or absurdly long."""
+    if not prompt.strip():
+        raise InvalidPrompt(f"{name} is empty")
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
+        raise InvalidPrompt(f"{name} has {len(prompt)} characters, more than {MAX_PROMPT_CHARACTERS}")
 
 
 def with_defaults(request: SessionRequest, card: ModelCard) -> SessionRequest:
@@ -53,6 +91,7 @@ def initial_prompts(request: SessionRequest) -> list[int]:
 
 def check_request(request: SessionRequest, card: ModelCard, shape: Shape) -> None:
     """Raise InvalidRequest or InvalidPrompt, naming the field, where the request does not fit the model."""
+    check_types(request)
     for name, size in (("width", request.width), ("height", request.height)):
         if size % 16 or not 16 <= size <= MAX_SIDE:
             raise InvalidRequest(f"{name}: {size} is not a multiple of 16 in 16..{MAX_SIDE}")
@@ -67,9 +106,8 @@ def check_request(request: SessionRequest, card: ModelCard, shape: Shape) -> Non
         raise InvalidRequest(f"start_block: {request.start_block} is not in 0..{last} (rope = {rope})")
     if len(request.prompts) > MAX_PROMPTS:
         raise InvalidRequest(f"prompts: {len(request.prompts)} entries are more than {MAX_PROMPTS}")
-    empty = [block for block, prompt in request.prompts.items() if not prompt.strip()]
-    if empty:
-        raise InvalidPrompt(f"prompts: the one for block {empty[0]} is empty")
+    for block, prompt in request.prompts.items():
+        check_prompt(f"prompts: the one for block {block}", prompt)
     if not initial_prompts(request):
         raise InvalidRequest(f"prompts: none at or before start_block {request.start_block}")
     _check_context(request, card, shape)

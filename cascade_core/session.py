@@ -13,7 +13,15 @@ import torch
 from cascade_core.config import SwitchMode
 from cascade_core.errors import CascadeError, InvalidRequest, OutOfCapacity, SessionClosed
 from cascade_core.messages import Array
-from cascade_core.request import MAX_PROMPTS, SessionRequest, first_timeline, initial_prompts
+from cascade_core.request import (
+    MAX_PROMPTS,
+    SessionRequest,
+    SwitchRequest,
+    check_prompt,
+    check_types,
+    first_timeline,
+    initial_prompts,
+)
 from cascade_core.schedule import Shape, TickPlan
 
 MAX_UNREAD_EVENTS = 32
@@ -46,7 +54,10 @@ class LatentBlock:
 
 @dataclass(frozen=True)
 class PromptApplied:
-    """Receipt of a prompt switch that has taken effect."""
+    """Receipt of a prompt switch that has taken effect.
+
+    Both blocks may lie beyond the last, where a switch came after the last block had started.
+    """
 
     request_id: str
     first_block_touched: int
@@ -85,9 +96,7 @@ class Host(Protocol):
     def end(self, session: "Session", event: Ended) -> None:
         """Forget the session and free its memory."""
 
-    async def switch(
-        self, session: "Session", prompt: str, mode: SwitchMode, request_id: str, at_block: int | None
-    ) -> None:
+    async def switch(self, session: "Session", request: SwitchRequest) -> None:
         """Embed and apply a prompt."""
 
 
@@ -115,6 +124,7 @@ class Session:
         self._num_switching = 0
         self._is_open = False
         self._ended = False
+        self._error: CascadeError | None = None
         self._read_to_end = False
 
     @property
@@ -129,14 +139,17 @@ class Session:
         """Change the prompt now, or when block `at_block` starts; the receipt is a PromptApplied event.
 
         Returns when the prompt is embedded and accepted. Raises InvalidPrompt, InvalidRequest,
-        SessionClosed or SessionLost.
+        OutOfCapacity (too many wait), SessionClosed or SessionLost.
         """
         self.require_open()
-        await self._host.switch(self, prompt, mode, request_id, at_block)
+        request = SwitchRequest(prompt, mode, request_id, at_block)
+        check_types(request)
+        check_prompt("prompt", prompt)
+        await self._host.switch(self, request)
 
     def grant(self, num_blocks: int) -> None:
         """Let the session emit that many more blocks."""
-        if num_blocks < 1:
+        if not isinstance(num_blocks, int) or num_blocks < 1:
             raise InvalidRequest(f"credit: {num_blocks} is not at least 1")
         self.require_open()
         if self.credit is not None:
@@ -189,7 +202,9 @@ class Session:
         self.deadline_s = time.monotonic()
 
     def require_open(self) -> None:
-        """Raise SessionClosed once the session has ended."""
+        """Raise SessionClosed once the session has ended, or what it was lost by."""
+        if self._error:
+            raise self._error
         if self._ended:
             raise SessionClosed(f"session {self.number} has ended")
 
@@ -203,7 +218,7 @@ class Session:
         """The session ends with an error, raised to the reader."""
         if not self._ended:
             self._events.put_nowait(error)
-            self._ended = True
+            self._ended, self._error = True, error
 
     def book(self, plan: TickPlan, now: float) -> None:
         """Note a planned tick: when its blocks started, and the credit of the one it finishes."""
@@ -242,6 +257,9 @@ class Session:
         """Queue a switch; InvalidRequest if its block has started."""
         if switch.block is not None and switch.block < self.timeline.next_block:
             raise InvalidRequest(f"at_block: {switch.block} has started; next is {self.timeline.next_block}")
+        end = self.timeline.end_block
+        if switch.block is not None and end is not None and switch.block >= end:
+            raise InvalidRequest(f"at_block: {switch.block} is not below {end}, where the session ends")
         self.switches.append(switch)
         self.switches.sort(key=lambda pending: -1 if pending.block is None else pending.block)
 

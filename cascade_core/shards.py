@@ -1,9 +1,31 @@
-"""Folders of safetensors: which files belong to one, and whether a download has finished."""
+"""Folders of safetensors: which files belong to one, whether a download has finished, how damage is reported.
+
+Imports no torch.
+"""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cascade_core.errors import WeightsError
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Make one WeightsError that names the file of whatever goes wrong inside.
+
+    Libraries that meet a damaged or hostile file stop with any exception: their checks come late, or never.
+    """
+    try:
+        yield
+    except WeightsError as error:
+        if str(path) in str(error):
+            raise
+        raise WeightsError(f"{path}: {error}") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"reading {path} failed: {type(error).__name__}: {reason}") from error
 
 
 def shard_files(folder: Path) -> list[Path]:
@@ -16,11 +38,9 @@ def shard_files(folder: Path) -> list[Path]:
         return sorted(folder.glob("*.safetensors"))
     if len(indexes) > 1:
         raise WeightsError(f"{folder}: {len(indexes)} safetensors indexes; keep the one to load")
-    try:
+    with reading(indexes[0]):
         names = sorted(set(json.loads(indexes[0].read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        raise WeightsError(f"{indexes[0]}: not a safetensors index: {error!r}") from None
-    absent = [name for name in names if not (folder / name).is_file()]
+        absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise WeightsError(f"{folder}: the index names {', '.join(absent)}, not there; download it again")
     return [folder / name for name in names]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
 from cascade_core.checkpoint import read_tensors
-from cascade_core.vae import DecoderState, fit, to_pixels
+from cascade_core.vae import DecoderState, to_pixels
+from cascade_core.weights import load_state
 
 LATENT_CHANNELS = 16
 WIDTHS = (256, 128, 64)
@@ -131,7 +132,7 @@ def load_taehv(path: Path | None, device: torch.device, dtype: torch.dtype, seed
     state = {key: value for key, value in read_tensors(path).items() if not key.startswith("encoder.")}
     with torch.device("meta"):
         model = TaehvModel()
-    fit(model, state, path, device, dtype)
+    load_state(model, state, path, device, dtype)
     return TaehvDecoder(model, device, dtype)
 
 

@@ -15,6 +15,7 @@ from cascade_core.checkpoint import read_tensors
 from cascade_core.config import ModelCard
 from cascade_core.errors import InvalidPrompt, WeightsError
 from cascade_core.locate import ModelFiles
+from cascade_core.shards import reading
 from cascade_core.weights import load_state, read_text_encoder
 
 if TYPE_CHECKING:
@@ -120,12 +121,9 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype) -> "UMT5En
     embedding = state.get("encoder.embed_tokens.weight", state.get("shared.weight"))
     if embedding is not None:
         state |= {"shared.weight": embedding, "encoder.embed_tokens.weight": embedding}
-    with torch.device("meta"):
-        model = UMT5EncoderModel(_folder_config(path) if path.is_dir() else _implied_config(state, path))
-    try:
-        load_state(model, state, device, dtype, keep_float32=lambda name: False)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
+    with reading(path), torch.device("meta"):
+        model = UMT5EncoderModel(_folder_config(path) if path.is_dir() else _implied_config(state))
+    load_state(model, state, path, device, dtype)
     model.set_input_embeddings(model.shared)
     return model
 
@@ -133,13 +131,11 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype) -> "UMT5En
 def _folder_config(folder: Path) -> "UMT5Config":
     from transformers import UMT5Config
 
-    try:
-        return UMT5Config.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder}: no usable config.json ({error})") from None
+    with reading(folder / "config.json"):
+        return UMT5Config.from_pretrained(folder.absolute(), local_files_only=True)
 
 
-def _implied_config(state: dict[str, Tensor], path: Path) -> "UMT5Config":
+def _implied_config(state: dict[str, Tensor]) -> "UMT5Config":
     """The sizes an original checkpoint implies (UMT5-XXL for Wan); it carries no configuration."""
     from transformers import UMT5Config
 
@@ -150,7 +146,7 @@ def _implied_config(state: dict[str, Tensor], path: Path) -> "UMT5Config":
         inner = state[f"{layer}.0.SelfAttention.q.weight"].shape[0]
         d_ff = state[f"{layer}.1.DenseReluDense.wi_0.weight"].shape[0]
     except KeyError as error:
-        raise WeightsError(f"{path}: not a UMT5 encoder: {error.args[0]} is missing") from None
+        raise WeightsError(f"not a UMT5 encoder: {error.args[0]} is missing") from None
     return UMT5Config(
         vocab_size=vocab_size,
         d_model=d_model,
@@ -166,10 +162,11 @@ def _implied_config(state: dict[str, Tensor], path: Path) -> "UMT5Config":
 def _load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"tokenizer {folder}: {error}") from None
+    with reading(folder):
+        # Absolute: transformers takes a relative path that is not there for a hub id.
+        return AutoTokenizer.from_pretrained(
+            folder.absolute(), local_files_only=True, trust_remote_code=False
+        )
 
 
 def _checked(prompt: str) -> str:

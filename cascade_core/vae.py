@@ -4,7 +4,7 @@ Wan VAEs are 8x spatial and 4x temporal. The very first latent frame of a sessio
 each later one to four, so a first block of 3 gives 9 frames and every other block 12.
 """
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cascade_core.checkpoint import read_tensors
 from cascade_core.config import ModelCard
-from cascade_core.errors import WeightsError
+from cascade_core.shards import reading
 from cascade_core.weights import load_state, read_vae
 
 
@@ -107,29 +107,30 @@ def load_vae(
     """
     if path is None:
         return WanVaeDecoder(_random_model(card, seed), device, dtype)
-    config = _folder_config(path) if path.is_dir() else dict(card.vae)
-    with torch.device("meta"):
-        model = AutoencoderKLWan.from_config(config)
-    fit(model, read_tensors(path) if path.is_dir() else read_vae(path), path, device, dtype)
+    if path.is_dir():
+        model, state = _folder_model(path / "config.json"), read_tensors(path)
+    else:
+        model, state = _empty_model(dict(card.vae)), read_vae(path)
+    load_state(model, state, path, device, dtype)
     return WanVaeDecoder(model, device, dtype)
 
 
-def fit(
-    model: nn.Module, state: Mapping[str, Tensor], path: Path, device: torch.device, dtype: torch.dtype
-) -> None:
-    """Give a model on the meta device the tensors that `path` holds; WeightsError names the wrong ones."""
-    try:
-        load_state(model, state, device, dtype, keep_float32=lambda name: False)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
+def _folder_model(config_file: Path) -> AutoencoderKLWan:
+    # Read here: diffusers takes whatever is no dictionary for a path or a hub id.
+    with reading(config_file):
+        config = json.loads(config_file.read_text())
+        if not isinstance(config, dict):
+            raise TypeError(f"a {type(config).__name__}, not an object")
+        model = _empty_model(config)
+        mean, std = (torch.tensor(values) for values in (model.config.latents_mean, model.config.latents_std))
+        if not mean.shape == std.shape == (model.config.z_dim,):
+            raise ValueError("latents_mean and latents_std need z_dim numbers each")
+        return model
 
 
-def _folder_config(folder: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = AutoencoderKLWan.load_config(folder, local_files_only=True)
-    except OSError as error:
-        raise WeightsError(f"{folder}: no usable config.json ({error})") from None
-    return config
+def _empty_model(config: dict[str, Any]) -> AutoencoderKLWan:
+    with torch.device("meta"):
+        return AutoencoderKLWan.from_config(config)
 
 
 def _random_model(card: ModelCard, seed: int) -> AutoencoderKLWan:

@@ -18,10 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from cascade_core import messages
-from cascade_core.config import uses_random_weights
 from cascade_core.errors import CascadeError
 from cascade_core.loading import build_runner, free_bytes, pick_device, pick_dtype, warm_up
-from cascade_core.locate import locate
 from cascade_core.messages import (
     AddPrompt,
     Array,
@@ -79,10 +77,9 @@ class Worker:
         self._link = link
         self._device = pick_device(config, load.rank)
         dtype = pick_dtype(config, self._device)
-        files = None if uses_random_weights(config, card) else locate(card, config.weights)
-        self._runner = build_runner(load, files, self._device, dtype)
+        self._runner = build_runner(load, self._device, dtype)
         if load.rank == 0:
-            self._text = load_text_encoder(card, files, self._device, dtype)
+            self._text = load_text_encoder(card, load.files, self._device, dtype)
             self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
         warm_up(self._runner, card, config.compile)
         memory = free_bytes(self._device, config.num_ranks)

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 
-from cascade_core.config import EngineConfig, make
+from cascade_core.config import MAX_SIDE, EngineConfig, make
 from cascade_core.engine import Engine
 from cascade_core.request import SessionRequest
 from cascade_core.session import Event, LatentBlock, Session
@@ -59,7 +59,13 @@ def write_card(folder: Path, rope: str = "window", max_positions: int = 1024) ->
 
 
 def engine_config(card: Path, **settings: Any) -> EngineConfig:
-    values = {"model": str(card), "weights": "random", "device": "cpu", "threads_per_rank": 1}
+    values = {
+        "model": str(card),
+        "weights": "random",
+        "device": "cpu",
+        "threads_per_rank": 1,
+        "max_pixels": MAX_SIDE**2,
+    }
     return make(EngineConfig, values | settings)
 
 

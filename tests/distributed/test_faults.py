@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
@@ -18,9 +18,9 @@ import torch
 
 from cascade_core import engine as engine_module
 from cascade_core import group as group_module
-from cascade_core.config import EngineConfig
 from cascade_core.engine import Engine
 from cascade_core.errors import OutOfCapacity, SessionClosed, SessionLost, WeightsError
+from cascade_core.locate import ModelFiles
 from cascade_core.messages import HEADER, Command, Drop, Load, Tick, pack
 from cascade_core.request import SessionRequest
 from cascade_core.schedule import TickPlan, Work
@@ -189,9 +189,9 @@ class TestLosses:
         assert refused.value.retryable
         await session.close()
         for call in (session.pause, session.resume, lambda: session.grant(1)):
-            with pytest.raises(SessionClosed):
+            with pytest.raises(SessionLost):
                 call()
-        with pytest.raises(SessionClosed):
+        with pytest.raises(SessionLost):
             await session.switch("too late")
         await assert_lost(session)
         await back_again(solo, before.num_restarts + 1)
@@ -205,9 +205,9 @@ class TestLosses:
     ) -> None:
         """First the weights are gone, then no process can be started at all, then all is well again."""
         monkeypatch.setattr(engine_module, "RESTART_DELAYS_S", (0.0, 0.1))
-        before, config = solo.status, solo.config
+        before = solo.status
         expected = await generate(solo, NUM_BLOCKS)
-        solo.config = replace(config, weights=str(tmp_path / "gone"))
+        solo._files = ModelFiles(tmp_path / "gone.safetensors")
         os.kill(before.process_ids[0], signal.SIGKILL)
         await wait_until(lambda: "attempt 1" in caplog.text, "a failed attempt")
         assert "gone" in caplog.text
@@ -220,7 +220,7 @@ class TestLosses:
         with monkeypatch.context() as patch:
             patch.setattr(asyncio, "create_subprocess_exec", no_process)
             await wait_until(lambda: "no more processes" in caplog.text, "an attempt without processes")
-        solo.config = config
+        solo._files = None
         await back_again(solo, before.num_restarts + 1)
         assert_same(await generate(solo, NUM_BLOCKS), expected)
 
@@ -373,8 +373,8 @@ class TestStart:
     async def test_one_rank_fails_while_the_others_wait_for_it(
         self, card: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def load(model: object, config: EngineConfig, rank: int, *others: object) -> Load:
-            return Load(model, replace(config, weights="/nowhere") if rank == 1 else config, rank, *others)  # type: ignore[arg-type]
+        def load(card: Any, config: Any, files: ModelFiles | None, rank: int, *others: Any) -> Load:
+            return Load(card, config, ModelFiles(Path("/nowhere")) if rank == 1 else files, rank, *others)
 
         monkeypatch.setattr(group_module, "Load", load)
         with pytest.raises(WeightsError, match="nowhere"):

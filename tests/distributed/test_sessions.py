@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 import torch
 
+from cascade_core import capacity as capacity_module
 from cascade_core import engine as engine_module
 from cascade_core.engine import Engine
 from cascade_core.errors import InvalidPrompt, InvalidRequest, OutOfCapacity, SessionClosed
@@ -284,12 +285,12 @@ class TestRoom:
         large = replace(ENDLESS, width=256, height=256)
         needed = engine.card.session_bytes(256, 256, bytes_per_value=4)
         free = min(rank.free_bytes for rank in engine._group.ready)
-        monkeypatch.setattr(engine_module, "MEMORY_SHARE", 1.5 * needed / free)
+        monkeypatch.setattr(capacity_module, "MEMORY_SHARE", 1.5 * needed / free)
         figures = r"256x256: it needs \d+ MiB on each rank, \d+ MiB are free"
         session = await engine.open(replace(large, credit=0))
         with pytest.raises(OutOfCapacity, match=figures):
             await engine.open(large)
-        monkeypatch.setattr(engine_module, "MEMORY_SHARE", 0.5 * needed / free)
+        monkeypatch.setattr(capacity_module, "MEMORY_SHARE", 0.5 * needed / free)
         with pytest.raises(InvalidRequest, match=figures):
             await engine.open(large)
         await session.close()

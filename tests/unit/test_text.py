@@ -1,5 +1,6 @@
 """Prompts to embeddings, against transformers called directly the reference's way (pad, mask, zero)."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,8 +197,14 @@ def test_wrong_files_are_refused(card: ModelCard, folder: Path, tmp_path: Path) 
     [
         (lambda state: state.pop("blocks.1.attn.q.weight"), "missing|misshapen|surplus"),
         (lambda state: state.pop("blocks.0.attn.q.weight"), "is missing"),
+        (lambda state: state.update({"token_embedding.weight": torch.ones(3)}), "ValueError"),
+        (
+            lambda state: state.update({"blocks.0.pos_embedding.embedding.weight": torch.ones(32, 0)}),
+            "ZeroDivision",
+        ),
+        (lambda state: state.update({"norm.weight": torch.ones(64, device="meta")}), r"norm\.weight \(meta"),
         (lambda state: state.update({"blocks.0.norm1.weight": torch.ones(3)}), "1 misshapen"),
-        (lambda state: state.update({"head.weight": torch.ones(3)}), "1 surplus: head.weight"),
+        (lambda state: state.update({"head.weight": torch.ones(3)}), r"surplus: head\.weight"),
     ],
 )
 def test_damaged_original_checkpoints_are_refused(
@@ -211,5 +218,35 @@ def test_damaged_original_checkpoints_are_refused(
     state = {original_name(k): v for k, v in model.state_dict().items() if "embed_tokens" not in k}
     damage(state)
     torch.save(state, tmp_path / "umt5.pth")
-    with pytest.raises(WeightsError, match=rf"umt5\.pth: .*({complaint})"):
+    with pytest.raises(WeightsError, match=rf"umt5\.pth(:| failed:) .*({complaint})"):
         load_text_encoder(card, replace(files_in(folder), text_encoder=tmp_path / "umt5.pth"), CPU, FLOAT)
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["[]", "cut", "null", '{"d_model": "x"}', '{"num_layers": "x"}', '{"feed_forward_proj": "a-b-c"}'],
+)
+def test_a_damaged_config_is_refused_by_name(
+    card: ModelCard, folder: Path, tmp_path: Path, config: str
+) -> None:
+    shutil.copytree(folder / "text_encoder", tmp_path / "text_encoder")
+    (tmp_path / "text_encoder/config.json").write_text(config)
+    files = replace(files_in(folder), text_encoder=tmp_path / "text_encoder")
+    with pytest.raises(WeightsError, match=r"^reading .*text_encoder/config\.json failed: [^\n]+$"):
+        load_text_encoder(card, files, CPU, FLOAT)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "cut", '{"model": 5}', '{"version": "1.0", "model": {}}'])
+def test_a_damaged_tokenizer_is_refused_by_name(
+    card: ModelCard, folder: Path, tmp_path: Path, content: str
+) -> None:
+    shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
+    (tmp_path / "tokenizer/tokenizer.json").write_text(content)
+    with pytest.raises(WeightsError, match=r"^reading .*/tokenizer failed: [^\n]+$"):
+        load_text_encoder(card, replace(files_in(folder), tokenizer=tmp_path / "tokenizer"), CPU, FLOAT)
+
+
+def test_a_folder_that_is_not_there_is_no_hub_id(card: ModelCard, folder: Path) -> None:
+    files = replace(files_in(folder), tokenizer=Path("google/umt5-xxl"))
+    with pytest.raises(WeightsError, match=r"^reading google/umt5-xxl failed: "):
+        load_text_encoder(card, files, CPU, FLOAT)

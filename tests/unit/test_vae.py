@@ -124,3 +124,22 @@ def test_bad_folders_are_refused(card: ModelCard, tmp_path: Path) -> None:
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"cut")
     with pytest.raises(WeightsError, match="diffusion_pytorch_model"):
         load_vae(card, tmp_path, CPU, FLOAT)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "[]",
+        '"owner/name"',
+        "cut",
+        '{"z_dim": "x"}',
+        '{"dim_mult": 3}',
+        '{"latents_mean": "x"}',
+        '{"latents_std": [1.0, 2.0]}',
+    ],
+)
+def test_a_damaged_config_is_refused_by_name(card: ModelCard, tmp_path: Path, config: str) -> None:
+    make_model(SMALL).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(WeightsError, match=r"^reading .*config\.json failed: [^\n]+$"):
+        load_vae(card, tmp_path, CPU, FLOAT)
