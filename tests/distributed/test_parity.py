@@ -42,6 +42,7 @@ CASES = [
         (2, "bidirectional", {"window_blocks": 4, "sink_blocks": 0, "rope": "window"}),
         (2, "causal", {"window_blocks": 3, "sink_blocks": 2, "rope": "window", "context_window_blocks": 1}),
         (5, "bidirectional", {"window_blocks": 3, "sink_blocks": 1, "rope": "absolute"}),
+        (1, "bidirectional", {"window_blocks": 1, "sink_blocks": 0, "rope": "window", "steps": (1000,)}),
     )
 ] + [Case(1, "bidirectional", (("window_blocks", 3), ("sink_blocks", 1), ("rope", "window")), 3, start=10)]
 

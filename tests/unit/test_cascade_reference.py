@@ -22,7 +22,7 @@ from cascade_core.kv_cache import KvCache
 from cascade_core.model import CausalWanModel, Conditioning
 from cascade_core.rope import rope_angles
 from cascade_core.sampler import block_noise, clean_estimate, pass_sigmas, pass_timesteps, renoise
-from cascade_core.schedule import Timeline, Work
+from cascade_core.schedule import Timeline, Work, context_blocks
 from tests.support import (
     CPU,
     SIDE,
@@ -441,6 +441,29 @@ def test_far_into_a_session(rope: str, stagger: int) -> None:
     timeline = Timeline(0, next_block=start, prompt=0, to_prime=primed)
     runner = make_runner(card, stagger, "bidirectional", model)
     actual = run_blocks(runner, start + num_blocks, seed=SEED, timeline=timeline, context=context)
+    compare(actual, expected, range(start, start + num_blocks))
+
+
+@pytest.mark.parametrize("tick", [0, 2])
+@pytest.mark.parametrize("stagger", [1, 5])
+def test_recache_right_after_opening(stagger: int, tick: int) -> None:
+    """It encodes blocks again that the session was only primed with."""
+    start, num_blocks = 10, 5
+    card = tiny_card(window_blocks=3, sink_blocks=1)
+    model = tiny_model(card)
+    blocks = context_blocks(card.window, start)
+    context = {block: block_noise(1, block, 0, (3, 4, 4, 4)) for block in blocks}
+    expected = Restatement(model, card, stagger, "bidirectional").generate(
+        start + num_blocks,
+        {tick: (1, "recache")},
+        start=start,
+        context={block: (latents, 0) for block, latents in context.items()},
+    )
+    primed = tuple(Work(block, card.sampling.num_passes - 1, 0) for block in blocks)
+    timeline = Timeline(0, next_block=start, to_prime=primed)
+    runner = make_runner(card, stagger, "bidirectional", model)
+    switches: Switches = {tick + 1: (1, "recache")}  # priming is a tick of its own
+    actual = run_blocks(runner, start + num_blocks, switches, seed=SEED, timeline=timeline, context=context)
     compare(actual, expected, range(start, start + num_blocks))
 
 

@@ -1,0 +1,99 @@
+"""Making one video: what is refused early, what the figures mean, and a decoder that hangs."""
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cascade_core.config import EngineConfig, find_card
+from cascade_core.decoding import DecodeJob, Decoding
+from cascade_core.errors import CascadeError, InvalidConfig
+from cascade_core.generate import GenerateOptions, Run, check_options, share_cores, write
+from cascade_core.session import MAX_UNREAD_EVENTS, BlockTiming, LatentBlock
+
+CONFIG = EngineConfig("demo", weights="random")
+DEMO = find_card("demo")
+
+
+def test_the_cores_are_shared_between_ranks_and_decoder() -> None:
+    assert share_cores(CONFIG, 16).threads_per_rank == 8
+    assert share_cores(replace(CONFIG, num_ranks=3), 16).threads_per_rank == 2
+    assert share_cores(CONFIG, 1).threads_per_rank == 1
+    assert share_cores(replace(CONFIG, threads_per_rank=5), 16).threads_per_rank == 5
+
+
+@pytest.mark.parametrize("keeps_latents", [False, True])
+def test_denoising_speed_leaves_out_blocks_that_may_have_waited_for_the_decoder(keeps_latents: bool) -> None:
+    run = Run(DEMO, keeps_latents)
+    for block in range(100):  # one block a second, later one in ten seconds
+        finished_s = block + 1.0 if block < MAX_UNREAD_EVENTS else 10.0 * block
+        run.note(LatentBlock(block, torch.zeros(3, 16, 4, 4), BlockTiming(1.0, finished_s, 0.1)))
+    run.written_s = 1000.0
+    assert len(run.latents) == (100 if keeps_latents else 0)
+    assert run.num_frames == 12 * 100 - 3
+    with_video = run.figures(GenerateOptions(CONFIG, "a", 100, output=Path("x.mp4")), CONFIG)
+    assert with_video["fps_denoise"] == pytest.approx(12 - 3 / MAX_UNREAD_EVENTS, abs=0.01)
+    assert with_video["fps_with_decode"] == pytest.approx(1.2, abs=0.01)
+    latents_only = run.figures(GenerateOptions(CONFIG, "a", 100, latents=Path("x")), CONFIG)
+    assert latents_only["fps_denoise"] == pytest.approx(1197 / 990, abs=0.01)
+    assert latents_only["fps_with_decode"] is None
+
+
+def test_a_tiny_autoencoder_without_weights_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
+    card = find_card("self-forcing-1.3b")
+    engine = EngineConfig("self-forcing-1.3b")
+    options = GenerateOptions(engine, "a", 2, output=tmp_path / "x.mp4", decoder="taehv")
+    with pytest.raises(InvalidConfig, match="needs --decoder-weights"):
+        check_options(options, card)
+
+
+def test_two_names_of_one_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    options = GenerateOptions(CONFIG, "a", 2, output=tmp_path / "x", latents=tmp_path / "link")
+    with pytest.raises(InvalidConfig, match="-o names the same file"):
+        check_options(options, DEMO)
+
+
+def test_a_write_that_fails_leaves_the_former_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("former")
+
+    def fail(partial: Path) -> None:
+        partial.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CascadeError, match=r"cannot write .*x\.json: No space left"):
+        write(path, fail)
+    assert path.read_text() == "former"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+async def append_to_a_stopped_process(job: DecodeJob) -> None:
+    async with Decoding(job) as decoding:
+        (partial,) = job.output.parent.iterdir()
+        os.kill(int(partial.name.split(".")[-2]), signal.SIGSTOP)
+        await decoding.append(torch.zeros(3, 16, 4, 4))
+
+
+def test_a_decoder_that_hangs_is_killed_at_its_deadline(tmp_path: Path) -> None:
+    job = DecodeJob(DEMO, "taehv", None, tmp_path / "x.mp4", 32, 32, "cpu", 1, deadline_s=60.0)
+    hung = append_to_a_stopped_process(job)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cascade_core.decoding.Decoding.append", _impatient_append)
+        with pytest.raises(CascadeError, match="did not answer within 0.5 s"):
+            asyncio.run(hung)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def _impatient_append(decoding: Decoding, latents: torch.Tensor) -> None:
+    """Loading the decoder may take a while; the block may not."""
+    decoding._job = replace(decoding._job, deadline_s=0.5)
+    await decoding._run(_nothing)
+
+
+def _nothing() -> None:
+    """Work for a process that never gets to it."""
