@@ -10,6 +10,7 @@ import json
 import shlex
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from cascade_core.config import (
     make,
 )
 from cascade_core.engine import Engine
+from cascade_core.errors import InvalidConfig
 from cascade_core.exchange import SoloExchange
 from cascade_core.loading import build_model
 from cascade_core.machine import machine
@@ -54,15 +56,39 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the tables")
     parser.add_argument("--model", default="bench", help="card of the speed-up table (default: bench)")
     parser.add_argument(
-        "--blocks", type=int, default=12, help="measured blocks a configuration (default: 12)"
+        "--blocks", type=at_least(1), default=12, help="measured blocks a configuration (default: 12)"
     )
     parser.add_argument("--only", nargs="+", choices=TITLES, default=list(TITLES), help="tables to measure")
-    parser.add_argument("--frames", type=int, default=10_000, help="latent frames of the long session")
+    parser.add_argument(
+        "--frames", type=at_least(3), default=10_000, help="latent frames of the long session"
+    )
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """An argparse type."""
+
+    def whole_number(text: str) -> int:
+        if not (text.isdecimal() and int(text) >= minimum):
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {minimum}")
+        return int(text)
+
+    return whole_number
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder; InvalidConfig where it cannot be written, before minutes of measuring."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidConfig(f"--out {folder}: cannot be written: {error.strerror}") from None
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
     """Measure everything, then write cpu.json and cpu.md."""
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    check_folder(arguments.out)
+    find_card(arguments.model)
     torch.set_num_threads(1)  # threads that wait for each other measure what else the machine does
     demo = find_card("demo")
     stages: dict[str, Callable[[], list[Row]]] = {

@@ -5,18 +5,20 @@ Errors that the caller can mend are one sentence on stderr and exit status 2; al
 
 import argparse
 import asyncio
-import json
 import logging
+import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, TypeVar, get_args
 
 from tqdm import tqdm
 
 from cascade_core.bench import add_bench_arguments, run_bench
 from cascade_core.config import (
+    MAX_SIDE,
     EngineConfig,
     InflightAttention,
     Rope,
@@ -25,10 +27,24 @@ from cascade_core.config import (
     make,
     uses_random_weights,
 )
-from cascade_core.errors import CascadeError, UserError
-from cascade_core.generate import GenerateOptions, Progress, generate
+from cascade_core.errors import CascadeError, InvalidConfig, UserError
+from cascade_core.generate import GenerateOptions, Progress, check_options, generate
 from cascade_core.listing import list_models
 
+T = TypeVar("T")
+FLAGS = {
+    "num_ranks": "--ranks",
+    "stagger": "--stagger",
+    "tick_deadline_s": "--tick-deadline",
+    "model": "--model",
+    "prompts": "--prompt",
+    "num_blocks": "--blocks",
+    "seed": "--seed",
+    "width, height": "--size",
+    "width": "--size",
+    "height": "--size",
+}
+"""What the library's fields are called here."""
 SIZE_HELP = "WIDTHxHEIGHT in pixels, multiples of 16 (default: the model's)"
 
 
@@ -97,6 +113,14 @@ def parse_switch(text: str) -> tuple[int, str]:
     return int(block), prompt
 
 
+def switches(given: Sequence[tuple[int, str]]) -> dict[int, str]:
+    blocks = [block for block, _ in given]
+    twice = [block for block in blocks if blocks.count(block) > 1]
+    if twice:
+        raise InvalidConfig(f"--switch: block {twice[0]} is given twice")
+    return dict(given)
+
+
 def parse_size(text: str) -> tuple[int, int]:
     width, cross, height = text.partition("x")
     if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
@@ -118,6 +142,7 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
             "dtype": arguments.dtype,
             "compile": arguments.compile,
             "tick_deadline_s": arguments.tick_deadline,
+            "max_pixels": MAX_SIDE**2,  # there is nobody else whose ticks a large size could spoil
         },
     )
 
@@ -131,7 +156,8 @@ def run_generate(arguments: argparse.Namespace) -> None:
         num_blocks=arguments.blocks,
         output=arguments.output,
         latents=arguments.latents,
-        switches=dict(arguments.switch),
+        json=arguments.json,
+        switches=switches(arguments.switch),
         switch_mode=arguments.switch_mode,
         seed=arguments.seed,
         width=arguments.size[0],
@@ -139,20 +165,37 @@ def run_generate(arguments: argparse.Namespace) -> None:
         decoder=arguments.decoder,
         decoder_weights=arguments.decoder_weights,
     )
+    check_options(options, card)
     say(f"{card.name}: {card.title} · {card.licence}")
     if uses_random_weights(config, card):
         say("Random weights: the picture is noise. What you see is the machinery and its speed.")
     with tqdm(total=options.num_blocks, unit="block", desc="loading", file=sys.stderr) as bar:
 
         def report(progress: Progress) -> None:
-            bar.set_description("generating", refresh=False)
+            if progress.num_blocks == 0:
+                bar.set_description("generating", refresh=False)
+                bar.reset()  # loading does not count to the time left
+                return
             bar.set_postfix_str(f"{progress.num_frames / progress.elapsed_s:.1f} FPS", refresh=False)
             bar.update(progress.num_blocks - bar.n)
 
-        figures = asyncio.run(generate(options, report))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
-    say(summary(figures, [path for path in (options.output, options.latents, arguments.json) if path]))
+        figures = asyncio.run(cancelled_by_sigterm(generate(options, report)))
+    say(summary(figures, [path for path in (options.output, options.latents, options.json) if path]))
+
+
+async def cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    """SIGTERM (docker stop, timeout) cancels the work once, as Ctrl-C does; cleaning up is left in peace."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        if not stopping.is_set():
+            stopping.set()
+            task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    return await task
 
 
 def summary(figures: dict[str, Any], written: list[Path]) -> str:
@@ -160,6 +203,12 @@ def summary(figures: dict[str, Any], written: list[Path]) -> str:
     speed = f"{figures['fps_denoise']} FPS denoising" + (f", {decode} FPS with decoding" if decode else "")
     names = ", ".join(str(path) for path in written)
     return f"{figures['num_blocks']} blocks, {figures['num_frames']} frames, {speed}: {names}"
+
+
+def complaint(error: CascadeError) -> str:
+    """The error with flags for the fields that it starts with."""
+    names = "|".join(FLAGS)
+    return re.sub(rf"(?:^|(?<=; ))({names})(?=[.:])", lambda match: FLAGS[match[1]], str(error))
 
 
 def say(text: str) -> None:
@@ -178,14 +227,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             case "bench":
                 run_bench(arguments)
     except UserError as error:
-        say(f"cascade-engine: {error}")
+        say(f"cascade-engine: {complaint(error)}")
         sys.exit(2)
     except CascadeError as error:
-        say(f"cascade-engine: {error}")
+        say(f"cascade-engine: {complaint(error)}")
         sys.exit(1)
     except KeyboardInterrupt:
         say("cascade-engine: stopped")
         sys.exit(130)
+    except asyncio.CancelledError:
+        say("cascade-engine: stopped")
+        sys.exit(143)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -24,10 +26,15 @@ from torch import Tensor
 
 from cascade_core.config import ModelCard
 from cascade_core.errors import CascadeError
-from cascade_core.media import Mp4Writer
+from cascade_core.media import Mp4Writer, partial_path
 
 if TYPE_CHECKING:
     from cascade_core.vae import DecoderState, VideoDecoder
+
+CLOSE_GRACE_S = 5.0
+"""Time the process has to end by itself once the file is complete."""
+KILL_GRACE_S = 1.0
+"""A hung driver can hold even a killed process."""
 
 
 @dataclass(frozen=True)
@@ -44,42 +51,84 @@ class DecodeJob:
     device: str
     """`cpu`, or `cuda`: the last GPU, which has the least to do beside the ranks."""
     threads: int
+    deadline_s: float = 120.0
+    """Time to load the decoder, to decode one block, and to complete the file; then the process is killed.
+    The VAE on one CPU core takes about 20 s for a block of 832x480."""
 
 
 class Decoding:
-    """Asynchronous face of the decoding process. Leaving the block by an exception discards the file."""
+    """Asynchronous face of the decoding process. Leaving the block without `finish` discards the file."""
 
     def __init__(self, job: DecodeJob) -> None:
         self._job = job
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, initializer=_prepare_process)
+        self._pool = ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"), initializer=_die_with_parent
+        )
+        self._process: BaseProcess | None = None
+        self._finished = False
 
     async def append(self, latents: Tensor) -> None:
         """Decode one block [F, C, h, w] and append its frames."""
         await self._run(_append, latents.numpy())
+
+    async def finish(self) -> None:
+        """Complete the file and give it its name."""
+        await self._run(_finish)
+        self._finished = True
 
     async def __aenter__(self) -> Self:
         """Load the decoder and open the output. Raises WeightsError or InvalidConfig."""
         try:
             await self._run(_open, self._job)
         except BaseException:
-            self._pool.shutdown()
+            await self._stop()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self._run(_close, kind is None)
-        finally:
-            self._pool.shutdown()
+        await self._stop()
 
     async def _run(self, function: Callable[..., None], *arguments: object) -> None:
+        """Raises what the function raises, or CascadeError where the process died or is too slow."""
+        loop, deadline_s = asyncio.get_running_loop(), self._job.deadline_s
+        with _signals_blocked():
+            work = loop.run_in_executor(self._pool, function, *arguments)
+        self._process = next(iter(self._pool._processes.values()), self._process)
         try:
-            await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+            await asyncio.wait({work}, timeout=deadline_s)
+            if not work.done():
+                raise CascadeError(f"the decoding process did not answer within {deadline_s:g} s")
+            work.result()
         except BrokenProcessPool:
             raise CascadeError("the decoding process died") from None
+        finally:
+            work.cancel()
+
+    async def _stop(self) -> None:
+        """Ask, wait, kill; what an unfinished file has so far goes too, so there is nothing to wait for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._process is None:
+            return
+        try:
+            if self._finished:
+                await asyncio.to_thread(wait, [self._process.sentinel], CLOSE_GRACE_S)
+        finally:
+            self._process.kill()
+            wait([self._process.sentinel], KILL_GRACE_S)
+            assert self._process.pid is not None
+            partial_path(self._job.output, self._process.pid).unlink(missing_ok=True)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A process started here never sees Ctrl-C or SIGTERM: both are for the parent, which then stops it."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 @dataclass
@@ -95,16 +144,15 @@ class _Job:
 _job: _Job | None = None
 
 
-def _prepare_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then tells us
+def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def die_with_parent() -> None:
+    def watch() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _open(job: DecodeJob) -> None:
@@ -133,9 +181,6 @@ def _append(latents: NDArray[np.float32]) -> None:
     _job.writer.append(_job.decoder.decode(_job.state, torch.from_numpy(latents)).cpu())
 
 
-def _close(complete: bool) -> None:
+def _finish() -> None:
     assert _job is not None
-    if complete:
-        _job.files.close()
-    else:
-        _job.files.__exit__(InterruptedError, InterruptedError("the video was not finished"), None)
+    _job.files.close()

@@ -14,12 +14,18 @@ from torch import Tensor
 from cascade_core.errors import CascadeError, InvalidConfig
 
 
+def partial_path(path: Path, pid: int) -> Path:
+    """Where process `pid` writes what becomes `path` when it is complete."""
+    return path.with_name(f".{path.name}.{pid}.part")
+
+
 class Mp4Writer:
     """Writes H.264 (yuv420p, BT.709) into a faststart MP4 as frames arrive.
 
     The file grows under a hidden name beside `path` and gets its final name at the end, so `path` is at
     any time either absent (or the former file) or complete. Use it in a `with` block: leaving it completes
-    the file, leaving it by an exception removes what was written.
+    the file, leaving it by an exception removes what was written. Where the process itself is killed, who
+    killed it removes `partial_path`.
 
     Raises InvalidConfig when `path` cannot be written, CascadeError when the disk is full or fails later
     on, or when the block ends without a single frame.
@@ -33,7 +39,7 @@ class Mp4Writer:
             raise InvalidConfig(f"output {path}: is a folder")
         self.path = path
         self.num_frames = 0
-        self._partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._partial = partial_path(path, os.getpid())
         self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream(
             "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18", "preset": "veryfast"}

@@ -76,24 +76,12 @@ async def append_to_a_stopped_process(job: DecodeJob) -> None:
     async with Decoding(job) as decoding:
         (partial,) = job.output.parent.iterdir()
         os.kill(int(partial.name.split(".")[-2]), signal.SIGSTOP)
+        decoding._job = replace(job, deadline_s=0.5)  # loading was allowed to take longer
         await decoding.append(torch.zeros(3, 16, 4, 4))
 
 
 def test_a_decoder_that_hangs_is_killed_at_its_deadline(tmp_path: Path) -> None:
-    job = DecodeJob(DEMO, "taehv", None, tmp_path / "x.mp4", 32, 32, "cpu", 1, deadline_s=60.0)
-    hung = append_to_a_stopped_process(job)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cascade_core.decoding.Decoding.append", _impatient_append)
-        with pytest.raises(CascadeError, match="did not answer within 0.5 s"):
-            asyncio.run(hung)
+    job = DecodeJob(DEMO, "taehv", None, tmp_path / "x.mp4", 32, 32, "cpu", 1)
+    with pytest.raises(CascadeError, match=r"did not answer within 0\.5 s"):
+        asyncio.run(append_to_a_stopped_process(job))
     assert list(tmp_path.iterdir()) == []
-
-
-async def _impatient_append(decoding: Decoding, latents: torch.Tensor) -> None:
-    """Loading the decoder may take a while; the block may not."""
-    decoding._job = replace(decoding._job, deadline_s=0.5)
-    await decoding._run(_nothing)
-
-
-def _nothing() -> None:
-    """Work for a process that never gets to it."""
