@@ -1,0 +1,29 @@
+"""What the README shows works as printed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_library_example() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    result = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if line[0].isdigit()] == [f"{n} (3, 16, 16, 16)" for n in range(9)]
+    assert sum("new prompt shows from block" in line for line in lines) == 1
+
+
+def test_every_path_in_the_table_exists() -> None:
+    root = README.parent
+    rows = re.findall(r"^\| (`.*?`.*?) \|", README.read_text(), re.MULTILINE)
+    names = [name for row in rows for name in re.findall(r"`([\w/.]+)`", row)]
+    paths = [name for name in names if "." in name or "/" in name]
+    assert len(paths) > 20
+    folders = (root, root / "cascade_core")
+    assert [path for path in paths if not any((folder / path).exists() for folder in folders)] == []
