@@ -214,7 +214,8 @@ class RankGroup:
                 self._route(rank, await read_reply(reader))
         except (asyncio.IncompleteReadError, ConnectionError):
             code = await rank.process.wait()
-            self._lose(GroupLost(f"rank {rank.index} ended with exit status {code}"))
+            hint = " (killed, perhaps for lack of memory)" if code == -signal.SIGKILL else ""
+            self._lose(GroupLost(f"rank {rank.index} ended with exit status {code}{hint}"))
         except Exception as error:
             self._lose(GroupLost(f"rank {rank.index} answered what makes no sense: {error!r}"))
 

@@ -43,14 +43,27 @@ def free_bytes(device: torch.device, num_ranks: int) -> int:
 def build_model(
     card: ModelCard, files: ModelFiles | None, seed: int, device: torch.device, dtype: torch.dtype
 ) -> CausalWanModel:
-    """The transformer with the checkpoint's weights, or random ones (files None)."""
+    """The transformer with the checkpoint's weights, or random ones (files None).
+
+    Raises WeightsError, or InvalidConfig where the machine has not the memory for it.
+    """
     with torch.device("meta"):
         model = CausalWanModel(card.transformer)
+    check_memory(card, model, device, dtype)
     if files is None:
         randomize(model, seed, device, dtype, keep_float32)
     else:
         load_state(model, read_transformer(card, files), files.transformer, device, dtype, keep_float32)
     return model.eval().requires_grad_(False)
+
+
+def check_memory(card: ModelCard, model: CausalWanModel, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse a model that cannot fit, before the machine kills whom it likes. `model` is on meta."""
+    needed = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    free = free_bytes(device, num_ranks=1)
+    if needed > free:
+        sizes = f"{needed / 2**30:.1f} GiB on each rank, {free / 2**30:.1f} GiB are free"
+        raise InvalidConfig(f"not enough memory for model {card.name}: its weights take {sizes}")
 
 
 def build_runner(load: Load, device: torch.device, dtype: torch.dtype) -> Runner:
