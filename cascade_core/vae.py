@@ -40,14 +40,9 @@ class VideoDecoder(Protocol):
     def decode(self, state: DecoderState, latents: Tensor) -> Tensor:
         """Decode the session's next latents [F, C, h, w] to uint8 RGB [T, 8h, 8w, 3] on the CPU.
 
-        T is `frames_of_block(state.num_latents == 0, F)` with `state` as it was before the call.
+        T is 4 * F, less 3 for the first call of a session (see ModelCard.num_frames).
         """
         ...
-
-
-def frames_of_block(is_first: bool, block_frames: int) -> int:
-    """Frames that a block of `block_frames` latent frames decodes to."""
-    return 4 * block_frames - 3 if is_first else 4 * block_frames
 
 
 def to_pixels(video: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cascade_core.config import ModelCard, find_card
 from cascade_core.errors import WeightsError
-from cascade_core.vae import WanVaeDecoder, frames_of_block, load_vae
+from cascade_core.vae import WanVaeDecoder, load_vae
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
 SMALL: dict[str, Any] = {"base_dim": 4, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1}
@@ -78,11 +78,6 @@ def test_sessions_do_not_disturb_each_other() -> None:
         for session, block, frames in zip(sessions, blocks, together, strict=True):
             frames.append(decoder.decode(session, block))
     assert all(torch.equal(one, torch.cat(frames)) for one, frames in zip(alone, together, strict=True))
-
-
-def test_frames_of_block() -> None:
-    assert (frames_of_block(True, 3), frames_of_block(False, 3)) == (9, 12)
-    assert (frames_of_block(True, 1), frames_of_block(False, 1)) == (1, 4)
 
 
 def test_random_weights_follow_the_seed_and_leave_the_global_one(card: ModelCard) -> None:
