@@ -92,17 +92,25 @@ class Decoding:
 
     async def _run(self, function: Callable[..., None], *arguments: object) -> None:
         """Raises what the function raises, or CascadeError where the process died or is too slow."""
-        loop, deadline_s = asyncio.get_running_loop(), self._job.deadline_s
+        try:
+            await self._answer(self._submit(function, *arguments))
+        except BrokenProcessPool:  # from submitting, if it died between two calls
+            raise CascadeError("the decoding process died") from None
+
+    def _submit(self, function: Callable[..., None], *arguments: object) -> asyncio.Future[None]:
         with _signals_blocked():
-            work = loop.run_in_executor(self._pool, function, *arguments)
-        self._process = next(iter(self._pool._processes.values()), self._process)
+            work = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+        # A broken pool forgets its process, which `_stop` still has to end.
+        self._process = next(iter((self._pool._processes or {}).values()), self._process)
+        return work
+
+    async def _answer(self, work: asyncio.Future[None]) -> None:
+        deadline_s = self._job.deadline_s
         try:
             await asyncio.wait({work}, timeout=deadline_s)
             if not work.done():
                 raise CascadeError(f"the decoding process did not answer within {deadline_s:g} s")
             work.result()
-        except BrokenProcessPool:
-            raise CascadeError("the decoding process died") from None
         finally:
             work.cancel()
 

@@ -1,12 +1,12 @@
 """One video from prompts: the engine, the decoding process, and what they measured."""
 
-import asyncio
 import json
 import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from cascade_core.config import (
 from cascade_core.decoding import DecodeJob, Decoding
 from cascade_core.engine import Engine
 from cascade_core.errors import CascadeError, InvalidConfig
+from cascade_core.group import in_daemon_thread
 from cascade_core.locate import locate_part
 from cascade_core.machine import machine
 from cascade_core.media import partial_path
@@ -74,7 +75,7 @@ async def generate(options: GenerateOptions, report: Callable[[Progress], None])
     check_options(options, card)
     cores = os.cpu_count() or 1
     config = share_cores(options.engine, cores) if options.output else options.engine
-    weights = await asyncio.to_thread(locate_decoder, options, card)  # may download
+    weights = await in_daemon_thread(partial(locate_decoder, options, card))  # may download
     run = Run(card, keeps_latents=options.latents is not None)
     async with await Engine.start(config) as engine:
         job = decode_job(options, card, weights, engine.status.device, cores)
@@ -94,10 +95,10 @@ async def generate(options: GenerateOptions, report: Callable[[Progress], None])
     figures = run.figures(options, config)
     if options.latents:
         tensors = {"latents": torch.stack(run.latents)}
-        write(options.latents, lambda partial: save_file(tensors, partial))
+        write(options.latents, lambda place: save_file(tensors, place))
     if options.json:
         text = json.dumps(figures, indent=2) + "\n"
-        write(options.json, lambda partial: partial.write_text(text))
+        write(options.json, lambda place: place.write_text(text))
     return figures
 
 
@@ -256,12 +257,12 @@ def check_decoder(options: GenerateOptions, card: ModelCard) -> None:
 
 def write(path: Path, write_to: Callable[[Path], object]) -> None:
     """Write in one step, so that no half file stays behind."""
-    partial = partial_path(path, os.getpid())
+    unfinished = partial_path(path, os.getpid())
     try:
-        write_to(partial)
-        partial.replace(path)
+        write_to(unfinished)
+        unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise CascadeError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     finally:
         with suppress(OSError):  # a name that is too long cannot even be looked for
-            partial.unlink()
+            unfinished.unlink()

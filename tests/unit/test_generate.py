@@ -85,3 +85,18 @@ def test_a_decoder_that_hangs_is_killed_at_its_deadline(tmp_path: Path) -> None:
     with pytest.raises(CascadeError, match=r"did not answer within 0\.5 s"):
         asyncio.run(append_to_a_stopped_process(job))
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_decoder_that_dies_between_two_blocks_is_told_in_one_sentence(tmp_path: Path) -> None:
+    """Then it is the handing over, not the answer, that fails."""
+    card = find_card("demo")
+    job = DecodeJob(card, "vae", None, tmp_path / "x.mp4", 32, 32, "cpu", 1)
+    with pytest.raises(CascadeError, match="^the decoding process died$"):
+        async with Decoding(job) as decoding:
+            process = decoding._process
+            assert process is not None
+            process.kill()
+            while decoding._pool._broken is False:
+                await asyncio.sleep(0.01)
+            await decoding.append(torch.zeros(card.latent_shape(32, 32)))
+    assert list(tmp_path.iterdir()) == []
