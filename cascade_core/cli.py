@@ -60,7 +60,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True)
     add_generate(commands.add_parser("generate", help="make one video from prompts"))
     models = commands.add_parser("models", help="list the model cards")
-    models.add_argument("--weights", help="folder to look for files in (default: the hub cache)")
+    models.add_argument("--weights", help="folder to look for files in (default: each model's own place)")
     models.add_argument("--json", action="store_true", help="print JSON")
     add_bench_arguments(commands.add_parser("bench", help="measure this machine and write tables"))
     return parser
@@ -72,7 +72,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="demo", help="a card's name, or a path to a .toml card (default: demo)"
     )
-    parser.add_argument("--weights", help="folder, file, hub id, or `random` (default: the hub cache)")
+    parser.add_argument("--weights", help="folder, file, hub id, or `random` (default: the model's own)")
     parser.add_argument(
         "--ranks", type=int, default=defaults["num_ranks"], help="rank processes, one GPU each"
     )
@@ -179,7 +179,10 @@ def run_generate(arguments: argparse.Namespace) -> None:
             bar.set_postfix_str(f"{progress.num_frames / progress.elapsed_s:.1f} FPS", refresh=False)
             bar.update(progress.num_blocks - bar.n)
 
-        figures = asyncio.run(cancelled_by_sigterm(generate(options, report)))
+        def warn(text: str) -> None:
+            bar.write(text, file=sys.stderr)
+
+        figures = asyncio.run(cancelled_by_sigterm(generate(options, report, warn)))
     say(summary(figures, [path for path in (options.output, options.latents, options.json) if path]))
 
 

@@ -199,11 +199,24 @@ class ModelCard:
     video: VideoConfig
     window: WindowConfig = field(default_factory=WindowConfig)
     files: FilesConfig | None = None
-    """None: the card has no published weights and runs on random ones."""
+    """Published weights; None: the model has none."""
+    bundled: Annotated[str, Field(pattern=r"^\w+(/[\w-]+)+$")] | None = None
+    """Folder inside an installed package that holds the weights, `package/folder`; not beside `files`."""
     vae: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of diffusers' AutoencoderKLWan for random weights; empty: the Wan 2.1 VAE."""
     note: str = ""
     """What a user should know: where this differs from the reference, what is not verified."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelCard":
+        if self.files and self.bundled:
+            raise ValueError("files and bundled exclude each other")
+        return self
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the card names a place of weights; if not, it runs on random ones unless some are given."""
+        return bool(self.files or self.bundled)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Shape [F, C, h, w] of one block's latents (the VAE is 8x spatial)."""
@@ -234,7 +247,8 @@ class EngineConfig:
     model: str
     """Name of a model card; see `cascade-engine models`."""
     weights: str | None = None
-    """Folder or file of the checkpoint, `random`, or None: the hub cache as the card says."""
+    """Folder or file of the checkpoint, hub id, `random`, or None: where the card says (an installed
+    package, or the hub and its cache)."""
     num_ranks: Annotated[int, Field(ge=1, le=16)] = 1
     """Rank processes; on CUDA one GPU each, so in Kubernetes equal to the pod's `nvidia.com/gpu`."""
     stagger: Annotated[int, Field(ge=1, le=17)] = 1
@@ -282,8 +296,8 @@ def check_engine(config: EngineConfig, card: ModelCard) -> None:
 
 
 def uses_random_weights(config: EngineConfig, card: ModelCard) -> bool:
-    """Asked for, or because the card has no published weights and none are given."""
-    return config.weights == RANDOM or (config.weights is None and card.files is None)
+    """Asked for, or because the card has no weights and none are given."""
+    return config.weights == RANDOM or (config.weights is None and not card.has_weights)
 
 
 def make(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from cascade_core.config import ModelCard
 from cascade_core.errors import CascadeError
+from cascade_core.machine import has_fast_bfloat16
 from cascade_core.media import Mp4Writer, partial_path
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _open(job: DecodeJob) -> None:
     device = torch.device(job.device)
     if job.device == "cuda":
         device = torch.device("cuda", torch.cuda.device_count() - 1)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if device.type == "cuda" or has_fast_bfloat16() else torch.float32
     decoder: VideoDecoder
     if job.decoder == "taehv":
         decoder = load_taehv(job.weights, device, dtype)

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from cascade_core.errors import OutOfCapacity
-from cascade_core.messages import Array
+from cascade_core.messages import Embedding
 
 MAX_WAITING = 64
 """Prompts that may wait for the text encoder."""
@@ -14,16 +14,16 @@ MAX_WAITING = 64
 class EmbeddingCache:
     """Least recently used embeddings in front of a text encoder that takes one prompt at a time."""
 
-    def __init__(self, encode: Callable[[str], Awaitable[Array]], num_entries: int) -> None:
+    def __init__(self, encode: Callable[[str], Awaitable[Embedding]], num_entries: int) -> None:
         self._encode = encode
         self._num_entries = num_entries
-        self._kept: OrderedDict[str, Array] = OrderedDict()
+        self._kept: OrderedDict[str, Embedding] = OrderedDict()
         # One at a time, as the ranks do: a deadline then counts no queue, and equal prompts meet.
         self._lock = asyncio.Lock()
         self._num_waiting = 0
 
-    async def get(self, prompt: str) -> Array:
-        """Embedding [num_tokens, text_dim]; raises what the encoder raises, or OutOfCapacity."""
+    async def get(self, prompt: str) -> Embedding:
+        """Raises what the encoder raises, or OutOfCapacity."""
         if prompt not in self._kept:
             await self._fetch(prompt)
         self._kept.move_to_end(prompt)

@@ -31,7 +31,7 @@ from cascade_core.errors import (
 )
 from cascade_core.group import GroupLost, RankGroup, in_daemon_thread
 from cascade_core.locate import ModelFiles, locate
-from cascade_core.messages import AddPrompt, Array, Drop, Open, Tick, Ticked
+from cascade_core.messages import AddPrompt, Array, Drop, Embedding, Open, Tick, Ticked
 from cascade_core.request import (
     SessionRequest,
     SwitchRequest,
@@ -168,9 +168,14 @@ class Engine:
         session = Session(self, next(self._numbers), request, self.shape)
         for block in later:
             session.switches.append(PendingSwitch(block, "", embeddings[block], request.switch_mode))
+        session.unknown_words = {
+            request.prompts[block]: embedding.unknown_words
+            for block, embedding in embeddings.items()
+            if embedding.unknown_words
+        }
         self._sessions[session.number] = session
         try:
-            await self._open_on_ranks(session, [embeddings[block] for block in initial])
+            await self._open_on_ranks(session, [embeddings[block].rows for block in initial])
         except BaseException:
             self._forget(session)
             raise
@@ -291,12 +296,17 @@ class Engine:
         while switch := session.due_switch(starting_block(session.timeline, self.shape)):
             prompt = next(session.prompt_numbers)
             session.timeline, receipt = switch_prompt(session.timeline, self.shape, prompt, switch.mode)
-            session.add_prompt(prompt, switch.embedding)
+            session.add_prompt(prompt, switch.embedding.rows)
             session.push(
-                PromptApplied(switch.request_id, receipt.first_block_touched, receipt.first_block_full)
+                PromptApplied(
+                    request_id=switch.request_id,
+                    first_block_touched=receipt.first_block_touched,
+                    first_block_full=receipt.first_block_full,
+                    unknown_words=switch.embedding.unknown_words,
+                )
             )
 
-    async def _encode(self, prompt: str) -> Array:
+    async def _encode(self, prompt: str) -> Embedding:
         with self._lost_is_retryable():
             return await self._group.encode(prompt)
 
@@ -347,8 +357,3 @@ class Engine:
         for session in self._sessions.values():
             session.fail(error)
         self._sessions.clear()
-
-
-def _array(latents: torch.Tensor) -> Array:
-    array: Array = latents.detach().cpu().float().numpy()
-    return array

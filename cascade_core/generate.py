@@ -1,9 +1,10 @@
 """One video from prompts: the engine, the decoding process, and what they measured."""
 
 import json
+import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -33,6 +34,8 @@ from cascade_core.media import partial_path
 from cascade_core.request import SessionRequest, check_request, with_defaults
 from cascade_core.schedule import engine_shape
 from cascade_core.session import MAX_UNREAD_EVENTS, BlockTiming, Ended, Event, LatentBlock, PromptApplied
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,15 @@ class Progress:
     """Since the session opened."""
 
 
-async def generate(options: GenerateOptions, report: Callable[[Progress], None]) -> dict[str, Any]:
-    """Generate a video; returns the measured figures. Raises CascadeError; nothing is left running."""
+async def generate(
+    options: GenerateOptions,
+    report: Callable[[Progress], None],
+    warn: Callable[[str], None] = log.warning,
+) -> dict[str, Any]:
+    """Generate a video; returns the measured figures. Raises CascadeError; nothing is left running.
+
+    `warn` gets a sentence for each prompt with words that the model does not know.
+    """
     card = find_card(options.engine.model)
     check_options(options, card)
     cores = os.cpu_count() or 1
@@ -82,6 +92,9 @@ async def generate(options: GenerateOptions, report: Callable[[Progress], None])
         async with Decoding(job) if job else nullcontext() as decoding:
             session = await engine.open(session_request(options))
             run.opened_s = time.monotonic()
+            run.unknown_words = session.unknown_words
+            for prompt, words in session.unknown_words.items():
+                warn(unknown_words_warning(prompt, words))
             report(run.progress())
             async for event in session:
                 run.note(event)
@@ -111,6 +124,8 @@ class Run:
     latents: list[Tensor] = field(default_factory=list)
     timings: list[BlockTiming] = field(default_factory=list)
     receipts: list[PromptApplied] = field(default_factory=list)
+    unknown_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By prompt."""
     num_frames: int = 0
     num_unthrottled: int = 0
     """Blocks among the first MAX_UNREAD_EVENTS events."""
@@ -159,11 +174,17 @@ class Run:
             "first_block_s": round(self.timings[0].finished_s - self.opened_s, 4),
             "block_latency_s": [round(timing.latency_s, 4) for timing in self.timings],
             "tick_s": [round(timing.tick_s, 4) for timing in self.timings],
+            "unknown_words": dict(self.unknown_words),
             "prompt_switches": [asdict(receipt) for receipt in self.receipts],
             "engine": asdict(config),
             "seed": options.seed,
             "machine": machine(),
         }
+
+
+def unknown_words_warning(prompt: str, words: Sequence[str]) -> str:
+    names = ", ".join(f'"{word}"' for word in words)
+    return f'prompt "{prompt}": the model does not know {names}, which it ignores'
 
 
 def decode_threads(cores: int) -> int:

@@ -17,8 +17,8 @@ from typing import Any, TypeVar, cast
 from cascade_core.config import EngineConfig, ModelCard
 from cascade_core.locate import ModelFiles
 from cascade_core.messages import (
-    Array,
     Command,
+    Embedding,
     Encode,
     Encoded,
     Failed,
@@ -137,8 +137,8 @@ class RankGroup:
             if answer.error:
                 raise MemoryError(answer.error)
 
-    async def encode(self, prompt: str) -> Array:
-        """Embedding [num_tokens, text_dim]; raises InvalidPrompt."""
+    async def encode(self, prompt: str) -> Embedding:
+        """Embed a prompt on rank 0; raises InvalidPrompt."""
         request = next(self._requests)
         future: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
         self._encoded[request] = future

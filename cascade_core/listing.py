@@ -37,7 +37,7 @@ def describe(card: ModelCard, weights: str | None) -> dict[str, Any]:
         "weights_bytes": 2 * parameters,
         "session_bytes": card.session_bytes(card.video.height, card.video.width),
         "missing_files": missing,
-        "random_only": card.files is None and weights is None,
+        "random_only": weights is None and not card.has_weights,
     }
 
 
@@ -52,7 +52,7 @@ def list_models(weights: str | None, as_json: bool) -> str:
 def _lines(model: dict[str, Any]) -> list[str]:
     use = "commercial use allowed" if model["commercial_use"] else "check before commercial use"
     if model["random_only"]:
-        files = "no published weights: runs on random ones"
+        files = "no weights: runs on random ones"
     elif model["missing_files"]:
         files = f"{len(model['missing_files'])} not here: " + "; ".join(model["missing_files"])
     else:

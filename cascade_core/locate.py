@@ -1,10 +1,12 @@
-"""Where a model's files are: local folder, local file, hub repository, or the hub cache as the card says.
+"""Where a model's files are: local folder, local file, hub repository, or as the card says, the hub or an
+installed package.
 
 Imports no torch, so that listing the models stays quick.
 """
 
 import re
 from dataclasses import dataclass
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Final, Literal
 
@@ -47,10 +49,11 @@ def locate(card: ModelCard, weights: str | None) -> ModelFiles:
 
     `weights` is a local folder (the card's paths, `<repository name>/<path>` side by side, or the
     diffusers layout), a local file (the transformer, with the LoRA beside it under its card name), a hub
-    id `owner/name`, or None for the card's own repositories. HF_HUB_OFFLINE is honoured.
+    id `owner/name`, or None for the card's own repositories or installed package. HF_HUB_OFFLINE is
+    honoured.
 
-    Raises WeightsError where the transformer, a LoRA that it needs, or a part that the card itself names
-    for download is not there.
+    Raises WeightsError where the transformer, a LoRA that it needs, or a part of the card's own place is
+    not there.
     """
     transformer = locate_part(card, weights, "transformer")
     return ModelFiles(
@@ -73,9 +76,9 @@ def locate_part(card: ModelCard, weights: str | None, part: Part) -> Path:
 def missing_files(card: ModelCard, weights: str | None = None) -> list[str]:
     """Parts that are not on this machine, as `place: path`; uses no network.
 
-    Empty for a card without published weights where none are given: it runs on random ones.
+    Empty for a card without weights where none are given: it runs on random ones.
     """
-    if card.files is None and weights is None:
+    if weights is None and not card.has_weights:
         return []
     parts: list[Part] = ["transformer", "vae", "text_encoder", "tokenizer"]
     if _needs_lora(card, weights, _find_local(card, weights, "transformer")):
@@ -85,6 +88,8 @@ def missing_files(card: ModelCard, weights: str | None = None) -> list[str]:
 
 def _find(card: ModelCard, weights: str | None, part: Part, local_only: bool = False) -> Path | None:
     config = _file_config(card, part)
+    if weights is None and card.bundled:
+        return _in_folder(_bundled_folder(card.name, card.bundled), _names(card, part), config)
     if weights is None:
         return _in_hub(config.repo, (config.path,), local_only) if config else None
     place = Path(weights).expanduser()
@@ -102,6 +107,20 @@ def _find_local(card: ModelCard, weights: str | None, part: Part) -> Path | None
         return _find(card, weights, part, local_only=True)
     except WeightsError:
         return None
+
+
+def _bundled_folder(model: str, bundled: str) -> Path:
+    """The folder that an installed package carries."""
+    package, _, path = bundled.partition("/")
+    try:
+        folder = Path(str(resources(package) / path))
+    except ModuleNotFoundError:
+        raise WeightsError(
+            f"model {model}: its weights come with the package {package}, not installed"
+        ) from None
+    if not folder.is_dir():
+        raise WeightsError(f"model {model}: the package {package} has no folder {path} with its weights")
+    return folder
 
 
 def _in_folder(folder: Path, names: tuple[str, ...], config: FileConfig | None) -> Path | None:
@@ -149,8 +168,8 @@ def _needs_lora(card: ModelCard, weights: str | None, transformer: Path | None) 
 
 
 def _locate_base(card: ModelCard, weights: str | None, part: Part) -> Path | None:
-    """A place that the user gives may lack a part; the card's own repositories may not."""
-    if weights is None and card.files is not None:
+    """A place that the user gives may lack a part; the card's own may not."""
+    if weights is None and card.has_weights:
         return locate_part(card, weights, part)
     return _find(card, weights, part)
 
@@ -173,15 +192,16 @@ def _names(card: ModelCard, part: Part) -> tuple[str, ...]:
 
 def _describe(card: ModelCard, weights: str | None, part: Part) -> str:
     config = _file_config(card, part)
-    place = weights or (config.repo if config else "")
+    place = weights or card.bundled or (config.repo if config else "")
     return f"{place}: {config.path if config else STANDARD_NAMES[part][0]}"
 
 
 def _not_found(card: ModelCard, weights: str | None, part: Part) -> str:
-    if weights is None and _file_config(card, part) is None:
+    if weights is None and not card.has_weights:
         return f"model {card.name}: no published {part}; give a folder as weights, or `random`"
-    wanted = " or ".join(_names(card, part)) if weights else _describe(card, weights, part)
+    place = weights or card.bundled
+    wanted = " or ".join(_names(card, part)) if place else _describe(card, weights, part)
     return (
-        f"model {card.name}: no {part} in {weights or 'the hub or its cache'}: looked for {wanted}; "
+        f"model {card.name}: no {part} in {place or 'the hub or its cache'}: looked for {wanted}; "
         "download it where there is a network, or give a folder that has it"
     )

@@ -1,4 +1,4 @@
-"""What a measured figure needs beside it: hardware, versions, date."""
+"""This machine: what a measured figure needs beside it, and what its processor is good at."""
 
 import os
 import platform
@@ -18,6 +18,12 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the CPU multiplies matrices in bfloat16 (AMX, AVX512-BF16); others gain nothing from it."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def _processor() -> str:

@@ -26,6 +26,16 @@ HEADER = struct.Struct("!Q")
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """A prompt as the model reads it."""
+
+    rows: Array
+    """[num_tokens, text_dim]."""
+    unknown_words: tuple[str, ...] = ()
+    """What the tokenizer has no token for, which the model therefore ignores."""
+
+
+@dataclass(frozen=True)
 class Load:
     """First command: build the model and join the group."""
 
@@ -120,7 +130,7 @@ class Encoded:
     """A prompt's embedding, or why there is none."""
 
     request: int
-    embedding: Array | None = None
+    embedding: Embedding | None = None
     error: CascadeError | None = None
 
 

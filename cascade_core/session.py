@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -12,7 +12,7 @@ import torch
 
 from cascade_core.config import SwitchMode
 from cascade_core.errors import CascadeError, InvalidRequest, OutOfCapacity, SessionClosed
-from cascade_core.messages import Array
+from cascade_core.messages import Array, Embedding
 from cascade_core.request import (
     MAX_PROMPTS,
     SessionRequest,
@@ -64,6 +64,8 @@ class PromptApplied:
     """The first block whose picture the new prompt still changes."""
     first_block_full: int
     """The first block made under the new prompt alone."""
+    unknown_words: tuple[str, ...] = ()
+    """Words of the new prompt that the model does not know and ignores."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class PendingSwitch:
     block: int | None
     """It waits for this block to start; None: due at once."""
     request_id: str
-    embedding: Array
+    embedding: Embedding
     mode: SwitchMode
 
 
@@ -106,6 +108,8 @@ class Session:
     def __init__(self, host: Host, number: int, request: SessionRequest, shape: Shape) -> None:
         self.number = number
         self.request = request
+        self.unknown_words: Mapping[str, tuple[str, ...]] = {}
+        """By prompt of the request, where it has any: words that the model does not know and ignores."""
         self.timeline = first_timeline(number, request, shape)
         self.credit = request.credit
         self.paused = False
@@ -233,9 +237,9 @@ class Session:
         needed = sorted({work.prompt for work in plan.works} & self.new_prompts.keys())
         return {prompt: self.new_prompts.pop(prompt) for prompt in needed}
 
-    def add_prompt(self, prompt: int, embedding: Array) -> None:
+    def add_prompt(self, prompt: int, rows: Array) -> None:
         """Keep a new prompt's embedding; forget those that no tick will ever use now."""
-        self.new_prompts[prompt] = embedding
+        self.new_prompts[prompt] = rows
         used = {self.timeline.prompt, *(work.prompt for work in self.timeline.in_flight)}
         self.new_prompts = {number: kept for number, kept in self.new_prompts.items() if number in used}
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
 from cascade_core.checkpoint import read_tensors
-from cascade_core.vae import DecoderState, to_pixels
+from cascade_core.vae import DecoderState, suit_processor, to_pixels
 from cascade_core.weights import load_state
 
 LATENT_CHANNELS = 16
@@ -102,6 +102,7 @@ class TaehvDecoder:
     def __init__(self, model: TaehvModel, device: torch.device, dtype: torch.dtype) -> None:
         """`model` is moved to `device` and `dtype`."""
         self._model = model.to(device, dtype).eval().requires_grad_(False)
+        suit_processor(self._model, device, dtype)
         self._device, self._dtype = device, dtype
 
     def open(self) -> DecoderState:

@@ -33,11 +33,29 @@ class TextEncoder(Protocol):
         """
         ...
 
+    def unknown_words(self, prompt: str) -> tuple[str, ...]:
+        """What of the prompt the tokenizer has no token for, as written, each once."""
+        ...
+
 
 def clean_prompt(text: str) -> str:
     """Repair broken Unicode, resolve HTML entities (twice), collapse white space (Wan's tokenizer)."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return re.sub(r"\s+", " ", text).strip()
+
+
+def unknown_words(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> tuple[str, ...]:
+    """What of the prompt becomes the unknown token, as written, each once.
+
+    Empty for tokenizers that cannot say where their tokens come from (transformers' slow ones).
+    """
+    if not tokenizer.is_fast or tokenizer.unk_token_id is None:
+        return ()
+    text = clean_prompt(prompt)
+    tokens = tokenizer(text, return_offsets_mapping=True)
+    places = zip(tokens.input_ids, tokens.offset_mapping, strict=True)
+    words = (text[start:end].strip() for token, (start, end) in places if token == tokenizer.unk_token_id)
+    return tuple(dict.fromkeys(words))
 
 
 class Umt5Encoder:
@@ -73,6 +91,9 @@ class Umt5Encoder:
             rows: Tensor = self._model(tokens.to(self._device)).last_hidden_state[0]
             return rows.cpu()
 
+    def unknown_words(self, prompt: str) -> tuple[str, ...]:
+        return unknown_words(self._tokenizer, prompt)
+
 
 class RandomTextEncoder:
     """Embeddings drawn from a hash of the prompt: for benchmarks and tests on random weights only.
@@ -91,6 +112,9 @@ class RandomTextEncoder:
         generator = np.random.Generator(np.random.Philox(key=key))
         rows = generator.standard_normal((num_words, self._text_dim), dtype=np.float32)
         return torch.from_numpy(rows).to(self._dtype)
+
+    def unknown_words(self, prompt: str) -> tuple[str, ...]:
+        return ()
 
 
 def load_text_encoder(

@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_weight_memory_format
 
 from cascade_core.checkpoint import read_tensors
 from cascade_core.config import ModelCard
@@ -45,6 +46,13 @@ class VideoDecoder(Protocol):
         ...
 
 
+def suit_processor(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Lay out the weights of convolutions as the CPU's bfloat16 kernels read them, or leave them."""
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        convert_conv2d_weight_memory_format(model, torch.channels_last)
+        convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
+
+
 def to_pixels(video: Tensor) -> Tensor:
     """[T, 3, H, W] in [-1, 1] on any device -> uint8 [T, H, W, 3] on the CPU."""
     pixels = (video.float() + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
@@ -63,6 +71,7 @@ class WanVaeDecoder:
         """`model` is moved to `device` and `dtype`."""
         # torch's own `to`: diffusers' prints a warning about an empty list of modules.
         self._model = nn.Module.to(model, device, dtype).eval().requires_grad_(False)
+        suit_processor(self._model, device, dtype)
         self._device, self._dtype = device, dtype
         shape = (1, -1, 1, 1, 1)
         self._mean = torch.tensor(model.config.latents_mean, device=device).view(shape)

@@ -25,6 +25,7 @@ from cascade_core.messages import (
     Array,
     Command,
     Drop,
+    Embedding,
     Encode,
     Encoded,
     Failed,
@@ -123,7 +124,8 @@ class Worker:
     def _encode(self, command: Encode) -> None:
         """Runs on the text thread. What is not the caller's fault takes the rank down, loudly."""
         try:
-            embedding = self._text.encode(command.prompt).float().cpu().numpy()
+            rows = self._text.encode(command.prompt).float().cpu().numpy()
+            embedding = Embedding(rows, self._text.unknown_words(command.prompt))
         except CascadeError as error:
             self._link.send(Encoded(command.request, error=error))
         except Exception:

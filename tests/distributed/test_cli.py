@@ -14,8 +14,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-SMALL = ("generate", "--prompt", "a red circle", "--size", "32x48", "--blocks", "3")
-
+SMALL = ("generate", "--weights", "random", "--prompt", "a red circle", "--size", "32x48", "--blocks", "3")
 
 COMMAND = (sys.executable, "-m", "cascade_core.cli")
 MARK = f"cascade-test-{os.getpid()}"
@@ -163,7 +162,8 @@ def test_models_lists_licence_sizes_and_missing_files() -> None:
     assert "self-forcing-1.3b" in table
     assert "licence" in table
     models = {model["name"]: model for model in json.loads(run("models", "--json").stdout)}
-    assert models["demo"]["random_only"]
+    assert models["bench"]["random_only"]
+    assert models["demo"]["missing_files"] == []
     assert models["krea-14b"]["num_parameters"] == pytest.approx(14.3e9, rel=0.01)
     assert models["self-forcing-1.3b"]["missing_files"]
     assert models["self-forcing-1.3b"]["session_bytes"] > 4 * 2**30

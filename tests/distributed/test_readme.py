@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cascade_core.config import find_card
+
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -15,7 +17,9 @@ def test_the_library_example() -> None:
     )
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert [line for line in lines if line[0].isdigit()] == [f"{n} (3, 16, 16, 16)" for n in range(9)]
+    card = find_card("demo")
+    shape = card.latent_shape(card.video.height, card.video.width)
+    assert [line for line in lines if line[0].isdigit()] == [f"{n} {shape}" for n in range(9)]
     assert sum("new prompt shows from block" in line for line in lines) == 1
 
 

@@ -8,6 +8,7 @@ import torch
 
 from cascade_core.config import FileConfig, find_card, load_card_file, load_cards
 from cascade_core.errors import InvalidConfig, UnknownModel
+from cascade_core.locate import missing_files
 from cascade_core.model import CausalWanModel
 from cascade_core.sampler import pass_timesteps
 
@@ -34,6 +35,11 @@ def test_published_cards_name_files_source_and_licence(name: str) -> None:
     }
     for part, config in parts.items():
         assert (config.repo, config.path) == ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", part)
+
+
+@pytest.mark.parametrize("name", ["demo", "bench"])
+def test_what_needs_no_download_is_all_there(name: str) -> None:
+    assert missing_files(find_card(name)) == []
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -112,7 +118,7 @@ def test_a_card_of_ones_own(tmp_path: Path) -> None:
         ("[sampling]", "[sampling]\nstepz = 4", r"mine\.toml: sampling\.stepz"),
         ("[window]", "colour = 1\n[window]", r"mine\.toml: sampling\.colour"),
         ("name =", "nmae = 1\nname =", r"mine\.toml: nmae"),
-        ("dim = 128", "dim = 129", r"mine\.toml: transformer: .*129"),
+        ("num_heads = 4", "num_heads = 5", r"mine\.toml: transformer: .*num_heads 5"),
         ("steps = [1000", "steps = [1000, 1000", r"mine\.toml: sampling: .*descend"),
         ("[window]", "[window", r"mine\.toml"),
     ],

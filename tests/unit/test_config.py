@@ -15,6 +15,7 @@ from cascade_core.config import (
     load_card_file,
     load_cards,
     make,
+    uses_random_weights,
 )
 from cascade_core.errors import InvalidConfig, UnknownModel, UserError
 
@@ -42,6 +43,10 @@ window_frames = 21
 width = 832
 height = 480
 """
+
+
+PART = {"repo": "owner/name", "path": "part"}
+FILES = dict.fromkeys(("transformer", "vae", "text_encoder", "tokenizer"), PART)
 
 
 def engine_config(**settings: Any) -> EngineConfig:
@@ -168,12 +173,23 @@ class TestModelCard:
             ({"video__bitrate": 1}, "video.bitrate: "),
             ({"commercial_use": "perhaps"}, "commercial_use: .*boolean"),
             ({"license": "MIT"}, "license: "),
+            ({"bundled": "demo_world"}, "bundled: .*match pattern"),
+            ({"bundled": "/tmp/checkpoint"}, "bundled: .*match pattern"),
+            ({"bundled": "demo_world/../etc"}, "bundled: .*match pattern"),
+            ({"bundled": "a/b", "files": FILES}, "files and bundled exclude each other"),
             ({"files": {"transformer": {"repo": "a/b"}}}, r"files.transformer.path: .*files.vae: "),
         ],
     )
     def test_out_of_range(self, changes: dict[str, object], message: str) -> None:
         with pytest.raises(InvalidConfig, match=message):
             card_with(**changes)
+
+    @pytest.mark.parametrize("place", [{}, {"files": FILES}, {"bundled": "package/folder"}])
+    def test_random_weights_are_asked_for_or_all_there_is(self, place: dict[str, object]) -> None:
+        card = card_with(**place)
+        assert uses_random_weights(engine_config(weights="random"), card)
+        assert uses_random_weights(engine_config(), card) is not bool(place)
+        assert not uses_random_weights(engine_config(weights="some/folder"), card)
 
 
 class TestFindCard:

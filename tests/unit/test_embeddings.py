@@ -7,7 +7,7 @@ import pytest
 
 from cascade_core.embeddings import MAX_WAITING, EmbeddingCache
 from cascade_core.errors import InvalidPrompt, OutOfCapacity
-from cascade_core.messages import Array
+from cascade_core.messages import Embedding
 
 
 class SlowEncoder:
@@ -18,7 +18,7 @@ class SlowEncoder:
         self.at_once = 0
         self.go = asyncio.Event()
 
-    async def __call__(self, prompt: str) -> Array:
+    async def __call__(self, prompt: str) -> Embedding:
         self.asked.append(prompt)
         self.at_once += 1
         assert self.at_once == 1, "one prompt at a time"
@@ -26,7 +26,7 @@ class SlowEncoder:
         self.at_once -= 1
         if prompt == "bad":
             raise InvalidPrompt("bad")
-        return np.full((1, 2), len(prompt), dtype=np.float32)
+        return Embedding(np.full((1, 2), len(prompt), dtype=np.float32), (prompt,))
 
 
 async def test_equal_prompts_are_embedded_once() -> None:
@@ -35,7 +35,7 @@ async def test_equal_prompts_are_embedded_once() -> None:
     waiting = asyncio.gather(*(cache.get(prompt) for prompt in ("a", "bb", "a", "bb", "a")))
     await asyncio.sleep(0)
     encoder.go.set()
-    assert [embedding[0, 0] for embedding in await waiting] == [1, 2, 1, 2, 1]
+    assert [embedding.rows[0, 0] for embedding in await waiting] == [1, 2, 1, 2, 1]
     assert encoder.asked == ["a", "bb"]
 
 
@@ -55,7 +55,7 @@ async def test_a_refused_prompt_leaves_the_cache_usable() -> None:
     for _ in range(2):
         with pytest.raises(InvalidPrompt):
             await cache.get("bad")
-    assert (await cache.get("good"))[0, 0] == 4
+    assert (await cache.get("good")).unknown_words == ("good",)
     assert encoder.asked == ["bad", "bad", "good"]
 
 
@@ -69,10 +69,10 @@ async def test_the_queue_is_bounded_and_known_prompts_pass_it() -> None:
     await asyncio.sleep(0)
     with pytest.raises(OutOfCapacity):
         await cache.get("one too many")
-    assert (await cache.get("known"))[0, 0] == 5
+    assert (await cache.get("known")).rows[0, 0] == 5
     encoder.go.set()
     await asyncio.gather(*waiting)
-    assert (await cache.get("one too many")).shape == (1, 2)
+    assert (await cache.get("one too many")).rows.shape == (1, 2)
 
 
 async def test_giving_up_frees_the_place() -> None:

@@ -12,7 +12,14 @@ import torch
 from cascade_core.config import EngineConfig, find_card
 from cascade_core.decoding import DecodeJob, Decoding
 from cascade_core.errors import CascadeError, InvalidConfig
-from cascade_core.generate import GenerateOptions, Run, check_options, share_cores, write
+from cascade_core.generate import (
+    GenerateOptions,
+    Run,
+    check_options,
+    share_cores,
+    unknown_words_warning,
+    write,
+)
 from cascade_core.session import MAX_UNREAD_EVENTS, BlockTiming, LatentBlock
 
 CONFIG = EngineConfig("demo", weights="random")
@@ -49,6 +56,12 @@ def test_a_tiny_autoencoder_without_weights_is_told_before_the_model_is_loaded(t
     options = GenerateOptions(engine, "a", 2, output=tmp_path / "x.mp4", decoder="taehv")
     with pytest.raises(InvalidConfig, match="needs --decoder-weights"):
         check_options(options, card)
+
+
+def test_unknown_words_are_told_in_one_sentence() -> None:
+    assert unknown_words_warning("a big dragon", ["big", "dragon"]) == (
+        'prompt "a big dragon": the model does not know "big", "dragon", which it ignores'
+    )
 
 
 def test_two_names_of_one_file_are_refused(tmp_path: Path) -> None:

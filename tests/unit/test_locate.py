@@ -17,6 +17,7 @@ from cascade_core.config import (
 )
 from cascade_core.errors import WeightsError
 from cascade_core.locate import ModelFiles, locate, locate_part, missing_files
+from tests.checkpoint import write_package
 
 FULL = ModelCard(
     name="tiny",
@@ -114,6 +115,32 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no published transformer; give a folder"):
         locate(replace(FULL, files=None), None)
     assert missing_files(replace(FULL, files=None)) == []
+
+
+def test_locate_in_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    card = replace(FULL, files=None, bundled="carries_weights/checkpoint")
+    parts = ["transformer", "vae", "text_encoder", "tokenizer"]
+    assert missing_files(card) == [f"carries_weights/checkpoint: {part}" for part in parts]
+    with pytest.raises(WeightsError, match="come with the package carries_weights, not installed"):
+        locate(card, None)
+    folder = write_package(tmp_path, "carries_weights")
+    touch(folder / "transformer/diffusion_pytorch_model.safetensors")
+    assert missing_files(card) == [f"carries_weights/checkpoint: {part}" for part in parts[1:]]
+    with pytest.raises(WeightsError, match=r"no vae in carries_weights/checkpoint: looked for vae or Wan2"):
+        locate(card, None)
+    touch_base(folder)
+    assert missing_files(card) == []
+    assert locate(card, None) == locate(card, str(folder))
+    assert locate_part(card, None, "tokenizer") == folder / "tokenizer"
+    with pytest.raises(WeightsError, match="the package carries_weights has no folder elsewhere"):
+        locate(replace(card, bundled="carries_weights/elsewhere"), None)
+
+
+def test_given_weights_go_before_those_of_a_package(tmp_path: Path) -> None:
+    touch(tmp_path / "transformer/diffusion_pytorch_model.safetensors")
+    card = replace(FULL, files=None, bundled="no_such_package/checkpoint")
+    assert locate(card, str(tmp_path)) == ModelFiles(tmp_path / "transformer")
 
 
 @pytest.fixture

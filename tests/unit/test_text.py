@@ -14,7 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5Config, UMT
 from cascade_core.config import ModelCard, find_card
 from cascade_core.errors import InvalidPrompt, WeightsError
 from cascade_core.locate import ModelFiles
-from cascade_core.text import TextEncoder, clean_prompt, load_text_encoder
+from cascade_core.text import TextEncoder, clean_prompt, load_text_encoder, unknown_words
+from tests.checkpoint import word_tokenizer
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
 PROMPT = "a red circle moves left over a blue background"
@@ -166,6 +167,29 @@ def test_a_prompt_that_just_fits_is_taken(card: ModelCard, folder: Path) -> None
     assert encode(num_tokens).shape == (num_tokens, 64)
     with pytest.raises(InvalidPrompt, match=f"has {num_tokens} tokens; .* {num_tokens - 1}$"):
         encode(num_tokens - 1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a red circle moves left", ()),
+        ("A RED circle", ()),
+        ("a red Dragon moves left", ("Dragon",)),
+        (
+            "dragon meets dragon over a   schÃ¶n &amp; red café",
+            ("dragon", "meets", "over", "schön", "&", "café"),
+        ),
+        ("a red <unk>", ("<unk>",)),
+    ],
+)
+def test_unknown_words_are_named_as_written(prompt: str, words: tuple[str, ...]) -> None:
+    assert unknown_words(word_tokenizer(), prompt) == words
+
+
+def test_words_that_pieces_make_up_are_known(encoder: TextEncoder, card: ModelCard) -> None:
+    assert encoder.unknown_words("a dear bird") == ()
+    assert encoder.unknown_words("a red 龍 circle") == ("龍",)
+    assert load_text_encoder(card, None, CPU, FLOAT).unknown_words("a red 龍 circle") == ()
 
 
 def test_random_embeddings_follow_the_cleaned_prompt(card: ModelCard) -> None:
