@@ -1,0 +1,1 @@
+"""The demo model: a synthetic world of moving shapes, the training that learns it, and its evaluation."""
