@@ -42,11 +42,13 @@ class Dataset:
         self._latents = latents
         self._scripts = [script_of(seed, index) for index in range(len(latents))]
 
-    def batch(self, generator: torch.Generator, num_clips: int, num_blocks: int) -> Batch:
+    def batch(
+        self, generator: torch.Generator, num_clips: int, num_blocks: int, late_share: float = LATE_SHARE
+    ) -> Batch:
         """A random batch of stretches."""
         clips = torch.randint(len(self._latents), (num_clips,), generator=generator).tolist()
         late = torch.randint(NUM_BLOCKS - num_blocks + 1, (num_clips,), generator=generator)
-        firsts = (late * (torch.rand(num_clips, generator=generator) < LATE_SHARE)).tolist()
+        firsts = (late * (torch.rand(num_clips, generator=generator) < late_share)).tolist()
         words = Random(int(torch.randint(2**31, (), generator=generator)))
         latents = torch.stack(
             [

@@ -1,7 +1,9 @@
-"""Training of the transformer and the text encoder, together: flow matching, plain block-causal.
+"""Training of the transformer and the text encoder, together: flow matching.
 
-What a block is trained on is what it meets in the *sequential* pipeline: clean context before it, at times
-a little noise on it or the model's own estimate in its place, so that self-made history is tolerated.
+Block-causal steps: what a block meets in the *sequential* pipeline, clean context before it, at times with a
+little noise or the model's own estimate in its place, so that self-made history is tolerated. Joint steps:
+all blocks at one noise level see each other, as in the bidirectional training that every real model of the
+family comes from. Never a cascade: no step shows a block to one of another noise level, but for clean ones.
 """
 
 from pathlib import Path
@@ -13,10 +15,10 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from cascade_core.config import ModelCard
 from cascade_core.sampler import pass_sigmas
 from demo_world.block_causal import BlockCausal
-from demo_world.dataset import Batch, Dataset
+from demo_world.dataset import LATE_SHARE, Batch, Dataset
 from demo_world.training import train
 
-NUM_STEPS = 4000
+NUM_STEPS = 4800
 CLIPS = 6
 COPIES = 2
 """Noisy versions of each clip that share one clean context."""
@@ -24,6 +26,8 @@ SHORT, LONG = 4, 7
 """Blocks of a training clip; the last quarter of the steps sees whole windows."""
 LONG_FROM, OWN_FROM = 0.8, 0.55
 """Shares of the run from which on clips are long, and contexts may be the model's own."""
+JOINT_FROM = 0.5
+"""Share of the run from which on every second step is joint."""
 OWN_SHARE = 0.4
 EXACT_SHARE = 0.7
 """Of the noise levels: those of inference; the rest is continuous."""
@@ -87,8 +91,14 @@ def train_transformer(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         progress = step / num_steps
         num_blocks = LONG if progress >= LONG_FROM else SHORT
-        batch = dataset.batch(generator, CLIPS * SHORT // num_blocks, num_blocks)
-        return _loss(model, batch, generator, sigmas, card.sampling.shift, progress >= OWN_FROM)
+        num_clips = CLIPS * SHORT // num_blocks
+        if progress >= JOINT_FROM and step % 2:
+            prefix = _prefix(step, num_blocks)
+            # Without a clean block only a clip's own beginning says where things are.
+            batch = dataset.batch(generator, num_clips, num_blocks, 0.0 if prefix == 0 else LATE_SHARE)
+            return _joint_loss(model, batch, prefix, generator, sigmas, card.sampling.shift)
+        batch = dataset.batch(generator, num_clips, num_blocks)
+        return _causal_loss(model, batch, generator, sigmas, card.sampling.shift, progress >= OWN_FROM)
 
     train(
         model,
@@ -101,27 +111,65 @@ def train_transformer(
     return model
 
 
-def _loss(
+def _prefix(step: int, num_blocks: int) -> int:
+    """Clean blocks before the joint ones: none or one, in a whole window two."""
+    return 2 if num_blocks == LONG else step // 2 % 2
+
+
+def _joint_loss(
+    model: DemoModel,
+    batch: Batch,
+    prefix: int,
+    generator: torch.Generator,
+    exact: Tensor,
+    shift: float,
+) -> Tensor:
+    num_clips, num_blocks = batch.has_past.shape
+    sigmas = _draw_sigmas((num_clips, COPIES, num_blocks), generator, exact, shift)
+    sigmas[:, :, prefix:] = sigmas[:, :, prefix : prefix + 1]
+    return _loss(model, batch, batch.latents, sigmas, _embeddings(model, batch, generator), generator, prefix)
+
+
+def _causal_loss(
     model: DemoModel, batch: Batch, generator: torch.Generator, exact: Tensor, shift: float, may_own: bool
 ) -> Tensor:
+    num_clips, num_blocks = batch.has_past.shape
+    sigmas = _draw_sigmas((num_clips, COPIES, num_blocks), generator, exact, shift)
+    embeddings = _embeddings(model, batch, generator)
+    context = batch.latents
+    if may_own and _uniform(generator) < OWN_SHARE:
+        context = _own_context(model, batch.latents, embeddings, generator, exact)
+    elif _uniform(generator) < 0.5:
+        level = CONTEXT_SIGMA * torch.rand(len(context), 1, 1, 1, 1, 1, generator=generator)
+        context = (1 - level) * context + level * torch.randn(context.shape, generator=generator)
+    return _loss(model, batch, context, sigmas, embeddings, generator, num_blocks)
+
+
+def _loss(
+    model: DemoModel,
+    batch: Batch,
+    context: Tensor,
+    sigmas: Tensor,
+    embeddings: Tensor,
+    generator: torch.Generator,
+    prefix: int,
+) -> Tensor:
+    """Mean squared error of the velocity, of blocks that know where things are."""
     clean = batch.latents[:, None].expand(-1, COPIES, -1, -1, -1, -1, -1)  # [B, R, K, F, C, h, w]
-    sigmas = _draw_sigmas(clean.shape[:3], generator, exact, shift)
     noise = torch.randn(clean.shape, generator=generator)
     wide = sigmas[..., None, None, None, None]
     noisy = (1 - wide) * clean + wide * noise
     with torch.autocast("cpu", torch.bfloat16):
-        rows = model.embed(batch.prompts, generator)
-        embeddings = rows.view(*batch.has_past.shape, *rows.shape[1:])
-        context = batch.latents
-        if may_own and _uniform(generator) < OWN_SHARE:
-            context = _own_context(model, batch.latents, embeddings, generator, exact)
-        elif _uniform(generator) < 0.5:
-            level = CONTEXT_SIGMA * torch.rand(len(context), 1, 1, 1, 1, 1, generator=generator)
-            context = (1 - level) * context + level * torch.randn(context.shape, generator=generator)
-        velocity = model.blocks(context, noisy, sigmas, embeddings)
+        velocity = model.blocks(context, noisy, sigmas, embeddings, prefix)
     error = (velocity - (noise - clean)).square().mean(dim=(1, 3, 4, 5, 6))  # [B, K]
     loss: Tensor = (error * batch.has_past).sum() / batch.has_past.sum()
     return loss
+
+
+def _embeddings(model: DemoModel, batch: Batch, generator: torch.Generator) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        rows = model.embed(batch.prompts, generator)
+    return rows.view(*batch.has_past.shape, *rows.shape[1:])
 
 
 @torch.no_grad()
@@ -132,12 +180,13 @@ def _own_context(
     levels = exact[-2:][torch.randint(2, latents.shape[:2], generator=generator)]
     wide = levels[..., None, None, None, None]
     noisy = (1 - wide) * latents + wide * torch.randn(latents.shape, generator=generator)
-    velocity = model.blocks(latents, noisy[:, None], levels[:, None], embeddings)[:, 0]
+    with torch.autocast("cpu", torch.bfloat16):
+        velocity = model.blocks(latents, noisy[:, None], levels[:, None], embeddings)[:, 0]
     clean: Tensor = noisy - wide * velocity
     return clean
 
 
-def _draw_sigmas(shape: torch.Size, generator: torch.Generator, exact: Tensor, shift: float) -> Tensor:
+def _draw_sigmas(shape: tuple[int, ...], generator: torch.Generator, exact: Tensor, shift: float) -> Tensor:
     """Noise levels: mostly those of inference, some from the whole shifted range."""
     chosen = exact[torch.randint(len(exact), shape, generator=generator)]
     linear = torch.rand(shape, generator=generator)

@@ -65,6 +65,31 @@ def test_the_training_forward_is_the_sequential_pipeline() -> None:
     assert relative_error(clean, context) < 1e-5
 
 
+def test_a_joint_forward_lets_noisy_blocks_see_the_clean_prefix_and_each_other_only() -> None:
+    card = tiny_card()
+    forward = BlockCausal(card.transformer, compiled=False)
+    forward.model = tiny_model(card)
+    generator = torch.Generator().manual_seed(0)
+    context = torch.randn(1, 4, *card.latent_shape(32, 32), generator=generator)
+    noisy = torch.randn(1, 2, *context.shape[1:], generator=generator)
+    embeddings = torch.zeros(1, 4, card.transformer.text_len, card.transformer.text_dim)
+
+    def velocity(context: Tensor, noisy: Tensor) -> Tensor:
+        return forward(context, noisy, torch.full((1, 2, 4), 0.5), embeddings, prefix=2)
+
+    before = velocity(context, noisy)
+    changed = noisy.clone()
+    changed[:, 0, 3] += 1  # the last block of the first copy
+    moved = (velocity(context, changed) - before).abs().amax(dim=(0, 3, 4, 5, 6)) > 1e-6  # [copies, K]
+    assert moved.tolist() == [[False, False, True, True], [False] * 4]
+    changed = context.clone()
+    changed[:, 2:] += 1  # clean blocks behind the prefix: nobody may look at them
+    assert torch.equal(velocity(changed, noisy), before)
+    changed[:, 1] += 1
+    moved = (velocity(changed, noisy) - before).abs().amax(dim=(0, 3, 4, 5, 6)) > 1e-6
+    assert moved.tolist() == [[False, False, True, True]] * 2
+
+
 class Interrupted(Exception):
     pass
 
