@@ -4,21 +4,26 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo check test bench clean
+.PHONY: demo train-demo check proto proto-release test bench clean
 
-demo: $(STAMP)  ## Make a video: 20 s, two prompt switches
-	mkdir -p out
-	$(BIN)/cascade-engine generate --model demo --blocks 28 \
-	  --prompt "a red circle moves left on a white background" \
-	  --switch 10:"a blue square moves up on a white background" \
-	  --switch 19:"a green triangle bounces on a black background" \
-	  -o out/demo.mp4 --json out/demo.json
+demo: $(STAMP)  ## Make a video: 20 s, two prompt switches; cascade against sequential
+	$(BIN)/python -m demo_world.demo --out out
 
-check: $(STAMP)  ## Lint, types, layers
+train-demo: $(STAMP)  ## Train the demo model again; resumes what was interrupted
+	$(BIN)/python -m demo_world.train --work out/train
+
+check: $(STAMP)  ## Lint, types, layers, contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+
+proto: $(STAMP)  ## Python stubs from proto/
+	$(BIN)/python proto/generate.py
+
+proto-release: $(STAMP)  ## From now on, contracts are checked against what they are today
+	$(BIN)/python proto/generate.py --release
 
 test: $(STAMP)  ## Everything that runs on a CPU machine
 	$(BIN)/python -m pytest

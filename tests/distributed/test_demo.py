@@ -1,0 +1,92 @@
+"""The shipped demo model, seen by image analysis: it makes what the prompt says."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cascade_core.config import find_card
+from cascade_core.locate import locate
+from cascade_core.machine import has_fast_bfloat16
+from cascade_core.vae import VideoDecoder, load_vae
+from demo_world.clips import Take, film
+from demo_world.configurations import all_configurations, engine_config
+from demo_world.demo import PROMPTS, read_video
+from demo_world.experiments import steady_takes, sum_up_steady, sum_up_switches, switch_takes
+from demo_world.score import judge, measure
+from demo_world.world import FPS, Scene
+
+CARD = find_card("demo")
+SCENES = {
+    0: Scene("red", "circle", "circle", "white"),
+    10: Scene("blue", "square", "bounce", "sand"),
+    19: Scene("green", "triangle", "left", "black"),
+}
+
+
+@pytest.fixture(scope="module")
+def decoder() -> VideoDecoder:
+    dtype = torch.bfloat16 if has_fast_bfloat16() else torch.float32
+    return load_vae(CARD, locate(CARD, None).vae, torch.device("cpu"), dtype)
+
+
+def film_one(decoder: VideoDecoder, configuration: str, takes: dict[str, list[Take]]) -> dict[str, list]:
+    config = engine_config("demo", None, all_configurations(CARD)[configuration])
+    return asyncio.run(film(config, decoder, takes, 0, lambda: None))
+
+
+@pytest.mark.parametrize("configuration", ["sequential", "bidirectional-1"])
+def test_videos_show_what_their_prompts_say(decoder: VideoDecoder, configuration: str) -> None:
+    """Far below the measured shares (docs/demo.md), far above those of a model that reads no prompts."""
+    clips = film_one(decoder, configuration, {"steady": steady_takes(21, 1)})["steady"]
+    summary = sum_up_steady(clips, None)
+    shares = {name: summary[name]["share"] for name in ("colour", "shape", "motion", "background")}
+    assert min(shares.values()) > 0.7, shares
+
+
+def test_a_prompt_switch_shows(decoder: VideoDecoder) -> None:
+    takes = switch_takes(8, "immediate")
+    clips = film_one(decoder, "bidirectional-1", {"switch": takes})["switch"]
+    settled = sum_up_switches(clips)["settled"]
+    assert min(settled[name]["share"] for name in ("colour", "background", "one_object")) > 0.7
+
+
+def test_a_prompt_with_strange_words_still_works(decoder: VideoDecoder) -> None:
+    scene = Scene("green", "circle", "right", "black")
+    take = Take({0: scene}, {0: "a shiny green circle moves right on a black background"}, 3, 4)
+    (clip,) = film_one(decoder, "sequential", {"steady": [take]})["steady"]
+    right = clip.scores(scene).right()
+    assert right["colour"]
+    assert right["background"]
+
+
+def test_the_demo_makes_the_video_that_it_describes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "demo_world.demo", "--out", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    frames = read_video(tmp_path / "demo.mp4")
+    assert len(frames) >= 20 * FPS
+    assert len(read_video(tmp_path / "demo-sequential.mp4")) == len(frames)
+    track, starts = measure(frames), [9 + 12 * (block - 1) if block else 0 for block in PROMPTS]
+    for start, end, scene in zip(starts, [*starts[1:], len(frames)], SCENES.values(), strict=True):
+        right = judge(track, scene, end - 48, end - 12).right()  # the last 3 s, less a block that may mix
+        assert right["colour"], scene
+        assert right["background"], scene
+        assert start < end
+    figures = json.loads((tmp_path / "demo.json").read_text())
+    assert figures["sequential"]["fps_with_decode"] > 0
+    assert figures["cascade"]["random_weights"] is False
+    assert np.asarray(Image.open(tmp_path / "demo.png")).std() > 10
+
+
+def test_diffusers_reads_the_shipped_transformer() -> None:
+    from diffusers import WanTransformer3DModel
+
+    model = WanTransformer3DModel.from_pretrained(locate(CARD, None).transformer)
+    assert model.config.num_layers == CARD.transformer.num_layers
