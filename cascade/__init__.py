@@ -1,0 +1,1 @@
+"""Cascade's contracts as Python; generated from `proto/` by `make proto`."""

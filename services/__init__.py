@@ -1,0 +1,1 @@
+"""The services: stage, decoder and gateway, one process each; what they share is in `common`."""

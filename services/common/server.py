@@ -1,0 +1,215 @@
+"""Builds and runs the gRPC server of a service, from start to drained.
+
+    settings = load_settings(StageSettings)
+    asyncio.run(serve(settings, Service("stage", (STAGE_SERVICE,), add_stage, drain=announce)))
+
+SIGTERM: health NOT_SERVING, notice, nothing new taken, the service's own drain (announced in-band), calls
+have a grace, exit. A second signal hurries. Every wait in it has a deadline.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cascade_core.errors import InvalidConfig
+from services.common.auth import Authenticator, make_authenticator
+from services.common.channel import server_options
+from services.common.health import Condition, HealthMonitor
+from services.common.interceptors import (
+    AuthInterceptor,
+    CallMetrics,
+    Chain,
+    DeadlineInterceptor,
+    ErrorInterceptor,
+    Gate,
+    Interceptor,
+    LimitInterceptor,
+    LogInterceptor,
+    MetricsInterceptor,
+    TracingInterceptor,
+    ValidationInterceptor,
+    Validator,
+)
+from services.common.settings import GrpcSettings, ServerSettings
+from services.common.telemetry import Telemetry, configure_logging, start_telemetry
+from services.common.tls import server_credentials
+from services.common.validation import validate
+
+log = structlog.get_logger(__name__)
+HEALTH_HEADROOM = 64
+"""Calls beyond max_concurrent_rpcs that gRPC itself lets in, so that health answers and refusals explain."""
+STOP_MARGIN_S = 2.0
+"""What gRPC may take after a grace to end the cancelled calls."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+async def nothing_to_drain(deadline_s: float) -> None:
+    """For services without sessions of their own."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What one process serves."""
+
+    name: str
+    """In logs and traces, such as `stage`."""
+    grpc_names: Sequence[str]
+    """Full names of its gRPC services, for health and reflection."""
+    register: Callable[[grpc.aio.Server], None]
+    """Adds the servicers."""
+    conditions: Sequence[Condition] = ()
+    """Why it cannot serve now, if so; `Progress.complaint` is one."""
+    drain: Callable[[float], Awaitable[None]] = nothing_to_drain
+    """Tells its sessions to go, and returns when they are gone; given the seconds it has."""
+    open_while_draining: Collection[str] = ()
+    """Methods answered to the end, such as `/cascade.v1.StageService/WatchStatus`."""
+    authenticator: Authenticator | None = None
+    """None: what `AuthSettings` says."""
+    validate: Validator = validate
+    """Checks each inbound message of our own packages: by the rules beside the contracts' fields."""
+
+
+class Server:
+    """A running server; `serve` is what a process calls."""
+
+    def __init__(self, settings: ServerSettings, service: Service, telemetry: Telemetry) -> None:
+        self.settings = settings
+        self.service = service
+        self.telemetry = telemetry
+        self.port = 0
+        self._gate = Gate(service.open_while_draining)
+        self._health = HealthMonitor(settings.health, service.grpc_names, service.conditions)
+        self._leaving = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._grpc = build(settings.grpc, self._interceptors(telemetry))
+        self._monitor: asyncio.Task[None] | None = None
+
+    def _interceptors(self, telemetry: Telemetry) -> list[Interceptor]:
+        limits = self.settings.grpc
+        return [
+            TracingInterceptor(telemetry.tracer_provider),
+            LogInterceptor(),
+            MetricsInterceptor(CallMetrics(telemetry.registry)),
+            ErrorInterceptor(),
+            AuthInterceptor(self.service.authenticator or make_authenticator(self.settings.auth)),
+            LimitInterceptor(self._gate, limits.max_concurrent_rpcs),
+            DeadlineInterceptor(limits.default_deadline_s, limits.max_deadline_s),
+            ValidationInterceptor(self.service.validate),
+        ]
+
+    async def start(self) -> None:
+        """Listen; NOT_SERVING until the conditions allow more."""
+        self.service.register(self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._grpc)
+        if self.settings.grpc.reflection:
+            names = [*self.service.grpc_names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], self._grpc)
+        self.port = listen(self._grpc, self.settings)
+        await self._health.start()
+        await self._grpc.start()
+        self._monitor = asyncio.create_task(self._health.run(), name="health")
+        log.info("listening", host=self.settings.grpc.host, port=self.port)
+
+    async def run(self) -> None:
+        """Serve until a signal or `leave`, then drain."""
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self.leave)
+        try:
+            await self._leaving.wait()
+            await self.close()
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def leave(self) -> None:
+        """Begin to drain; called again: hurry."""
+        (self._hurried if self._leaving.is_set() else self._leaving).set()
+
+    async def close(self) -> None:
+        """Drain and stop, each step with its deadline."""
+        times = self.settings.drain
+        log.info("draining", deadline_s=times.deadline_s)
+        await self._health.leave()
+        await self._unless_hurried(asyncio.sleep(times.notice_s), times.notice_s + 1)
+        self._gate.close()
+        await self._unless_hurried(drain_safely(self.service, times.deadline_s), times.deadline_s)
+        await self._unless_hurried(self._gate.idle.wait(), times.grace_s)
+        try:
+            await asyncio.wait_for(self._grpc.stop(times.hurry_s), times.hurry_s + STOP_MARGIN_S)
+        except TimeoutError:
+            log.error("calls did not end when cancelled; leaving them behind")
+        if self._monitor:
+            self._monitor.cancel()
+        log.info("stopped")
+
+    async def _unless_hurried(self, step: Coroutine[Any, Any, Any], deadline_s: float) -> None:
+        """Run one step of the way out until it ends, its deadline passes, or somebody is in a hurry."""
+        working = asyncio.ensure_future(step)
+        hurry = asyncio.ensure_future(self._hurried.wait())
+        await asyncio.wait({working, hurry}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in (working, hurry):
+            task.cancel()
+        await asyncio.wait({working, hurry}, timeout=STOP_MARGIN_S)
+
+
+async def drain_safely(service: Service, deadline_s: float) -> None:
+    """A drain that fails must not keep the process from ending."""
+    try:
+        await service.drain(deadline_s)
+    except Exception:
+        log.exception("draining failed")
+
+
+def build(settings: GrpcSettings, interceptors: Sequence[Interceptor]) -> grpc.aio.Server:
+    return grpc.aio.server(
+        interceptors=[Chain(interceptors)],
+        options=server_options(settings),
+        maximum_concurrent_rpcs=settings.max_concurrent_rpcs + HEALTH_HEADROOM,
+    )
+
+
+def listen(server: grpc.aio.Server, settings: ServerSettings) -> int:
+    """Bind, or say which setting is in the way."""
+    host = settings.grpc.host
+    address = f"{f'[{host}]' if ':' in host else host}:{settings.grpc.port}"
+    credentials = server_credentials(settings.tls)
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise InvalidConfig(f"grpc.host, grpc.port: cannot listen on {address}: {error}") from None
+
+
+@asynccontextmanager
+async def running(settings: ServerSettings, service: Service) -> AsyncIterator[Server]:
+    """A started server for as long as the block lasts; for tests and for several servers in one process."""
+    telemetry = start_telemetry(settings.telemetry, service.name)
+    server = Server(settings, service, telemetry)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.close()
+        await telemetry.stop()
+
+
+async def serve(settings: ServerSettings, service: Service) -> None:
+    """Run a service until SIGTERM has been answered in full."""
+    configure_logging(settings.telemetry, service.name)
+    telemetry = start_telemetry(settings.telemetry, service.name)
+    server = Server(settings, service, telemetry)
+    try:
+        await server.start()
+        await server.run()
+    finally:
+        await telemetry.stop()

@@ -1,0 +1,167 @@
+"""Typed, frozen settings of every service, from the environment and a TOML file.
+
+`CASCADE_<SECTION>_<FIELD>` wins over `[section] field` of the file that `CASCADE_CONFIG_FILE` names. A
+service declares its sections by extending `ServerSettings`. How values are found: `environment.py`.
+"""
+
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from cascade_core.config import STRICT
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Wait = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=1024, le=2**30)]
+MIB = 2**20
+
+
+@dataclass(frozen=True, config=STRICT)
+class GrpcSettings:
+    """The listening side, and what both sides of a connection agree on."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; in a pod `0.0.0.0` or `::`, since the kubelet's probes come from outside."""
+    port: Port = 50051
+    """0: any free one (tests; `cascade up`), told in the log. In Kubernetes equal to the containerPort."""
+    reflection: bool = True
+    """Whether grpcurl and its like can ask what is served; answered to authenticated callers only."""
+    max_receive_bytes: Bytes = 64 * MIB
+    """Largest message taken in. Opening a session with a window of 480p latents is about 10 MB."""
+    max_send_bytes: Bytes = 64 * MIB
+    """Largest message sent; keep it at or under the peer's `max_receive_bytes`."""
+    max_concurrent_rpcs: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    """Calls answered at once, open streams included, health not; more are refused as retryable."""
+    max_streams_per_connection: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    """HTTP/2 streams of one connection; further calls wait at the client."""
+    handshake_timeout_s: Seconds = 10.0
+    """A connection that has not finished its (TLS) handshake by then is closed."""
+    keepalive_time_s: Seconds = 20.0
+    """A ping after this long without traffic. Keep it under the idle timeout of load balancers (60 s)."""
+    keepalive_timeout_s: Seconds = 10.0
+    """A peer that has not answered a ping by then is gone, and its streams end."""
+    min_ping_interval_s: Seconds = 5.0
+    """Clients that ping more often are disconnected; keep it under every peer's `keepalive_time_s`."""
+    default_deadline_s: Seconds = 30.0
+    """For calls with one answer that bring no deadline. Streams have none: they are a session's life."""
+    max_deadline_s: Seconds = 300.0
+    """Longer deadlines of calls with one answer are cut to this."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "GrpcSettings":
+        if self.default_deadline_s > self.max_deadline_s:
+            raise ValueError("default_deadline_s must not exceed max_deadline_s")
+        if self.min_ping_interval_s > self.keepalive_time_s:
+            raise ValueError("min_ping_interval_s must not exceed keepalive_time_s")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class TlsSettings:
+    """Files in PEM; read again when they change (cert-manager, Secret volumes). None of them: plain text."""
+
+    certificate: Path | None = None
+    """This side's certificate chain."""
+    key: Path | None = None
+    """Its private key."""
+    ca: Path | None = None
+    """Who may sign the other side. At a server: set, clients must bring a certificate (mTLS). At a client:
+    None trusts the system's authorities."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TlsSettings":
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key come together")
+        for name in ("certificate", "key", "ca"):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise ValueError(f"{name}: no file {path}")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class ServerTlsSettings(TlsSettings):
+    """As TlsSettings; a server cannot ask for client certificates without one of its own."""
+
+    @model_validator(mode="after")
+    def _check_server(self) -> "ServerTlsSettings":
+        if self.ca and not self.certificate:
+            raise ValueError("ca needs certificate and key")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class AuthSettings:
+    """Who may call."""
+
+    mode: Literal["none", "api_keys"] = "none"
+    """none: everybody who reaches the port (NetworkPolicy or mTLS decide). api_keys: `keys_file`."""
+    keys_file: Path | None = None
+    """TOML with `[[keys]]` of `name`, `tenant`, `sha256` (of the key, in hex); a Secret volume in Kubernetes.
+    Read again when it changes."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "AuthSettings":
+        if (self.mode == "api_keys") != (self.keys_file is not None):
+            raise ValueError("mode = api_keys and keys_file come together")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class HealthSettings:
+    """When this process counts as healthy."""
+
+    stall_after_s: Seconds = 30.0
+    """NOT_SERVING when work has waited this long without progress. Above the slowest honest step (a tick,
+    a block); readiness follows it, so keep probe period x failureThreshold short beside it."""
+    check_interval_s: Seconds = 0.5
+    """How often conditions are looked at."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class DrainSettings:
+    """The way out after SIGTERM; `terminationGracePeriodSeconds` must exceed the sum of these."""
+
+    notice_s: Wait = 0.0
+    """Time between NOT_SERVING and refusing new calls. Endpoints take seconds to leave a Service: 3 to 5
+    where clients come through one, 0 where peers watch our status."""
+    deadline_s: Wait = 60.0
+    """Time sessions have to move away or end after they were told in-band."""
+    grace_s: Wait = 5.0
+    """Time calls still open then have before they are cancelled."""
+    hurry_s: Wait = 1.0
+    """The same after a second signal, which skips what is left of the waits above."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TelemetrySettings:
+    """Logs, metrics, traces."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """debug also tells each health check."""
+    log_format: Literal["json", "text"] = "json"
+    """text: for people at a terminal."""
+    metrics_host: str = "127.0.0.1"
+    """Where `/metrics` listens. In a pod `0.0.0.0`, with a NetworkPolicy that lets only Prometheus in."""
+    metrics_port: Port | None = None
+    """None: no endpoint. 0: any free port, told in the log."""
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None
+    """Collector for traces over gRPC, such as `http://otel-collector:4317`; None: no traces."""
+    trace_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of traces begun here that are kept; a caller's decision is followed."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ServerSettings:
+    """The sections of every service."""
+
+    grpc: GrpcSettings = field(default_factory=GrpcSettings)
+    tls: ServerTlsSettings = field(default_factory=ServerTlsSettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
+    drain: DrainSettings = field(default_factory=DrainSettings)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)

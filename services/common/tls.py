@@ -1,0 +1,43 @@
+"""TLS and mTLS from files. A server takes changed files for its next connection."""
+
+from pathlib import Path
+
+import grpc
+
+from cascade_core.errors import InvalidConfig
+from services.common.settings import TlsSettings
+from services.common.watched import Watched
+
+
+def server_credentials(tls: TlsSettings) -> grpc.ServerCredentials | None:
+    """None without a certificate: plain text."""
+    if tls.certificate is None or tls.key is None:
+        return None
+    certificate, key, ca = tls.certificate, tls.key, tls.ca
+
+    def load() -> grpc.ServerCertificateConfiguration:
+        roots = read(ca) if ca else None
+        return grpc.ssl_server_certificate_configuration([(read(key), read(certificate))], roots)
+
+    files = Watched([path for path in (certificate, key, ca) if path], load)
+    return grpc.dynamic_ssl_server_credentials(files.get(), files.get, ca is not None)
+
+
+def channel_credentials(tls: TlsSettings) -> grpc.ChannelCredentials:
+    """A client's side; files are read once per channel."""
+    return grpc.ssl_channel_credentials(
+        root_certificates=read(tls.ca) if tls.ca else None,
+        private_key=read(tls.key) if tls.key else None,
+        certificate_chain=read(tls.certificate) if tls.certificate else None,
+    )
+
+
+def read(path: Path) -> bytes:
+    """A PEM file; anything else would fail at the first connection, without a name."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidConfig(f"tls: {error}") from None
+    if b"-----BEGIN " not in content:
+        raise InvalidConfig(f"tls: {path} is no PEM file")
+    return content

@@ -1,0 +1,1 @@
+"""The decoder service: clean latent blocks in, encoded video segments out."""

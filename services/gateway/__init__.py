@@ -1,0 +1,1 @@
+"""The conductor: owns sessions, passes blocks from a stage to a decoder to the clients. Imports no torch."""
