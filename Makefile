@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo train-demo check proto proto-release test bench clean
+.PHONY: demo train-demo check settings proto proto-release test bench clean
 
 demo: $(STAMP)  ## Make a video: 20 s, two prompt switches; cascade against sequential
 	$(BIN)/python -m demo_world.demo --out out
@@ -19,6 +19,9 @@ check: $(STAMP)  ## Lint, types, layers, contracts
 	$(BIN)/lint-imports
 	$(BIN)/python proto/generate.py --check
 
+settings: $(STAMP)  ## docs/settings.md from the settings' docstrings
+	$(BIN)/python docs/settings.py
+
 proto: $(STAMP)  ## Python stubs from proto/
 	$(BIN)/python proto/generate.py
 
@@ -26,10 +29,12 @@ proto-release: $(STAMP)  ## From now on, contracts are checked against what they
 	$(BIN)/python proto/generate.py --release
 
 test: $(STAMP)  ## Everything that runs on a CPU machine
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 bench: $(STAMP)  ## Measure this machine; tables under benchmarks/results
 	$(BIN)/cascade-engine bench --out benchmarks/results
+	$(BIN)/python -m benchmarks.services --out benchmarks/results
+	$(BIN)/python -m benchmarks.recovery --out benchmarks/results
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info

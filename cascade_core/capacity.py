@@ -21,9 +21,9 @@ def check_room(
 ) -> None:
     """Raise where another session does not fit now (OutOfCapacity) or ever (InvalidRequest)."""
     size = f"{request.width}x{request.height}"
-    max_pixels = config.max_pixels or 4 * card.video.width * card.video.height
-    if request.width * request.height > max_pixels:
-        raise InvalidRequest(f"width, height: {size} has more than max_pixels = {max_pixels} pixels")
+    most = max_pixels(config, card)
+    if request.width * request.height > most:
+        raise InvalidRequest(f"width, height: {size} has more than max_pixels = {most} pixels")
     if config.max_sessions is not None and len(open_requests) >= config.max_sessions:
         raise OutOfCapacity(f"max_sessions: {config.max_sessions} sessions are open already")
     needed, budget = session_bytes(request, card, ranks), budget_bytes(ranks)
@@ -36,11 +36,19 @@ def check_room(
         raise (OutOfCapacity if needed <= budget else InvalidRequest)(message)
 
 
-def max_sessions(config: EngineConfig, card: ModelCard, ranks: Sequence[Ready]) -> int:
-    """Sessions of the card's size that fit on an empty engine."""
+def num_slots(
+    open_requests: Sequence[SessionRequest], config: EngineConfig, card: ModelCard, ranks: Sequence[Ready]
+) -> int:
+    """Sessions that fit, if all that are not open yet have the card's size."""
     size = card.session_bytes(card.video.height, card.video.width, ranks[0].bytes_per_value)
-    fits = int(budget_bytes(ranks) // size)
+    taken = sum(session_bytes(request, card, ranks) for request in open_requests)
+    fits = len(open_requests) + max(0, int((budget_bytes(ranks) - taken) // size))
     return min(fits, config.max_sessions or fits)
+
+
+def max_pixels(config: EngineConfig, card: ModelCard) -> int:
+    """Largest width x height of a session."""
+    return config.max_pixels or 4 * card.video.width * card.video.height
 
 
 def session_bytes(request: SessionRequest, card: ModelCard, ranks: Sequence[Ready]) -> int:

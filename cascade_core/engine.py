@@ -12,26 +12,18 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from types import TracebackType
 
 import torch
 
-from cascade_core.capacity import check_room, max_sessions
-from cascade_core.config import EngineConfig, ModelCard, check_engine, find_card, uses_random_weights
+from cascade_core.capacity import check_room, max_pixels, num_slots
+from cascade_core.config import EngineConfig, ModelCard, check_engine, find_card
 from cascade_core.embeddings import EmbeddingCache
-from cascade_core.errors import (
-    CascadeError,
-    OutOfCapacity,
-    SessionClosed,
-    SessionLost,
-)
-from cascade_core.group import GroupLost, RankGroup, in_daemon_thread
-from cascade_core.locate import ModelFiles, locate
-from cascade_core.messages import AddPrompt, Array, Drop, Embedding, Open, Tick, Ticked
+from cascade_core.errors import CascadeError, SessionClosed, SessionLost
+from cascade_core.group import GroupLost
+from cascade_core.messages import AddPrompt, Drop, Tick, Ticked
+from cascade_core.ranks import CLOSED, Ranks
 from cascade_core.request import (
     SessionRequest,
     SwitchRequest,
@@ -51,6 +43,7 @@ from cascade_core.schedule import (
     switch_prompt,
 )
 from cascade_core.session import BlockTiming, Ended, LatentBlock, PendingSwitch, PromptApplied, Session
+from cascade_core.status import Counters, EngineObserver, EngineStatus
 
 log = logging.getLogger(__name__)
 
@@ -58,29 +51,12 @@ TICKS_AHEAD = 2
 """Plans sent before the first is answered, so that a rank finds its next tick waiting."""
 MAX_LEAD_S = 5.0
 """A session that ran ahead while it was alone does not wait longer than this for those that come later."""
-RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
-CLOSED = "the engine was closed"
-
-
-@dataclass(frozen=True)
-class EngineStatus:
-    """A snapshot for health checks and placement."""
-
-    ready: bool
-    """Ranks are up; False while they restart."""
-    num_restarts: int
-    num_sessions: int
-    max_sessions: int
-    """Sessions of the default size that fit."""
-    device: str
-    last_tick_s: float
-    process_ids: tuple[int, ...]
 
 
 class Engine:
     """One model on one group of ranks, serving several sessions by playback deadline."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, observer: EngineObserver | None = None) -> None:
         """Checks the configuration; `start` makes a running engine."""
         self.config = config
         self.card: ModelCard = find_card(config.model)
@@ -89,32 +65,18 @@ class Engine:
         self._sessions: dict[int, Session] = {}
         self._numbers = itertools.count(1)
         self._wakeup = asyncio.Event()
-        self._embeddings = EmbeddingCache(self._encode, config.text_cache_entries)
-        self._files: ModelFiles | None = None
-        self._group = RankGroup(config, self.card, None)
-        self._ready = False
-        self._closed = False
-        self._num_restarts = 0
-        self._last_tick_s = 0.0
+        self._ranks = Ranks(config, self.card)
+        self._embeddings = EmbeddingCache(self._ranks.encode, config.text_cache_entries)
+        self._ahead: deque[TickPlan] = deque()
+        """Sent to the ranks and not answered."""
+        self._counters = Counters(observer)
         self._supervisor: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, config: EngineConfig) -> "Engine":
+    async def start(cls, config: EngineConfig, observer: EngineObserver | None = None) -> "Engine":
         """Load the model on all ranks. Raises UserError, or SessionLost if the ranks cannot start."""
-        engine = cls(config)
-        try:
-            if not uses_random_weights(config, engine.card):
-                # Once and here: a download must not run against the ranks' deadline, nor again at a restart.
-                engine._files = await in_daemon_thread(partial(locate, engine.card, config.weights))
-                engine._group = RankGroup(config, engine.card, engine._files)
-            await engine._group.start()
-        except GroupLost as error:
-            await engine._group.close()
-            raise SessionLost(f"the ranks could not start: {error}") from None
-        except BaseException:
-            await engine._group.close()
-            raise
-        engine._ready = True
+        engine = cls(config, observer)
+        await engine._ranks.start()
         engine._supervisor = asyncio.create_task(engine._supervise(), name="engine")
         return engine
 
@@ -128,43 +90,67 @@ class Engine:
 
     async def close(self) -> None:
         """End all sessions and all rank processes."""
-        self._closed = True
+        self._ranks.refuse()
         if self._supervisor:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
-        self._ready = False
         self._end_all(SessionClosed(CLOSED))
-        await self._group.close()
+        await self._ranks.close()
 
     @property
     def status(self) -> EngineStatus:
-        ranks = self._group.ready
+        group, counters = self._ranks.group, self._counters
         return EngineStatus(
-            ready=self._ready,
-            num_restarts=self._num_restarts,
+            ready=self._ranks.are_up,
+            num_restarts=counters.num_restarts,
             num_sessions=len(self._sessions),
-            max_sessions=max_sessions(self.config, self.card, ranks) if ranks else 0,
-            device=ranks[0].device if ranks else "",
-            last_tick_s=self._last_tick_s,
-            process_ids=tuple(self._group.process_ids),
+            max_sessions=self.num_slots(()),
+            num_blocks=counters.num_blocks,
+            device=group.ready[0].device if group.ready else "",
+            last_tick_s=counters.last_tick_s,
+            median_tick_s=counters.median_tick_s,
+            process_ids=tuple(group.process_ids),
         )
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a tick is under way, or a session waits for one."""
+        return bool(self._ahead) or any(session.can_tick for session in self._sessions.values())
+
+    @property
+    def max_pixels(self) -> int:
+        """Largest width x height of a session."""
+        return max_pixels(self.config, self.card)
+
+    def num_slots(self, others: Sequence[SessionRequest]) -> int:
+        """Sessions of the card's size that fit, those others included; 0 before the ranks have told."""
+        ranks = self._ranks.group.ready
+        return num_slots(others, self.config, self.card, ranks) if ranks else 0
+
+    def check_room(self, request: SessionRequest, others: Sequence[SessionRequest]) -> None:
+        """Raise OutOfCapacity or InvalidRequest where the session does not fit beside those others. All of
+        them name their size, as after `with_defaults`."""
+        check_room(request, others, self.config, self.card, self._ranks.group.ready)
 
     def context_blocks(self, start_block: int) -> list[int]:
         """Blocks whose clean latents a session opened at `start_block` needs."""
         return context_blocks(self.shape.window, start_block)
 
     async def open(self, request: SessionRequest) -> Session:
-        """Open a session. Raises UserError, OutOfCapacity or SessionLost."""
+        """Open a session; returns when its context is in the caches, whatever its credit.
+
+        Raises UserError, OutOfCapacity, SessionClosed or SessionLost.
+        """
         check_types(request)
         request = with_defaults(request, self.card)
         check_request(request, self.card, self.shape)
-        self._check_room(request)
+        self._require_room(request)
         initial = initial_prompts(request)
         later = sorted(block for block in request.prompts if block > request.start_block)
         embeddings = {
             block: await self._embeddings.get(request.prompts[block]) for block in (*initial, *later)
         }
-        self._check_room(request)  # embedding took a while
+        self._require_room(request)  # embedding took a while
         session = Session(self, next(self._numbers), request, self.shape)
         for block in later:
             session.switches.append(PendingSwitch(block, "", embeddings[block], request.switch_mode))
@@ -175,12 +161,14 @@ class Engine:
         }
         self._sessions[session.number] = session
         try:
-            await self._open_on_ranks(session, [embeddings[block].rows for block in initial])
+            rows = [embeddings[block].rows for block in initial]
+            await self._ranks.open(session.number, request, rows)
+            session.open()
+            self.wake()
+            await session.wait_primed()  # the deadline of a tick bounds it
         except BaseException:
             self._forget(session)
             raise
-        session.open()
-        self.wake()
         return session
 
     # For sessions (see session.Host).
@@ -217,19 +205,21 @@ class Engine:
             except Exception as error:
                 log.exception("the engine failed")
                 reason = f"the engine failed: {error!r}"
-            self._ready = False
             self._end_all(SessionLost(reason))
-            await self._restart()
+            await self._ranks.restart()
+            self._counters.count_restart()
 
     async def _drive(self) -> None:
         """Plan, run, emit."""
-        ahead: deque[TickPlan] = deque()
+        self._ahead.clear()
+        group = self._ranks.group
         while True:
-            while len(ahead) < TICKS_AHEAD and (plan := self._plan()):
-                self._group.send(Tick(plan))
-                ahead.append(plan)
-            if ahead:
-                self._emit(ahead.popleft(), await self._group.tick())
+            while len(self._ahead) < TICKS_AHEAD and (plan := self._plan()):
+                group.send(Tick(plan))
+                self._ahead.append(plan)
+            if self._ahead:
+                answers = await group.tick()
+                self._emit(self._ahead.popleft(), answers)
             else:
                 await self._idle()
 
@@ -245,22 +235,26 @@ class Engine:
         plan, session.timeline = plan_tick(session.timeline, self.shape)
         assert plan is not None, "a session that can tick has work"
         for prompt, embedding in session.take_prompts(plan).items():
-            self._group.send(AddPrompt(session.number, prompt, embedding))
+            self._ranks.group.send(AddPrompt(session.number, prompt, embedding))
         session.book(plan, time.monotonic())
         return plan
 
     def _emit(self, plan: TickPlan, answers: list[Ticked]) -> None:
-        tick_s = self._last_tick_s = max(answer.compute_s for answer in answers)
+        tick_s = max(answer.compute_s for answer in answers)
         session = self._sessions.get(plan.session)
-        if session is None or plan.emits is None:
-            return
-        block = plan.emits
-        latents = next(answer.latents for answer in answers if answer.latents is not None)
+        if session:
+            session.note_tick()
+        if session and plan.emits is not None:
+            latents = next(answer.latents for answer in answers if answer.latents is not None)
+            self._push_block(session, plan.emits, torch.from_numpy(latents), tick_s)
+        self._counters.count_tick(tick_s, has_block=session is not None and plan.emits is not None)
+
+    def _push_block(self, session: Session, block: int, latents: torch.Tensor, tick_s: float) -> None:
         now = time.monotonic()
         timing = BlockTiming(now - session.started.pop(block), now, tick_s)
-        session.push(LatentBlock(block, torch.from_numpy(latents), timing))
+        session.push(LatentBlock(block, latents, timing))
         # A viewer whose block came late has waited for it: playback goes on from now.
-        due_s = max(session.deadline_s, now) + self.card.num_frames(block) / self.card.video.fps
+        due_s = max(session.deadline_s, now) + self.card.num_frames(block) / session.request.fps
         session.deadline_s = min(due_s, now + MAX_LEAD_S)
         if block + 1 == session.timeline.end_block:
             self.end(session, Ended(session.last_reason))
@@ -270,24 +264,9 @@ class Engine:
         self._wakeup.clear()
         wakeup = asyncio.ensure_future(self._wakeup.wait())
         try:
-            await self._group.first(wakeup)
+            await self._ranks.group.first(wakeup)
         finally:
             wakeup.cancel()
-
-    async def _restart(self) -> None:
-        for attempt in itertools.count():
-            self._group.kill()
-            await self._group.close()
-            await asyncio.sleep(RESTART_DELAYS_S[min(attempt, len(RESTART_DELAYS_S) - 1)])
-            try:
-                self._group = RankGroup(self.config, self.card, self._files)
-                await self._group.start()
-            except Exception as error:  # no weights, no processes, no disk: whatever it is may pass
-                log.error("ranks did not start, attempt %d: %s", attempt + 1, error)
-                continue
-            self._num_restarts += 1
-            self._ready = True
-            return
 
     # Helpers.
 
@@ -306,52 +285,13 @@ class Engine:
                 )
             )
 
-    async def _encode(self, prompt: str) -> Embedding:
-        with self._lost_is_retryable():
-            return await self._group.encode(prompt)
-
-    async def _open_on_ranks(self, session: Session, prompts: list[Array]) -> None:
-        request = session.request
-        command = Open(
-            session=session.number,
-            seed=request.seed,
-            height=request.height,
-            width=request.width,
-            context={
-                block: latents.detach().cpu().float().numpy() for block, latents in request.context.items()
-            },
-            prompts=dict(enumerate(prompts)),
-        )
-        try:
-            with self._lost_is_retryable():
-                await self._group.open(command)
-        except MemoryError as error:
-            raise OutOfCapacity(f"no memory for the session: {error}") from None
-
-    @contextmanager
-    def _lost_is_retryable(self) -> Iterator[None]:
-        self._require_ready()
-        try:
-            yield
-        except GroupLost as error:
-            if self._closed:
-                raise SessionClosed(CLOSED) from None
-            raise SessionLost(f"the ranks were lost: {error}") from None
-
-    def _require_ready(self) -> None:
-        if self._closed:
-            raise SessionClosed(CLOSED)
-        if not self._ready:
-            raise OutOfCapacity("the ranks are starting again; retry soon")
-
-    def _check_room(self, request: SessionRequest) -> None:
-        self._require_ready()
-        open_requests = [session.request for session in self._sessions.values()]
-        check_room(request, open_requests, self.config, self.card, self._group.ready)
+    def _require_room(self, request: SessionRequest) -> None:
+        self._ranks.require_up()
+        self.check_room(request, [session.request for session in self._sessions.values()])
 
     def _forget(self, session: Session) -> None:
-        if self._sessions.pop(session.number, None) and self._ready:
-            self._group.send(Drop(session.number))
+        if self._sessions.pop(session.number, None) and self._ranks.are_up:
+            self._ranks.group.send(Drop(session.number))
 
     def _end_all(self, error: CascadeError) -> None:
         for session in self._sessions.values():

@@ -28,9 +28,8 @@ from cascade_core.messages import (
     Ready,
     Reply,
     Ticked,
-    pack,
-    read_reply,
 )
+from cascade_core.pipe import pack, read_message
 
 CLOSE_GRACE_S = 3.0
 STDERR = 2
@@ -211,7 +210,7 @@ class RankGroup:
     async def _listen(self, rank: Rank, reader: asyncio.StreamReader) -> None:
         try:
             while True:
-                self._route(rank, await read_reply(reader))
+                self._route(rank, await read_message(reader))
         except (asyncio.IncompleteReadError, ConnectionError):
             code = await rank.process.wait()
             hint = " (killed, perhaps for lack of memory)" if code == -signal.SIGKILL else ""

@@ -1,16 +1,11 @@
 """What travels between the engine and its ranks: commands down, replies up, on a private socket pair.
 
-Messages are pickled: both ends are our own processes, and the socket has no address that others could
-connect to. Latents and embeddings travel as NumPy arrays.
+How it travels: `pipe.py`. Latents and embeddings do as NumPy arrays.
 """
 
-import asyncio
-import pickle
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +16,6 @@ from cascade_core.locate import ModelFiles
 from cascade_core.schedule import TickPlan
 
 Array = NDArray[np.float32]
-
-HEADER = struct.Struct("!Q")
 
 
 @dataclass(frozen=True)
@@ -144,38 +137,3 @@ class Failed:
 
 
 Reply = Ready | Opened | Ticked | Encoded | Failed
-
-
-def pack(message: Command | Reply) -> bytes:
-    """A message with its length in front."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    return HEADER.pack(len(body)) + body
-
-
-def unpack(body: bytes) -> Command | Reply:
-    """The message in the bytes behind a header."""
-    message: Command | Reply = pickle.loads(body)
-    return message
-
-
-def read_command(stream: BinaryIO) -> Command:
-    """Block for the next command; EOFError when the engine is gone."""
-    size = HEADER.unpack(_read_exactly(stream, HEADER.size))[0]
-    message = unpack(_read_exactly(stream, size))
-    assert isinstance(message, Command)
-    return message
-
-
-async def read_reply(stream: asyncio.StreamReader) -> Reply:
-    """The next reply; asyncio.IncompleteReadError when the rank is gone."""
-    size = HEADER.unpack(await stream.readexactly(HEADER.size))[0]
-    message = unpack(await stream.readexactly(size))
-    assert isinstance(message, Reply)
-    return message
-
-
-def _read_exactly(stream: BinaryIO, size: int) -> bytes:
-    data = stream.read(size)
-    if len(data) < size:
-        raise EOFError
-    return data

@@ -16,6 +16,8 @@ MAX_PROMPTS = 1024
 MAX_PROMPT_CHARACTERS = 32_768
 """Refused before it travels; the tokens that the model takes are counted by the text encoder."""
 
+MAX_FPS = 240
+
 STRICT = ConfigDict(strict=True, revalidate_instances="always", arbitrary_types_allowed=True)
 
 
@@ -43,6 +45,8 @@ class SessionRequest:
     """Blocks that may be emitted before more is granted; None: no limit."""
     switch_mode: SwitchMode = "immediate"
     """How the timeline's later prompts take effect."""
+    fps: float = 0.0
+    """Frames per second at which the viewer plays, up to 240: what blocks are due by; 0: the card's."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,13 @@ def check_prompt(name: str, prompt: str) -> None:
 
 
 def with_defaults(request: SessionRequest, card: ModelCard) -> SessionRequest:
-    """The request with the card's frame size where it names none."""
+    """The request with the card's frame size and speed where it names none."""
+    video = card.video
     return replace(
-        request, height=request.height or card.video.height, width=request.width or card.video.width
+        request,
+        height=request.height or video.height,
+        width=request.width or video.width,
+        fps=request.fps or video.fps,
     )
 
 
@@ -100,6 +108,8 @@ def check_request(request: SessionRequest, card: ModelCard, shape: Shape) -> Non
     for name, count, least in (("num_blocks", request.num_blocks, 1), ("credit", request.credit, 0)):
         if count is not None and count < least:
             raise InvalidRequest(f"{name}: {count} is not at least {least}")
+    if not 0 < request.fps <= MAX_FPS:
+        raise InvalidRequest(f"fps: {request.fps} is not in 0..{MAX_FPS}, 0 for the card's")
     last = (shape.window.max_blocks or 2**31) - 1
     if not 0 <= request.start_block <= last:
         rope = shape.window.rope

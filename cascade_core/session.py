@@ -127,15 +127,18 @@ class Session:
         self._switch_lock = asyncio.Lock()
         self._num_switching = 0
         self._is_open = False
+        self._primed = asyncio.Event()
         self._ended = False
         self._error: CascadeError | None = None
         self._read_to_end = False
 
     @property
     def can_tick(self) -> bool:
-        """Whether it may tick: it is open, has credit and work, and somebody reads its events."""
+        """Whether it may tick: it is open, has work, has credit or a context to be primed with, and somebody
+        reads its events."""
         stopped = not self._is_open or self._ended or self.paused or self.timeline.finished
-        return not stopped and self.credit != 0 and self._events.qsize() < MAX_UNREAD_EVENTS
+        has_credit = self.credit != 0 or bool(self.timeline.to_prime)
+        return not stopped and has_credit and self._events.qsize() < MAX_UNREAD_EVENTS
 
     async def switch(
         self, prompt: str, mode: SwitchMode = "immediate", request_id: str = "", at_block: int | None = None
@@ -204,6 +207,17 @@ class Session:
         """The ranks have its memory: it may tick."""
         self._is_open = True
         self.deadline_s = time.monotonic()
+        if not self.timeline.to_prime:
+            self._primed.set()
+
+    async def wait_primed(self) -> None:
+        """Until the context is in the caches; raises as `require_open`."""
+        await self._primed.wait()
+        self.require_open()
+
+    def note_tick(self) -> None:
+        """A tick is answered; the first primes."""
+        self._primed.set()
 
     def require_open(self) -> None:
         """Raise SessionClosed once the session has ended, or what it was lost by."""
@@ -216,13 +230,19 @@ class Session:
         """Hand an event to the reader."""
         if not self._ended:
             self._events.put_nowait(event)
-            self._ended = isinstance(event, Ended)
+            if isinstance(event, Ended):
+                self._end()
 
     def fail(self, error: CascadeError) -> None:
         """The session ends with an error, raised to the reader."""
         if not self._ended:
             self._events.put_nowait(error)
-            self._ended, self._error = True, error
+            self._error = error
+            self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._primed.set()  # whoever waits for it is told why it will not be
 
     def book(self, plan: TickPlan, now: float) -> None:
         """Note a planned tick: when its blocks started, and the credit of the one it finishes."""

@@ -7,17 +7,13 @@ process, even in the middle of a collective that never returns.
 """
 
 import os
-import queue
-import socket
 import sys
-import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from cascade_core import messages
 from cascade_core.errors import CascadeError
 from cascade_core.loading import build_runner, free_bytes, pick_device, pick_dtype, warm_up
 from cascade_core.messages import (
@@ -37,34 +33,11 @@ from cascade_core.messages import (
     Tick,
     Ticked,
 )
+from cascade_core.pipe import ChildEnd
 from cascade_core.text import load_text_encoder
 
-
-class Link:
-    """The rank's end of the socket pair."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._socket = socket.socket(fileno=descriptor)
-        self._stream = self._socket.makefile("rb")
-        self._lock = threading.Lock()
-        self.commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        """Bounded by the engine: two ticks ahead and one command per request of a session."""
-        threading.Thread(target=self._read, name="commands", daemon=True).start()
-
-    def send(self, reply: Reply) -> None:
-        data = messages.pack(reply)
-        try:
-            with self._lock:  # the text thread answers beside the ticks
-                self._socket.sendall(data)
-        except OSError:
-            os._exit(0)  # the engine closed the link, or died
-
-    def _read(self) -> None:
-        try:
-            while True:
-                self.commands.put(messages.read_command(self._stream))
-        except (EOFError, OSError):
-            os._exit(0)  # the engine closed the link, or died
+Link = ChildEnd[Command, Reply]
+"""The rank's end of the socket pair."""
 
 
 class Worker:

@@ -1,12 +1,14 @@
-"""`python -m demo_world.demo`: one video with two prompt switches, made as a cascade and sequentially.
+"""`python -m demo_world.demo`: one video with two prompt switches, through all services of this repository.
 
-Writes demo.mp4 (cascade), demo-sequential.mp4, demo.png (contact sheet) and demo.json (what was measured).
+Made twice: as a cascade, and sequentially to compare. Writes demo.mp4 (cascade), demo-sequential.mp4,
+demo.png (contact sheet), demo.json (what was measured) and logs/.
 """
 
 import argparse
 import asyncio
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from cascade_core.config import EngineConfig, find_card, make
+from cascade_client import CascadeClientError, Client, Event, PromptReceipt, Saved, Segment, Stream, save
+from cascade_core.config import find_card
 from cascade_core.errors import CascadeError
-from cascade_core.generate import GenerateOptions, Progress, generate
+from cascade_core.machine import machine
+from demo_world.clips import first_frame
 from demo_world.sheets import contact_sheet, video_rows
-from demo_world.world import FPS, Frames, block_frames
+from demo_world.system import running_system
+from demo_world.world import FPS, Frames
 
 NUM_BLOCKS = 28
 """20.8 s."""
@@ -42,40 +47,73 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         demo(options.out, options.ranks, options.seed)
-    except CascadeError as error:
+    except (CascadeError, CascadeClientError) as error:
         sys.exit(f"demo: {error}")
 
 
 def demo(out: Path, num_ranks: int, seed: int) -> None:
-    """Make both videos, the sheet and the figures. Raises CascadeError."""
+    """Make both videos, the sheet and the figures. Raises CascadeError, CascadeClientError."""
     sequential = find_card("demo").sampling.num_passes
     figures = {
-        "cascade": make_video(out / "demo.mp4", STAGGER, num_ranks, seed),
-        "sequential": make_video(out / "demo-sequential.mp4", sequential, num_ranks, seed),
+        "cascade": asyncio.run(film(out / "demo.mp4", STAGGER, num_ranks, seed)),
+        "sequential": asyncio.run(film(out / "demo-sequential.mp4", sequential, num_ranks, seed)),
     }
     (out / "demo.json").write_text(json.dumps(figures, indent=2) + "\n")
-    starts = {sum(map(block_frames, range(block))): prompt for block, prompt in PROMPTS.items()}
+    starts = {first_frame(block): prompt for block, prompt in PROMPTS.items()}
     rows = video_rows(read_video(out / "demo.mp4"), starts)
     contact_sheet(rows, out / "demo.png", SHEET_EVERY)
-    print(f"{figures['cascade']['num_frames']} frames at {FPS} per second; frames made per second:")
     for name, run in figures.items():
         print(
-            f"  {name:10}  {run['fps_denoise']:6.1f} denoising  {run['fps_with_decode']:6.1f} with decoding"
+            f"{name:10}  {run['num_frames']} frames, {run['fps']:.0f} a second delivered "
+            f"({FPS} are played), the first after {run['first_segment_s']:.2f} s"
         )
     print(f"Look at {out / 'demo.mp4'} and {out / 'demo.png'}.")
 
 
-def make_video(path: Path, stagger: int, num_ranks: int, seed: int) -> dict[str, Any]:
-    """One run of the engine; what it measured."""
-    engine = make(EngineConfig, {"model": "demo", "stagger": stagger, "num_ranks": num_ranks})
-    switches = {block: prompt for block, prompt in PROMPTS.items() if block > 0}
-    options = GenerateOptions(engine, PROMPTS[0], NUM_BLOCKS, path, switches=switches, seed=seed)
+async def film(path: Path, stagger: int, num_ranks: int, seed: int) -> dict[str, Any]:
+    """One session of a system of its own; what was measured."""
+    settings = {"CASCADE_STAGE_STAGGER": str(stagger)}
+    print(f"{path.name}: starting the services", file=sys.stderr)
+    async with (
+        running_system(path.parent / "logs", settings, "--ranks", str(num_ranks)) as gateway,
+        Client(gateway) as client,
+    ):
+        started = time.monotonic()
+        session = await client.create(PROMPTS[0], num_blocks=NUM_BLOCKS, seed=seed)
+        async with client.connect(session) as stream:
+            run = await record(stream, path, started)
+    return {**run, "stagger": stagger, "num_ranks": num_ranks, "seed": seed, "machine": machine()}
+
+
+async def record(stream: Stream, path: Path, started: float) -> dict[str, Any]:
+    """Ask for the switches, then save what comes."""
+    for block, prompt in PROMPTS.items():
+        if block:
+            await stream.switch(prompt, at_block=block, request_id=f"block-{block}")
+    times: list[float] = []
+    receipts: list[dict[str, Any]] = []
     with tqdm(total=NUM_BLOCKS, unit="block", desc=path.name, file=sys.stderr) as bar:
 
-        def report(progress: Progress) -> None:
-            bar.update(progress.num_blocks - bar.n)
+        def note(event: Event, saved: Saved) -> None:
+            if isinstance(event, Segment):
+                times.append(time.monotonic() - started)
+                bar.update()
+            elif isinstance(event, PromptReceipt) and event.state == "APPLIED":
+                receipts.append(
+                    {
+                        "request_id": event.request_id,
+                        "first_block_touched": event.first_block_touched,
+                        "first_block_full": event.first_block_full,
+                    }
+                )
 
-        return asyncio.run(generate(options, report))
+        saved = await save(stream, path, note)
+    return {
+        "num_frames": saved.num_frames,
+        "first_segment_s": round(times[0], 3),
+        "fps": round((saved.num_frames - first_frame(1)) / (times[-1] - times[0]), 2),
+        "prompt_switches": receipts,
+    }
 
 
 def read_video(path: Path) -> Frames:

@@ -14,8 +14,8 @@ media. An *epoch* counts how often the session was rebuilt from its journal, sta
 Every mutation carries a `request_id` that its caller makes up, one per intent (a UUID does well). A repeat with the
 same id and the same content does nothing again and returns the first answer, brought up to date; a repeat with other
 content is refused with REQUEST_ID_REUSED. Ids count per tenant and method, or per session where the request names
-one; they are remembered as long as the session is, and at least one hour. So after DEADLINE_EXCEEDED or UNAVAILABLE
-a client repeats the very same request, and nothing happens twice.
+one. Those that made a session are remembered as long as the session is, of the others the newest 256 of each
+session. So after DEADLINE_EXCEEDED or UNAVAILABLE a client repeats the very same request, and nothing happens twice.
 
 # Errors
 

@@ -260,7 +260,7 @@ class _RecoveryClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Recover
     """The scene goes on from the kept latents: shapes, places and motion continue, details may differ."""
     RECOVERY_CLASS_RESTARTED: _RecoveryClass.ValueType  # 3
     """The kept latents were lost too: the scene begins afresh under the present prompt, with a visible cut. Numbers and
-    times still go on.
+    times still go on. Not sent yet: such a session ends with FAILED.
     """
 
 class RecoveryClass(_RecoveryClass, metaclass=_RecoveryClassEnumTypeWrapper):
@@ -274,7 +274,7 @@ RECOVERY_CLASS_REBUILT: RecoveryClass.ValueType  # 2
 """The scene goes on from the kept latents: shapes, places and motion continue, details may differ."""
 RECOVERY_CLASS_RESTARTED: RecoveryClass.ValueType  # 3
 """The kept latents were lost too: the scene begins afresh under the present prompt, with a visible cut. Numbers and
-times still go on.
+times still go on. Not sent yet: such a session ends with FAILED.
 """
 Global___RecoveryClass: _TypeAlias = RecoveryClass  # noqa: Y015
 

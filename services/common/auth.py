@@ -3,35 +3,42 @@
 import hashlib
 import hmac
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol, TypeGuard
 
+import jwt
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from cascade_core.config import STRICT, make
 from cascade_core.errors import InvalidConfig
-from services.common.call import ANONYMOUS, Principal
-from services.common.errors import Unauthenticated
-from services.common.settings import AuthSettings
+from services.common.call import ANONYMOUS, Call, Principal
+from services.common.errors import ExpiredCredential, Unauthenticated
+from services.common.jwks import ALGORITHMS, open_key_set
+from services.common.settings import AuthSettings, TlsSettings
 from services.common.watched import Watched
 
+AUTHORIZATION = "authorization"
 MAX_TOKEN_CHARS = 8192
+MAX_NAME_CHARS, MAX_TENANT_CHARS = 255, 128
+LEEWAY_S = 30.0
+"""By which the identity provider's clock may differ from ours."""
+GARBAGE = (jwt.PyJWTError, ValueError, TypeError, RecursionError)
+"""What bytes from a stranger do to the parser."""
 
 
 class Authenticator(Protocol):
-    """Tells from a call's headers who calls."""
+    """Tells who calls."""
 
-    async def authenticate(self, metadata: Mapping[str, str]) -> Principal:
-        """Raises Unauthenticated."""
+    async def authenticate(self, call: Call) -> Principal:
+        """Raises Unauthenticated, ExpiredCredential, or NotReady where it cannot tell now."""
         ...
 
 
 class Everybody:
     """No credentials asked: the network or mTLS decides who reaches the port."""
 
-    async def authenticate(self, metadata: Mapping[str, str]) -> Principal:
+    async def authenticate(self, call: Call) -> Principal:
         return ANONYMOUS
 
 
@@ -44,7 +51,7 @@ class ApiKey:
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """Of the key, in hex: whoever reads the file cannot call with it. Keys must be random (32 bytes), since
     a plain hash does not protect guessable ones."""
-    tenant: Annotated[str, Field(min_length=1)] = "default"
+    tenant: Annotated[str, Field(min_length=1, max_length=MAX_TENANT_CHARS)] = "default"
     """Whose sessions it sees."""
 
 
@@ -60,8 +67,8 @@ class ApiKeys:
     def __init__(self, path: Path) -> None:
         self._file = Watched([path], lambda: load_keys(path))
 
-    async def authenticate(self, metadata: Mapping[str, str]) -> Principal:
-        presented = hashlib.sha256(bearer(metadata).encode()).hexdigest()
+    async def authenticate(self, call: Call) -> Principal:
+        presented = hashlib.sha256(bearer(call).encode()).hexdigest()
         found: ApiKey | None = None
         for key in self._file.get().keys:  # always all of them, so that time tells nothing
             if hmac.compare_digest(key.sha256, presented):
@@ -71,12 +78,85 @@ class ApiKeys:
         return Principal(found.name, found.tenant)
 
 
-def bearer(metadata: Mapping[str, str]) -> str:
+class Tokens:
+    """JSON Web Tokens of an identity provider, as `authorization: Bearer TOKEN`."""
+
+    def __init__(self, settings: AuthSettings) -> None:
+        assert settings.jwks
+        self._settings = settings
+        self._keys = open_key_set(settings.jwks, settings.jwks_max_age_s)
+
+    async def authenticate(self, call: Call) -> Principal:
+        token = bearer(call)
+        try:
+            header = jwt.get_unverified_header(token)
+            if header.get("alg") not in ALGORITHMS:
+                raise jwt.InvalidAlgorithmError
+            key = await self._keys.find(header.get("kid"))
+            return self._principal(self._claims(token, key))
+        except jwt.ExpiredSignatureError:
+            raise ExpiredCredential("this token has expired") from None
+        except GARBAGE:
+            raise Unauthenticated("this token is not valid here") from None
+
+    def _claims(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
+        return jwt.decode(
+            token,
+            key,
+            algorithms=ALGORITHMS,
+            issuer=self._settings.issuer,
+            audience=self._settings.audience,
+            leeway=LEEWAY_S,
+            options={"require": ["exp", "iss", "aud", "sub"]},
+        )
+
+    def _principal(self, claims: dict[str, Any]) -> Principal:
+        name, tenant = claims["sub"], claims.get(self._settings.tenant_claim)
+        if not is_name(name, MAX_NAME_CHARS) or not is_name(tenant, MAX_TENANT_CHARS):
+            raise jwt.InvalidTokenError
+        return Principal(name, tenant)
+
+
+class Certificates:
+    """The name in the client certificate that TLS has verified."""
+
+    async def authenticate(self, call: Call) -> Principal:
+        name = next((name for name in call.certificate_names if is_name(name, MAX_NAME_CHARS)), None)
+        if name is None:
+            raise Unauthenticated("the connection has no client certificate with a name")
+        return Principal(name, ANONYMOUS.tenant)
+
+
+class AnyOf:
+    """A token where one is sent, else a key, else the certificate: each where it is a mode."""
+
+    def __init__(self, settings: AuthSettings) -> None:
+        self._keys = ApiKeys(settings.keys_file) if settings.keys_file else None
+        self._tokens = Tokens(settings) if settings.jwks else None
+        self._certificates = Certificates() if "mtls" in settings.modes else None
+
+    async def authenticate(self, call: Call) -> Principal:
+        return await self._for(call).authenticate(call)
+
+    def _for(self, call: Call) -> Authenticator:
+        by_bearer: list[Authenticator] = [mode for mode in (self._tokens, self._keys) if mode]
+        if self._certificates and (AUTHORIZATION not in call.metadata or not by_bearer):
+            return self._certificates
+        is_token = call.metadata.get(AUTHORIZATION, "").count(".") == 2
+        return by_bearer[0 if is_token else -1]
+
+
+def bearer(call: Call) -> str:
     """The token of the authorization header."""
-    scheme, _, token = metadata.get("authorization", "").partition(" ")
+    scheme, _, token = call.metadata.get(AUTHORIZATION, "").partition(" ")
     if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_CHARS:
-        raise Unauthenticated("send `authorization: Bearer KEY`")
+        raise Unauthenticated("send `authorization: Bearer` with a key or a token")
     return token
+
+
+def is_name(value: object, max_chars: int) -> TypeGuard[str]:
+    """Fit for logs and keys."""
+    return isinstance(value, str) and 0 < len(value) <= max_chars and value.isprintable()
 
 
 def load_keys(path: Path) -> KeysFile:
@@ -86,5 +166,8 @@ def load_keys(path: Path) -> KeysFile:
         raise InvalidConfig(f"auth.keys_file: {path}: {error}") from None
 
 
-def make_authenticator(settings: AuthSettings) -> Authenticator:
-    return ApiKeys(settings.keys_file) if settings.keys_file else Everybody()
+def make_authenticator(settings: AuthSettings, tls: TlsSettings) -> Authenticator:
+    """Raises InvalidConfig."""
+    if "mtls" in settings.modes and tls.ca is None:
+        raise InvalidConfig("auth.modes: mtls needs tls.ca, the authority of client certificates")
+    return AnyOf(settings) if settings.modes else Everybody()

@@ -24,6 +24,8 @@ class Principal:
 
 
 ANONYMOUS = Principal("anonymous", "default")
+NOBODY = Principal("nobody", "")
+"""A caller without a credential, in a method that lets it in to show one there; of no tenant."""
 
 
 @dataclass
@@ -45,6 +47,13 @@ class Call:
         pairs = self.context.invocation_metadata() or ()
         self.metadata = {key: value for key, value in pairs if isinstance(value, str)}
         self.request_id = self.word(REQUEST_ID) or uuid4().hex
+
+    @property
+    def certificate_names(self) -> list[str]:
+        """Names in the client certificate that TLS has verified, the best first: URIs, DNS names, CN."""
+        seen = self.context.auth_context()
+        kinds = ("peer_uri", "peer_dns", "x509_common_name")
+        return [name.decode(errors="replace") for kind in kinds for name in seen.get(kind, ())]
 
     @property
     def is_health(self) -> bool:

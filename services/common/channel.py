@@ -15,6 +15,7 @@ def common_options(settings: GrpcSettings) -> Options:
         ("grpc.max_send_message_length", settings.max_send_bytes),
         ("grpc.keepalive_time_ms", int(settings.keepalive_time_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_s * 1000)),
+        ("grpc.http2.ping_timeout_ms", int(settings.keepalive_timeout_s * 1000)),  # else a minute whatever
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),  # 0: no bound; an idle session must stay known as alive
     ]
@@ -23,7 +24,7 @@ def common_options(settings: GrpcSettings) -> Options:
 def server_options(settings: GrpcSettings) -> Options:
     return [
         *common_options(settings),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", int(settings.min_ping_interval_s * 1000)),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(settings.min_ping_interval_s * 1000)),
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
         ("grpc.server_handshake_timeout_ms", int(settings.handshake_timeout_s * 1000)),
         ("grpc.so_reuseport", 0),  # a second process on the port must fail, not share it

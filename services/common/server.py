@@ -1,7 +1,11 @@
 """Builds and runs the gRPC server of a service, from start to drained.
 
-    settings = load_settings(StageSettings)
-    asyncio.run(serve(settings, Service("stage", (STAGE_SERVICE,), add_stage, drain=announce)))
+    @asynccontextmanager
+    async def build(telemetry: Telemetry) -> AsyncIterator[Service]:
+        async with Stage(settings, telemetry.registry) as stage:
+            yield Service((STAGE_SERVICE,), stage.register, drain=stage.drain)
+
+    asyncio.run(serve(settings, "stage", build))
 
 SIGTERM: health NOT_SERVING, notice, nothing new taken, the service's own drain (announced in-band), calls
 have a grace, exit. A second signal hurries. Every wait in it has a deadline.
@@ -10,9 +14,9 @@ have a grace, exit. A second signal hurries. Every wait in it has a deadline.
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import structlog
@@ -55,12 +59,14 @@ async def nothing_to_drain(deadline_s: float) -> None:
     """For services without sessions of their own."""
 
 
+async def nothing_to_do() -> None:
+    """For services that are complete once they are built."""
+
+
 @dataclass(frozen=True)
 class Service:
     """What one process serves."""
 
-    name: str
-    """In logs and traces, such as `stage`."""
     grpc_names: Sequence[str]
     """Full names of its gRPC services, for health and reflection."""
     register: Callable[[grpc.aio.Server], None]
@@ -69,12 +75,21 @@ class Service:
     """Why it cannot serve now, if so; `Progress.complaint` is one."""
     drain: Callable[[float], Awaitable[None]] = nothing_to_drain
     """Tells its sessions to go, and returns when they are gone; given the seconds it has."""
+    work: Callable[[], Awaitable[None]] = nothing_to_do
+    """Done by `serve` beside the serving, such as loading a model; cancelled at the end. What it raises makes
+    the server leave, and is raised by `serve`."""
     open_while_draining: Collection[str] = ()
     """Methods answered to the end, such as `/cascade.v1.StageService/WatchStatus`."""
+    open_without_credentials: Collection[str] = ()
+    """Methods that a caller without any credential may enter, as `call.NOBODY`, to show one in a message."""
     authenticator: Authenticator | None = None
     """None: what `AuthSettings` says."""
     validate: Validator = validate
     """Checks each inbound message of our own packages: by the rules beside the contracts' fields."""
+
+
+Build: TypeAlias = Callable[[Telemetry], AbstractAsyncContextManager[Service]]
+"""Puts a service together, and takes it apart when its server has stopped."""
 
 
 class Server:
@@ -89,7 +104,7 @@ class Server:
         self._health = HealthMonitor(settings.health, service.grpc_names, service.conditions)
         self._leaving = asyncio.Event()
         self._hurried = asyncio.Event()
-        self._grpc = build(settings.grpc, self._interceptors(telemetry))
+        self._grpc = make_server(settings.grpc, self._interceptors(telemetry))
         self._monitor: asyncio.Task[None] | None = None
 
     def _interceptors(self, telemetry: Telemetry) -> list[Interceptor]:
@@ -99,11 +114,14 @@ class Server:
             LogInterceptor(),
             MetricsInterceptor(CallMetrics(telemetry.registry)),
             ErrorInterceptor(),
-            AuthInterceptor(self.service.authenticator or make_authenticator(self.settings.auth)),
+            AuthInterceptor(self._authenticator(), self.service.open_without_credentials),
             LimitInterceptor(self._gate, limits.max_concurrent_rpcs),
             DeadlineInterceptor(limits.default_deadline_s, limits.max_deadline_s),
             ValidationInterceptor(self.service.validate),
         ]
+
+    def _authenticator(self) -> Authenticator:
+        return self.service.authenticator or make_authenticator(self.settings.auth, self.settings.tls)
 
     async def start(self) -> None:
         """Listen; NOT_SERVING until the conditions allow more."""
@@ -119,16 +137,29 @@ class Server:
         log.info("listening", host=self.settings.grpc.host, port=self.port)
 
     async def run(self) -> None:
-        """Serve until a signal or `leave`, then drain."""
+        """Do the service's work and serve, until a signal, `leave` or a failure of that work, then drain.
+        Raises what the work raised."""
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self.leave)
+        work = asyncio.create_task(self._work(), name="work")
         try:
             await self._leaving.wait()
             await self.close()
         finally:
             for number in SIGNALS:
                 loop.remove_signal_handler(number)
+            work.cancel()
+            await asyncio.wait({work})
+        if not work.cancelled():
+            work.result()
+
+    async def _work(self) -> None:
+        try:
+            await self.service.work()
+        except Exception:
+            self._leaving.set()
+            raise
 
     def leave(self) -> None:
         """Begin to drain; called again: hurry."""
@@ -169,7 +200,7 @@ async def drain_safely(service: Service, deadline_s: float) -> None:
         log.exception("draining failed")
 
 
-def build(settings: GrpcSettings, interceptors: Sequence[Interceptor]) -> grpc.aio.Server:
+def make_server(settings: GrpcSettings, interceptors: Sequence[Interceptor]) -> grpc.aio.Server:
     return grpc.aio.server(
         interceptors=[Chain(interceptors)],
         options=server_options(settings),
@@ -186,30 +217,37 @@ def listen(server: grpc.aio.Server, settings: ServerSettings) -> int:
         if credentials is None:
             return server.add_insecure_port(address)
         return server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise InvalidConfig(f"grpc.host, grpc.port: cannot listen on {address}: {error}") from None
+    except RuntimeError:
+        text = f"grpc.host, grpc.port: {address} is taken, or no address of this machine"
+        raise InvalidConfig(text) from None
 
 
 @asynccontextmanager
-async def running(settings: ServerSettings, service: Service) -> AsyncIterator[Server]:
-    """A started server for as long as the block lasts; for tests and for several servers in one process."""
-    telemetry = start_telemetry(settings.telemetry, service.name)
-    server = Server(settings, service, telemetry)
+async def listening(settings: ServerSettings, name: str, build: Build) -> AsyncIterator[Server]:
+    """A started server for as long as the block lasts, which has to run or close it."""
+    telemetry = start_telemetry(settings.telemetry, name)
     try:
-        await server.start()
-        yield server
+        async with build(telemetry) as service:
+            server = Server(settings, service, telemetry)
+            await server.start()
+            yield server
     finally:
-        await server.close()
         await telemetry.stop()
 
 
-async def serve(settings: ServerSettings, service: Service) -> None:
-    """Run a service until SIGTERM has been answered in full."""
-    configure_logging(settings.telemetry, service.name)
-    telemetry = start_telemetry(settings.telemetry, service.name)
-    server = Server(settings, service, telemetry)
-    try:
-        await server.start()
+@asynccontextmanager
+async def running(settings: ServerSettings, name: str, build: Build) -> AsyncIterator[Server]:
+    """As `listening`, closed at the end, its work not done; for tests and several servers in one process."""
+    async with listening(settings, name, build) as server:
+        try:
+            yield server
+        finally:
+            await server.close()
+
+
+async def serve(settings: ServerSettings, name: str, build: Build) -> None:
+    """Run a service until SIGTERM has been answered in full; `name`: in logs and traces, such as `stage`.
+    Raises what its work raised."""
+    configure_logging(settings.telemetry, name)
+    async with listening(settings, name, build) as server:
         await server.run()
-    finally:
-        await telemetry.stop()

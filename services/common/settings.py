@@ -7,6 +7,7 @@ service declares its sections by extending `ServerSettings`. How values are foun
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -61,6 +62,14 @@ class GrpcSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
+class PeerGrpcSettings(GrpcSettings):
+    """As GrpcSettings, with the bounds of the contracts behind the gateway: 16 MiB of latents."""
+
+    max_receive_bytes: Bytes = 17 * MIB
+    max_send_bytes: Bytes = 17 * MIB
+
+
+@dataclass(frozen=True, config=STRICT)
 class TlsSettings:
     """Files in PEM; read again when they change (cert-manager, Secret volumes). None of them: plain text."""
 
@@ -98,17 +107,58 @@ class ServerTlsSettings(TlsSettings):
 class AuthSettings:
     """Who may call."""
 
-    mode: Literal["none", "api_keys"] = "none"
-    """none: everybody who reaches the port (NetworkPolicy or mTLS decide). api_keys: `keys_file`."""
+    modes: tuple[Literal["api_keys", "jwt", "mtls"], ...] = ()
+    """Any of them lets a caller in. None: everybody who reaches the port (NetworkPolicy or mTLS decide).
+    api_keys: `keys_file`. jwt: tokens of an identity provider, by `jwks`, `issuer` and `audience`. mtls: the
+    client certificate's name, for callers that send no key and no token; needs `tls.ca`."""
     keys_file: Path | None = None
     """TOML with `[[keys]]` of `name`, `tenant`, `sha256` (of the key, in hex); a Secret volume in Kubernetes.
     Read again when it changes."""
+    jwks: str | None = None
+    """Public keys of the identity provider (JSON Web Key Set): a file, read again when it changes, or an
+    `https://` URL (`http://` at 127.0.0.1 only), fetched for the first token, for a token by an unknown key,
+    and after `jwks_max_age_s`."""
+    jwks_max_age_s: Seconds = 3600.0
+    """Keys from a URL that are older are fetched again; a fetch that fails keeps them."""
+    issuer: str | None = None
+    """`iss` of the tokens."""
+    audience: str | None = None
+    """What stands in `aud` of the tokens that are meant for us."""
+    tenant_claim: Annotated[str, Field(min_length=1)] = "tenant"
+    """The claim that names the tenant; a token without it is refused."""
 
     @model_validator(mode="after")
     def _check(self) -> "AuthSettings":
-        if (self.mode == "api_keys") != (self.keys_file is not None):
-            raise ValueError("mode = api_keys and keys_file come together")
+        if ("api_keys" in self.modes) != (self.keys_file is not None):
+            raise ValueError("api_keys in modes and keys_file come together")
+        given = [value is not None for value in (self.jwks, self.issuer, self.audience)]
+        if any(given) != all(given) or ("jwt" in self.modes) != all(given):
+            raise ValueError("jwt in modes, jwks, issuer and audience come together")
+        if self.jwks is not None and "://" in self.jwks and not is_safe_url(self.jwks):
+            raise ValueError("jwks must be a file, an https:// URL or one of http://127.0.0.1")
         return self
+
+
+def is_safe_url(url: str) -> bool:
+    """Whether nobody on the way can change what is fetched."""
+    try:
+        parts = urlsplit(url)
+        is_local = parts.scheme == "http" and parts.hostname == "127.0.0.1"
+        return parts.username is None and bool(parts.hostname) and (is_local or parts.scheme == "https")
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, config=STRICT)
+class GpuSettings:
+    """When the GPUs of this process count as broken; part of the section of each service that uses some."""
+
+    gpu_check_interval_s: Seconds = 2.0
+    """How often the driver is asked about the GPUs."""
+    gpu_deadline_s: Seconds = 30.0
+    """A driver that has not answered for that long makes its GPUs count as broken."""
+    max_gpu_celsius: Annotated[int, Field(ge=40, le=120)] = 95
+    """A hotter GPU counts as broken until it has cooled."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -1,16 +1,17 @@
 """One table: what a client sees of each error, as gRPC status with google.rpc details.
 
-Every status carries ErrorInfo (reason: the error's name in capitals) and RequestInfo; BadRequest names the
-fields, RetryInfo says when to try again, QuotaFailure whose limit it was. What is not in the error trees
-becomes INTERNAL without its message. All of it stays under the 8 KiB that HTTP/2 peers take as metadata.
+Every status carries ErrorInfo (its reason a member of `ErrorReason`, named after the error's class) and
+RequestInfo; BadRequest names the fields, RetryInfo says when to try again, QuotaFailure whose limit it was.
+What is not in the table becomes INTERNAL without its message. All of it stays under the 8 KiB that HTTP/2
+peers take as metadata (`packing.py`).
 """
 
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import grpc
-from google.protobuf.any_pb2 import Any as PackedAny
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details
@@ -18,12 +19,11 @@ from google.rpc.status_pb2 import Status
 
 from cascade_core import errors as core
 from services.common import errors
+from services.common.packing import MAX_METADATA_BYTES, cut, pack, pass_on
+from services.common.remote import RemoteError
+from services.common.validation import InvalidField
 
-DOMAIN = "cascade"
-MAX_MESSAGE_BYTES = 512
-MAX_FIELD_BYTES = 256
-MAX_STATUS_BYTES = 4096
-"""Travels in base64 (4/3), beside the message in percent-encoding (at most 3x)."""
+INTERNAL = "INTERNAL"
 StatusCode = grpc.StatusCode
 
 
@@ -33,37 +33,70 @@ class Row:
 
     code: grpc.StatusCode
     retry_after_s: float | None = None
-    """RetryInfo; None: the same call would fail again."""
+    """RetryInfo, unless the error has a `retry_after_s` of its own; None: waiting alone does not help."""
+    reason: str = ""
+    """Of ErrorReason; empty: the class's name in capitals."""
 
 
 TABLE: dict[type[BaseException], Row] = {
-    core.UserError: Row(StatusCode.INVALID_ARGUMENT),
-    core.InvalidConfig: Row(StatusCode.FAILED_PRECONDITION),  # the operator's to mend
-    core.WeightsError: Row(StatusCode.FAILED_PRECONDITION),
+    core.UserError: Row(StatusCode.INVALID_ARGUMENT, reason="INVALID_REQUEST"),
+    core.InvalidRequest: Row(StatusCode.INVALID_ARGUMENT),
+    core.InvalidPrompt: Row(StatusCode.INVALID_ARGUMENT),
     core.UnknownModel: Row(StatusCode.NOT_FOUND),
     core.OutOfCapacity: Row(StatusCode.RESOURCE_EXHAUSTED, retry_after_s=1.0),
     core.SessionClosed: Row(StatusCode.FAILED_PRECONDITION),
     core.SessionLost: Row(StatusCode.UNAVAILABLE, retry_after_s=0.0),
+    InvalidField: Row(StatusCode.INVALID_ARGUMENT),
     errors.Malformed: Row(StatusCode.INVALID_ARGUMENT),
-    errors.Unauthenticated: Row(StatusCode.UNAUTHENTICATED),
+    errors.UnsupportedMedia: Row(StatusCode.INVALID_ARGUMENT),
+    errors.InvalidPageToken: Row(StatusCode.INVALID_ARGUMENT),
+    errors.ProtocolViolation: Row(StatusCode.FAILED_PRECONDITION),
+    errors.FirstMessageLate: Row(StatusCode.DEADLINE_EXCEEDED, retry_after_s=0.0),
+    errors.RequestIdReused: Row(StatusCode.ALREADY_EXISTS),
+    errors.SessionExists: Row(StatusCode.ALREADY_EXISTS),
+    errors.SessionNotFound: Row(StatusCode.NOT_FOUND),
+    errors.BlockNotAhead: Row(StatusCode.FAILED_PRECONDITION),
+    errors.SequenceAhead: Row(StatusCode.OUT_OF_RANGE),
+    errors.NotController: Row(StatusCode.PERMISSION_DENIED),
+    errors.ControllerReplaced: Row(StatusCode.ABORTED),
     errors.PermissionDenied: Row(StatusCode.PERMISSION_DENIED),
-    errors.NotFound: Row(StatusCode.NOT_FOUND),
-    errors.AlreadyExists: Row(StatusCode.ALREADY_EXISTS),
-    errors.Fenced: Row(StatusCode.ABORTED),
-    errors.QuotaExceeded: Row(StatusCode.RESOURCE_EXHAUSTED, retry_after_s=5.0),
-    errors.Overloaded: Row(StatusCode.RESOURCE_EXHAUSTED, retry_after_s=1.0),
+    errors.Unauthenticated: Row(StatusCode.UNAUTHENTICATED),
+    errors.ExpiredCredential: Row(StatusCode.UNAUTHENTICATED),
+    errors.QuotaExceeded: Row(StatusCode.RESOURCE_EXHAUSTED),
+    errors.QueueFull: Row(StatusCode.RESOURCE_EXHAUSTED, retry_after_s=5.0),
+    errors.RateLimited: Row(StatusCode.RESOURCE_EXHAUSTED, retry_after_s=1.0),
+    errors.TooManySwitches: Row(StatusCode.RESOURCE_EXHAUSTED, retry_after_s=1.0),
+    errors.NotReady: Row(StatusCode.UNAVAILABLE, retry_after_s=1.0),
     errors.Draining: Row(StatusCode.UNAVAILABLE, retry_after_s=0.0),
+    errors.JournalUnavailable: Row(StatusCode.UNAVAILABLE, retry_after_s=1.0),
+    errors.Fenced: Row(StatusCode.ABORTED),
+    errors.Overloaded: Row(StatusCode.RESOURCE_EXHAUSTED, retry_after_s=1.0),
     errors.DeadlineExceeded: Row(StatusCode.DEADLINE_EXCEEDED, retry_after_s=0.0),
 }
-INVALID = Row(StatusCode.INVALID_ARGUMENT)
+OPERATORS = (core.InvalidConfig, core.WeightsError)
+"""Not the caller's to mend, and not the caller's to read."""
+INVALID = Row(StatusCode.INVALID_ARGUMENT, reason="INVALID_FIELD")
+LOST_PEER = Row(StatusCode.UNAVAILABLE, retry_after_s=1.0, reason="NOT_READY")
 
 
 def find_row(error: BaseException) -> Row | None:
-    """The row of the error's nearest class; None: not an error we raise on purpose."""
+    """The row of the error's nearest class; None: INTERNAL, not an error that a client is told about."""
+    if isinstance(error, OPERATORS):
+        return None
+    if isinstance(error, RemoteError):
+        return remote_row(error)
     for kind in type(error).__mro__:
         if kind in TABLE:
-            return TABLE[kind]
+            row = TABLE[kind]
+            return replace(row, reason=row.reason or capitals(kind.__name__))
     return INVALID if violations_of(error) else None
+
+
+def remote_row(error: RemoteError) -> Row | None:
+    """As the peer said; a peer that is gone is not our caller's affair, but it may come back."""
+    if error.reason:
+        return Row(error.code, error.retry_after_s, error.reason)
+    return LOST_PEER if error.is_lost else None
 
 
 def cause_of(error: BaseException) -> BaseException:
@@ -83,12 +116,17 @@ def describe(error: BaseException, request_id: str) -> Status:
     """The google.rpc.Status of an error."""
     error = cause_of(error)
     row = find_row(error)
+    if isinstance(error, RemoteError):
+        if error.reason:
+            return pass_on(error.status, error.code, request_id)
+        error = errors.NotReady("a server behind this one cannot be reached")
     parts: list[Message] = [details.RequestInfo(request_id=request_id)]
     if row is None:
-        return pack(StatusCode.INTERNAL, "internal error", "INTERNAL", parts)
-    if row.retry_after_s is not None:
+        return pack(StatusCode.INTERNAL, "internal error", details.ErrorInfo(reason=INTERNAL), parts)
+    retry_after_s = getattr(error, "retry_after_s", row.retry_after_s)
+    if retry_after_s is not None:
         delay = Duration()
-        delay.FromMilliseconds(int(row.retry_after_s * 1000))
+        delay.FromMilliseconds(math.ceil(retry_after_s * 1000))
         parts.append(details.RetryInfo(retry_delay=delay))
     if isinstance(error, errors.QuotaExceeded):
         violation = details.QuotaFailure.Violation(subject=cut(error.subject), description=cut(str(error)))
@@ -97,41 +135,22 @@ def describe(error: BaseException, request_id: str) -> Status:
         details.BadRequest(field_violations=[{"field": cut(name), "description": cut(text)}])
         for name, text in violations_of(error)
     ]
-    return pack(row.code, str(error), reason_of(error), parts)
+    return pack(row.code, str(error), info_of(error, row.reason), parts)
+
+
+def info_of(error: BaseException, reason: str) -> details.ErrorInfo:
+    """The reason, and the error's `metadata`."""
+    metadata: Mapping[str, str] = getattr(error, "metadata", {})
+    return details.ErrorInfo(
+        reason=reason, metadata={key: cut(value, MAX_METADATA_BYTES) for key, value in metadata.items()}
+    )
 
 
 def reason_of(error: BaseException) -> str:
-    """`OutOfCapacity` -> `OUT_OF_CAPACITY`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(error).__name__).upper()
+    """The ErrorReason of an error, without its prefix: `OutOfCapacity` -> `OUT_OF_CAPACITY`."""
+    row = find_row(error)
+    return row.reason if row else INTERNAL
 
 
-def pack(code: grpc.StatusCode, message: str, reason: str, parts: Sequence[Message]) -> Status:
-    """Put the parts into one Status, BadRequests as one, as many as fit."""
-    status = Status(code=code.value[0], message=cut(message, MAX_MESSAGE_BYTES))
-    bad_request = details.BadRequest()
-    room = MAX_STATUS_BYTES - status.ByteSize()
-    for part in [details.ErrorInfo(reason=reason, domain=DOMAIN), *parts]:
-        if part.ByteSize() + 64 > room:  # 64: the type's address
-            break
-        room -= part.ByteSize() + 64
-        if isinstance(part, details.BadRequest):
-            bad_request.MergeFrom(part)
-        else:
-            status.details.append(packed(part))
-    if bad_request.field_violations:
-        status.details.append(packed(bad_request))
-    return status
-
-
-def packed(part: Message) -> PackedAny:
-    whole = PackedAny()
-    whole.Pack(part)
-    return whole
-
-
-def cut(text: str, limit_bytes: int = MAX_FIELD_BYTES) -> str:
-    """The text if it fits, else its beginning."""
-    encoded = text.encode(errors="replace")
-    if len(encoded) <= limit_bytes:
-        return encoded.decode()
-    return encoded[: limit_bytes - 3].decode(errors="ignore") + "…"
+def capitals(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).upper()

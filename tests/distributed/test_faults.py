@@ -16,12 +16,13 @@ import pytest
 import pytest_asyncio
 import torch
 
-from cascade_core import engine as engine_module
 from cascade_core import group as group_module
+from cascade_core import ranks as ranks_module
 from cascade_core.engine import Engine
 from cascade_core.errors import OutOfCapacity, SessionClosed, SessionLost, WeightsError
 from cascade_core.locate import ModelFiles
-from cascade_core.messages import HEADER, Command, Drop, Load, Tick, pack
+from cascade_core.messages import Command, Drop, Load, Open, Tick
+from cascade_core.pipe import HEADER, pack
 from cascade_core.request import SessionRequest
 from cascade_core.schedule import TickPlan, Work
 from cascade_core.session import Session
@@ -98,7 +99,7 @@ def kill_all(processes: tuple[int, ...]) -> None:
 
 
 def send_to(engine: Engine, rank: int, command: Command) -> None:
-    engine._group._ranks[rank].writer.write(pack(command))
+    engine._ranks.group._ranks[rank].writer.write(pack(command))
 
 
 class TestLosses:
@@ -150,7 +151,7 @@ class TestLosses:
         """The engine's end of the link must not fall silent."""
         before = solo.status
         session = await streaming(solo)
-        link = cast(asyncio.StreamReaderProtocol, solo._group._ranks[0].writer.transport.get_protocol())
+        link = cast(asyncio.StreamReaderProtocol, solo._ranks.group._ranks[0].writer.transport.get_protocol())
         link.data_received(HEADER.pack(4) + b"junk")
         with pytest.raises(SessionLost, match="rank 0 answered what makes no sense"):
             await collect(session)
@@ -179,6 +180,28 @@ class TestLosses:
         await back_again(engine, before.num_restarts + 1)
         assert_same(await generate(engine, NUM_BLOCKS), expected)
 
+    async def test_a_session_that_is_being_primed(
+        self, solo: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = solo.status
+        video = await generate(solo, 4)
+        given = {block: video[block] for block in solo.context_blocks(4)}
+        rank, open_on_ranks = before.process_ids[0], solo._ranks.group.open
+
+        async def open_and_stop(command: Open) -> None:
+            await open_on_ranks(command)
+            await stop(rank)
+
+        monkeypatch.setattr(solo._ranks.group, "open", open_and_stop)
+        opening = asyncio.create_task(solo.open(replace(REQUEST, start_block=4, context=given, credit=0)))
+        await wait_until(lambda: solo.has_work, "it is being primed")
+        assert not opening.done()
+        os.kill(rank, signal.SIGKILL)
+        with pytest.raises(SessionLost):
+            await asyncio.wait_for(opening, WAIT_S)
+        await back_again(solo, before.num_restarts + 1)
+        assert solo.status.num_sessions == 0
+
     async def test_no_sessions_while_restarting(self, solo: Engine) -> None:
         before = solo.status
         session = await streaming(solo)
@@ -204,10 +227,10 @@ class TestLosses:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """First the weights are gone, then no process can be started at all, then all is well again."""
-        monkeypatch.setattr(engine_module, "RESTART_DELAYS_S", (0.0, 0.1))
+        monkeypatch.setattr(ranks_module, "RESTART_DELAYS_S", (0.0, 0.1))
         before = solo.status
         expected = await generate(solo, NUM_BLOCKS)
-        solo._files = ModelFiles(tmp_path / "gone.safetensors")
+        solo._ranks._files = ModelFiles(tmp_path / "gone.safetensors")
         os.kill(before.process_ids[0], signal.SIGKILL)
         await wait_until(lambda: "attempt 1" in caplog.text, "a failed attempt")
         assert "gone" in caplog.text
@@ -220,7 +243,7 @@ class TestLosses:
         with monkeypatch.context() as patch:
             patch.setattr(asyncio, "create_subprocess_exec", no_process)
             await wait_until(lambda: "no more processes" in caplog.text, "an attempt without processes")
-        solo._files = None
+        solo._ranks._files = None
         await back_again(solo, before.num_restarts + 1)
         assert_same(await generate(solo, NUM_BLOCKS), expected)
 
@@ -240,6 +263,42 @@ class TestLosses:
         assert_same(await generate(undisturbed, NUM_BLOCKS), expected)
 
 
+class Heard:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.ticks: list[tuple[float, bool]] = []
+        self.num_restarts = 0
+
+    def ticked(self, tick_s: float, has_block: bool) -> None:
+        self.ticks.append((tick_s, has_block))
+
+    def restarted(self) -> None:
+        self.num_restarts += 1
+
+
+async def test_an_observer_hears_every_tick_and_every_restart(card: Path) -> None:
+    heard = Heard()
+    async with await Engine.start(engine_config(card), heard) as engine:
+        idle = engine.status
+        assert (idle.num_blocks, idle.last_tick_s, idle.median_tick_s, heard.ticks) == (0, 0.0, 0.0, [])
+        assert not engine.has_work
+        waiting = await engine.open(replace(REQUEST, credit=0))
+        assert not engine.has_work, "without credit nothing is to be done"
+        waiting.grant(1)
+        assert engine.has_work
+        await read_blocks(waiting, 1)
+        await generate(engine, 2)
+        assert engine.status.num_blocks == sum(has_block for _, has_block in heard.ticks) == 3
+        assert engine.status.last_tick_s == heard.ticks[-1][0] > 0
+        assert min(heard.ticks)[0] <= engine.status.median_tick_s <= max(heard.ticks)[0]
+        assert heard.num_restarts == 0
+        os.kill(engine.status.process_ids[0], signal.SIGKILL)
+        await back_again(engine, 1)
+        assert heard.num_restarts == 1
+        assert engine.status.num_blocks == 3, "counted since the engine's start"
+
+
 class TestCancelledCalls:
     """A caller that gives up leaves nothing behind on the ranks."""
 
@@ -248,13 +307,13 @@ class TestCancelledCalls:
     ) -> None:
         await generate(undisturbed, 1)  # the prompt is known: only the ranks' answer is missing
         sent: list[Command] = []
-        send = undisturbed._group.send
+        send = undisturbed._ranks.group.send
 
         def spy(command: Command) -> None:
             sent.append(command)
             send(command)
 
-        monkeypatch.setattr(undisturbed._group, "send", spy)
+        monkeypatch.setattr(undisturbed._ranks.group, "send", spy)
         processes = undisturbed.status.process_ids
         for process in processes[1:]:
             await stop(process)
@@ -336,7 +395,7 @@ class TestClose:
     async def test_in_the_pause_between_attempts(
         self, card: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(engine_module, "RESTART_DELAYS_S", (60.0,))
+        monkeypatch.setattr(ranks_module, "RESTART_DELAYS_S", (60.0,))
         async with running_engine(card) as engine:
             kill_all(engine.status.process_ids)
             await wait_until(lambda: "ranks lost" in caplog.text, "the loss is noticed")

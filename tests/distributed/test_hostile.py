@@ -31,6 +31,8 @@ REQUEST = SessionRequest({0: "a red circle"}, num_blocks=4)
         ({"prompts": "a red circle"}, "prompts"),
         ({"context": {0: np.zeros(3)}}, "context.0"),
         ({"switch_mode": "soon"}, "switch_mode"),
+        ({"fps": "16"}, "fps"),
+        ({"fps": True}, "fps"),
         ({"width": 4096, "height": 4096}, "width, height"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+import os
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from tests.engine_support import (
     latents_of,
     read_blocks,
     running_engine,
+    stop,
     wait_until,
     write_card,
 )
@@ -75,13 +78,13 @@ async def expected(engine: Engine) -> dict[int, torch.Tensor]:
 def sent(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[Command]:
     """What the ranks are told."""
     commands: list[Command] = []
-    send = engine._group.send
+    send = engine._ranks.group.send
 
     def spy(command: Command) -> None:
         commands.append(command)
         send(command)
 
-    monkeypatch.setattr(engine._group, "send", spy)
+    monkeypatch.setattr(engine._ranks.group, "send", spy)
     return commands
 
 
@@ -265,7 +268,44 @@ class TestSharing:
         assert not torch.equal(alone[0][0], alone[1][0])
 
 
+class TestPlaybackSpeed:
+    async def test_each_session_has_its_own(self, engine: Engine) -> None:
+        """In blocks of 4 frames and a first one of 1: blocks of a slow viewer are due later."""
+        slow, usual, fast = [await engine.open(replace(ENDLESS, credit=2, fps=fps)) for fps in (2, 0, 200)]
+        assert usual.request.fps == engine.card.video.fps
+        started_s = [session.deadline_s for session in (slow, usual, fast)]
+        for session in (slow, usual, fast):
+            await read_blocks(session, 2)
+        ends_s = [session.deadline_s for session in (slow, usual, fast)]
+        leads = [end - start for start, end in zip(started_s, ends_s, strict=True)]
+        frames = sum(engine.card.num_frames(block) for block in range(2))
+        for lead, fps in zip(leads, (2, engine.card.video.fps, 200), strict=True):
+            assert lead >= frames / fps - 1e-6
+        assert leads[0] > leads[2] + 1
+        for session in (slow, usual, fast):
+            await session.close()
+
+    @pytest.mark.parametrize("fps", [-1.0, 241.0, math.nan, math.inf])
+    async def test_out_of_range(self, engine: Engine, fps: float) -> None:
+        with pytest.raises(InvalidRequest, match=r"^fps: .* is not in 0\.\.240"):
+            await engine.open(replace(REQUEST, fps=fps))
+
+
 class TestRoom:
+    async def test_slots_beside_what_others_hold(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """For a caller that counts sessions before they are opened."""
+        default = replace(REQUEST, width=32, height=32)
+        monkeypatch.setattr(engine, "config", replace(engine.config, max_sessions=3, max_pixels=2048))
+        assert [engine.num_slots([default] * count) for count in (0, 2)] == [3, 3]
+        assert engine.max_pixels == 2048
+        engine.check_room(default, [default] * 2)
+        with pytest.raises(OutOfCapacity):
+            engine.check_room(default, [default] * 3)
+        with pytest.raises(InvalidRequest, match="max_pixels"):
+            engine.check_room(replace(default, width=128), [])
+
     async def test_max_sessions(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(engine, "config", replace(engine.config, max_sessions=2))
         assert engine.status.max_sessions == 2
@@ -284,7 +324,7 @@ class TestRoom:
         """Never enough: change the request. Not enough now: come back later."""
         large = replace(ENDLESS, width=256, height=256)
         needed = engine.card.session_bytes(256, 256, bytes_per_value=4)
-        free = min(rank.free_bytes for rank in engine._group.ready)
+        free = min(rank.free_bytes for rank in engine._ranks.group.ready)
         monkeypatch.setattr(capacity_module, "MEMORY_SHARE", 1.5 * needed / free)
         figures = r"256x256: it needs \d+ MiB on each rank, \d+ MiB are free"
         session = await engine.open(replace(large, credit=0))
@@ -462,13 +502,13 @@ class TestSwitch:
         self, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         embedded: list[str] = []
-        encode = engine._group.encode
+        encode = engine._ranks.group.encode
 
         async def spy(prompt: str) -> Any:
             embedded.append(prompt)
             return await encode(prompt)
 
-        monkeypatch.setattr(engine._group, "encode", spy)
+        monkeypatch.setattr(engine._ranks.group, "encode", spy)
         session = await engine.open(replace(REQUEST, prompts={0: "one"}, credit=0))
         for prompt in ("two", "one", "two", "three", "four", "one", "five", "two"):
             await session.switch(prompt)
@@ -506,6 +546,53 @@ class TestContinuing:
         assert list(continued) == list(range(start, 8))
         for block, latents in continued.items():
             torch.testing.assert_close(latents, whole[block], rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("credit", [0, 2, None])
+    async def test_opened_means_primed_and_priming_needs_no_credit(
+        self, sequential: Engine, credit: int | None
+    ) -> None:
+        """Beside a session that wants every tick."""
+        greedy = await sequential.open(replace(ENDLESS, seed=1))
+        whole = await generate(sequential, 4)
+        given = {block: whole[block] for block in sequential.context_blocks(2)}
+        request = replace(REQUEST, num_blocks=2, start_block=2, context=given, credit=credit)
+        async with asyncio.timeout(WAIT_S):
+            session = await sequential.open(request)
+        assert not session.timeline.to_prime
+        await greedy.close()
+        if credit == 0:
+            assert session.credit == 0, "priming spends none"
+            await assert_silent(sequential, session)
+            session.grant(2)
+        latents = latents_of(await collect(session))
+        assert list(latents) == [2, 3]
+        for block, tensor in latents.items():
+            torch.testing.assert_close(tensor, whole[block], rtol=1e-4, atol=1e-4)
+
+    async def test_who_gives_up_while_priming_leaves_nothing(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        request = replace(REQUEST, start_block=8, context=context(range(4, 8)), credit=0)
+        rank, open_on_ranks = engine.status.process_ids[0], engine._ranks.group.open
+
+        async def open_and_stop(command: Open) -> None:
+            await open_on_ranks(command)
+            await stop(rank)
+
+        monkeypatch.setattr(engine._ranks.group, "open", open_and_stop)
+        try:
+            opening = asyncio.create_task(engine.open(request))
+            await wait_until(lambda: engine.has_work, "it is being primed")
+            assert not opening.done()
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+            assert engine.status.num_sessions == 0
+        finally:
+            os.kill(rank, signal.SIGCONT)
+        monkeypatch.undo()
+        await wait_until(lambda: not engine.has_work, "the tick is answered")
+        assert len(await generate(engine, 2)) == 2
 
     async def test_long_timeline_costs_only_what_is_needed(
         self, sequential: Engine, engine: Engine, sent: list[Command]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from cascade_core.config import make
 from services.common.call import current_call
-from services.common.server import Server, Service, running
+from services.common.server import Build, Server, Service, running
 from services.common.settings import ServerSettings
 
 NAME = "cascade.test.Echo"
@@ -78,7 +78,10 @@ class Echo:
                 await asyncio.sleep(0.01)
 
     def service(self, **changes: Any) -> Service:
-        return replace(Service("echo", (NAME,), self.register, drain=self.drain), **changes)
+        return replace(Service((NAME,), self.register, drain=self.drain), **changes)
+
+    def build(self, **changes: Any) -> Build:
+        return lambda telemetry: nullcontext(self.service(**changes))
 
 
 def settings(**sections: Mapping[str, Any]) -> ServerSettings:
@@ -95,7 +98,7 @@ async def serving(
 ) -> AsyncIterator[tuple[Server, grpc.aio.Channel]]:
     """The running server and a plain channel to it."""
     async with (
-        running(settings(**sections), echo.service(**(service or {}))) as server,
+        running(settings(**sections), "echo", echo.build(**(service or {}))) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         yield server, channel

@@ -16,7 +16,7 @@ def main() -> None:
     except InvalidConfig as error:
         sys.exit(f"echo: {error}")
     assert not {"torch", "numpy"} & sys.modules.keys(), "services.common must not reach torch"
-    asyncio.run(serve(settings, Echo().service()))
+    asyncio.run(serve(settings, "echo", Echo().build()))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def bearer(key: str) -> dict[str, Any]:
 async def test_api_keys(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     write_keys(path, alice="k1", bob="k2")
-    async with serving(Echo(), auth={"mode": "api_keys", "keys_file": path}) as (_, channel):
+    async with serving(Echo(), auth={"modes": ["api_keys"], "keys_file": path}) as (_, channel):
         assert await say(channel, "who", **bearer("k2")) == "acme/bob"
         for call in ({}, bearer("k3"), bearer(""), {"metadata": (("authorization", "k1"),)}):
             error = await fails(channel, "who", **call)

@@ -14,7 +14,8 @@ import grpc
 import pytest
 
 from cascade_core.errors import InvalidConfig
-from services.common.server import running
+from services.common.server import Service, listening, running
+from services.common.telemetry import Telemetry
 from tests.services.echo import SAY, WAIT_S, Echo, chat, exchange, say, serving, settings
 from tests.services.test_errors import parts
 from tests.services.test_health import NOT_SERVING, SERVING, until
@@ -149,5 +150,56 @@ async def test_a_bad_variable_ends_the_process_with_its_name() -> None:
 async def test_a_taken_port_is_told_by_the_setting() -> None:
     async with serving(Echo()) as (server, _):
         with pytest.raises(InvalidConfig, match=r"grpc\.port"):
-            async with running(settings(grpc={"port": server.port}), Echo().service()):
+            async with running(settings(grpc={"port": server.port}), "echo", Echo().build()):
                 pass
+
+
+async def test_work_that_fails_ends_the_server_with_its_error() -> None:
+    began = asyncio.Event()
+
+    async def load() -> None:
+        began.set()
+        raise InvalidConfig("no such weights")
+
+    async with listening(settings(), "echo", Echo().build(work=load)) as server:
+        with pytest.raises(InvalidConfig, match="no such weights"):
+            await asyncio.wait_for(server.run(), WAIT_S)
+    assert began.is_set()
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+async def test_work_that_ends_or_goes_on_does_not_end_the_server(is_done: bool) -> None:
+    ended = asyncio.Event()
+
+    async def load() -> None:
+        try:
+            await asyncio.sleep(0 if is_done else WAIT_S)
+        finally:
+            ended.set()
+
+    async with listening(settings(), "echo", Echo().build(work=load)) as server:
+        serving = asyncio.create_task(server.run())
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            await until(channel, SERVING)
+            if is_done:
+                await asyncio.wait_for(ended.wait(), WAIT_S)
+            assert await say(channel, "x") == "x"
+        server.leave()
+        await asyncio.wait_for(serving, WAIT_S)
+    assert ended.is_set(), "cancelled with the server"
+
+
+async def test_what_was_built_outlives_its_server() -> None:
+    order: list[str] = []
+
+    @asynccontextmanager
+    async def build(telemetry: Telemetry) -> AsyncIterator[Service]:
+        async def drain(deadline_s: float) -> None:
+            order.append("drained")
+
+        yield Echo().service(drain=drain)
+        order.append("taken apart")
+
+    async with running(settings(), "echo", build):
+        pass
+    assert order == ["drained", "taken apart"]

@@ -1,7 +1,9 @@
 """What a client sees of each error: status code, reason, details; and what it must not see."""
 
 import asyncio
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -9,14 +11,35 @@ import pytest
 from google.rpc import error_details_pb2 as details
 from grpc_status import rpc_status
 
-from cascade_core.errors import CascadeError, OutOfCapacity, SessionLost
+from cascade.v1 import common_pb2
+from cascade_core.errors import (
+    CascadeError,
+    InvalidConfig,
+    InvalidPrompt,
+    OutOfCapacity,
+    SessionClosed,
+    SessionLost,
+    UnknownModel,
+    UserError,
+    WeightsError,
+)
 from services.common import errors
 from services.common.errors import QuotaExceeded, ServiceError
-from services.common.status import describe, find_row, reason_of
+from services.common.status import describe, reason_of
+from services.common.validation import InvalidField
 from tests.services.echo import Echo, chat, exchange, say, serving
 
-GROUPS = {CascadeError, ServiceError}
-MODULES = {"cascade_core.errors", "services.common.errors"}
+GROUPS = {CascadeError, ServiceError, UserError}
+MODULES = {"cascade_core.errors", "services.common.errors", "services.common.validation"}
+COMMON = Path(__file__).parents[2] / "proto/cascade/v1/common.proto"
+SPECIAL: dict[type[CascadeError], Callable[[], CascadeError]] = {
+    QuotaExceeded: lambda: QuotaExceeded("told", subject="tenant:acme"),
+    errors.Fenced: lambda: errors.Fenced("told", epoch=7),
+    errors.BlockNotAhead: lambda: errors.BlockNotAhead("told", next_block=9),
+    errors.RateLimited: lambda: errors.RateLimited("told", 2.5),
+    errors.UnsupportedMedia: lambda: errors.UnsupportedMedia("told", field="spec.fps"),
+    InvalidField: lambda: InvalidField([("told", "wrong")]),
+}
 
 
 def tree(root: type[CascadeError]) -> Iterator[type[CascadeError]]:
@@ -27,12 +50,27 @@ def tree(root: type[CascadeError]) -> Iterator[type[CascadeError]]:
 
 
 def make_error(kind: type[CascadeError]) -> CascadeError:
-    return QuotaExceeded("told", subject="tenant:acme") if kind is QuotaExceeded else kind("told")
+    return SPECIAL.get(kind, lambda: kind("told"))()
+
+
+def promised() -> dict[str, tuple[str, bool]]:
+    """What the contract says: reason -> (status code, whether RetryInfo tells when to repeat)."""
+    body = COMMON.read_text().split("enum ErrorReason {")[1].split("\n}")[0]
+    entries = re.findall(r"((?:  //.*\n)+)  ERROR_REASON_(\w+) = \d+;", body)
+    found = {}
+    for comment, reason in entries:
+        code, _, repeat = comment.strip().removeprefix("// ").partition(", ")
+        found[reason] = (code, repeat.startswith(("wait", "at once")))
+    del found["UNSPECIFIED"]
+    return found
 
 
 def parts(error: grpc.aio.AioRpcError) -> dict[str, Any]:
     """The google.rpc details by name."""
-    status: Any = rpc_status.from_call(error)  # type: ignore[arg-type]
+    return unpacked(rpc_status.from_call(error))  # type: ignore[arg-type]
+
+
+def unpacked(status: Any) -> dict[str, Any]:
     found = {}
     for packed in status.details:
         part = getattr(details, packed.type_url.rsplit(".", 1)[1])()
@@ -48,24 +86,47 @@ async def failure(echo: Echo, **call: Any) -> grpc.aio.AioRpcError:
         return caught.value
 
 
-async def test_every_error_of_both_trees_reaches_the_client() -> None:
-    echo = Echo()
-    kinds = list(tree(CascadeError))
-    assert len(kinds) >= 18
+def test_reasons_of_the_contract_and_classes_of_errors_are_the_same() -> None:
+    said = promised()
+    assert said.keys() == {name.removeprefix("ERROR_REASON_") for name in common_pb2.ErrorReason.keys()[1:]}
+    seen = {reason_of(make_error(kind)) for kind in tree(CascadeError)}
+    assert seen == said.keys()
+    assert {reason_of(kind("x")) for kind in (InvalidConfig, WeightsError, OSError)} == {"INTERNAL"}
+
+
+async def test_every_error_reaches_the_client_as_the_contract_says() -> None:
+    echo, said = Echo(), promised()
     async with serving(echo) as (_, channel):
-        for kind in kinds:
+        for kind in tree(CascadeError):
             echo.error = make_error(kind)
-            row = find_row(echo.error)
-            assert row, f"{kind.__name__} has no row"
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await say(channel, "x", metadata=(("x-request-id", "r-1"),))
-            seen = parts(caught.value)
-            assert caught.value.code() is row.code
-            assert caught.value.details() == "told"
-            assert (seen["ErrorInfo"].reason, seen["ErrorInfo"].domain) == (reason_of(echo.error), "cascade")
+            seen, reason = parts(caught.value), reason_of(echo.error)
+            code, tells_when = said[reason]
+            assert caught.value.code().name == code, kind
+            assert caught.value.details() == ("internal error" if reason == "INTERNAL" else str(echo.error))
+            assert (seen["ErrorInfo"].reason, seen["ErrorInfo"].domain) == (reason, "cascade")
             assert seen["RequestInfo"].request_id == "r-1"
-            assert ("RetryInfo" in seen) == kind.retryable, kind
+            assert ("RetryInfo" in seen) == tells_when, kind
             assert ("QuotaFailure" in seen) == (kind is QuotaExceeded)
+
+
+def test_details_of_an_error_reach_the_client() -> None:
+    def told(error: CascadeError) -> dict[str, Any]:
+        return unpacked(describe(error, "r"))
+
+    assert told(errors.Fenced("x", epoch=7))["ErrorInfo"].metadata == {"epoch": "7"}
+    assert told(errors.BlockNotAhead("x", next_block=9))["ErrorInfo"].metadata == {"next_block": "9"}
+    closed = errors.with_details(SessionClosed("x"), metadata={"end_reason": "IDLE"})
+    assert told(closed)["ErrorInfo"].metadata == {"end_reason": "IDLE"}
+    assert told(errors.RateLimited("x", 2.5))["RetryInfo"].retry_delay.ToMilliseconds() == 2500
+    field = errors.with_details(InvalidPrompt("too long"), violations=[("text", "has 600 tokens")])
+    assert told(field)["BadRequest"].field_violations[0].field == "text"
+    fenced = errors.with_details(errors.Fenced("x", epoch=7), violations=[("open.epoch", "is not above 7")])
+    assert told(fenced)["ErrorInfo"].metadata == {"epoch": "7"}
+    model = errors.with_details(UnknownModel("x"), metadata={"known": "model, " * 1000})
+    assert 1000 < len(told(model)["ErrorInfo"].metadata["known"].encode()) <= 1024
+    assert told(model)["RequestInfo"].request_id == "r"
 
 
 @pytest.mark.parametrize(
@@ -73,8 +134,9 @@ async def test_every_error_of_both_trees_reaches_the_client() -> None:
     [
         (OutOfCapacity("full"), grpc.StatusCode.RESOURCE_EXHAUSTED, "OUT_OF_CAPACITY"),
         (SessionLost("gone"), grpc.StatusCode.UNAVAILABLE, "SESSION_LOST"),
-        (errors.Fenced("epoch 3"), grpc.StatusCode.ABORTED, "FENCED"),
-        (errors.NotFound("session s"), grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
+        (errors.Fenced("epoch 3", epoch=3), grpc.StatusCode.ABORTED, "FENCED"),
+        (errors.SessionNotFound("session s"), grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND"),
+        (InvalidConfig("/secret"), grpc.StatusCode.INTERNAL, "INTERNAL"),
     ],
 )
 async def test_the_contract_of_some(error: Exception, code: grpc.StatusCode, reason: str) -> None:
@@ -114,12 +176,13 @@ class Crowd(CascadeError):
 
 
 async def test_metadata_stays_under_8_kib_however_much_there_is_to_say() -> None:
-    for error in (Crowd("é" * 100_000), errors.NotFound("\U0001f600" * 100_000)):
+    for error in (Crowd("é" * 100_000), errors.SessionNotFound("\U0001f600" * 100_000)):
         seen = await failure(Echo(error))
         assert seen.code() in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
         trailing = sum(len(key) + len(value) * 4 / 3 for key, value in seen.trailing_metadata())
         assert trailing + 3 * len((seen.details() or "").encode()) < 8192
-    assert len(describe(Crowd("x"), "r").details) == 3
+    status = describe(Crowd("x"), "r")
+    assert unpacked(status).keys() == {"ErrorInfo", "RequestInfo", "BadRequest"}
     await asyncio.sleep(0)
 
 

@@ -76,7 +76,7 @@ async def test_health_flips_when_progress_stops_and_comes_back() -> None:
 async def test_health_needs_no_key_and_no_room(tmp_path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "keys.toml"
     path.write_text("keys = []\n")
-    auth = {"mode": "api_keys", "keys_file": path}
+    auth = {"modes": ["api_keys"], "keys_file": path}
     async with serving(Echo(), auth=auth, grpc={"max_concurrent_rpcs": 1}) as (_, channel):
         async with asyncio.timeout(WAIT_S):
             await asyncio.gather(*(until(channel, SERVING) for _ in range(8)))

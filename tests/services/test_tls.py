@@ -33,7 +33,7 @@ def files(authority: Authority, name: str) -> dict[str, Path]:
 
 async def test_tls(tmp_path: Path) -> None:
     authority, stranger = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
-    async with running(settings(tls=files(authority, "server")), Echo().service()) as server:
+    async with running(settings(tls=files(authority, "server")), "echo", Echo().build()) as server:
         assert await greet(server.port, TlsSettings(ca=authority.path)) == "hello"
         assert await greet(server.port, TlsSettings(ca=stranger.path)) == "UNAVAILABLE"
         assert await greet(server.port, None) == "UNAVAILABLE"
@@ -42,7 +42,7 @@ async def test_tls(tmp_path: Path) -> None:
 async def test_mutual_tls(tmp_path: Path) -> None:
     authority, stranger = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
     tls = {**files(authority, "server"), "ca": authority.path}
-    async with running(settings(tls=tls), Echo().service()) as server:
+    async with running(settings(tls=tls), "echo", Echo().build()) as server:
         known = make(TlsSettings, {**files(authority, "client"), "ca": authority.path})
         unknown = make(TlsSettings, {**files(stranger, "client"), "ca": authority.path})
         assert await greet(server.port, known) == "hello"
@@ -53,7 +53,7 @@ async def test_mutual_tls(tmp_path: Path) -> None:
 async def test_changed_files_hold_for_the_next_connection(tmp_path: Path) -> None:
     old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new")
     current = files(old, "server")
-    async with running(settings(tls=current), Echo().service()) as server:
+    async with running(settings(tls=current), "echo", Echo().build()) as server:
         assert await greet(server.port, TlsSettings(ca=old.path)) == "hello"
         current["certificate"].write_text("damaged")
         assert await greet(server.port, TlsSettings(ca=old.path)) == "hello", "damaged files change nothing"
@@ -79,5 +79,5 @@ async def test_a_file_that_is_no_pem_is_fatal(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("not pem")
     with pytest.raises(InvalidConfig, match="is no PEM file"):
-        async with running(settings(tls={"certificate": path, "key": path}), Echo().service()):
+        async with running(settings(tls={"certificate": path, "key": path}), "echo", Echo().build()):
             pass

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cascade_core.capacity import MEMORY_SHARE, check_room, max_sessions
+from cascade_core.capacity import MEMORY_SHARE, check_room, num_slots
 from cascade_core.config import EngineConfig, make
 from cascade_core.errors import InvalidRequest, OutOfCapacity
 from cascade_core.messages import Ready
@@ -22,11 +22,21 @@ def ranks(*free: float) -> list[Ready]:
 
 
 def test_the_rank_with_the_least_memory_counts() -> None:
-    assert max_sessions(CONFIG, CARD, ranks(9 * SIZE, 3 * SIZE, 5 * SIZE)) == 3
-    assert max_sessions(replace(CONFIG, max_sessions=2), CARD, ranks(9 * SIZE)) == 2
+    assert num_slots([], CONFIG, CARD, ranks(9 * SIZE, 3 * SIZE, 5 * SIZE)) == 3
+    assert num_slots([], replace(CONFIG, max_sessions=2), CARD, ranks(9 * SIZE)) == 2
     check_room(REQUEST, [REQUEST] * 2, CONFIG, CARD, ranks(3 * SIZE))
     with pytest.raises(OutOfCapacity, match="not enough memory for a session of"):
         check_room(REQUEST, [REQUEST] * 3, CONFIG, CARD, ranks(3 * SIZE))
+
+
+def test_slots_count_what_is_open_and_what_it_leaves() -> None:
+    large = replace(REQUEST, width=2 * CARD.video.width)
+    taken = CARD.session_bytes(large.height, large.width, 4)
+    room = ranks(4 * SIZE + taken)
+    assert num_slots([REQUEST] * 2, CONFIG, CARD, ranks(5 * SIZE)) == 5
+    assert num_slots([large], CONFIG, CARD, room) == 5
+    assert num_slots([large], replace(CONFIG, max_sessions=3), CARD, room) == 3
+    assert num_slots([REQUEST] * 2, CONFIG, CARD, ranks(SIZE)) == 2, "more than fits: the open ones"
 
 
 def test_what_never_fits_is_the_callers_to_change() -> None:

@@ -1,0 +1,52 @@
+"""Who answers where the gateway should."""
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc
+
+from cascade_client.channel import open_channel, parse_addresses
+from cascade_client.checks.finding import DEADLINE_S, Finding
+from cascade_client.console import Options, read_tls
+from cascade_client.health import is_serving
+from cascade_client.processes.plan import is_free
+
+
+async def check_gateway(options: Options) -> Sequence[Finding]:
+    try:
+        addresses = parse_addresses(options.gateway)
+    except ValueError as error:
+        return [Finding("gateway", "fail", str(error), "correct --gateway")]
+    return [await gateway(address, options) for address in addresses]
+
+
+async def gateway(address: str, options: Options) -> Finding:
+    """Who answers there, if anybody."""
+    host, _, port = address.rpartition(":")
+    name = f"gateway {address}"
+    try:
+        async with open_channel(address, read_tls(options)) as channel:
+            if await is_serving(channel, DEADLINE_S):
+                return Finding(name, "ok", "serves")
+        return Finding(
+            name, "fail", "answers, but does not serve", "look at its log; it may still be starting"
+        )
+    except grpc.aio.AioRpcError as error:
+        if await accepts(host.strip("[]"), int(port)):
+            text = "something listens there that is no gateway, or asks for TLS"
+            code = error.code().name.lower()
+            return Finding(name, "fail", f"{text} ({code})", "choose another --port, or give --ca")
+    is_local = host in ("localhost", "127.0.0.1")
+    if is_local and not is_free(int(port)):
+        return Finding(name, "fail", "the port is taken", "choose another with --port")
+    return Finding(name, "warn", "nobody listens; the port is free", "start it: cascade up")
+
+
+async def accepts(host: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True

@@ -1,0 +1,55 @@
+"""Python, packages, cores and memory."""
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cascade_client.checks.finding import Finding, Status
+from cascade_client.console import Options
+from cascade_client.processes.plan import is_there
+
+MIN_MEMORY_GIB = 4.0
+GIB = 2**30
+PACKAGES = {
+    "client": ("grpc", "google.protobuf", "google.rpc", "tqdm", "cascade.v1"),
+    "stage": ("services.stage", "torch", "transformers", "safetensors", "sentencepiece", "ftfy"),
+    "decoder": ("services.decoder", "torch", "diffusers", "av"),
+    "gateway": ("services.gateway", "redis", "structlog", "protovalidate", "jwt"),
+}
+
+
+async def check_python(options: Options) -> Sequence[Finding]:
+    return [Finding("Python", "ok", f"{platform.python_version()} at {sys.executable}")]
+
+
+async def check_packages(options: Options) -> Sequence[Finding]:
+    found = []
+    for role, modules in PACKAGES.items():
+        missing = [module for module in modules if not is_there(module)]
+        if missing:
+            status: Status = "fail" if role == "client" else "warn"
+            advice = f"pip install 'cascade[{role}]', if it is to run on this machine"
+            found.append(Finding(f"{role} packages", status, f"missing: {', '.join(missing)}", advice))
+        else:
+            found.append(Finding(f"{role} packages", "ok", "installed"))
+    return found
+
+
+async def check_machine(options: Options) -> Sequence[Finding]:
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    free_gib = free_memory() / GIB
+    text = f"{num_cores} CPU cores, {free_gib:.1f} GiB of memory free"
+    if free_gib < MIN_MEMORY_GIB:
+        return [Finding("machine", "warn", text, f"the demo wants {MIN_MEMORY_GIB:g} GiB: close something")]
+    return [Finding("machine", "ok", text)]
+
+
+def free_memory() -> int:
+    """Bytes that a new process can have."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,91 @@
+"""The command `cascade`: run the services on this machine, make videos, steer sessions.
+
+Errors are one sentence on stderr. Exit status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C, 143
+after SIGTERM.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from cascade_client.commands import doctor, drain, generate, sessions, up, watch
+from cascade_client.console import CommandFailed, Parser
+from cascade_client.errors import CascadeClientError
+
+DESCRIPTION = """\
+Prompts to endless, steerable video.
+
+Begin with:
+  cascade doctor                          is everything here that it takes?
+  cascade up                              run all services on this machine; leave it running
+  cascade generate "a red circle"         make a video, in another terminal
+"""
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="cascade", description=DESCRIPTION)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    for module in (up, generate, watch, sessions, drain, doctor):
+        module.add_commands(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status."""
+    # gRPC's own lines about connections that come and go would end up between ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    options = build_parser().parse_args(arguments)
+    try:
+        status = run(options.run(options))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (CascadeClientError, CommandFailed) as error:
+        print(f"cascade {options.command}: {sentence(error)}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"cascade {options.command}: {error}", file=sys.stderr)
+        return 1
+    return status
+
+
+def run(work: Coroutine[Any, Any, int]) -> int:
+    """Run until done; SIGTERM cancels it as Ctrl-C does."""
+    was_terminated = False
+
+    async def watched() -> int:
+        nonlocal was_terminated
+        task = asyncio.ensure_future(work)
+
+        def terminate() -> None:
+            nonlocal was_terminated
+            was_terminated = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        return await task
+
+    try:
+        return asyncio.run(watched())
+    except asyncio.CancelledError:
+        if was_terminated:
+            return 143
+        raise KeyboardInterrupt from None
+
+
+def sentence(error: Exception) -> str:
+    """The message, with what finds the call in the logs where the server is to blame."""
+    request_id = getattr(error, "request_id", "")
+    is_defect = getattr(error, "reason", "") == "INTERNAL"
+    text = f"{error} (request id {request_id})" if is_defect and request_id else str(error)
+    return "; ".join([text, *getattr(error, "__notes__", ())])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What `cascade` can do, one file each."""

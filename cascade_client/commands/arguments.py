@@ -1,0 +1,70 @@
+"""What is typed on the command line, as values. Each raises argparse.ArgumentTypeError with a sentence."""
+
+import argparse
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Change:
+    """A prompt that takes over at a block, or as near as can be to a moment of the video."""
+
+    prompt: str
+    block: int | None = None
+    seconds: float | None = None
+
+
+def parse_change(text: str) -> Change:
+    when, equals, prompt = text.partition("=")
+    when = when.strip()
+    if equals and prompt.strip() and when.isdigit():
+        return Change(prompt, block=int(when))
+    if equals and prompt.strip() and when.endswith("s"):
+        return Change(prompt, seconds=parse_seconds(when.removesuffix("s")))
+    raise argparse.ArgumentTypeError(f'{text!r} is not WHEN=PROMPT, such as 8="a blue square" or 5s="..."')
+
+
+def parse_prompt(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: say what to show")
+    return text
+
+
+def parse_seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 2^64 - 1")
+    return int(text)
+
+
+def parse_block(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a block, 0 or more")
+    return int(text)
+
+
+def parse_seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def parse_count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return int(text)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    width, x, height = text.lower().partition("x")
+    if not (x and width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 832x480")
+    return int(width), int(height)
+
+
+def parse_port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+    return int(text)

@@ -1,0 +1,114 @@
+"""Saves a stream, shows how far it is, makes the changes that are given in seconds."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cascade_client.client import Client
+from cascade_client.commands.wording import describe
+from cascade_client.console import Options, note
+from cascade_client.errors import WrongState
+from cascade_client.events import Attached, Event, PromptReceipt, Segment, StateChanged
+from cascade_client.save import Saved, save
+from cascade_client.session import FIRST_BLOCK_SHORT, make_request_id
+from cascade_client.stream import Stream
+
+DEFAULT_SECONDS = 20.0
+TOO_LATE = "BLOCK_NOT_AHEAD"
+
+
+class Recording:
+    """For one `cascade generate`."""
+
+    def __init__(self, client: Client, stream: Stream, options: Options) -> None:
+        self._client = client
+        self._stream = stream
+        self._path: Path = options.out
+        self._num_blocks: int | None = options.blocks
+        self._seconds: float | None = None if options.blocks else (options.seconds or DEFAULT_SECONDS)
+        self._changes = [change for change in options.at if change.seconds is not None]
+        self._planned: dict[str, tuple[str, int]] = {}
+        """request_id -> (prompt, block)."""
+        self._asked: set[asyncio.Task[None]] = set()
+        self._started_at: float | None = None
+        self._bar = tqdm(
+            total=self._num_blocks or self._seconds, unit="block" if self._num_blocks else "s", disable=None,
+            bar_format="{l_bar}{bar}| {n:.3g}/{total:.3g} {unit} [{elapsed}{postfix}]",
+        )  # fmt: skip
+
+    async def save(self) -> Saved:
+        try:
+            saved = await save(self._stream, self._path, self._show)
+            await asyncio.gather(*self._asked)
+            return saved
+        except asyncio.CancelledError as error:
+            note("; ".join(["stopped", *getattr(error, "__notes__", ())]))
+            raise
+        finally:
+            self._bar.close()
+            for task in self._asked:
+                task.cancel()
+            await asyncio.gather(*self._asked, return_exceptions=True)
+
+    def _show(self, event: Event, saved: Saved) -> None:
+        if isinstance(event, Segment):
+            self._show_segment(event, saved)
+        elif text := describe(event):
+            note(text)
+        if isinstance(event, Attached | StateChanged | Segment) and self._changes:
+            self._spawn(self._ask_all())
+        if isinstance(event, PromptReceipt) and is_too_late(event) and event.request_id in self._planned:
+            self._spawn(self._switch_now(*self._planned.pop(event.request_id)))
+
+    def _show_segment(self, segment: Segment, saved: Saved) -> None:
+        if self._started_at is None:
+            self._started_at = time.monotonic()
+            self._first_frames = saved.num_frames
+        elapsed_s = time.monotonic() - self._started_at
+        if elapsed_s > 0 and saved.num_frames > self._first_frames:
+            self._bar.set_postfix(fps=f"{(saved.num_frames - self._first_frames) / elapsed_s:.1f}")
+        self._bar.update(1 if self._num_blocks else segment.duration_s)
+        if self._seconds and saved.duration_s >= self._seconds - 1e-6:
+            self._seconds = None
+            self._spawn(self._end())
+
+    async def _end(self) -> None:
+        await self._stream.end()
+
+    async def _ask_all(self) -> None:
+        """How long a block is, is known from the start on."""
+        session = await self._client.get(self._stream.name)
+        if not (session.block_frames and session.fps):
+            return
+        changes, self._changes = self._changes, []
+        for change in changes:
+            frame = (change.seconds or 0.0) * session.fps
+            block = round((frame + FIRST_BLOCK_SHORT) / (4 * session.block_frames))
+            await self._switch(change.prompt, block)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._asked.add(asyncio.create_task(work))
+
+    async def _switch(self, prompt: str, block: int) -> None:
+        """A block that has started already gives way to the first that has not."""
+        request_id = make_request_id()
+        self._planned[request_id] = (prompt, block)
+        try:
+            await self._stream.switch(prompt, at_block=block, request_id=request_id)
+        except WrongState as error:
+            if error.reason != TOO_LATE or not self._planned.pop(request_id, None):
+                raise
+            await self._switch_now(prompt, block)
+
+    async def _switch_now(self, prompt: str, block: int) -> None:
+        note(f"block {block} has started already: {prompt!r} comes as soon as it can")
+        await self._stream.switch(prompt)
+
+
+def is_too_late(receipt: PromptReceipt) -> bool:
+    """Whether it was refused since its block has started already."""
+    return receipt.error is not None and receipt.error.reason == TOO_LATE

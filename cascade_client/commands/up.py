@@ -1,0 +1,97 @@
+"""`cascade up`: all services on this machine, as child processes."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from cascade_client.checks.redis import ping
+from cascade_client.commands.arguments import parse_count, parse_port, parse_seconds
+from cascade_client.console import CommandFailed, Commands, Options, add_command, add_json, note, print_json
+from cascade_client.processes.child import Child
+from cascade_client.processes.plan import Wish, make_plan
+from cascade_client.processes.supervisor import Supervisor
+
+DETAILS = """\
+Starts stages, decoders and gateways, restarts what dies, and ends everything at Ctrl-C.
+
+examples:
+  cascade up
+  cascade up --gateways 2 --redis auto
+"""
+
+
+def add_commands(commands: Commands) -> None:
+    parser = add_command(commands, "up", up, "run all services on this machine", DETAILS)
+    parser.add_argument("--model", default="demo", help="model card (default: demo)")
+    parser.add_argument(
+        "--ranks", type=parse_count, default=1, help="rank processes of each stage (default: 1)"
+    )
+    parser.add_argument("--stages", type=parse_count, default=1, help="how many (default: 1)")
+    parser.add_argument("--decoders", type=parse_count, default=1, help="how many (default: 1)")
+    parser.add_argument(
+        "--gateways", type=parse_count, default=1, help="how many; several need --redis (default: 1)"
+    )
+    parser.add_argument(
+        "--port", type=parse_port, default=50051, help="of the first gateway; 0: any (default: 50051)"
+    )
+    parser.add_argument("--redis", metavar="URL", help="keep sessions there, or `auto` to start redis-server")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what computes")
+    parser.add_argument("--log-dir", type=Path, default=Path("out/logs"), help="default: out/logs")
+    parser.add_argument(
+        "--ready-within", type=parse_seconds, default=900.0, metavar="SECONDS",
+        help="give up when not everything serves by then (default: 900)",
+    )  # fmt: skip
+    add_json(parser)
+
+
+async def up(options: Options) -> int:
+    try:
+        options.log_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandFailed(f"--log-dir: {error}") from None
+    wish = Wish(
+        options.model, options.ranks, options.stages, options.decoders, options.gateways, options.port,
+        options.device, options.redis, options.log_dir,
+    )  # fmt: skip
+
+    def tell(event: str, values: dict[str, Any], text: str) -> None:
+        if options.json:
+            print_json({"event": event, **values})
+        else:
+            note(text)
+
+    if wish.redis and wish.redis != "auto":
+        await require_redis(wish.redis)
+    supervisor = Supervisor(make_plan(wish), options.log_dir, tell)
+    note(f"starting {len(supervisor.children)} processes; logs in {options.log_dir}")
+    await supervisor.run(options.ready_within, lambda: announce(supervisor.children, options))
+    tell("stopped", {}, "all stopped")
+    return 0
+
+
+async def require_redis(url: str) -> None:
+    """Raises CommandFailed: without it no session could be made, and nobody would say why."""
+    try:
+        answer = await asyncio.to_thread(ping, url)
+    except (OSError, ValueError) as error:
+        raise CommandFailed(f"--redis: it does not answer: {error}") from None
+    if answer != "+PONG":
+        raise CommandFailed(f"--redis: it refuses: {answer.lstrip('-')}")
+
+
+def announce(children: list[Child], options: Options) -> None:
+    addresses = {
+        role: [child.process.address for child in children if child.process.role == role]
+        for role in ("gateway", "stage", "decoder", "redis")
+    }
+    if options.json:
+        pids = {child.process.name: child.pid for child in children}
+        print_json({"event": "ready", **addresses, "pids": pids})
+        return
+    for child in children:
+        print(f"{child.process.name:10} {child.process.address:16} pid {child.pid}")
+    target = ",".join(addresses["gateway"])
+    place = "" if target.endswith(":50051") and "," not in target else f" --gateway {target}"
+    print(
+        f'\nReady. In another terminal:\n\n  cascade generate "a red circle moves left"{place}\n', flush=True
+    )

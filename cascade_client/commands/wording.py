@@ -1,0 +1,47 @@
+"""Events as lines for people."""
+
+from cascade_client.events import (
+    Event,
+    PromptReceipt,
+    QueueChanged,
+    Reconnected,
+    RecoveryDone,
+    RecoveryStarted,
+    StateChanged,
+)
+
+
+def describe(event: Event) -> str:
+    """One line for people; empty where there is nothing to say."""
+    match event:
+        case QueueChanged():
+            eta = "" if event.eta_s is None else f", about {event.eta_s:.0f} s"
+            return f"queue: place {event.position} of {event.queue_length}{eta}"
+        case StateChanged(state="ENDED"):
+            return ""
+        case StateChanged():
+            return f"state: {describe_state(event.state, event.paused)}"
+        case PromptReceipt(state="APPLIED"):
+            words = f"; unknown words: {', '.join(event.unknown_words)}" if event.unknown_words else ""
+            when = event.touched_time_s or 0.0
+            return f"prompt: seen from {when:.1f} s on (block {event.first_block_touched}){words}"
+        case PromptReceipt(state="REFUSED"):
+            return f"prompt: refused: {event.error}"
+        case PromptReceipt():
+            return "prompt: accepted"
+        case RecoveryStarted():
+            return f"recovery: {event.cause.lower().replace('_', ' ')}; rebuilding"
+        case RecoveryDone():
+            return f"recovery: done after {event.gap_s:.1f} s ({event.recovery_class.lower()})"
+        case Reconnected():
+            return f"reconnected after {event.gap_s:.1f} s: {event.reason}"
+    return ""
+
+
+def describe_state(state: str, is_pause_wanted: bool) -> str:
+    """The state, and what is about to come of a wish to pause or to go on."""
+    if state == "PAUSED" and not is_pause_wanted:
+        return "paused, goes on soon"
+    if state == "ACTIVE" and is_pause_wanted:
+        return "active, pauses soon"
+    return state.lower()

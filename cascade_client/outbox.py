@@ -1,0 +1,104 @@
+"""What the client still has to tell the gateway. It outlives the streams: a new one is told again."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from cascade.v1.session_pb2 import ConnectRequest
+from cascade_client.errors import CascadeClientError, Exhausted
+from cascade_client.leg import Leg
+
+MAX_REQUESTS = 64
+
+
+@dataclass
+class Request:
+    """A message that waits for its answer. A repeat has the same request_id, so it takes effect once."""
+
+    message: ConnectRequest
+    answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Outbox:
+    """Acks count up; requests stay until they are answered."""
+
+    def __init__(self) -> None:
+        self._acked = 0
+        self._requests: dict[str, Request] = {}
+        self._news = asyncio.Event()
+        self._told = asyncio.Event()
+        self._told.set()
+
+    def ack(self, sequence: int) -> None:
+        if sequence > self._acked:
+            self._acked = sequence
+            self._wake()
+
+    def _wake(self) -> None:
+        self._told.clear()
+        self._news.set()
+
+    async def ask(self, request_id: str, message: ConnectRequest, deadline_s: float) -> Any:
+        """Send, and wait for the answer. Raises TimeoutError, or what the request failed with."""
+        if len(self._requests) >= MAX_REQUESTS:
+            raise Exhausted(f"{MAX_REQUESTS} requests of this stream wait for their answers")
+        request = self._requests.setdefault(request_id, Request(message))
+        self._wake()
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await asyncio.shield(request.answer)
+        finally:
+            self._requests.pop(request_id, None)
+
+    def answer(self, request_id: str, value: Any) -> None:
+        request = self._requests.get(request_id)
+        if request and not request.answer.done():
+            request.answer.set_result(value)
+
+    def fail(self, request_id: str, error: CascadeClientError) -> None:
+        request = self._requests.get(request_id)
+        if request and not request.answer.done():
+            request.answer.set_exception(error)
+
+    def answer_end(self, value: Any) -> None:
+        """`ended` carries no request_id."""
+        for request_id, request in self._requests.items():
+            if request.message.HasField("end"):
+                self.answer(request_id, value)
+
+    def answer_paused(self, paused: bool) -> None:
+        """Nor does `state_changed`."""
+        for request_id, request in self._requests.items():
+            message = request.message
+            if message.HasField("set_paused") and message.set_paused.paused == paused:
+                self.answer(request_id, None)
+
+    def fail_all(self, error: CascadeClientError) -> None:
+        for request_id in self._requests:
+            self.fail(request_id, error)
+
+    async def write_to(self, leg: Leg) -> None:
+        """Tell this stream everything, then what is new, until cancelled."""
+        told: set[str] = set()
+        acked = 0
+        while True:
+            self._news.clear()
+            for request_id, request in list(self._requests.items()):
+                if request_id not in told and not request.answer.done():
+                    await leg.write(request.message)
+                    told.add(request_id)
+            if self._acked > acked:
+                acked = self._acked
+                await leg.write(ConnectRequest(ack=ConnectRequest.Ack(sequence=acked)))
+            told &= self._requests.keys()
+            if not self._news.is_set():
+                self._told.set()
+                await self._news.wait()
+
+    async def flush(self, deadline_s: float) -> None:
+        """Wait until all has been written, no longer than that."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._told.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,1 @@
+"""Services as child processes, for `cascade up`."""

@@ -1,0 +1,187 @@
+"""Which processes `cascade up` runs, and with what settings."""
+
+import importlib.util
+import os
+import secrets
+import shutil
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cascade_client.console import GATEWAY_VARIABLE, CommandFailed
+
+HOST = "127.0.0.1"
+DRAIN = {
+    "CASCADE_DRAIN_NOTICE_S": "0",
+    "CASCADE_DRAIN_DEADLINE_S": "2",
+    "CASCADE_DRAIN_GRACE_S": "1",
+    "CASCADE_DRAIN_HURRY_S": "0.5",
+}
+DRAIN_S = 6.0
+"""The sum of these, with a margin."""
+NEEDS = {
+    "stage": ("torch", "transformers"),
+    "decoder": ("torch", "av", "diffusers"),
+    "gateway": ("structlog",),
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the person asked for."""
+
+    model: str = "demo"
+    num_ranks: int = 1
+    num_stages: int = 1
+    num_decoders: int = 1
+    num_gateways: int = 1
+    port: int = 50051
+    """Of the first gateway; the others follow. 0: any free ones."""
+    device: str = "auto"
+    redis: str | None = None
+    """A URL, `auto` for a server of our own, or None."""
+    log_dir: Path = Path("out/logs")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One child process."""
+
+    name: str
+    """Such as `stage-0`."""
+    role: str
+    port: int
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """On top of ours."""
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.port}"
+
+
+def make_plan(wish: Wish) -> list[Process]:
+    """Redis first, gateways last. Raises CommandFailed where it cannot work."""
+    check(wish)
+    ports = free_ports(wish)
+    processes = []
+    redis_url = wish.redis
+    if wish.redis == "auto":
+        port = ports.pop()
+        redis_url = f"redis://{HOST}:{port}/0"
+        processes.append(Process("redis", "redis", port, redis_command(port)))
+    common = {**DRAIN, "CASCADE_GRPC_HOST": HOST, "CASCADE_TELEMETRY_LOG_FORMAT": "json"}
+    threads = str(num_threads(wish))
+    stage = {
+        "CASCADE_STAGE_MODEL": wish.model,
+        "CASCADE_STAGE_NUM_RANKS": str(wish.num_ranks),
+        "CASCADE_STAGE_DEVICE": wish.device,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
+    }
+    decoder = {
+        "CASCADE_DECODER_MODEL": wish.model,
+        "CASCADE_DECODER_DEVICE": wish.device,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
+    }
+    processes += [service("stage", index, ports.pop(), common | stage) for index in range(wish.num_stages)]
+    processes += [
+        service("decoder", index, ports.pop(), common | decoder) for index in range(wish.num_decoders)
+    ]
+    gateway = {
+        "CASCADE_GATEWAY_STAGES": ",".join(each.address for each in processes if each.role == "stage"),
+        "CASCADE_GATEWAY_DECODERS": ",".join(each.address for each in processes if each.role == "decoder"),
+        "CASCADE_GATEWAY_DEFAULT_MODEL": wish.model,
+        "OMP_NUM_THREADS": "1",
+    }
+    if redis_url:
+        gateway["CASCADE_GATEWAY_REDIS_URL"] = redis_url
+        gateway["CASCADE_GATEWAY_TOKEN_KEY_FILE"] = str(token_key(wish.log_dir))
+    for index in range(wish.num_gateways):
+        port = wish.port + index if wish.port else ports.pop()
+        processes.append(service("gateway", index, port, common | gateway))
+    return processes
+
+
+def service(role: str, index: int, port: int, environment: Mapping[str, str]) -> Process:
+    command = (sys.executable, "-m", f"services.{role}")
+    return Process(f"{role}-{index}", role, port, command, {**environment, "CASCADE_GRPC_PORT": str(port)})
+
+
+def redis_command(port: int) -> Sequence[str]:
+    """Keeps nothing on disk: it lives as long as the sessions of this `up`."""
+    return ("redis-server", "--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no")
+
+
+def base_environment() -> dict[str, str]:
+    """Ours, without what is meant for the command and would be a wrong setting for a service."""
+    return {name: value for name, value in os.environ.items() if name != GATEWAY_VARIABLE} | {
+        "PYTHONUNBUFFERED": "1"
+    }
+
+
+def num_threads(wish: Wish) -> int:
+    """Threads of each process that computes, so that all of them together have the machine's cores."""
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, num_cores // (wish.num_stages * wish.num_ranks + wish.num_decoders))
+
+
+def check(wish: Wish) -> None:
+    if wish.num_gateways > 1 and not wish.redis:
+        raise CommandFailed(
+            "several gateways share their sessions through Redis: add --redis auto, or its URL"
+        )
+    if wish.redis == "auto" and not shutil.which("redis-server"):
+        raise CommandFailed("--redis auto: redis-server is not installed (Debian: apt install redis-server)")
+    for role, modules in NEEDS.items():
+        missing = [name for name in (f"services.{role}", *modules) if not is_there(name)]
+        if missing:
+            raise CommandFailed(
+                f"the {role} needs {missing[0]}: pip install 'cascade[stage,decoder,gateway]'"
+            )
+
+
+def is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def free_ports(wish: Wish) -> list[int]:
+    """As many as it may take, all different. Raises CommandFailed where a wanted one is taken."""
+    if wish.port:
+        for port in range(wish.port, wish.port + wish.num_gateways):
+            if not is_free(port):
+                raise CommandFailed(
+                    f"port {port} is taken: choose another with --port, or 0 for any free one"
+                )
+    with ExitStack() as stack:
+        found = []
+        for _ in range(wish.num_stages + wish.num_decoders + wish.num_gateways + 1):
+            holder = stack.enter_context(socket.socket())
+            holder.bind((HOST, 0))
+            found.append(int(holder.getsockname()[1]))
+        return found
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            holder.bind((HOST, port))
+        except (OSError, OverflowError):
+            return False
+    return True
+
+
+def token_key(folder: Path) -> Path:
+    """What all gateways sign resume tokens with; made once, readable by its owner alone."""
+    path = (folder / "token.key").absolute()
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+    return path

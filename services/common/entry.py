@@ -1,0 +1,25 @@
+"""What `python -m services.NAME` does: read the settings, serve, and say in one line why that failed."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from cascade_core.errors import CascadeError
+from services.common.environment import load_settings
+from services.common.reference import print_help
+
+S = TypeVar("S")
+
+
+def run(name: str, kind: type[S], serve: Callable[[S], Coroutine[Any, Any, None]]) -> None:
+    """Serve until SIGTERM. Exits with 1 for wrong settings or a failed start, with 2 for arguments."""
+    if "--help" in sys.argv:
+        return print_help(name, kind)
+    if sys.argv[1:]:
+        print(f"{name}: takes no arguments but --help; set CASCADE_* variables", file=sys.stderr)
+        sys.exit(2)
+    try:
+        asyncio.run(serve(load_settings(kind)))
+    except CascadeError as error:
+        sys.exit(f"{name}: {error}")

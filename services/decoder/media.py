@@ -1,0 +1,36 @@
+"""The worker's answers as messages of the contract."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+from cascade.v1 import common_pb2, decoder_pb2
+from services.common.durations import to_duration
+from services.decoder.admission import Open
+from services.decoder.messages import Encoded
+
+Response = decoder_pb2.DecodeResponse
+
+
+def init_of(profile: common_pb2.MediaProfile, mime_type: str, data: bytes) -> common_pb2.MediaInit:
+    return common_pb2.MediaInit(profile_id=profile.id, mime_type=mime_type, data=data)
+
+
+def segments_of(block: Encoded, opening: Open, fps: Fraction) -> Iterator[Response]:
+    """One message per profile, in the order of `open`."""
+    for profile, piece in zip(opening.profiles, block.pieces, strict=True):
+        media = common_pb2.MediaSegment(
+            profile_id=profile.id,
+            block=block.block,
+            first_frame=block.first_frame,
+            num_frames=block.num_frames,
+            presentation_time=to_duration(block.first_frame / fps),
+            duration=to_duration(block.num_frames / fps),
+            data=piece.data,
+        )
+        segment = Response.Segment(
+            media=media,
+            queue_time=to_duration(block.queue_s),
+            decode_time=to_duration(block.decode_s),
+            encode_time=to_duration(piece.encode_s),
+        )
+        yield Response(segment=segment)

@@ -1,0 +1,136 @@
+"""What the service and its worker process say to each other; how it travels: `cascade_core/pipe.py`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cascade_core.config import ModelCard
+from services.decoder.settings import DecoderSettings
+from services.decoder.video_settings import VideoSettings
+
+
+@dataclass(frozen=True)
+class Load:
+    """First of all: load the decoder. Answered by Ready or Unusable."""
+
+    card: ModelCard
+    settings: DecoderSettings
+
+
+@dataclass(frozen=True)
+class OpenSession:
+    """Make encoders and a fresh picture state. Answered by Opened or Refused."""
+
+    session: int
+    profiles: tuple[VideoSettings, ...]
+
+
+@dataclass(frozen=True)
+class DecodeBlock:
+    """Answered by Warmed, Encoded, or Failed."""
+
+    session: int
+    block: int
+    dtype: Literal["float32", "bfloat16"]
+    shape: tuple[int, ...]
+    """[F, C, h, w], as many numbers as `data` has."""
+    data: bytes
+    is_warmup: bool
+    """Decode for the memory alone."""
+    arrived_s: float
+    """time.monotonic, which all processes of a machine share."""
+
+
+@dataclass(frozen=True)
+class DropSession:
+    """Forget the session. Not answered."""
+
+    session: int
+
+
+@dataclass(frozen=True)
+class Ping:
+    """Are you there? Answered by Pong."""
+
+
+Job = OpenSession | DecodeBlock | Ping
+"""Every job is answered once."""
+Command = Load | Job | DropSession
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The decoder is loaded and has run."""
+
+    device: str
+    num_fitting: int
+    """Sessions of the card's size whose memory is free."""
+    has_nvenc: bool
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """The decoder cannot be loaded; the process ends."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    session: int
+    inits: tuple[tuple[str, bytes], ...]
+    """(MIME type, init segment) of each profile."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The session asks for what cannot be done: an encoding, or a block that no message can hold."""
+
+    session: int
+    field: str
+    """Of the request, as in google.rpc.BadRequest."""
+    reason: str
+    is_media: bool = True
+    """False: a field of a message is wrong, not what is asked of the encoders."""
+
+
+@dataclass(frozen=True)
+class Warmed:
+    session: int
+    block: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One profile of one block."""
+
+    data: bytes
+    encode_s: float
+
+
+@dataclass(frozen=True)
+class Encoded:
+    session: int
+    block: int
+    first_frame: int
+    num_frames: int
+    pieces: tuple[Piece, ...]
+    queue_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """This session cannot go on; the others can."""
+
+    session: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pong:
+    pass
+
+
+Answer = Opened | Refused | Warmed | Encoded | Failed
+"""What concerns one session."""
+Reply = Ready | Unusable | Answer | Pong

@@ -1,0 +1,103 @@
+"""Latents to pictures, inside the worker process: the one file of the decoder service that knows torch."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cascade_core.config import RANDOM, ModelCard
+from cascade_core.errors import InvalidConfig
+from cascade_core.locate import locate_part
+from cascade_core.machine import has_fast_bfloat16
+from cascade_core.taehv import load_taehv
+from cascade_core.vae import DecoderState, VideoDecoder, load_vae
+from services.decoder.messages import DecodeBlock
+from services.decoder.settings import DecoderSettings
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FREE_SHARE = 0.8
+"""Of the free memory that sessions may fill; a block's pictures and intermediate results need the rest."""
+NUM_WARMING_BLOCKS = 2
+
+
+@dataclass
+class PictureState:
+    """What the decoder remembers of one session."""
+
+    memory: DecoderState
+    is_fresh: bool = True
+
+
+class PictureDecoder:
+    """The VAE or TAEHV on its device."""
+
+    def __init__(self, card: ModelCard, settings: DecoderSettings) -> None:
+        """Loads weights, perhaps over the network; raises WeightsError or InvalidConfig."""
+        torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+        torch.backends.cudnn.deterministic = True  # the same latents give the same pictures
+        self._card = card
+        self.device = pick_device(settings.device)
+        dtype = torch.bfloat16 if self.device.type == "cuda" or has_fast_bfloat16() else torch.float32
+        self._decoder = load(card, settings, self.device, dtype)
+
+    def open(self) -> PictureState:
+        return PictureState(self._decoder.open())
+
+    def decode(self, state: PictureState, block: DecodeBlock) -> NDArray[np.uint8] | None:
+        """The block's pictures, RGB [T, H, W, 3]; None where a number is not finite.
+
+        A session that does not start with block 0 begins with a still: the decoder makes one picture of the
+        first latent frame it sees, where four belong.
+        """
+        latents = to_tensor(block)
+        if not torch.isfinite(latents).all():
+            return None
+        if state.is_fresh and block.block > 0:
+            self._decoder.decode(state.memory, latents[:1])
+        state.is_fresh = False
+        return self._decoder.decode(state.memory, latents).numpy()
+
+    def warm_up(self) -> int:
+        """Run at the card's size, so that no session pays for kernels; returns how many such sessions fit."""
+        video = self._card.video
+        latents = torch.zeros(self._card.latent_shape(video.height, video.width))
+        memory = self._decoder.open()
+        for _ in range(NUM_WARMING_BLOCKS):
+            self._decoder.decode(memory, latents)
+        num_bytes = sum(part.nbytes for part in memory.memory if isinstance(part, Tensor))
+        return int(FREE_SHARE * free_bytes(self.device) // max(1, num_bytes))
+
+
+def to_tensor(block: DecodeBlock) -> Tensor:
+    """The bytes of a message, as float32 [F, C, h, w]."""
+    numbers = torch.frombuffer(bytearray(block.data), dtype=DTYPES[block.dtype])
+    return numbers.reshape(block.shape).float()
+
+
+def load(
+    card: ModelCard, settings: DecoderSettings, device: torch.device, dtype: torch.dtype
+) -> VideoDecoder:
+    if settings.kind == "taehv":
+        file = None if settings.weights == RANDOM else Path(settings.weights or "")
+        return load_taehv(file, device, dtype)
+    uses_random = settings.weights == RANDOM or (settings.weights is None and not card.has_weights)
+    return load_vae(card, None if uses_random else locate_part(card, settings.weights, "vae"), device, dtype)
+
+
+def pick_device(wanted: str) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise InvalidConfig("decoder.device: cuda is wanted, but there is no GPU that torch can use")
+    return torch.device("cuda", 0) if has_gpu and wanted != "cpu" else torch.device("cpu")
+
+
+def free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)

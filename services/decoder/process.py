@@ -1,0 +1,117 @@
+"""The service's end of its worker process: start it, talk to it, kill it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from types import TracebackType
+from typing import Self
+
+from cascade_core.errors import CascadeError
+from cascade_core.pipe import pack, read_message
+from services.decoder.messages import Command, Load, Ready, Reply, Unusable
+
+CLOSE_GRACE_S = 3.0
+STDERR = 2
+"""Where prints of the worker go; sys.stderr may be replaced by something that is no file."""
+
+
+class WorkerLost(Exception):
+    """The worker died, hung, or answered what makes no sense."""
+
+
+class WorkerUnusable(CascadeError):
+    """The worker cannot load the decoder: something that another start alone may not mend."""
+
+
+class WorkerProcess:
+    """`async with`: a process that has loaded the decoder, and is gone at the end."""
+
+    def __init__(self, load: Load, start_deadline_s: float) -> None:
+        self._load = load
+        self._start_deadline_s = start_deadline_s
+        self.ready: Ready
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def __aenter__(self) -> Self:
+        """Raises WorkerLost or WorkerUnusable."""
+        await self._spawn()
+        try:
+            async with asyncio.timeout(self._start_deadline_s):
+                await self.send(self._load)
+                first = await self.receive()
+        except TimeoutError:
+            await self._end()
+            raise WorkerLost(f"did not load within {self._start_deadline_s:g} s") from None
+        except BaseException:
+            await self._end()
+            raise
+        if isinstance(first, Ready):
+            self.ready = first
+            return self
+        await self._end()
+        raise WorkerUnusable(first.reason if isinstance(first, Unusable) else f"said {type(first).__name__}")
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end(at_once=error is not None and not isinstance(error, asyncio.CancelledError))
+
+    async def send(self, command: Command) -> None:
+        """Raises WorkerLost. Waits where the worker does not read."""
+        self.post(command)
+        try:
+            await self._writer.drain()
+        except ConnectionError:
+            raise WorkerLost("ended") from None
+
+    def post(self, command: Command) -> None:
+        """Send without waiting; for commands of a few bytes."""
+        self._writer.write(pack(command))
+
+    async def receive(self) -> Reply:
+        """The next reply; raises WorkerLost."""
+        try:
+            reply: Reply = await read_message(self._reader)
+            return reply
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        async with asyncio.timeout(CLOSE_GRACE_S):
+            code = await self._process.wait()
+        hint = " (killed, perhaps for lack of memory)" if code == -signal.SIGKILL else ""
+        raise WorkerLost(f"ended with exit status {code}{hint}")
+
+    async def _spawn(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-P", "-m", "services.decoder.worker", str(theirs.fileno()),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=STDERR,
+                    pass_fds=[theirs.fileno()],
+                    process_group=0,  # a terminal's Ctrl-C is for the service, which then ends the worker
+                )  # fmt: skip
+            except BaseException:
+                self._writer.close()
+                raise
+
+    async def _end(self, *, at_once: bool = True) -> None:
+        """Ask (close the link), wait a little unless it failed, kill."""
+        self._writer.close()
+        exit_ = asyncio.ensure_future(self._process.wait())
+        try:
+            if not at_once:
+                await asyncio.wait({exit_}, timeout=CLOSE_GRACE_S)
+        finally:
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._process.pid, signal.SIGKILL)
+            await asyncio.wait({exit_}, timeout=CLOSE_GRACE_S)  # a hung driver can hold even a killed process
+            exit_.cancel()

@@ -1,0 +1,88 @@
+"""The decoder's state in the words of the contract."""
+
+from collections.abc import Hashable
+
+from cascade.v1 import common_pb2, decoder_pb2
+from cascade_core.config import ModelCard
+from services.common.drain import Drain
+from services.common.durations import to_duration
+from services.common.gpus import GpuWatch
+from services.common.health import Progress
+from services.common.server_info import server_info
+from services.decoder.settings import DecoderSettings
+from services.decoder.supervisor import State, Supervisor
+
+MAX_MESSAGE_CHARS = 512
+READY = common_pb2.SERVING_STATE_READY
+UNHEALTHY = common_pb2.SERVING_STATE_UNHEALTHY
+DRAINING = common_pb2.SERVING_STATE_DRAINING
+
+
+class Reporter:
+    """Puts a DecoderStatus together."""
+
+    def __init__(
+        self,
+        card: ModelCard,
+        settings: DecoderSettings,
+        supervisor: Supervisor,
+        progress: Progress,
+        gpus: GpuWatch,
+    ) -> None:
+        self._card = card
+        self._settings = settings
+        self._supervisor = supervisor
+        self._progress = progress
+        self._gpus = gpus
+        self._server = server_info()
+
+    def complaint(self) -> str | None:
+        """Why it takes no sessions, drain apart; a health Condition."""
+        if self._supervisor.state != READY:
+            return self._supervisor.message
+        return self._gpus.complaint() or self._progress.complaint()
+
+    def status(self, drain: Drain, num_streams: int) -> decoder_pb2.DecoderStatus:
+        """As of now."""
+        worker = self._supervisor
+        is_draining = drain.begun.is_set()
+        has_nvenc = worker.ready is not None and worker.ready.has_nvenc
+        software, nvenc = common_pb2.VIDEO_ENCODER_SOFTWARE, common_pb2.VIDEO_ENCODER_NVENC
+        return decoder_pb2.DecoderStatus(
+            server=self._server,
+            state=DRAINING if is_draining else self._state(),
+            message=(drain.reason if is_draining else self.complaint() or "")[:MAX_MESSAGE_CHARS],
+            max_sessions=worker.max_sessions,
+            num_sessions=worker.num_sessions,
+            models=[self._card.name],
+            codecs=[common_pb2.VIDEO_CODEC_H264],
+            encoders=[software, nvenc] if has_nvenc else [software],
+            warmup_blocks=self._settings.warmup_blocks,
+            num_pending_blocks=worker.num_pending,
+            last_block_time=to_duration(worker.last_block_s),
+            num_restarts=worker.num_restarts,
+            accelerators=self._gpus.accelerators(),
+            drain=drain.status(num_streams),
+        )
+
+    def _state(self) -> State:
+        is_distrusted = self._supervisor.state == READY and self.complaint()
+        return UNHEALTHY if is_distrusted else self._supervisor.state
+
+
+def change_of(status: decoder_pb2.DecoderStatus) -> Hashable:
+    """What makes two reports differ: not what runs on by itself, which is as new as the report."""
+    return (
+        status.state,
+        "" if status.state == UNHEALTHY else status.message,  # it counts seconds
+        status.max_sessions,
+        status.num_sessions,
+        len(status.encoders),
+        status.num_pending_blocks,
+        status.last_block_time.ToNanoseconds(),
+        status.num_restarts,
+        status.HasField("drain"),
+        status.drain.num_sessions,
+        status.drain.reason,
+        tuple(gpu.fault for gpu in status.accelerators),
+    )

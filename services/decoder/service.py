@@ -1,0 +1,88 @@
+"""One decoder, put together from its settings."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from cascade.v1 import decoder_pb2, decoder_pb2_grpc
+from cascade_core.config import ModelCard, find_card
+from cascade_core.errors import CascadeError, InvalidConfig
+from services.common import server as scaffold
+from services.common.gpus import GpuWatch
+from services.common.health import Progress
+from services.common.server import Service
+from services.common.telemetry import Telemetry
+from services.decoder.metrics import DecoderMetrics
+from services.decoder.report import Reporter
+from services.decoder.servicer import DecoderServicer
+from services.decoder.settings import DecoderSettings, Settings
+from services.decoder.supervisor import Supervisor
+
+NAME = decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"].full_name
+
+
+class Decoder:
+    """Worker, streams and reports of one server."""
+
+    def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
+        """Raises InvalidConfig."""
+        section = settings.decoder
+        card = load_card(section)
+        progress = Progress("blocks", settings.health.stall_after_s)
+        self.gpus = GpuWatch(section)
+        self.supervisor = Supervisor(card, section, progress, DecoderMetrics(registry), self._note_change)
+        self._uses_gpus = section.device != "cpu"
+        self._reporter = Reporter(card, section, self.supervisor, progress, self.gpus)
+        self.servicer = DecoderServicer(card, section, self.supervisor, self._reporter)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the worker up, and watch the hardware, for as long as the block lasts."""
+        if self._uses_gpus:
+            self.gpus.start()
+        worker = asyncio.create_task(self.supervisor.run(), name="worker")
+        try:
+            yield
+        finally:
+            self.gpus.stop()
+            self.servicer.close()
+            worker.cancel()
+            await asyncio.wait({worker})
+
+    def describe(self) -> Service:
+        """What the scaffold serves."""
+        add: Any = decoder_pb2_grpc.add_DecoderServiceServicer_to_server
+        return Service(
+            (NAME,),
+            lambda server: add(self.servicer, server),
+            conditions=(self._reporter.complaint,),
+            drain=self.servicer.drain,
+            open_while_draining=(f"/{NAME}/WatchStatus", f"/{NAME}/Drain"),
+        )
+
+    def _note_change(self) -> None:
+        self.servicer.board.note_change()
+
+
+@asynccontextmanager
+async def build(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Service]:
+    """A decoder for as long as the block lasts."""
+    decoder = Decoder(settings, telemetry.registry)
+    async with decoder.running():
+        yield decoder.describe()
+
+
+async def serve(settings: Settings) -> None:
+    """Run a decoder until SIGTERM has been answered in full. Raises InvalidConfig."""
+    await scaffold.serve(settings, "decoder", partial(build, settings))
+
+
+def load_card(settings: DecoderSettings) -> ModelCard:
+    try:
+        return find_card(settings.model)
+    except CascadeError as error:
+        raise InvalidConfig(f"decoder.model: {error}") from None

@@ -1,0 +1,208 @@
+"""Keeps the worker process running and busy: sessions in, answers out, fairly."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import structlog
+
+from cascade.v1 import common_pb2
+from cascade_core.config import ModelCard
+from cascade_core.errors import OutOfCapacity, SessionLost
+from services.common.errors import NotReady
+from services.common.health import Progress
+from services.decoder.fair_queue import FairQueue
+from services.decoder.feeder import Feeder
+from services.decoder.messages import (
+    Answer,
+    DecodeBlock,
+    DropSession,
+    Encoded,
+    Job,
+    Load,
+    OpenSession,
+    Pong,
+    Ready,
+    Reply,
+    Unusable,
+    Warmed,
+)
+from services.decoder.metrics import DecoderMetrics
+from services.decoder.process import WorkerLost, WorkerProcess, WorkerUnusable
+from services.decoder.settings import DecoderSettings
+from services.decoder.video_settings import VideoSettings
+
+State: TypeAlias = "common_pb2.ServingState.ValueType"
+log = structlog.get_logger(__name__)
+MAX_FITTING = 64
+"""Places at most, where memory alone would allow more."""
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.1, 30.0
+STEADY_S = 60.0
+"""A worker that lived this long starts the back-off anew."""
+
+
+@dataclass(eq=False)
+class Session:
+    """One session at the worker."""
+
+    id: int
+    places: int
+    deliver: Callable[[Answer | Exception], None] = field(repr=False)
+    """Gets each answer in order; an exception is the last. Must return at once."""
+
+
+class Supervisor:
+    """The worker and what it has to do. `run` has to be running."""
+
+    def __init__(
+        self,
+        card: ModelCard,
+        settings: DecoderSettings,
+        progress: Progress,
+        metrics: DecoderMetrics,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._load = Load(card, settings)
+        self._settings = settings
+        self._progress = progress
+        self._metrics = metrics
+        self._on_change = on_change
+        self._sessions: dict[int, Session] = {}
+        self._ids = itertools.count()
+        self._queue: FairQueue[int, Job] = FairQueue()
+        self._feeder: Feeder | None = None
+        self.state: State = common_pb2.SERVING_STATE_STARTING
+        self.message = "loading"
+        self.ready: Ready | None = None
+        """Of the newest worker; None before the first."""
+        self.num_restarts = 0
+        self.last_block_s = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """The worker, while it is ready."""
+        return self._feeder.process.pid if self._feeder else None
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def num_pending(self) -> int:
+        """Jobs that wait or are at the worker."""
+        return len(self._queue) + (self._feeder.num_ahead if self._feeder else 0)
+
+    @property
+    def max_sessions(self) -> int:
+        """Of the card's size; 0 before the first worker has told what fits."""
+        if self._settings.max_sessions:
+            return self._settings.max_sessions
+        return min(self.ready.num_fitting, MAX_FITTING) if self.ready else 0
+
+    def check(self, places: int, places_freed: int = 0) -> None:
+        """Raise NotReady or OutOfCapacity where a session of that size cannot be opened now."""
+        if self._feeder is None:
+            raise NotReady(self.message)
+        taken = sum(session.places for session in self._sessions.values()) - places_freed
+        if taken + places > self.max_sessions:
+            raise OutOfCapacity(f"{taken} of {self.max_sessions} places are taken")
+
+    def open(
+        self,
+        profiles: tuple[VideoSettings, ...],
+        places: int,
+        deliver: Callable[[Answer | Exception], None],
+    ) -> Session:
+        """Answered by Opened or Refused; raises as `check`. `close` has to follow."""
+        self.check(places)
+        session = Session(next(self._ids), places, deliver)
+        self._sessions[session.id] = session
+        self.submit(session, OpenSession(session.id, profiles))
+        return session
+
+    def submit(self, session: Session, job: Job) -> None:
+        """Put a job at the end of the session's own line; of a session that is over, nothing comes of it."""
+        if session.id in self._sessions:
+            self._queue.push(session.id, job)
+            if isinstance(job, DecodeBlock):
+                self._metrics.latent_bytes.inc(len(job.data))
+            if self._feeder:
+                self._feeder.wakeup.set()
+            self._changed()
+
+    def close(self, session: Session) -> None:
+        """Free its place; nothing more is delivered."""
+        if self._sessions.pop(session.id, None) is None:
+            return
+        self._queue.drop(session.id)
+        if self._feeder:
+            self._feeder.process.post(DropSession(session.id))
+        self._changed()
+
+    async def run(self) -> None:
+        """Start the worker, again and again, until cancelled."""
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            started_s = time.monotonic()
+            try:
+                async with WorkerProcess(self._load, self._settings.start_deadline_s) as process:
+                    await self._serve(process)
+            except WorkerUnusable as error:
+                self._lose(common_pb2.SERVING_STATE_UNHEALTHY, f"cannot load: {error}")
+            except (WorkerLost, OSError) as error:  # the second: no process can be started
+                self._lose(common_pb2.SERVING_STATE_RESTARTING, f"the worker was lost: {error}")
+            backoff_s = FIRST_BACKOFF_S if time.monotonic() - started_s > STEADY_S else backoff_s
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+            self.num_restarts += 1
+            self._metrics.restarts.inc()
+            self._changed()
+
+    async def _serve(self, process: WorkerProcess) -> None:
+        """Use the worker until it is lost."""
+        self._feeder = Feeder(process, self._queue, self._settings.block_deadline_s, self._take)
+        self.ready = process.ready
+        self.state, self.message = common_pb2.SERVING_STATE_READY, ""
+        log.info("worker ready", pid=process.pid, device=process.ready.device, places=self.max_sessions)
+        self._changed()
+        await self._feeder.run()
+
+    def _take(self, reply: Reply) -> None:
+        self._progress.advance()
+        if isinstance(reply, Ready | Unusable):
+            raise WorkerLost(f"it said {type(reply).__name__} again")
+        if not isinstance(reply, Pong):
+            self._hand_out(reply)
+        self._changed()
+
+    def _hand_out(self, reply: Answer) -> None:
+        if isinstance(reply, Encoded):
+            self._metrics.note(reply)
+            self.last_block_s = reply.decode_s + sum(piece.encode_s for piece in reply.pieces)
+        elif isinstance(reply, Warmed):
+            self._metrics.warmup_blocks.inc()
+        session = self._sessions.get(reply.session)
+        if session:
+            session.deliver(reply)
+
+    def _lose(self, state: State, message: str) -> None:
+        """All sessions end; whoever opens again finds NOT_READY until the next worker is up."""
+        log.error("worker lost", reason=message, num_sessions=len(self._sessions))
+        self._feeder = None
+        self.state, self.message = state, message
+        self._queue.clear()
+        sessions = list(self._sessions.values())
+        self._sessions.clear()
+        self._metrics.sessions_lost.inc(len(sessions))
+        for session in sessions:
+            session.deliver(SessionLost(message))
+        self._changed()
+
+    def _changed(self) -> None:
+        self._progress.set_waiting(self.num_pending > 0)
+        self._metrics.sessions.set(len(self._sessions))
+        self._metrics.pending.set(self.num_pending)
+        self._on_change()

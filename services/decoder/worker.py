@@ -1,0 +1,182 @@
+"""The process that decodes and encodes. Started by `WorkerProcess` as
+
+    python -m services.decoder.worker FILE_DESCRIPTOR
+
+It dies with its service: a thread of its own reads the socket, and the end of the stream is the end of the
+process, even in the middle of a block that never returns. What is nobody's fault but its own ends it too.
+"""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade_core.errors import CascadeError, InvalidConfig
+from cascade_core.pipe import ChildEnd
+from services.decoder.messages import (
+    Command,
+    DecodeBlock,
+    DropSession,
+    Encoded,
+    Failed,
+    Load,
+    Opened,
+    OpenSession,
+    Piece,
+    Ping,
+    Pong,
+    Ready,
+    Refused,
+    Reply,
+    Unusable,
+    Warmed,
+)
+from services.decoder.segments import SegmentEncoder
+from services.decoder.video_settings import VideoSettings
+
+if TYPE_CHECKING:
+    from services.decoder.pictures import PictureDecoder, PictureState
+
+MAX_SEGMENT_BYTES = 8 * 2**20
+"""The contract's bound of MediaSegment.data."""
+NVENC_TRIAL = VideoSettings(width=256, height=256, codec="h264_nvenc")
+
+
+Link = ChildEnd[Command, Reply]
+"""The worker's end of the socket pair."""
+
+
+@dataclass
+class WorkerSession:
+    """One session's pictures and its encoders, which may be other sessions' too."""
+
+    state: "PictureState"
+    encoders: tuple[SegmentEncoder, ...]
+
+
+class Worker:
+    """All sessions of one decoder: pictures on this thread, encoding on another beside the next block."""
+
+    def __init__(self, link: Link, decoder: "PictureDecoder") -> None:
+        self._link = link
+        self._decoder = decoder
+        self._sessions: dict[int, WorkerSession] = {}
+        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encoding")
+
+    def handle(self, command: Command) -> None:
+        match command:
+            case DecodeBlock():
+                self._decode(command)
+            case OpenSession():
+                self._open(command)
+            case DropSession():
+                self._sessions.pop(command.session, None)
+            case Ping():
+                self._link.send(Pong())
+
+    def _open(self, command: OpenSession) -> None:
+        encoders = []
+        for index, settings in enumerate(command.profiles):
+            try:
+                encoders.append(SegmentEncoder(settings))
+            except InvalidConfig as error:
+                self._link.send(Refused(command.session, f"open.profiles[{index}]", str(error)))
+                return
+        self._sessions[command.session] = WorkerSession(self._decoder.open(), tuple(encoders))
+        inits = tuple((encoder.mime_type, encoder.init_segment) for encoder in encoders)
+        self._link.send(Opened(command.session, inits))
+
+    def _decode(self, block: DecodeBlock) -> None:
+        started_s = time.monotonic()
+        session = self._sessions.get(block.session)
+        if session is None:  # it was refused while this block was on its way
+            self._link.send(Failed(block.session, "the session is not open"))
+            return
+        pictures = self._decoder.decode(session.state, block)
+        if pictures is None:
+            wrong = "all numbers must be finite"
+            self._link.send(Refused(block.session, "block.latents.data", wrong, is_media=False))
+        elif block.is_warmup:
+            self._link.send(Warmed(block.session, block.block))
+        else:
+            times = (started_s - block.arrived_s, time.monotonic() - started_s)
+            task = self._encoding.submit(encode, block, session.encoders, pictures, times)
+            task.add_done_callback(self._answer)
+
+    def _answer(self, task: "Future[Reply]") -> None:
+        reply = or_die(task.result)
+        self._link.send(reply)
+
+
+def encode(
+    block: DecodeBlock,
+    encoders: tuple[SegmentEncoder, ...],
+    pictures: NDArray[np.uint8],
+    times: tuple[float, float],
+) -> Reply:
+    """Every profile of one block; `times`: in the queue and decoding, seconds."""
+    first_frame = max(0, 4 * block.shape[0] * block.block - 3)
+    pieces = []
+    for index, encoder in enumerate(encoders):
+        started_s = time.monotonic()
+        try:
+            data = encoder.encode(pictures, index=block.block, first_frame=first_frame).data
+        except CascadeError as error:
+            return Failed(block.session, str(error))
+        if len(data) > MAX_SEGMENT_BYTES:
+            wrong = (
+                f"block {block.block} takes {len(data)} bytes, more than {MAX_SEGMENT_BYTES}: set it lower"
+            )
+            return Refused(block.session, f"open.profiles[{index}].bitrate_kbps", wrong)
+        pieces.append(Piece(data, time.monotonic() - started_s))
+    return Encoded(block.session, block.block, first_frame, len(pictures), tuple(pieces), *times)
+
+
+def or_die(work: Callable[[], Reply]) -> Reply:
+    """An error that nobody expected ends the process, loudly: its sessions may be damaged."""
+    try:
+        return work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def has_nvenc() -> bool:
+    try:
+        SegmentEncoder(NVENC_TRIAL)
+    except InvalidConfig:
+        return False
+    return True
+
+
+def main(descriptor: int) -> None:
+    link = Link(descriptor)
+    command = link.commands.get()
+    assert isinstance(command, Load)
+    # Importing torch and diffusers takes seconds, in which the end of the service has to be noticed.
+    from services.decoder.pictures import PictureDecoder
+
+    try:
+        decoder = PictureDecoder(command.card, command.settings)
+    except CascadeError as error:
+        link.send(Unusable(str(error)))
+        return
+    worker = Worker(link, decoder)
+    link.send(Ready(str(decoder.device), decoder.warm_up(), has_nvenc()))
+    while True:
+        worker.handle(link.commands.get())
+
+
+if __name__ == "__main__":
+    try:
+        main(int(sys.argv[1]))
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)  # now, without waiting for the encoding thread

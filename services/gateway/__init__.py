@@ -1,0 +1,1 @@
+"""The gateway service: sessions, prompt switches, recovery. No torch."""

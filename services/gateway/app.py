@@ -1,0 +1,119 @@
+"""Puts a gateway together."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from cascade.v1 import session_pb2, session_pb2_grpc
+from cascade.v1.decoder_pb2 import DecoderStatus
+from cascade.v1.stage_pb2 import StageStatus
+from cascade_core.errors import InvalidConfig
+from services.common import server as scaffold
+from services.common.server import Server, Service
+from services.common.telemetry import Telemetry
+from services.gateway.admission import Admission
+from services.gateway.endpoints import StaticEndpoints
+from services.gateway.forward import Forwarder
+from services.gateway.house import House
+from services.gateway.journal import Journal, MemoryJournal, RedisStore, ReplicatedJournal, connect
+from services.gateway.metrics import GatewayMetrics, RegistryCollector
+from services.gateway.pool import Pool
+from services.gateway.quotas import Quotas
+from services.gateway.rates import Rates
+from services.gateway.registry import Registry
+from services.gateway.servicer import SessionServicer
+from services.gateway.settings import Settings
+from services.gateway.tokens import ResumeTokens
+from services.gateway.traces import BlockTraces
+
+EVERYWHERE = ("0.0.0.0", "::")
+"""Hosts to listen on that nobody can call."""
+NAME = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+
+
+@asynccontextmanager
+async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tuple[Service, Registry]]:
+    """A gateway that follows its peers, for as long as the block lasts."""
+    section = settings.gateway
+    stages: Pool[StageStatus] = Pool("stage", StaticEndpoints(section.stages), section, settings.peer)
+    decoders: Pool[DecoderStatus] = Pool("decoder", StaticEndpoints(section.decoders), section, settings.peer)
+    if section.redis_url and not section.advertise and settings.grpc.host in EVERYWHERE:
+        raise InvalidConfig("gateway.advertise: needed with redis_url where grpc.host is every address")
+    address = section.advertise or f"{settings.grpc.host}:{settings.grpc.port}"
+    house = House(
+        settings=settings,
+        owner=f"{address}/{uuid.uuid4().hex}",
+        journal=make_journal(settings),
+        admission=Admission(section, stages, decoders),
+        decoders=decoders,
+        quotas=Quotas(section),
+        tokens=ResumeTokens(section.token_key_file, section.token_ttl_s),
+        metrics=GatewayMetrics(telemetry.registry),
+        traces=BlockTraces(telemetry.tracer_provider),
+    )
+    registry, forwarder = Registry(house), Forwarder(settings.peer)
+    telemetry.registry.register(RegistryCollector(registry))
+    try:
+        await stages.start()
+        await decoders.start()
+        registry.start()
+        yield describe(house, registry, forwarder), registry
+    finally:
+        await registry.close()
+        await forwarder.close()
+        house.admission.close()
+        await stages.close()
+        await decoders.close()
+        await house.journal.close()
+
+
+def describe(house: House, registry: Registry, forwarder: Forwarder) -> Service:
+    """What the scaffold serves."""
+    servicer = SessionServicer(house, registry, forwarder, Rates(house.quotas))
+
+    def register(server: grpc.aio.Server) -> None:
+        session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server)
+
+    return Service(
+        (NAME,),
+        register,
+        drain=registry.drain,
+        open_without_credentials=(f"/{NAME}/Connect",),
+    )
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[tuple[Server, Registry]]:
+    """A started gateway for as long as the block lasts; for tests and for several in one process."""
+    registries: list[Registry] = []
+
+    @asynccontextmanager
+    async def build(telemetry: Telemetry) -> AsyncIterator[Service]:
+        async with assemble(settings, telemetry) as (service, registry):
+            registries.append(registry)
+            yield service
+
+    async with scaffold.running(settings, "gateway", build) as server:
+        yield server, registries[0]
+
+
+async def serve(settings: Settings) -> None:
+    """Run a gateway until SIGTERM has been answered in full."""
+
+    @asynccontextmanager
+    async def build(telemetry: Telemetry) -> AsyncIterator[Service]:
+        async with assemble(settings, telemetry) as (service, _):
+            yield service
+
+    await scaffold.serve(settings, "gateway", build)
+
+
+def make_journal(settings: Settings) -> Journal:
+    """In memory, or with a copy in Redis."""
+    section = settings.gateway
+    if section.redis_url is None:
+        return MemoryJournal(max_total_bytes=section.journal_bytes)
+    store = RedisStore(connect(section.redis_url), section.redis_prefix)
+    return ReplicatedJournal(store, max_total_bytes=section.journal_bytes)

@@ -1,0 +1,80 @@
+"""What one Connect stream is still to be sent: events, and segments by number. Always bounded."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from cascade.v1 import session_pb2
+from services.common.errors import Overloaded
+
+Response = session_pb2.ConnectResponse
+MAX_EVENTS = 512
+"""A controller that leaves so much unread loses its stream, not its session."""
+MAX_BEHIND = 16
+"""Segments that a viewer may be behind before it jumps to the newest."""
+
+
+@dataclass(eq=False)
+class Attachment:
+    """A controller or a viewer of a session. Iterate by `take`."""
+
+    is_controller: bool
+    client: str = ""
+    """What the client says it is."""
+    profile: int = 0
+    """Which of the session's profiles it receives."""
+    error: BaseException | None = None
+    """What the stream ends with; None: OK."""
+    _queue: "deque[Response | int]" = field(default_factory=deque)
+    _filled: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_closed: bool = False
+
+    def put(self, event: Response) -> None:
+        """An event; a controller that does not read is cut off, a viewer goes without."""
+        if self._is_closed:
+            return
+        if len(self._queue) < MAX_EVENTS:
+            self._queue.append(event)
+        elif self.is_controller:
+            self.close(Overloaded(f"{MAX_EVENTS} messages are unread; attach again and read faster"))
+        self._filled.set()
+
+    def put_segment(self, sequence: int) -> None:
+        """A segment, fetched when its turn comes."""
+        if self._is_closed:
+            return
+        self._queue.append(sequence)
+        if not self.is_controller:
+            self._skip_to_edge()
+        self._filled.set()
+
+    def close(self, error: BaseException | None = None, *, at_once: bool = True) -> None:
+        """The stream ends with this error, at once or after what is queued; with none always after it."""
+        if self._is_closed:
+            return
+        self._is_closed, self.error = True, error
+        if error and at_once:
+            self._queue.clear()
+        self._filled.set()
+
+    async def take(self) -> Response | int | None:
+        """The next event, or the number of the next segment; None at the end. Raises the error of `close`."""
+        while not self._queue:
+            if self.error:
+                raise self.error
+            if self._is_closed:
+                return None
+            self._filled.clear()
+            await self._filled.wait()
+        return self._queue.popleft()
+
+    def _skip_to_edge(self) -> None:
+        """Leave out all segments but the newest where there are too many, and tell which."""
+        segments = [item for item in self._queue if isinstance(item, int)]
+        if len(segments) <= MAX_BEHIND:
+            return
+        events = [item for item in self._queue if not isinstance(item, int)]
+        skips = [event.skipped.first_sequence for event in events if event.HasField("skipped")]
+        skipped = Response.Skipped(first_sequence=min([*skips, segments[0]]), next_sequence=segments[-1])
+        kept = [event for event in events if not event.HasField("skipped")]
+        self._queue = deque([*kept, Response(skipped=skipped), segments[-1]])

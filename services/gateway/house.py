@@ -1,0 +1,29 @@
+"""What all sessions of a gateway share."""
+
+from dataclasses import dataclass
+
+from cascade.v1.decoder_pb2 import DecoderStatus
+from services.gateway.admission import Admission
+from services.gateway.journal import Journal
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.pool import Pool
+from services.gateway.quotas import Quotas
+from services.gateway.settings import Settings
+from services.gateway.tokens import ResumeTokens
+from services.gateway.traces import BlockTraces
+
+
+@dataclass(frozen=True)
+class House:
+    """One per process."""
+
+    settings: Settings
+    owner: str
+    """This process's life, for leases: `ADDRESS/INSTANCE`."""
+    journal: Journal
+    admission: Admission
+    decoders: Pool[DecoderStatus]
+    quotas: Quotas
+    tokens: ResumeTokens
+    metrics: GatewayMetrics
+    traces: BlockTraces

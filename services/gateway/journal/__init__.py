@@ -1,0 +1,51 @@
+"""The journal: what a session can be rebuilt from, in memory or in Redis."""
+
+from services.gateway.journal.base import Behind, Creation, Journal, Lease, Page, Summary
+from services.gateway.journal.changes import (
+    Acked,
+    Change,
+    Ended,
+    LatentsMade,
+    LimitsSet,
+    Noted,
+    PromptAccepted,
+    PromptApplied,
+    PromptRefused,
+    Requested,
+    SegmentMade,
+)
+from services.gateway.journal.memory import MemoryJournal
+from services.gateway.journal.record import Limits, NewSession, Prompt, Record, Segment, SwitchMode
+from services.gateway.journal.redis_calls import connect
+from services.gateway.journal.redis_store import RedisStore
+from services.gateway.journal.replicated import ReplicatedJournal
+
+__all__ = [
+    "Acked",
+    "Behind",
+    "Change",
+    "Creation",
+    "Ended",
+    "Journal",
+    "LatentsMade",
+    "Lease",
+    "Limits",
+    "LimitsSet",
+    "MemoryJournal",
+    "NewSession",
+    "Noted",
+    "Page",
+    "Prompt",
+    "PromptAccepted",
+    "PromptApplied",
+    "PromptRefused",
+    "Record",
+    "RedisStore",
+    "ReplicatedJournal",
+    "Requested",
+    "Segment",
+    "SegmentMade",
+    "Summary",
+    "SwitchMode",
+    "connect",
+]

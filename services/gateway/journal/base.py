@@ -1,0 +1,161 @@
+"""The journal's interface: what the gateway may rely on, whichever store is behind it."""
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.gateway.journal.changes import Change
+from services.gateway.journal.errors import Fenced, InvalidEntry, JournalFull
+from services.gateway.journal.record import NewSession, Record
+
+MAX_PAGE_SIZE = 1000
+PLACE = re.compile(r"[0-9]{15}/[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to write: it ends, without notice, when somebody claims the session under a later epoch."""
+
+    session: str
+    owner: str
+    """One process's life: a gateway that restarts is another owner."""
+    epoch: int
+    """1 at creation; each claim adds 1, also the owner's own."""
+
+
+@dataclass(frozen=True)
+class Creation:
+    """Answer to `create`."""
+
+    session: str
+    """The one created earlier, where the request id was known."""
+    lease: Lease | None
+    """None: the request came before. Whoever wants the session claims it."""
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A session without its latents, segments and their sizes in a list."""
+
+    record: Record
+    """`latents` and `segments` are empty; cursors and `num_bytes` are those of the whole."""
+    owner: str
+    """Who claimed it last."""
+    epoch: int
+    lease_left_s: float
+    """0: anybody may claim it, unless it has ended."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some sessions of a tenant, newest first. A page may be short, even empty, before the last one."""
+
+    sessions: tuple[Summary, ...]
+    next_page_token: str
+    """Empty: there are no more."""
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What the store does not have yet."""
+
+    num_writes: int = 0
+    """Changes."""
+    num_sessions: int = 0
+    seconds: float = 0.0
+    """Since the oldest such change."""
+
+
+class Journal(Protocol):
+    """What sessions can be rebuilt from.
+
+    One owner writes a session at a time: the one whose lease has the latest epoch. All of one `write` is
+    stored, or nothing. A lease that ran out still holds until somebody else claims the session.
+    """
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the store answered the last call."""
+
+    async def create(self, new: NewSession, owner: str, lease_s: float) -> Creation:
+        """Create a session and own it; a repeat only tells which session it was, ended or not.
+
+        Raises RequestConflict (request id known with other content), SessionExists (session id taken by
+        another request), JournalFull, JournalUnavailable.
+        """
+
+    async def claim(self, session: str, owner: str, lease_s: float) -> Lease:
+        """Own a session from here on, with the next epoch.
+
+        The owner itself may claim at any time, to fence its own former streams. Raises NoSuchSession,
+        SessionEnded, LeaseHeld, JournalFull, JournalUnavailable.
+        """
+
+    async def renew(self, lease: Lease, lease_s: float) -> None:
+        """Keep others from claiming for that long from now, and the session's data alive. Raises Fenced."""
+
+    async def release(self, lease: Lease) -> None:
+        """End the lease and let anybody claim at once. Raises Fenced."""
+
+    async def find_request(self, tenant: str, request_id: str) -> str | None:
+        """The session that a creation with this id was to have, if any. Raises JournalUnavailable."""
+
+    async def write(self, lease: Lease, *changes: Change, is_urgent: bool = True) -> Record:
+        """Note these changes, in order, and return the new record; `Ended` ends the lease, too.
+
+        `is_urgent` False: does not wait for the store, which gets it as soon as it can.
+        Raises Fenced before anything else, then OutOfOrder, RequestConflict, InvalidEntry, JournalFull,
+        SessionEnded (a change after `Ended`).
+        """
+
+    async def load(self, session: str) -> Record:
+        """Everything needed to reopen it. Raises NoSuchSession, JournalUnavailable."""
+
+    async def summary(self, session: str) -> Summary:
+        """The session without its media. Raises NoSuchSession, JournalUnavailable."""
+
+    async def list_sessions(self, tenant: str, page_token: str = "", page_size: int = 50) -> Page:
+        """A tenant's sessions, newest first, ended ones too for a while.
+
+        None is on two pages, whatever comes or goes meanwhile. Raises InvalidEntry, JournalUnavailable.
+        """
+
+    async def num_open(self, tenant: str) -> int:
+        """Sessions of the tenant that have not ended nor expired. Raises JournalUnavailable."""
+
+    async def orphans(self, limit: int) -> list[str]:
+        """Sessions whose lease ran out, longest ago first: candidates for `claim`, which decides."""
+
+    def behind(self) -> Behind:
+        """How far the store is behind what was written here."""
+
+    async def close(self) -> None:
+        """Stop, after a bounded try to store what is missing. Leases are not released."""
+
+
+def place(record: Record) -> str:
+    """A session's place in its tenant's list, ordered as text, and the page token of those after it."""
+    return f"{record.created_ms:015d}/{record.session}"
+
+
+def fenced(lease: Lease, epoch: int) -> Fenced:
+    """The error for a lease that is over; `epoch`: the highest one seen."""
+    text = f"session {lease.session}: epoch {lease.epoch} of {lease.owner} is over, the latest is {epoch}"
+    return Fenced(text, epoch=epoch)
+
+
+def check_page(page_token: str, page_size: int) -> None:
+    """Raise InvalidEntry for a token that is not ours or a size outside 1..MAX_PAGE_SIZE."""
+    if page_token and not PLACE.fullmatch(page_token):
+        raise InvalidEntry(f"page_token: {page_token[:80]!r} is not one of ours")
+    if not 1 <= page_size <= MAX_PAGE_SIZE:
+        raise InvalidEntry(f"page_size: {page_size} is not in 1..{MAX_PAGE_SIZE}")
+
+
+def check_reserve(held: int, wanted: int, max_total_bytes: int) -> None:
+    """Raise JournalFull where the reserves of all sessions would pass the total."""
+    if wanted > 0 and held + wanted > max_total_bytes:
+        raise JournalFull(
+            f"{held} bytes are reserved, {wanted} more would pass max_total_bytes {max_total_bytes}"
+        )

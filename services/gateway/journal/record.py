@@ -1,0 +1,242 @@
+"""What a session can be rebuilt from: frozen data, changed only by `changes.apply`."""
+
+import hashlib
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import ConfigDict
+
+from services.gateway.journal.errors import InvalidEntry, JournalFull, SegmentsGone
+
+SwitchMode = Literal["immediate", "boundary", "recache"]
+
+SESSION = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""Session ids become parts of keys and page tokens."""
+MAX_NAME_CHARACTERS = 256
+"""Of a tenant, a request id, a note's name."""
+MAX_KEPT = 4096
+"""The highest limit on anything that is counted."""
+CREATED = "create/"
+"""Request ids of prompts that the session was created with begin so, and no others do."""
+
+IN_JSON = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="forbid")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of a session is kept."""
+
+    num_sink_blocks: int = 0
+    """First blocks of the session; their latents are kept for its whole life."""
+    num_recent_blocks: int = 8
+    """Newest blocks whose latents are kept, at least 1: what a stage needs to go on, besides the sink."""
+    num_warmup_blocks: int = 0
+    """Latents kept before the decoder's next block, to warm up another decoder. Latents that are not
+    decoded yet are always kept."""
+    num_segments: int = 64
+    """Newest segments kept, at least 1. Unacknowledged ones are kept beyond it."""
+    num_prompts: int = 1100
+    """Prompts and switches; the oldest that no kept latents were made with give way."""
+    num_requests: int = 256
+    """Newest request ids that are remembered."""
+    max_bytes: int = 64 * 2**20
+    """Of all data together. Beyond it the oldest segments give way, then a write is refused. A journal
+    reserves it for each session it holds."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least = 0 if name in ("num_sink_blocks", "num_warmup_blocks") else 1
+            most = MAX_KEPT if name.startswith("num_") else 2**40
+            if not least <= value <= most:
+                raise InvalidEntry(f"{name}: {value} is not in {least}..{most}")
+
+
+@dataclass(frozen=True)
+class NewSession:
+    """A session to create."""
+
+    __pydantic_config__ = IN_JSON
+
+    session: str
+    """Its id, unique for ever: letters, digits, `.`, `_`, `-`, at most 64."""
+    tenant: str
+    """Whose it is: 1 to 256 characters."""
+    specification: bytes
+    """What was asked, as the gateway serialized it; the journal never looks inside."""
+    prompts: Mapping[int, str]
+    """Prompt timeline asked for at the start; must have one for block 0."""
+    request_id: str = ""
+    """The same id of the same tenant finds the session created before; empty: no such memory."""
+    limits: Limits = field(default_factory=Limits)
+    switch_mode: SwitchMode = "immediate"
+    """How the prompts of the timeline take effect."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", dict(self.prompts))
+        if not SESSION.fullmatch(self.session):
+            raise InvalidEntry(f"session: {self.session[:80]!r} does not match {SESSION.pattern}")
+        check_name("tenant", self.tenant)
+        check_name("request_id", self.request_id or "none")
+        if 0 not in self.prompts or min(self.prompts) < 0:
+            raise InvalidEntry(f"prompts: blocks {sorted(self.prompts)[:8]} must start with 0")
+        if len(self.prompts) > self.limits.num_prompts:
+            raise InvalidEntry(f"prompts: {len(self.prompts)} are more than {self.limits.num_prompts}")
+
+    def digest(self) -> str:
+        """The same for two that ask for the same under one request id, whatever session ids and limits."""
+        prompts = sorted(self.prompts.items())
+        content = (self.tenant, self.request_id, self.specification, prompts, self.switch_mode)
+        return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt of the session: accepted, then applied or refused."""
+
+    __pydantic_config__ = IN_JSON
+
+    request_id: str
+    """`create/BLOCK` for those the session was created with."""
+    prompt: str
+    mode: SwitchMode
+    at_block: int | None
+    """Asked to begin with this block; None: as soon as possible."""
+    accepted_ms: int
+    """Wall clock, since 1970."""
+    applied_ms: int | None = None
+    """None: not applied yet."""
+    first_block_touched: int | None = None
+    """From the receipt; None: not applied yet."""
+    first_block_full: int | None = None
+    unknown_words: tuple[str, ...] = ()
+    refused: bytes = b""
+    """Why it will never take effect, opaque; empty: not refused."""
+
+    @property
+    def is_created(self) -> bool:
+        """Whether it belongs to the timeline that the session was created with."""
+        return self.request_id.startswith(CREATED)
+
+    @property
+    def first_block(self) -> int | None:
+        """Where it begins, if that is more than a wish: None for a switch that waits or was refused."""
+        if self.refused:
+            return None
+        if self.first_block_touched is None and self.is_created:
+            return self.at_block
+        return self.first_block_touched
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.prompt.encode()) + len(self.refused) + sum(map(len, self.unknown_words))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One encoded block."""
+
+    block: int
+    data: bytes
+    """Opaque."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything that is known of one session."""
+
+    origin: NewSession
+    created_ms: int
+    """Wall clock, since 1970."""
+    limits: Limits
+    """At first those of `origin`."""
+    prompts: tuple[Prompt, ...]
+    """As accepted, applied ones moved behind the others in the order of their receipts."""
+    next_stage_block: int = 0
+    """The first block without journalled latents: a new stage starts here."""
+    next_decoder_block: int = 0
+    """The first block without a journalled segment: a new decoder starts here."""
+    num_acked: int = 0
+    """Blocks that the controller has acknowledged: 0 to num_acked - 1."""
+    latents: Mapping[int, bytes] = field(default_factory=dict)
+    """Serialized clean latents by block, ascending. Gone when the session has ended."""
+    segments: tuple[Segment, ...] = ()
+    """The newest ones, without gaps, up to `next_decoder_block`."""
+    notes: Mapping[str, bytes] = field(default_factory=dict)
+    """Small facts of the gateway by name."""
+    requests: Mapping[str, bytes] = field(default_factory=dict)
+    """Request id -> digest of its content, oldest first."""
+    end: bytes = b""
+    """Opaque; empty: it has not ended."""
+    revision: int = 0
+    """Number of changes so far."""
+    num_bytes: int = 0
+    """Of everything above that counts against `limits.max_bytes`."""
+
+    @property
+    def session(self) -> str:
+        return self.origin.session
+
+    @property
+    def tenant(self) -> str:
+        return self.origin.tenant
+
+    @property
+    def oldest_segment_block(self) -> int:
+        """Of the segments kept; `next_decoder_block` where none is."""
+        return self.next_decoder_block - len(self.segments)
+
+    def timeline(self) -> dict[int, str]:
+        """Prompts by the block they begin with, for reopening: applied, or of the timeline asked for."""
+        created = [entry for entry in self.prompts if entry.first_block_touched is None]
+        applied = [entry for entry in self.prompts if entry.first_block_touched is not None]
+        return {
+            entry.first_block: entry.prompt for entry in created + applied if entry.first_block is not None
+        }
+
+    def waiting(self) -> tuple[Prompt, ...]:
+        """Switches accepted and neither applied nor refused: to be sent again, in this order."""
+        return tuple(entry for entry in self.prompts if entry.first_block is None and not entry.refused)
+
+    def find_prompt(self, request_id: str) -> Prompt | None:
+        """The prompt accepted under this id."""
+        return next((entry for entry in self.prompts if entry.request_id == request_id), None)
+
+    def read(self, first_block: int, limit: int) -> tuple[Segment, ...]:
+        """Up to `limit` segments from this block on; empty if it is not made yet. Raises SegmentsGone."""
+        start = first_block - self.oldest_segment_block
+        if start < 0:
+            raise SegmentsGone(self.session, self.oldest_segment_block)
+        return self.segments[start : start + limit]
+
+
+def new_record(new: NewSession, created_ms: int) -> Record:
+    """The record of a session that has just been created. Raises JournalFull."""
+    prompts = []
+    for block, text in sorted(new.prompts.items()):
+        begun = (created_ms, 0, 0) if block == 0 else (None, None, None)
+        prompts.append(Prompt(f"{CREATED}{block}", text, new.switch_mode, block, created_ms, *begun))
+    num_bytes = len(new.specification) + sum(entry.num_bytes for entry in prompts)
+    record = Record(new, created_ms, new.limits, tuple(prompts), num_bytes=num_bytes)
+    if num_bytes > new.limits.max_bytes:
+        raise JournalFull(f"session {new.session}: {num_bytes} bytes pass max_bytes {new.limits.max_bytes}")
+    return record
+
+
+def ruling_prompts(record: Record) -> set[str]:
+    """Request ids of the prompts under which kept latents were made, or the next block will be."""
+    entries = [(entry.first_block, entry.request_id) for entry in record.prompts]
+    begun = [(block, request_id) for block, request_id in entries if block is not None]
+    begun.sort(key=lambda item: item[0])  # stable: of two with one block, the later receipt rules
+    first_blocks = [block for block, _ in begun]
+    blocks: Iterable[int] = (*record.latents, record.next_stage_block)
+    places = (bisect_right(first_blocks, block) - 1 for block in blocks)
+    return {begun[place][1] for place in places if place >= 0}
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise InvalidEntry unless it has 1 to MAX_NAME_CHARACTERS printable characters."""
+    if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
+        raise InvalidEntry(f"{what}: {name[:80]!r} is not 1 to {MAX_NAME_CHARACTERS} printable characters")

@@ -1,0 +1,254 @@
+"""Sessions in Redis or Valkey: keys and what is asked of them. No state of its own.
+
+A session is two hashes of one slot, `PREFIX:{SESSION}:head` and `:data`. Beside them lie hints in other
+slots, written after them and mended by whoever notices: `PREFIX:request:...` (which session a request id
+made), `PREFIX:leases` (when to look at a session's lease again) and per tenant `:places` (its list), `:kept`
+and `:open` (until when a session is kept, and counted). Every key expires. Redis's policy: `noeviction`.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from redis.asyncio import Redis
+
+from services.gateway.journal.base import Lease, Page, Summary, fenced, place
+from services.gateway.journal.codec import Update, decode, difference, stored_data
+from services.gateway.journal.errors import (
+    LeaseHeld,
+    NoSuchSession,
+    RequestConflict,
+    SessionEnded,
+    SessionExists,
+)
+from services.gateway.journal.record import NewSession, Record
+from services.gateway.journal.redis_calls import RedisCalls
+from services.gateway.journal.scripts import CLAIM, DROP, PUT, RESERVE
+
+BATCH = 50
+"""Sessions asked for in one round trip."""
+MAX_ROUNDS = 100
+"""Batches in which one call looks for orphans."""
+
+
+class RedisStore(RedisCalls):
+    """The calls of a journal; each raises JournalUnavailable when Redis does not answer, or refuses."""
+
+    def __init__(
+        self,
+        client: Redis,
+        prefix: str = "cascade",
+        *,
+        ttl_s: float = 3600.0,
+        ended_ttl_s: float = 3600.0,
+        call_timeout_s: float = 1.0,
+        max_calls: int = 32,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        super().__init__(client, call_timeout_s, max_calls)
+        self._prefix = prefix
+        self.ttl_s = ttl_s
+        """A session is forgotten when nobody writes or renews for that long."""
+        self._ended_ttl_s = ended_ttl_s
+        """And so long after its end."""
+        self._clock = clock
+        """None: leases run by the server's clock, so those of the gateways need not agree."""
+
+    async def ping(self) -> None:
+        await self._do("PING")
+
+    async def reserve(self, new: NewSession) -> tuple[str, bool]:
+        """(the session that this request is to have, whether an earlier try has chosen it).
+
+        Raises RequestConflict.
+        """
+        if not new.request_id:
+            return new.session, False
+        key, ttl_ms = self._request_key(new.tenant, new.request_id), int(self.ttl_s * 1000)
+        first = await self._script(RESERVE, (key,), _reservation(new), ttl_ms)
+        session, digest = (first.decode() if first else _reservation(new)).split("/")
+        if digest != new.digest():
+            raise RequestConflict(f"request_id {new.request_id}: was used for another session")
+        return session, first is not None
+
+    async def find_request(self, tenant: str, request_id: str) -> str | None:
+        """The session that this request is to have, if it came before."""
+        found = await self._do("GET", self._request_key(tenant, request_id))
+        return found.decode().split("/")[0] if found else None
+
+    async def drop_reservation(self, new: NewSession) -> None:
+        """Forget that this request was to have this session."""
+        await self._script(DROP, (self._request_key(new.tenant, new.request_id),), _reservation(new))
+
+    async def create(self, lease: Lease, record: Record, lease_s: float) -> bool:
+        """False: this very request has made the session before. Raises SessionExists."""
+        answer = await self._put("new", lease, 0, difference(None, record), lease_s)
+        if answer[0] == b"ok":
+            return True
+        if not record.origin.request_id or answer[1] != record.origin.digest().encode():
+            raise SessionExists(lease.session)
+        return False
+
+    async def put(self, lease: Lease, base: int, update: Update, lease_s: float | None) -> int | None:
+        """Store the update, and when the lease ends (ms); `lease_s` None: no change of the lease.
+
+        None comes back where Redis lacks what a difference builds on: send the whole. Raises Fenced.
+        """
+        mode = "whole" if update.expected is None else "difference"
+        answer = await self._put(mode, lease, base, update, lease_s)
+        if answer[0] == b"fenced":
+            raise fenced(lease, int(answer[1]))
+        return int(answer[1]) if answer[0] == b"ok" else None
+
+    async def claim(self, session: str, owner: str, lease_s: float) -> Lease:
+        """Raises NoSuchSession, SessionEnded, LeaseHeld."""
+        ttl_ms = int(self.ttl_s * 1000)
+        answer = await self._script(
+            CLAIM, self._keys(session), owner, int(lease_s * 1000), self._now(), ttl_ms
+        )
+        match answer:
+            case [b"ok", epoch]:
+                return Lease(session, owner, int(epoch))
+            case [b"held", holder, left_ms]:
+                raise LeaseHeld(session, holder.decode(), int(left_ms) / 1000)
+            case [b"ended"]:
+                raise SessionEnded(f"session {session}: has ended")
+        raise NoSuchSession(f"session {session}: unknown or expired")
+
+    async def note(self, record: Record, lease_until_ms: int) -> None:
+        """Bring the hints up to date."""
+        at, now_ms = place(record), int(self.now_s() * 1000)
+        ttl_ms = int((self._ended_ttl_s if record.end else self.ttl_s) * 1000)
+        places, kept, counted = self._tenant_keys(record.tenant)
+        leases, alive = f"{self._prefix}:leases", not record.end
+        found = await self._pipeline(
+            ("ZRANGEBYSCORE", kept, "-inf", now_ms, "LIMIT", 0, 100),
+            ("ZADD", places, 0, at),
+            ("ZADD", kept, now_ms + ttl_ms, at),
+            ("ZADD", counted, now_ms + ttl_ms, at) if alive else ("ZREM", counted, at),
+            ("ZADD", leases, lease_until_ms, record.session) if alive else ("ZREM", leases, record.session),
+            ("ZREMRANGEBYSCORE", counted, "-inf", now_ms),
+            *(("PEXPIRE", key, max(ttl_ms, int(self.ttl_s * 1000))) for key in (places, kept, counted)),
+            ("PEXPIRE", leases, int(self.ttl_s * 1000)),
+            *self._request_notes(record.origin, ttl_ms),
+        )
+        expired = [member for member in found[0] if member != at.encode()]
+        if expired:
+            await self._pipeline(("ZREM", places, *expired), ("ZREM", kept, *expired))
+
+    async def load(self, session: str) -> Record:
+        head_key, data_key = self._keys(session)
+        known = await self._do("HGET", head_key, "cursors")
+        size = stored_data({b"cursors": known})[1] if known else 0
+        head, data = await self._pipeline(
+            ("HGETALL", head_key), ("HGETALL", data_key), is_atomic=True, num_bytes=size
+        )
+        if not head or len(data) != stored_data(head)[0]:
+            raise NoSuchSession(f"session {session}: unknown or expired")
+        return decode(head, data)
+
+    async def summaries(self, sessions: list[str]) -> list[Summary | None]:
+        """None: unknown or expired."""
+        found: list[Summary | None] = []
+        for first in range(0, len(sessions), BATCH):
+            batch = sessions[first : first + BATCH]
+            heads = await self._pipeline(*(("HGETALL", self._keys(session)[0]) for session in batch))
+            now_ms = await self._now_ms()
+            found += [_summary(head, now_ms) if head else None for head in heads]
+        return found
+
+    async def list_sessions(self, tenant: str, page_token: str, page_size: int) -> Page:
+        places, kept, counted = self._tenant_keys(tenant)
+        start = f"({page_token}" if page_token else "+"
+        found = await self._do("ZREVRANGEBYLEX", places, start, "-", "LIMIT", 0, page_size + 1)
+        page, more = [member.decode() for member in found[:page_size]], len(found) > page_size
+        sessions = await self.summaries([member.split("/")[1] for member in page])
+        gone = [member for member, summary in zip(page, sessions, strict=True) if summary is None]
+        if gone:
+            await self._pipeline(*(("ZREM", key, *gone) for key in (places, kept, counted)))
+        return Page(tuple(filter(None, sessions)), page[-1] if more else "")
+
+    async def num_open(self, tenant: str) -> int:
+        counted = self._tenant_keys(tenant)[2]
+        return int(await self._do("ZCOUNT", counted, f"({int(self.now_s() * 1000)}", "+inf"))
+
+    async def orphans(self, limit: int) -> list[str]:
+        """Looks at the leases that may have run out; those that were renewed are noted for later."""
+        key, now_ms = f"{self._prefix}:leases", await self._now_ms()
+        orphans: list[tuple[int, str]] = []
+        for _ in range(MAX_ROUNDS):
+            due = ("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", len(orphans), BATCH)
+            found = [name.decode() for name in await self._do(*due)]
+            fields = ("lease_ms", "end")
+            rows = await self._pipeline(*(("HMGET", self._keys(name)[0], *fields) for name in found))
+            changes: list[tuple[Any, ...]] = []
+            for name, (until, end) in zip(found, rows, strict=True):
+                if until is None or end:
+                    changes.append(("ZREM", key, name))
+                elif int(until) > now_ms:
+                    changes.append(("ZADD", key, "XX", until, name))
+                else:
+                    orphans.append((int(until), name))
+            await self._pipeline(*changes)
+            if len(found) < BATCH or len(orphans) >= limit:
+                break
+        return [name for _, name in sorted(orphans)[:limit]]
+
+    def now_s(self) -> float:
+        """Wall clock."""
+        return (self._clock or time.time)()
+
+    def _now(self) -> str:
+        return str(int(self._clock() * 1000)) if self._clock else ""
+
+    async def _now_ms(self) -> int:
+        if self._clock:
+            return int(self._clock() * 1000)
+        seconds, micros = await self._do("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def _keys(self, session: str) -> tuple[str, str]:
+        return f"{self._prefix}:{{{session}}}:head", f"{self._prefix}:{{{session}}}:data"
+
+    def _tenant_keys(self, tenant: str) -> tuple[str, str, str]:
+        start = f"{self._prefix}:tenant:{{{quote(tenant, safe='')}}}"
+        return f"{start}:places", f"{start}:kept", f"{start}:open"
+
+    def _request_key(self, tenant: str, request_id: str) -> str:
+        return f"{self._prefix}:request:{quote(tenant, safe='')}:{request_id}"
+
+    def _request_notes(self, new: NewSession, ttl_ms: int) -> list[tuple[Any, ...]]:
+        key = self._request_key(new.tenant, new.request_id)
+        again = ("SET", key, _reservation(new), "NX", "PX", ttl_ms)
+        return [again, ("PEXPIRE", key, ttl_ms)] if new.request_id else []
+
+    async def _put(
+        self, mode: str, lease: Lease, base: int, update: Update, lease_s: float | None
+    ) -> list[bytes]:
+        head = [part for item in update.head.items() for part in item]
+        data = [part for item in update.data.items() for part in item]
+        parts: tuple[Sequence[str | bytes], ...] = (head, data, update.old_head, update.old_data)
+        answer: list[bytes] = await self._script(
+            PUT,
+            self._keys(lease.session),
+            *(lease.owner, lease.epoch, base, mode),
+            *("" if update.expected is None else update.expected, update.revision),
+            *("" if lease_s is None else int(lease_s * 1000), self._now()),
+            int((self._ended_ttl_s if update.has_ended else self.ttl_s) * 1000),
+            *(len(part) for part in parts),
+            update.num_data,
+            *(value for part in parts for value in part),
+            num_bytes=sum(map(len, update.data.values())),
+        )
+        return answer
+
+
+def _reservation(new: NewSession) -> str:
+    return f"{new.session}/{new.digest()}"
+
+
+def _summary(head: dict[bytes, bytes], now_ms: int) -> Summary:
+    record = decode(head, {})
+    left_s = 0.0 if record.end else max(0.0, (int(head[b"lease_ms"]) - now_ms) / 1000)
+    return Summary(record, head[b"owner"].decode(), int(head[b"epoch"]), left_s)

@@ -1,0 +1,289 @@
+"""The journal of several gateways: an owner keeps its sessions' records in memory, Redis has a copy of each.
+
+So a session goes on while Redis is gone, and can be rebuilt by its owner meanwhile. What Redis lacks is the
+difference of two records, at most one record: nothing piles up, and old latents and segments give way to
+newer ones by the same rules as ever. When Redis is back, each session's difference is stored in one atomic
+step; if Redis came back with less than it had, the whole record is.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from services.gateway.journal.base import (
+    Behind,
+    Creation,
+    Lease,
+    Page,
+    Summary,
+    check_page,
+    check_reserve,
+    fenced,
+)
+from services.gateway.journal.changes import Change
+from services.gateway.journal.codec import no_difference, outline
+from services.gateway.journal.errors import (
+    Fenced,
+    JournalError,
+    JournalFull,
+    JournalUnavailable,
+    NoSuchSession,
+    SessionEnded,
+    SessionExists,
+)
+from services.gateway.journal.owned import Owned
+from services.gateway.journal.record import NewSession, Record, new_record
+from services.gateway.journal.redis_store import RedisStore
+from services.gateway.journal.rules import apply
+
+_log = logging.getLogger(__name__)
+CLOSE_TIMEOUT_S = 5.0
+
+
+class ReplicatedJournal:
+    """A `Journal` whose owned sessions outlive this process, in Redis.
+
+    While Redis is gone, sessions owned here go on and may be claimed again here; whatever concerns others'
+    sessions raises JournalUnavailable.
+    """
+
+    def __init__(
+        self,
+        store: RedisStore,
+        *,
+        max_total_bytes: int = 8 * 2**30,
+        retry_s: tuple[float, float] = (0.05, 1.0),
+        takeover_grace_s: float = 3.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._max_total_bytes = max_total_bytes
+        """Reserved by the sessions owned here."""
+        self._retry_s = retry_s
+        """First and longest pause between two tries while Redis is gone; drawn from the upper half."""
+        self._takeover_grace_s = takeover_grace_s
+        """After an outage seen here nobody's session is an orphan for that long: owners renew first."""
+        self._clock = clock
+        self._owned: dict[str, Owned] = {}
+        self._catching_up: asyncio.Task[None] | None = None
+        self._is_connected = True
+        self._back_s = float("-inf")
+
+    @property
+    def is_connected(self) -> bool:
+        return self._is_connected
+
+    async def create(self, new: NewSession, owner: str, lease_s: float) -> Creation:
+        try:
+            return await self._create(new, owner, lease_s)
+        except SessionExists as error:
+            if error.session == new.session:
+                raise
+        return await self._create(new, owner, lease_s)  # an earlier try had chosen a session id in vain
+
+    async def claim(self, session: str, owner: str, lease_s: float) -> Lease:
+        owned = self._owned.get(session)
+        if owned is None or owned.lease.owner != owner or owned.fenced:
+            return await self._take(session, owner, lease_s)
+        if owned.record.end:
+            raise SessionEnded(f"session {session}: has ended")
+        async with owned.lock:
+            lease = owned.lease = replace(owned.lease, epoch=owned.lease.epoch + 1)
+            owned.lease_s = lease_s
+        try:
+            await self.renew(lease, lease_s)
+        except Fenced:
+            return await self._take(session, owner, lease_s)
+        return lease
+
+    async def renew(self, lease: Lease, lease_s: float) -> None:
+        owned = self._held_under(lease)
+        owned.lease_s, owned.wants_lease = lease_s, True
+        await self._replicate(owned)
+
+    async def release(self, lease: Lease) -> None:
+        await self.renew(lease, 0.0)
+
+    async def find_request(self, tenant: str, request_id: str) -> str | None:
+        return await self._store.find_request(tenant, request_id)
+
+    async def write(self, lease: Lease, *changes: Change, is_urgent: bool = True) -> Record:
+        owned = self._held_under(lease)
+        before = owned.record
+        try:
+            after = apply(before, *changes)
+            self._check_reserve(after.limits.max_bytes - before.limits.max_bytes)
+        except JournalError:
+            await self._replicate(owned)  # an owner that was fenced hears of that first
+            raise
+        if not owned.num_missing:
+            owned.changed_s = self._clock()
+        owned.record = after
+        if is_urgent or after.end:
+            await self._replicate(owned)
+        elif owned.pushing is None or owned.pushing.done():
+            owned.pushing = asyncio.create_task(self._follow(owned), name=f"journal {after.session}")
+        return after
+
+    async def load(self, session: str) -> Record:
+        owned = await self._still_owned(session)
+        return owned.record if owned else await self._store.load(session)
+
+    async def summary(self, session: str) -> Summary:
+        if owned := await self._still_owned(session):
+            left_s = 0.0 if owned.is_over else max(0.0, owned.leased_until_s - self._clock())
+            return Summary(outline(owned.record).head, owned.lease.owner, owned.lease.epoch, left_s)
+        found = (await self._store.summaries([session]))[0]
+        if found is None:
+            raise NoSuchSession(f"session {session}: unknown or expired")
+        return found
+
+    async def list_sessions(self, tenant: str, page_token: str = "", page_size: int = 50) -> Page:
+        check_page(page_token, page_size)
+        return await self._store.list_sessions(tenant, page_token, page_size)
+
+    async def num_open(self, tenant: str) -> int:
+        return await self._store.num_open(tenant)
+
+    async def orphans(self, limit: int) -> list[str]:
+        if not self._is_connected or self._clock() < self._back_s + self._takeover_grace_s:
+            return []
+        return await self._store.orphans(limit)
+
+    def behind(self) -> Behind:
+        late = [owned for owned in self._owned.values() if owned.num_missing]
+        if not late:
+            return Behind()
+        oldest_s = min(owned.changed_s for owned in late)
+        return Behind(sum(owned.num_missing for owned in late), len(late), self._clock() - oldest_s)
+
+    async def close(self) -> None:
+        pushes = [owned.pushing for owned in self._owned.values() if owned.pushing]
+        tasks = [*pushes, *([self._catching_up] if self._catching_up else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._is_connected = True  # or so we hope
+        with suppress(JournalUnavailable, TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._push_all()
+        await self._store.close()
+
+    async def _create(self, new: NewSession, owner: str, lease_s: float) -> Creation:
+        session, is_repeat = await self._store.reserve(new)
+        new, lease, started_s = replace(new, session=session), Lease(session, owner, 1), self._clock()
+        try:
+            if not is_repeat:
+                self._check_reserve(new.limits.max_bytes)
+            record = new_record(new, int(self._store.now_s() * 1000))
+            is_new = await self._store.create(lease, record, lease_s)
+        except (JournalFull, SessionExists):
+            await self._store.drop_reservation(new)
+            raise
+        if is_new:
+            await self._keep(lease, record, lease_s, started_s)
+        return Creation(session, lease if is_new else None, is_new)
+
+    async def _take(self, session: str, owner: str, lease_s: float) -> Lease:
+        started_s = self._clock()
+        lease = await self._store.claim(session, owner, lease_s)
+        record = await self._store.load(session)  # after the claim: nobody else can write any more
+        try:
+            self._check_reserve(record.limits.max_bytes)
+        except JournalFull:
+            await self._store.put(lease, lease.epoch, no_difference(outline(record)), 0.0)
+            raise
+        await self._keep(lease, record, lease_s, started_s)
+        return lease
+
+    async def _keep(self, lease: Lease, record: Record, lease_s: float, started_s: float) -> None:
+        """Own what Redis has just granted; of two claims at once the later epoch stays."""
+        known = self._owned.get(lease.session)
+        if (
+            known
+            and known.lease.owner == lease.owner
+            and known.lease.epoch > lease.epoch
+            and not known.fenced
+        ):
+            return
+        until_s, stored = started_s + lease_s, outline(record)
+        owned = Owned(lease, lease.epoch, lease_s, until_s, record, stored, self._clock)
+        self._owned[lease.session] = owned
+        with suppress(Fenced):  # its owner hears of that at its first call
+            await self._replicate(owned)
+
+    def _check_reserve(self, wanted: int) -> None:
+        held = sum(owned.record.limits.max_bytes for owned in self._owned.values()) if wanted > 0 else 0
+        check_reserve(held, wanted, self._max_total_bytes)
+
+    def _held_under(self, lease: Lease) -> Owned:
+        owned = self._owned.get(lease.session)
+        if owned is None or owned.lease != lease or owned.is_over:
+            raise fenced(lease, owned.lease.epoch if owned else lease.epoch)
+        if owned.fenced:
+            del self._owned[lease.session]
+            raise owned.fenced
+        return owned
+
+    async def _still_owned(self, session: str) -> Owned | None:
+        """The session if it is owned here, as far as can be told now."""
+        owned = self._owned.get(session)
+        if owned and owned.leased_until_s <= self._clock():
+            with suppress(Fenced):
+                await self._replicate(owned)
+        return owned if owned and not owned.fenced else None
+
+    async def _replicate(self, owned: Owned) -> None:
+        """Store what is missing; once Redis is gone, a task that waits for it does. Raises Fenced."""
+        try:
+            if self._is_connected:
+                await self._push(owned)
+        except JournalUnavailable as error:
+            if self._is_connected:
+                _log.warning("journal: %s; sessions go on", error)
+            self._is_connected = False
+            if self._catching_up is None or self._catching_up.done():
+                self._catching_up = asyncio.create_task(self._catch_up())
+
+    async def _follow(self, owned: Owned) -> None:
+        """Store what was written without waiting; what comes meanwhile goes along."""
+        with suppress(Fenced):  # kept for its owner's next call
+            while owned.num_missing and self._is_connected:
+                await self._replicate(owned)
+
+    async def _push(self, owned: Owned) -> None:
+        async with owned.lock:
+            if not self._is_connected:
+                return  # found out while this waited
+            await owned.push(self._store)
+            if owned.is_over and not owned.is_behind and self._owned.get(owned.record.session) is owned:
+                del self._owned[owned.record.session]
+
+    async def _push_all(self) -> None:
+        for owned in list(self._owned.values()):
+            if owned.is_behind:
+                with suppress(Fenced):  # kept for its owner's next call
+                    await self._push(owned)
+
+    async def _catch_up(self) -> None:
+        pause_s, longest_s = self._retry_s
+        while not self._is_connected:
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(2 * pause_s, longest_s)
+            try:
+                await self._store.ping()
+                for owned in list(self._owned.values()):  # leases ran out meanwhile: they come first
+                    async with owned.lock:
+                        await owned.renew_first(self._store)
+                self._is_connected, self._back_s = True, self._clock()
+                _log.info("journal: Redis is back")
+                await self._push_all()
+            except JournalUnavailable:
+                self._is_connected = False
+            except Exception:
+                _log.exception("journal: catching up failed; trying again")
+                self._is_connected = False

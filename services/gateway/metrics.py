@@ -1,0 +1,143 @@
+"""What the gateway counts and times, for Prometheus. Names: docs of the chart's dashboard use the same."""
+
+import time
+from collections import Counter as Counted
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cascade.v1 import decoder_pb2, session_pb2, stage_pb2
+
+if TYPE_CHECKING:
+    from services.gateway.live import LiveSession
+    from services.gateway.registry import Registry
+
+WAITS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300, 600)
+FRACTIONS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+
+class GatewayMetrics:
+    """Once per registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.first_segment = Histogram(
+            "cascade_first_segment_seconds",
+            "From the creation of a session to its first segment, the queue included.",
+            buckets=WAITS_S,
+            registry=registry,
+        )
+        self.prompt_applied_seconds = Histogram(
+            "cascade_prompt_applied_seconds",
+            "From accepting a switch to its taking effect at the stage.",
+            buckets=FRACTIONS_S,
+            registry=registry,
+        )
+        self.prompt_picture_seconds = Histogram(
+            "cascade_prompt_picture_seconds",
+            "From accepting a switch to the first segment that it changes.",
+            buckets=FRACTIONS_S,
+            registry=registry,
+        )
+        self.gap = Histogram(
+            "cascade_recovery_gap_seconds",
+            "Between the last segment before a loss and the first after it.",
+            ("cause", "recovery_class"),
+            buckets=WAITS_S,
+            registry=registry,
+        )
+        self.blocks = Counter("cascade_blocks", "Latent blocks from stages.", registry=registry)
+        self.segments = Counter("cascade_segments", "Blocks that became segments.", registry=registry)
+        self.frames = Counter("cascade_frames", "Pictures delivered to sessions.", registry=registry)
+        self.segment_bytes = Counter("cascade_segment_bytes", "Bytes of segments made.", registry=registry)
+        self.block_seconds = Histogram(
+            "cascade_block_seconds",
+            "A block's time at the stage, waiting for credit included.",
+            buckets=FRACTIONS_S,
+            registry=registry,
+        )
+        self.decode_seconds = Histogram(
+            "cascade_decode_seconds",
+            "A block's time at the decoder, waiting included.",
+            buckets=FRACTIONS_S,
+            registry=registry,
+        )
+        self.lateness = Histogram(
+            "cascade_segment_lateness_seconds",
+            "How long after the end of the one before a segment was made.",
+            buckets=FRACTIONS_S,
+            registry=registry,
+        )
+        self.ended = Counter("cascade_sessions_ended", "Sessions that ended.", ("reason",), registry=registry)
+        self._due: dict[str, float] = {}
+
+    def block_made(self, block: stage_pb2.GenerateResponse.Block) -> None:
+        self.blocks.inc()
+        self.block_seconds.observe(block.latency.ToMilliseconds() / 1000)
+
+    def segment_made(
+        self, live: "LiveSession", segments: list[decoder_pb2.DecodeResponse.Segment], *, is_first: bool
+    ) -> None:
+        """One block, in every profile."""
+        media, session = segments[0].media, live.record.session
+        self.segments.inc()
+        self.frames.inc(media.num_frames)
+        self.segment_bytes.inc(sum(len(segment.media.data) for segment in segments))
+        spent = sum(s.decode_time.ToMilliseconds() + s.encode_time.ToMilliseconds() for s in segments[:1])
+        self.decode_seconds.observe((segments[0].queue_time.ToMilliseconds() + spent) / 1000)
+        now, length_s = time.monotonic(), media.duration.ToMilliseconds() / 1000
+        if is_first:
+            self.first_segment.observe(time.time() - live.record.created_ms / 1000)
+        due_s = self._due.get(session, now)
+        self.lateness.observe(max(0.0, now - due_s))
+        self._due[session] = max(due_s, now) + length_s
+        self._observe_switches(live, media.block)
+
+    def prompt_applied(self, live: "LiveSession", request_id: str) -> None:
+        prompt = live.record.find_prompt(request_id)
+        if prompt and not request_id.startswith("create/") and prompt.applied_ms is not None:
+            self.prompt_applied_seconds.observe((prompt.applied_ms - prompt.accepted_ms) / 1000)
+
+    def recovered(self, done: session_pb2.ConnectResponse.RecoveryDone) -> None:
+        cause = session_pb2.RecoveryCause.Name(done.cause).removeprefix("RECOVERY_CAUSE_").lower()
+        kind = session_pb2.RecoveryClass.Name(done.recovery_class).removeprefix("RECOVERY_CLASS_").lower()
+        self.gap.labels(cause, kind).observe(done.gap.ToMilliseconds() / 1000)
+
+    def session_ended(self, session: str, reason: "session_pb2.EndReason.ValueType") -> None:
+        self.ended.labels(session_pb2.EndReason.Name(reason).removeprefix("END_REASON_").lower()).inc()
+        self._due.pop(session, None)
+
+    def forget(self, session: str) -> None:
+        """Another gateway has it."""
+        self._due.pop(session, None)
+
+    def _observe_switches(self, live: "LiveSession", block: int) -> None:
+        for prompt in live.record.prompts[-8:]:
+            if prompt.first_block_touched == block and not prompt.request_id.startswith("create/"):
+                self.prompt_picture_seconds.observe(time.time() - prompt.accepted_ms / 1000)
+
+
+class RegistryCollector(Collector):
+    """Numbers of the moment, looked up when Prometheus asks."""
+
+    def __init__(self, registry: "Registry") -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        house, sessions = self._registry.house, list(self._registry.sessions)
+        states = GaugeMetricFamily("cascade_sessions", "Sessions of this gateway.", labels=["state"])
+        counts = Counted(session_pb2.SessionState.Name(live.state) for live in sessions)
+        for name in {"SESSION_STATE_ACTIVE", *counts}:
+            states.add_metric([name.removeprefix("SESSION_STATE_").lower()], counts[name])
+        yield states
+        behind = house.journal.behind()
+        for name, text, value in (
+            ("cascade_queue_length", "Sessions that wait for a place.", house.admission.queue_length),
+            ("cascade_viewers", "Streams of viewers.", sum(live.num_viewers for live in sessions)),
+            ("cascade_controllers", "Streams of controllers.", len([s for s in sessions if s.controller])),
+            ("cascade_journal_behind_writes", "Changes that the journal's store lacks.", behind.num_writes),
+            ("cascade_journal_behind_seconds", "Age of the oldest of them.", behind.seconds),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)

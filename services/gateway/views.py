@@ -1,0 +1,128 @@
+"""What the public contract shows of a journal record."""
+
+from fractions import Fraction
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.status_pb2 import Status
+
+from cascade.v1 import common_pb2, session_pb2, stage_pb2
+from services.common.durations import to_duration
+from services.gateway.journal import Prompt, Record
+
+MODEL, STATE, PAUSED, STARTED, MOVED = "model", "state", "paused", "started_ms", "moved"
+EPOCH = "epoch"
+UNKNOWN_WORDS = "unknown_words"
+"""Names of the journal's notes."""
+INIT = "init/"
+"""And of those with a profile's MediaInit."""
+
+
+def name_of(session: str) -> str:
+    return f"sessions/{session}"
+
+
+def timestamp(milliseconds: int) -> Timestamp:
+    """Wall clock, since 1970."""
+    moment = Timestamp()
+    moment.FromMilliseconds(milliseconds)
+    return moment
+
+
+def first_frame(block: int, block_frames: int) -> int:
+    """Pictures before this block, of a model with so many latent frames per block."""
+    return 4 * block_frames * block - 3 if block else 0
+
+
+def model_of(record: Record) -> stage_pb2.ModelInfo:
+    """The model that makes this session; empty before its first start."""
+    return stage_pb2.ModelInfo.FromString(record.notes.get(MODEL, b""))
+
+
+def spec_of(record: Record) -> session_pb2.SessionSpec:
+    """What was asked, with the defaults of the model once it is known."""
+    spec = session_pb2.SessionSpec.FromString(record.origin.specification)
+    model = model_of(record)
+    spec.width, spec.height = spec.width or model.width, spec.height or model.height
+    spec.fps = spec.fps or model.fps
+    return spec
+
+
+def state_of(record: Record) -> "session_pb2.SessionState.ValueType":
+    """As it was noted last."""
+    if record.end:
+        return session_pb2.SESSION_STATE_ENDED
+    noted = record.notes.get(STATE, b"SESSION_STATE_QUEUED")
+    return session_pb2.SessionState.Value(noted.decode())
+
+
+def session_of(record: Record, epoch: int, **live: Any) -> session_pb2.Session:
+    """`live`: fields that only the owner knows, such as `queue` and `has_controller`."""
+    model = model_of(record)
+    session = session_pb2.Session(
+        name=name_of(record.session),
+        spec=spec_of(record),
+        tenant=record.tenant,
+        state=state_of(record),
+        paused=PAUSED in record.notes,
+        epoch=(epoch or int(record.notes.get(EPOCH, 0))) if record.notes.get(MODEL) else 0,
+        num_blocks=record.next_decoder_block,
+        last_sequence=record.next_decoder_block,
+        acked_sequence=record.num_acked,
+        block_frames=model.block_frames,
+        model_licence=model.licence,
+        create_time=timestamp(record.created_ms),
+    )
+    session.MergeFromString(record.notes.get(UNKNOWN_WORDS, b""))
+    if started := record.notes.get(STARTED):
+        session.start_time.CopyFrom(timestamp(int(started)))
+    if record.end:
+        session.end.ParseFromString(record.end)
+    for field, value in live.items():
+        if value is not None:
+            session.MergeFrom(session_pb2.Session(**{field: value}))
+    return session
+
+
+def receipt_of(prompt: Prompt, record: Record) -> session_pb2.PromptReceipt:
+    """Where a prompt switch stands."""
+    receipt = session_pb2.PromptReceipt(
+        request_id="" if prompt.request_id.startswith("create/") else prompt.request_id,
+        state=session_pb2.SWITCH_STATE_ACCEPTED,
+        accept_time=timestamp(prompt.accepted_ms),
+        unknown_words=prompt.unknown_words,
+    )
+    if prompt.refused:
+        receipt.state = session_pb2.SWITCH_STATE_REFUSED
+        receipt.status.CopyFrom(Status.FromString(prompt.refused))
+    if prompt.first_block_touched is not None and prompt.first_block_full is not None:
+        receipt.state = session_pb2.SWITCH_STATE_APPLIED
+        receipt.apply_time.CopyFrom(timestamp(prompt.applied_ms or 0))
+        receipt.first_block_touched = prompt.first_block_touched
+        receipt.first_block_full = prompt.first_block_full
+        receipt.touched_presentation_time.CopyFrom(presentation_time(prompt.first_block_touched, record))
+        receipt.full_presentation_time.CopyFrom(presentation_time(prompt.first_block_full, record))
+    return receipt
+
+
+def presentation_time(block: int, record: Record) -> Duration:
+    """When the block is due on the session's clock."""
+    frame = first_frame(block, model_of(record).block_frames)
+    return to_duration(Fraction(frame) / Fraction(spec_of(record).fps).limit_denominator(1001))
+
+
+def pending_receipts(record: Record, limit: int = 64) -> list[session_pb2.PromptReceipt]:
+    """Switches that have not taken effect, and the last ones that have, oldest first."""
+    asked = [prompt for prompt in record.prompts if not prompt.request_id.startswith("create/")]
+    asked.sort(key=lambda prompt: prompt.accepted_ms)
+    return [receipt_of(prompt, record) for prompt in asked[-limit:]]
+
+
+def media_inits(record: Record) -> dict[str, common_pb2.MediaInit]:
+    """By profile, as far as a decoder has sent them."""
+    return {
+        name.removeprefix(INIT): common_pb2.MediaInit.FromString(value)
+        for name, value in record.notes.items()
+        if name.startswith(INIT)
+    }

@@ -1,0 +1,75 @@
+"""The engine's words in the contract's."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from cascade.v1 import common_pb2, stage_pb2
+from cascade_core.engine import Engine
+from cascade_core.session import Ended, EndReason, LatentBlock, PromptApplied, Session
+from services.common.durations import to_duration
+from services.stage.tensors import to_tensor
+
+Response = stage_pb2.GenerateResponse
+MAX_WORDS = 64
+MAX_WORD_CHARACTERS = 128
+REASONS: Final[dict[EndReason, stage_pb2.GenerateResponse.Ended.Reason.ValueType]] = {
+    "closed": Response.Ended.REASON_CLOSED,
+    "complete": Response.Ended.REASON_COMPLETE,
+    "positions_exhausted": Response.Ended.REASON_POSITIONS_EXHAUSTED,
+}
+
+
+def opened(
+    message: stage_pb2.GenerateRequest.Open, session: Session, engine: Engine, revision: str
+) -> Response:
+    request = session.request
+    unknown = (
+        common_pb2.UnknownWords(block=block, words=words_of(session.unknown_words[prompt]))
+        for block, prompt in sorted(request.prompts.items())
+        if prompt in session.unknown_words
+    )
+    return Response(
+        opened=Response.Opened(
+            epoch=message.epoch,
+            revision=revision,
+            width=request.width,
+            height=request.height,
+            latent_shape=engine.card.latent_shape(request.height, request.width),
+            unknown_words=unknown,
+        )
+    )
+
+
+def block(event: LatentBlock, dtype: common_pb2.DataType.ValueType) -> Response:
+    latents = common_pb2.LatentBlock(index=event.index, latents=to_tensor(event.latents, dtype))
+    return Response(
+        block=Response.Block(
+            block=latents,
+            latency=to_duration(event.timing.latency_s),
+            tick_time=to_duration(event.timing.tick_s),
+        )
+    )
+
+
+def prompt_applied(event: PromptApplied) -> Response:
+    return Response(
+        prompt_applied=Response.PromptApplied(
+            request_id=event.request_id,
+            first_block_touched=event.first_block_touched,
+            first_block_full=event.first_block_full,
+            unknown_words=words_of(event.unknown_words),
+        )
+    )
+
+
+def ended(event: Ended) -> Response:
+    return Response(ended=Response.Ended(reason=REASONS[event.reason]))
+
+
+def draining(time_left_s: float) -> Response:
+    return Response(draining=Response.Draining(time_left=to_duration(time_left_s)))
+
+
+def words_of(words: Iterable[str]) -> list[str]:
+    """As many as the contract allows, cut to its length."""
+    return [word[:MAX_WORD_CHARACTERS] for word in words][:MAX_WORDS]

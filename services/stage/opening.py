@@ -1,0 +1,81 @@
+"""What comes before a session: its `open`, checked against the model, and its context blocks."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Final
+
+import torch
+
+from cascade.v1 import common_pb2, stage_pb2
+from cascade_core.config import SwitchMode, load_cards
+from cascade_core.engine import Engine
+from cascade_core.errors import UnknownModel
+from cascade_core.request import SessionRequest, with_defaults
+from services.common.errors import ProtocolViolation, UnsupportedMedia, with_details
+from services.common.streams import next_message
+from services.common.validation import InvalidField
+from services.stage.tensors import from_tensor
+
+Requests = AsyncIterator[stage_pb2.GenerateRequest]
+Open = stage_pb2.GenerateRequest.Open
+MODES: Final[dict[int, SwitchMode]] = {
+    common_pb2.SWITCH_MODE_UNSPECIFIED: "immediate",
+    common_pb2.SWITCH_MODE_IMMEDIATE: "immediate",
+    common_pb2.SWITCH_MODE_BOUNDARY: "boundary",
+    common_pb2.SWITCH_MODE_RECACHE: "recache",
+}
+
+
+async def read_open(requests: Requests) -> Open:
+    """The first message. Raises FirstMessageLate or ProtocolViolation."""
+    message = await next_message(requests, "open")
+    return message.open
+
+
+def check_open(message: Open, engine: Engine) -> SessionRequest:
+    """The session to open, its context still to come. Raises UnknownModel, UnsupportedMedia or
+    InvalidField."""
+    card = engine.card
+    if message.model != card.name:
+        known = sorted({card.name, *load_cards()})
+        error = UnknownModel(f"this stage runs {card.name!r}, not {message.model!r}")
+        raise with_details(error, metadata={"known": ", ".join(known)})
+    request = with_defaults(to_request(message), card)
+    if request.width * request.height > engine.max_pixels:
+        size = f"{request.width}x{request.height} has more than {engine.max_pixels} pixels"
+        raise UnsupportedMedia(size, field="open.width")
+    end = engine.shape.window.max_blocks
+    if end is not None and request.start_block >= end:
+        raise InvalidField([("open.start_block", f"must be below {end}, where the model's positions end")])
+    needed = len(engine.context_blocks(request.start_block))
+    if message.num_context_blocks != needed:
+        wrong = f"must be {needed} for start_block {request.start_block}, not {message.num_context_blocks}"
+        raise InvalidField([("open.num_context_blocks", wrong)])
+    return request
+
+
+def to_request(message: Open) -> SessionRequest:
+    """The engine's words for it; credit as the number of blocks that may be sent."""
+    return SessionRequest(
+        prompts=dict(message.prompts),
+        seed=message.seed,
+        width=message.width,
+        height=message.height,
+        start_block=message.start_block,
+        num_blocks=message.num_blocks if message.HasField("num_blocks") else None,
+        credit=max(0, message.credit_end_block - message.start_block),
+        switch_mode=MODES[message.switch_mode],
+        fps=message.fps,
+    )
+
+
+async def read_context(requests: Requests, request: SessionRequest, engine: Engine) -> SessionRequest:
+    """The request with its context blocks. Raises FirstMessageLate, ProtocolViolation or InvalidField."""
+    shape = engine.card.latent_shape(request.height, request.width)
+    context: dict[int, torch.Tensor] = {}
+    for index in engine.context_blocks(request.start_block):
+        block = (await next_message(requests, "context_block")).context_block
+        if block.index != index:
+            raise ProtocolViolation(f"context block {block.index} came where {index} must come")
+        context[index] = from_tensor("context_block.latents", block.latents, shape)
+    return replace(request, context=context)

@@ -1,0 +1,49 @@
+"""Which weights a stage runs, as a digest: a session continues faithfully only on the same ones."""
+
+import hashlib
+from pathlib import Path
+
+from cascade_core.config import RANDOM, EngineConfig, ModelCard, uses_random_weights
+from cascade_core.errors import WeightsError
+from cascade_core.locate import ModelFiles, locate
+
+PARTS = ("transformer", "lora", "text_encoder", "tokenizer")
+"""What latents depend on."""
+
+
+def find_revision(config: EngineConfig, card: ModelCard) -> str:
+    """`random`, or `sha256:` and the digest. Reads all of the weights: seconds to minutes, off the event
+    loop. Raises WeightsError."""
+    if uses_random_weights(config, card):
+        return RANDOM
+    return digest(locate(card, config.weights))
+
+
+def digest(files: ModelFiles) -> str:
+    """Over the parts' names, file names and contents; where they lie does not matter."""
+    whole = hashlib.sha256()
+    try:
+        for part in PARTS:
+            place: Path | None = getattr(files, part)
+            for path in files_of(place):
+                assert place
+                name = path.relative_to(place).as_posix() if place.is_dir() else ""
+                whole.update(f"{part}\0{name}\0".encode())
+                with path.open("rb") as content:
+                    whole.update(hashlib.file_digest(content, "sha256").digest())
+    except OSError as error:
+        raise WeightsError(f"weights: cannot be read: {error}") from None
+    return f"sha256:{whole.hexdigest()}"
+
+
+def files_of(place: Path | None) -> list[Path]:
+    """The files of a part, which may be one file or a folder, in a fixed order. Raises WeightsError where
+    there are none."""
+    if place is None:
+        return []
+    if place.is_file():
+        return [place]
+    found = [path for path in place.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    if not found:
+        raise WeightsError(f"weights: {place} has no files")
+    return sorted(found, key=lambda path: path.relative_to(place).as_posix())

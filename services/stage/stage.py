@@ -1,0 +1,109 @@
+"""What all calls share: the engine once it is there, who is here, and whether this stage can be trusted."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from cascade_core.engine import Engine
+from cascade_core.errors import CascadeError, InvalidConfig, WeightsError
+from cascade_core.group import in_daemon_thread
+from services.common.drain import DRAINING, Drain
+from services.common.epochs import Epochs
+from services.common.errors import NotReady
+from services.common.gpus import GpuWatch
+from services.common.health import Progress
+from services.stage.metrics import StageMetrics
+from services.stage.revision import find_revision
+from services.stage.settings import Settings
+from services.stage.slots import Slots
+
+log = structlog.get_logger(__name__)
+LOADING = "the model is loading"
+
+
+class StartFailed(CascadeError):
+    """The model cannot be loaded; the message says which setting to look at."""
+
+
+class Stage:
+    """The state of one stage process, and what observes its engine."""
+
+    def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
+        self.settings = settings.stage
+        self.engine: Engine | None = None
+        """None while it starts."""
+        self.revision = ""
+        self.epochs = Epochs()
+        self.slots = Slots()
+        self.drain = Drain()
+        self.metrics = StageMetrics(registry)
+        self.metrics.watch(lambda: len(self.slots), self.num_slots)
+        self.progress = Progress("ticks", settings.health.stall_after_s)
+        self.gpus = GpuWatch(self.settings)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Watch the hardware for as long as the block lasts; the engine, which `start_engine` makes, ends
+        with it."""
+        if self.settings.device != "cpu":
+            self.gpus.start()
+        try:
+            yield
+        finally:
+            self.gpus.stop()
+            self.drain.close()
+            if self.engine:
+                await self.engine.close()
+
+    async def start_engine(self) -> None:
+        """Load the model. Raises StartFailed."""
+        config, card = self.settings.engine(), self.settings.card()
+        try:
+            revision = await in_daemon_thread(partial(find_revision, config, card))
+            engine = await Engine.start(config, self)
+        except (InvalidConfig, WeightsError) as error:
+            raise StartFailed(f"CASCADE_STAGE_MODEL, CASCADE_STAGE_WEIGHTS: {error}") from None
+        except CascadeError as error:
+            raise StartFailed(str(error)) from None
+        self.engine, self.revision = engine, revision
+        log.info("ready", model=card.name, revision=revision, device=engine.status.device)
+
+    def require_ready(self) -> Engine:
+        """The engine. Raises Draining, or NotReady while no session can be opened."""
+        self.drain.require_idle()
+        complaint = self.complaint()
+        if complaint or not self.engine:
+            raise NotReady(complaint or LOADING)
+        return self.engine
+
+    def complaint(self) -> str | None:
+        """Why no session can be opened, if so."""
+        if self.drain.begun.is_set():
+            return DRAINING
+        if not self.engine:
+            return LOADING
+        if not self.engine.status.ready:
+            return "the ranks start again"
+        return self.distrust()
+
+    def distrust(self) -> str | None:
+        """What is wrong with the hardware or the progress of an engine that should run."""
+        assert self.engine
+        self.progress.set_waiting(self.engine.status.ready and self.engine.has_work)
+        return self.gpus.complaint() or self.progress.complaint()
+
+    def num_slots(self) -> int:
+        """Sessions of the default size that fit, open ones included."""
+        return self.engine.num_slots(self.slots.requests) if self.engine else 0
+
+    # For the engine (see EngineObserver).
+
+    def ticked(self, tick_s: float, has_block: bool) -> None:
+        self.progress.advance()
+        self.metrics.observe_tick(tick_s, has_block)
+
+    def restarted(self) -> None:
+        self.metrics.restarts.inc()

@@ -1,0 +1,88 @@
+"""The state of a stage as WatchStatus tells it."""
+
+from collections.abc import Hashable
+
+from cascade.v1 import common_pb2, stage_pb2
+from cascade_core.engine import Engine
+from services.common.durations import to_duration
+from services.common.server_info import server_info
+from services.stage.stage import Stage
+
+MAX_MESSAGE = 512
+
+
+class StatusReport:
+    """Reads the status of one stage, without waiting."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._server = server_info()
+
+    def read(self) -> stage_pb2.StageStatus:
+        stage, engine = self._stage, self._stage.engine
+        status = stage_pb2.StageStatus(
+            server=self._server,
+            state=self._state(),
+            message=(stage.complaint() or "")[:MAX_MESSAGE],
+            max_sessions=stage.num_slots(),
+            num_sessions=len(stage.slots),
+            world_size=stage.settings.num_ranks,
+            accelerators=stage.gpus.accelerators(),
+            drain=stage.drain.status(len(stage.slots)),
+        )
+        if engine:
+            self._add_engine(status, engine)
+        return status
+
+    def _state(self) -> common_pb2.ServingState.ValueType:
+        stage = self._stage
+        if stage.drain.begun.is_set():
+            return common_pb2.SERVING_STATE_DRAINING
+        if not stage.engine:
+            return common_pb2.SERVING_STATE_STARTING
+        if not stage.engine.status.ready:
+            return common_pb2.SERVING_STATE_RESTARTING
+        return common_pb2.SERVING_STATE_UNHEALTHY if stage.distrust() else common_pb2.SERVING_STATE_READY
+
+    def _add_engine(self, status: stage_pb2.StageStatus, engine: Engine) -> None:
+        now = engine.status
+        status.model.CopyFrom(model_info(engine, self._stage.revision))
+        status.device = now.device.partition(":")[0]
+        status.last_tick_time.CopyFrom(to_duration(now.last_tick_s))
+        status.median_tick_time.CopyFrom(to_duration(now.median_tick_s))
+        status.num_blocks = now.num_blocks
+        status.num_restarts = now.num_restarts
+
+
+def model_info(engine: Engine, revision: str) -> stage_pb2.ModelInfo:
+    card, window = engine.card, engine.shape.window
+    return stage_pb2.ModelInfo(
+        model=card.name,
+        revision=revision,
+        licence=card.licence,
+        commercial_use=card.commercial_use,
+        block_frames=window.block_frames,
+        sink_blocks=window.sink_blocks,
+        context_blocks=window.sink_blocks + window.window_blocks,
+        num_passes=card.sampling.num_passes,
+        max_blocks=window.max_blocks or 0,
+        fps=card.video.fps,
+        width=card.video.width,
+        height=card.video.height,
+        max_pixels=engine.max_pixels,
+    )
+
+
+def change_of(status: stage_pb2.StageStatus) -> Hashable:
+    """What makes two reports differ: not what runs on by itself, which is as new as the report."""
+    return (
+        status.state,
+        "" if status.state == common_pb2.SERVING_STATE_UNHEALTHY else status.message,  # it counts seconds
+        status.max_sessions,
+        status.num_sessions,
+        status.num_blocks,
+        status.num_restarts,
+        status.HasField("drain"),
+        status.drain.reason,
+        tuple(gpu.fault for gpu in status.accelerators),
+    )

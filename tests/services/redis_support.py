@@ -1,0 +1,111 @@
+"""A real redis-server in its own folder, on a Unix socket; stopped by its process id."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+BINARY = shutil.which("redis-server") or shutil.which("valkey-server")
+needs_redis = pytest.mark.skipif(BINARY is None, reason="needs redis-server or valkey-server")
+START_DEADLINE_S = 30.0
+DIE_WITH_US = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
+"""So that a test run that is killed leaves nothing behind. Not by Popen's `preexec_fn`: it makes gRPC's fork
+handlers run, which crash now and then while calls are under way."""
+
+
+class RedisServer:
+    """Append-only by default, so that it comes back from `kill` with what it had acknowledged."""
+
+    def __init__(self, *, cluster: bool = False, persistent: bool = True) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="redis-"))  # short: a socket's path has 107 bytes
+        self.url = f"unix://{self.folder}/s"
+        self._options = {
+            "port": "0",
+            "bind": "127.0.0.1",
+            "unixsocket": f"{self.folder}/s",
+            "dir": str(self.folder),
+            "save": "",
+            "daemonize": "no",
+            "appendonly": "yes" if persistent else "no",
+            "appendfsync": "always" if persistent else "no",
+        }
+        if cluster:
+            self._options |= {"cluster-enabled": "yes", "port": str(_free_port())}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+        if cluster:
+            self.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+            self._until("cluster_state:ok", "CLUSTER", "INFO")
+
+    def start(self) -> None:
+        assert BINARY
+        arguments = [part for name, value in self._options.items() for part in (f"--{name}", value)]
+        with (self.folder / "log").open("ab") as log:
+            command = [*DIE_WITH_US, BINARY, *arguments]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        self._until("PONG", "PING")
+
+    def command(self, *words: str) -> str:
+        """One command in the inline protocol, over a fresh connection; its raw answer."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(5.0)
+            line.connect(f"{self.folder}/s")
+            line.sendall(" ".join(words).encode() + b"\r\n")
+            return line.recv(65536).decode(errors="replace")
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        if self._process:
+            self._process.kill()
+            self._process.wait(10.0)
+            self._process = None
+            (self.folder / "s").unlink(missing_ok=True)
+
+    def freeze(self) -> None:
+        """It keeps its connections and answers nothing."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _until(self, expected: str, *words: str) -> None:
+        deadline = time.monotonic() + START_DEADLINE_S
+        answer = ""
+        while time.monotonic() < deadline:
+            assert self._process
+            if self._process.poll() is not None:
+                break
+            try:
+                answer = self.command(*words)
+            except OSError as error:
+                answer = str(error)
+            if expected in answer:
+                return
+            time.sleep(0.02)
+        log = (self.folder / "log").read_text(errors="replace")[-2000:]
+        self.close()
+        raise AssertionError(f"redis-server did not start: {answer}\n{log}")
+
+
+def _free_port() -> int:
+    """Cluster mode insists on a port, and on the one 10000 above for its bus."""
+    for port in range(21000, 25000):
+        with socket.socket() as line, socket.socket() as bus:
+            try:
+                line.bind(("127.0.0.1", port))
+                bus.bind(("127.0.0.1", port + 10000))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
