@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo train-demo check settings proto proto-release test bench clean
+.PHONY: demo train-demo check settings values golden proto proto-release test images-check bench day clean
 
 demo: $(STAMP)  ## Make a video: 20 s, two prompt switches; cascade against sequential
 	$(BIN)/python -m demo_world.demo --out out
@@ -12,15 +12,26 @@ demo: $(STAMP)  ## Make a video: 20 s, two prompt switches; cascade against sequ
 train-demo: $(STAMP)  ## Train the demo model again; resumes what was interrupted
 	$(BIN)/python -m demo_world.train --work out/train
 
-check: $(STAMP)  ## Lint, types, layers, contracts
+check: $(STAMP)  ## Lint, types, layers, contracts, chart
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/python helm/reference.py --check
+	$(BIN)/helm lint --strict --quiet helm/cascade
+	for values in helm/cascade/values-*.yaml; do \
+	  $(BIN)/helm lint --strict --quiet helm/cascade --values $$values || exit 1; done
+	$(BIN)/hadolint Dockerfile
 
 settings: $(STAMP)  ## docs/settings.md from the settings' docstrings
 	$(BIN)/python docs/settings.py
+
+values: $(STAMP)  ## What the chart says of its values: schema of the settings, table in its README
+	$(BIN)/python helm/reference.py
+
+golden: $(STAMP)  ## What each values file installs, as tests/chart compares it; read the diff
+	UPDATE_GOLDEN=1 $(BIN)/python -m pytest --quiet tests/chart/test_golden.py
 
 proto: $(STAMP)  ## Python stubs from proto/
 	$(BIN)/python proto/generate.py
@@ -31,16 +42,25 @@ proto-release: $(STAMP)  ## From now on, contracts are checked against what they
 test: $(STAMP)  ## Everything that runs on a CPU machine
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+images-check: $(STAMP)  ## Build and run what the images hold, without a container engine; minutes
+	$(BIN)/python -m images.check
+
 bench: $(STAMP)  ## Measure this machine; tables under benchmarks/results
 	$(BIN)/cascade-engine bench --out benchmarks/results
 	$(BIN)/python -m benchmarks.services --out benchmarks/results
 	$(BIN)/python -m benchmarks.recovery --out benchmarks/results
+	$(BIN)/python -m benchmarks.upgrade --out benchmarks/results
+	$(BIN)/python -m benchmarks.day --out benchmarks/results
+
+day: $(STAMP)  ## Simulate a day of autoscaling; table and picture
+	$(BIN)/python -m benchmarks.day
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt helm/tools.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[client,stage,decoder,gateway,test]'
+	$(BIN)/python helm/tools.py
 	touch $@

@@ -34,6 +34,8 @@ class Tls:
     """This client's certificate chain, where the gateway asks for one (mTLS)."""
     key: Path | None = None
     """Its private key."""
+    server_name: str | None = None
+    """The name to look for in the server's certificate; None: the one in the address."""
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Raises OSError for a file that cannot be read."""
@@ -47,7 +49,8 @@ def open_channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
     """A channel with a connection of its own, made at the first call."""
     if tls is None:
         return grpc.aio.insecure_channel(address, OPTIONS)
-    return grpc.aio.secure_channel(address, tls.credentials(), OPTIONS)
+    options = [*OPTIONS, ("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else OPTIONS
+    return grpc.aio.secure_channel(address, tls.credentials(), options)
 
 
 def parse_addresses(target: str) -> list[str]:

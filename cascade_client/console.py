@@ -63,6 +63,15 @@ def add_credentials(parser: Any) -> None:
     parser.add_argument(
         "--ca", metavar="FILE", help="use TLS; who signs the server's certificate (PEM), or `system`"
     )
+    parser.add_argument(
+        "--certificate", metavar="FILE", help="your certificate (PEM), where the server asks for one"
+    )
+    parser.add_argument("--certificate-key", metavar="FILE", help="its private key (PEM)")
+    parser.add_argument(
+        "--server-name",
+        metavar="NAME",
+        help="look for this name in the server's certificate, not for the address",
+    )
 
 
 def add_json(parser: Parser) -> None:
@@ -80,12 +89,29 @@ def read_api_key(options: Options) -> str | None:
 
 
 def read_tls(options: Options) -> Tls | None:
+    """None: plain text. Raises CommandFailed."""
+    if (options.certificate is None) != (options.certificate_key is None):
+        raise CommandFailed("--certificate and --certificate-key belong together")
     if options.ca is None:
+        if options.certificate or options.server_name:
+            raise CommandFailed(
+                "--certificate and --server-name need --ca: who signs the server's certificate, or `system`"
+            )
         return None
-    path = None if options.ca == "system" else Path(options.ca)
-    if path and not path.is_file():
-        raise CommandFailed(f"--ca: no file {path}")
-    return Tls(ca=path)
+    ca = None if options.ca == "system" else find_file("--ca", options.ca)
+    if options.certificate is None:
+        return Tls(ca, server_name=options.server_name)
+    certificate = find_file("--certificate", options.certificate)
+    key = find_file("--certificate-key", options.certificate_key)
+    return Tls(ca, certificate, key, options.server_name)
+
+
+def find_file(argument: str, name: str) -> Path:
+    """Raises CommandFailed where it is not there."""
+    path = Path(name)
+    if not path.is_file():
+        raise CommandFailed(f"{argument}: no file {path}")
+    return path
 
 
 def make_client(options: Options, retry_for_s: float = RETRY_FOR_S) -> Client:

@@ -1,4 +1,4 @@
-"""The command `cascade-engine`: generate a video, list the models, measure.
+"""The command `cascade-engine`: generate a video, list the models, download one, measure.
 
 Errors that the caller can mend are one sentence on stderr and exit status 2; all others exit with 1.
 """
@@ -27,6 +27,7 @@ from cascade_core.config import (
     make,
     uses_random_weights,
 )
+from cascade_core.download import download
 from cascade_core.errors import CascadeError, InvalidConfig, UserError
 from cascade_core.generate import GenerateOptions, Progress, check_options, generate
 from cascade_core.listing import list_models
@@ -62,6 +63,9 @@ def build_parser() -> Parser:
     models = commands.add_parser("models", help="list the model cards")
     models.add_argument("--weights", help="folder to look for files in (default: each model's own place)")
     models.add_argument("--json", action="store_true", help="print JSON")
+    fetch = commands.add_parser("download", help="put a model's files into a folder")
+    fetch.add_argument("--model", required=True, help="a card's name, or a path to a .toml card")
+    fetch.add_argument("--to", required=True, type=Path, help="the folder; what is there stays")
     add_bench_arguments(commands.add_parser("bench", help="measure this machine and write tables"))
     return parser
 
@@ -186,6 +190,13 @@ def run_generate(arguments: argparse.Namespace) -> None:
     say(summary(figures, [path for path in (options.output, options.latents, options.json) if path]))
 
 
+def run_download(arguments: argparse.Namespace) -> None:
+    card = find_card(arguments.model)
+    say(f"{card.name}: {card.title} · {card.licence}")
+    fetched = download(card, arguments.to, say)
+    say(f"{arguments.to}: complete, {len(fetched)} fetched")
+
+
 async def cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
     """SIGTERM (docker stop, timeout) cancels the work once, as Ctrl-C does; cleaning up is left in peace."""
     task = asyncio.ensure_future(work)
@@ -227,6 +238,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 run_generate(arguments)
             case "models":
                 print(list_models(arguments.weights, arguments.json))
+            case "download":
+                run_download(arguments)
             case "bench":
                 run_bench(arguments)
     except UserError as error:

@@ -1,6 +1,6 @@
 """From the contracts to Python stubs, and the checks on the way.
 
-python proto/generate.py              write the stubs into cascade/v1
+python proto/generate.py              write the stubs into cascade/v1 and externalscaler
 python proto/generate.py --check      lint, format, drift of stubs, breaking changes; writes nothing
 python proto/generate.py --release    from now on compare with the contracts as they are
 
@@ -24,6 +24,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "proto"
 STUBS = ROOT / "cascade"
+SCALER_STUBS = ROOT / "externalscaler"
+"""KEDA's interface, not ours to name or to change: neither linted nor compared with a release."""
 RELEASED = SOURCES / "released.binpb"
 """The contracts that clients in the field were made with: descriptors without comments."""
 RULES = "buf/validate/validate.proto"
@@ -81,7 +83,7 @@ def without_rules_import(image: Path) -> FileDescriptorSet:
 
 
 def write_stubs(sources: Path, work: Path, out: Path) -> None:
-    """Generate every stub below `out`."""
+    """Generate every stub below `out`, in a folder per package."""
     bare = work / "bare.binpb"
     bare.write_bytes(without_rules_import(compile_sources(sources, work)).SerializeToString())
     plugins = [f"--plugin={name}={BIN / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
@@ -103,10 +105,11 @@ def find_drift(fresh: Path, committed: Path) -> list[str]:
 
 
 def check_stubs(sources: Path, work: Path, committed: Path) -> None:
+    """Of the package that has the name of the folder `committed`."""
     fresh = work / "stubs"
-    fresh.mkdir()
+    fresh.mkdir(exist_ok=True)
     write_stubs(sources, work, fresh)
-    if drift := find_drift(fresh / PACKAGES, committed):
+    if drift := find_drift(fresh / committed.name, committed):
         raise CheckFailed(f"stubs are not what proto/ generates; run `make proto`: {', '.join(drift)}")
 
 
@@ -139,11 +142,13 @@ def main() -> None:
             if options.check:
                 check_contracts(SOURCES, work, RELEASED)
                 check_stubs(SOURCES, work, STUBS)
+                check_stubs(SOURCES, work, SCALER_STUBS)
             elif options.release:
                 release(SOURCES, work, RELEASED)
             else:
-                for name in read_stubs(STUBS):
-                    (STUBS / name).unlink()
+                for folder in (STUBS, SCALER_STUBS):
+                    for name in read_stubs(folder):
+                        (folder / name).unlink()
                 write_stubs(SOURCES, work, ROOT)
         except CheckFailed as error:
             sys.exit(f"proto: {error}")

@@ -350,7 +350,14 @@ class _ServingStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ServingS
     SERVING_STATE_DRAINING: _ServingState.ValueType  # 4
     """Takes no new sessions and wants its own to move away. Never leaves this state."""
     SERVING_STATE_UNHEALTHY: _ServingState.ValueType  # 5
-    """Up, but its hardware or its progress cannot be trusted; takes no sessions. `message` says why."""
+    """Up, but its hardware or its progress cannot be trusted now; takes no sessions until that is over. `message` says
+    why (a GPU too hot, a driver that does not answer, blocks that do not come).
+    """
+    SERVING_STATE_QUARANTINED: _ServingState.ValueType  # 6
+    """Up, for diagnosis only: its hardware is broken until the process ends. Takes no sessions, and its own are told to
+    move away as in a drain. `message` says why (an Xid, ECC errors, GPUs that do not reach each other). Never leaves
+    this state, not for DRAINING either.
+    """
 
 class ServingState(_ServingState, metaclass=_ServingStateEnumTypeWrapper):
     """What a server does with sessions now."""
@@ -366,7 +373,14 @@ SERVING_STATE_RESTARTING: ServingState.ValueType  # 3
 SERVING_STATE_DRAINING: ServingState.ValueType  # 4
 """Takes no new sessions and wants its own to move away. Never leaves this state."""
 SERVING_STATE_UNHEALTHY: ServingState.ValueType  # 5
-"""Up, but its hardware or its progress cannot be trusted; takes no sessions. `message` says why."""
+"""Up, but its hardware or its progress cannot be trusted now; takes no sessions until that is over. `message` says
+why (a GPU too hot, a driver that does not answer, blocks that do not come).
+"""
+SERVING_STATE_QUARANTINED: ServingState.ValueType  # 6
+"""Up, for diagnosis only: its hardware is broken until the process ends. Takes no sessions, and its own are told to
+move away as in a drain. `message` says why (an Xid, ECC errors, GPUs that do not reach each other). Never leaves
+this state, not for DRAINING either.
+"""
 Global___ServingState: _TypeAlias = ServingState  # noqa: Y015
 
 @_typing.final

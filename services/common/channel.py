@@ -1,11 +1,14 @@
 """Options of both sides of a connection, and channels to other services."""
 
+from collections.abc import Sequence
+
 import grpc
 
-from services.common.settings import GrpcSettings, TlsSettings
-from services.common.tls import channel_credentials
+from services.common.settings import ClientTlsSettings, GrpcSettings
+from services.common.tls import watched_credentials
 
-Options = list[tuple[str, int]]
+Options = Sequence[tuple[str, int]]
+"""Of gRPC."""
 
 
 def common_options(settings: GrpcSettings) -> Options:
@@ -31,10 +34,30 @@ def server_options(settings: GrpcSettings) -> Options:
     ]
 
 
-def open_channel(target: str, settings: GrpcSettings, tls: TlsSettings | None) -> grpc.aio.Channel:
-    """A channel to another service; `tls` None: plain text. Without retries of its own: a stream that ended
-    is resumed by our protocol, and hidden retries would repeat mutations."""
-    options = [*common_options(settings), ("grpc.enable_retries", 0)]
-    if tls is None:
-        return grpc.aio.insecure_channel(target, options)
-    return grpc.aio.secure_channel(target, channel_credentials(tls), options)
+class Channels:
+    """Channels to other services that are all reached alike. Files of TLS that change hold for whatever is
+    opened after; what is open stays as it is until it is opened anew. Raises InvalidConfig at first."""
+
+    def __init__(self, settings: GrpcSettings, tls: ClientTlsSettings | None, options: Options = ()) -> None:
+        """`tls` None: plain text. Without retries of their own: a stream that ended is resumed by our
+        protocol, and hidden retries would repeat mutations."""
+        self._options = [*common_options(settings), ("grpc.enable_retries", 0), *options]
+        self._credentials = watched_credentials(tls) if tls else None
+        self._name = [("grpc.ssl_target_name_override", tls.server_name)] if tls and tls.server_name else []
+
+    @property
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """Another object once files have changed; None: plain text."""
+        return self._credentials.get() if self._credentials else None
+
+    def open(self, target: str) -> grpc.aio.Channel:
+        """Pods are called by their addresses, which no certificate has: `ClientTlsSettings.server_name`."""
+        credentials = self.credentials
+        if credentials is None:
+            return grpc.aio.insecure_channel(target, self._options)
+        return grpc.aio.secure_channel(target, credentials, [*self._options, *self._name])
+
+
+def open_channel(target: str, settings: GrpcSettings, tls: ClientTlsSettings | None) -> grpc.aio.Channel:
+    """A single one; `tls` None: plain text."""
+    return Channels(settings, tls).open(target)

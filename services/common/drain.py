@@ -11,6 +11,8 @@ from services.common.errors import Draining, RequestIdReused
 
 MAX_REQUESTS = 1024
 """Drain calls that are remembered: those of much longer than an hour."""
+MAX_REASON = 256
+"""Characters of a reason, as the contract says."""
 DRAINING = "this server is draining: open the session elsewhere"
 OVER = "the time to move away is over: open the session elsewhere"
 

@@ -1,6 +1,7 @@
 """What `python -m services.NAME` does: read the settings, serve, and say in one line why that failed."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -10,6 +11,12 @@ from services.common.environment import load_settings
 from services.common.reference import print_help
 
 S = TypeVar("S")
+
+
+def end_at_sigterm() -> None:
+    """Exit with 0 at SIGTERM until the server answers it: a container's first process ignores signals that it
+    has no handler for, and would be killed only when its grace period is over."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 def run(name: str, kind: type[S], serve: Callable[[S], Coroutine[Any, Any, None]]) -> None:

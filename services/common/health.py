@@ -14,6 +14,9 @@ from services.common.settings import HealthSettings
 
 log = structlog.get_logger(__name__)
 SET_DEADLINE_S = 1.0
+LIVE = "live"
+"""A name that serves until SIGTERM, whatever the conditions say: for liveness probes, since a process whose
+GPU is broken, or that drains, still has sessions. No answer means that the event loop does not turn."""
 
 Condition = Callable[[], str | None]
 """Why this process cannot serve now; None: it can. Called often, must return at once."""
@@ -43,9 +46,10 @@ class Progress:
 
     def complaint(self) -> str | None:
         """A Condition: no progress for too long while work waits."""
-        if self._waiting_since is None:
+        since = self._waiting_since  # once: metrics ask from another thread
+        if since is None:
             return None
-        stalled_s = self._clock() - self._waiting_since
+        stalled_s = self._clock() - since
         return f"no {self.name} for {stalled_s:.1f} s" if stalled_s >= self._stall_after_s else None
 
 
@@ -64,6 +68,7 @@ class HealthMonitor:
 
     async def start(self) -> None:
         await self._tell(is_serving=False)
+        await self.servicer.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
 
     async def run(self) -> None:
         """Look at the conditions until cancelled."""

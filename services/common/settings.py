@@ -93,6 +93,14 @@ class TlsSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ClientTlsSettings(TlsSettings):
+    """As TlsSettings, with whom to expect."""
+
+    server_name: str | None = None
+    """Name that the server's certificate must have; None: the one by which it is called."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class ServerTlsSettings(TlsSettings):
     """As TlsSettings; a server cannot ask for client certificates without one of its own."""
 

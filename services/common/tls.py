@@ -1,4 +1,4 @@
-"""TLS and mTLS from files. A server takes changed files for its next connection."""
+"""TLS and mTLS from files. Changed files hold for a server's next connection, and a client's next channel."""
 
 from pathlib import Path
 
@@ -23,13 +23,17 @@ def server_credentials(tls: TlsSettings) -> grpc.ServerCredentials | None:
     return grpc.dynamic_ssl_server_credentials(files.get(), files.get, ca is not None)
 
 
-def channel_credentials(tls: TlsSettings) -> grpc.ChannelCredentials:
-    """A client's side; files are read once per channel."""
-    return grpc.ssl_channel_credentials(
-        root_certificates=read(tls.ca) if tls.ca else None,
-        private_key=read(tls.key) if tls.key else None,
-        certificate_chain=read(tls.certificate) if tls.certificate else None,
-    )
+def watched_credentials(tls: TlsSettings) -> Watched[grpc.ChannelCredentials]:
+    """A client's side: another object when files have changed."""
+
+    def load() -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(
+            root_certificates=read(tls.ca) if tls.ca else None,
+            private_key=read(tls.key) if tls.key else None,
+            certificate_chain=read(tls.certificate) if tls.certificate else None,
+        )
+
+    return Watched([path for path in (tls.certificate, tls.key, tls.ca) if path], load)
 
 
 def read(path: Path) -> bytes:

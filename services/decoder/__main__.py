@@ -1,8 +1,11 @@
 """Runs a decoder: `python -m services.decoder`, set up by `CASCADE_*` variables; see `settings.py`."""
 
-from services.common.entry import run
-from services.decoder.service import serve
-from services.decoder.settings import Settings
+from services.common.entry import end_at_sigterm, run
+
+end_at_sigterm()  # imports take seconds
+
+from services.decoder.service import serve  # noqa: E402
+from services.decoder.settings import Settings  # noqa: E402
 
 if __name__ == "__main__":
     run("decoder", Settings, serve)

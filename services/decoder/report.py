@@ -16,6 +16,7 @@ MAX_MESSAGE_CHARS = 512
 READY = common_pb2.SERVING_STATE_READY
 UNHEALTHY = common_pb2.SERVING_STATE_UNHEALTHY
 DRAINING = common_pb2.SERVING_STATE_DRAINING
+QUARANTINED = common_pb2.SERVING_STATE_QUARANTINED
 
 
 class Reporter:
@@ -38,6 +39,8 @@ class Reporter:
 
     def complaint(self) -> str | None:
         """Why it takes no sessions, drain apart; a health Condition."""
+        if quarantine := self._gpus.quarantine():
+            return quarantine
         if self._supervisor.state != READY:
             return self._supervisor.message
         return self._gpus.complaint() or self._progress.complaint()
@@ -45,13 +48,12 @@ class Reporter:
     def status(self, drain: Drain, num_streams: int) -> decoder_pb2.DecoderStatus:
         """As of now."""
         worker = self._supervisor
-        is_draining = drain.begun.is_set()
         has_nvenc = worker.ready is not None and worker.ready.has_nvenc
         software, nvenc = common_pb2.VIDEO_ENCODER_SOFTWARE, common_pb2.VIDEO_ENCODER_NVENC
         return decoder_pb2.DecoderStatus(
             server=self._server,
-            state=DRAINING if is_draining else self._state(),
-            message=(drain.reason if is_draining else self.complaint() or "")[:MAX_MESSAGE_CHARS],
+            state=self.state(drain),
+            message=self._message(drain)[:MAX_MESSAGE_CHARS],
             max_sessions=worker.max_sessions,
             num_sessions=worker.num_sessions,
             models=[self._card.name],
@@ -65,7 +67,17 @@ class Reporter:
             drain=drain.status(num_streams),
         )
 
-    def _state(self) -> State:
+    def _message(self, drain: Drain) -> str:
+        if drain.begun.is_set() and not self._gpus.quarantine():
+            return drain.reason
+        return self.complaint() or ""
+
+    def state(self, drain: Drain) -> State:
+        """As of now; from any thread."""
+        if self._gpus.quarantine():
+            return QUARANTINED
+        if drain.begun.is_set():
+            return DRAINING
         is_distrusted = self._supervisor.state == READY and self.complaint()
         return UNHEALTHY if is_distrusted else self._supervisor.state
 

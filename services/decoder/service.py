@@ -15,6 +15,7 @@ from services.common import server as scaffold
 from services.common.gpus import GpuWatch
 from services.common.health import Progress
 from services.common.server import Service
+from services.common.state_metrics import GpuCollector, StateCollector
 from services.common.telemetry import Telemetry
 from services.decoder.metrics import DecoderMetrics
 from services.decoder.report import Reporter
@@ -34,24 +35,34 @@ class Decoder:
         card = load_card(section)
         progress = Progress("blocks", settings.health.stall_after_s)
         self.gpus = GpuWatch(section)
+        self.gpus.export(registry)
         self.supervisor = Supervisor(card, section, progress, DecoderMetrics(registry), self._note_change)
         self._uses_gpus = section.device != "cpu"
         self._reporter = Reporter(card, section, self.supervisor, progress, self.gpus)
         self.servicer = DecoderServicer(card, section, self.supervisor, self._reporter)
+        registry.register(StateCollector("cascade_decoder_state", self.servicer.state))
+        registry.register(GpuCollector(self.gpus.accelerators))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the worker up, and watch the hardware, for as long as the block lasts."""
         if self._uses_gpus:
             self.gpus.start()
-        worker = asyncio.create_task(self.supervisor.run(), name="worker")
+        tasks = {
+            asyncio.create_task(self.supervisor.run(), name="worker"),
+            asyncio.create_task(self._leave_quarantined(), name="quarantine"),
+        }
         try:
             yield
         finally:
             self.gpus.stop()
             self.servicer.close()
-            worker.cancel()
-            await asyncio.wait({worker})
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _leave_quarantined(self) -> None:
+        self.servicer.quarantine(await self.gpus.quarantined())
 
     def describe(self) -> Service:
         """What the scaffold serves."""

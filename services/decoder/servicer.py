@@ -8,7 +8,7 @@ from typing import Any
 from cascade.v1 import decoder_pb2, decoder_pb2_grpc
 from cascade_core.config import ModelCard
 from services.common.board import Board
-from services.common.drain import OVER, Drain
+from services.common.drain import MAX_REASON, OVER, Drain
 from services.common.durations import to_seconds
 from services.common.epochs import Epochs
 from services.common.errors import Draining, NotReady
@@ -18,7 +18,7 @@ from services.decoder.admission import Open, check_encoders, make_plan
 from services.decoder.report import Reporter, change_of
 from services.decoder.settings import DecoderSettings
 from services.decoder.stream import Stream
-from services.decoder.supervisor import Supervisor
+from services.decoder.supervisor import State, Supervisor
 
 DEFAULT_INTERVAL_S = 1.0
 DEFAULT_DRAIN_S = 300.0
@@ -72,6 +72,11 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         self.board.note_change()
         return DrainResponse(drain=self._report().drain)
 
+    def quarantine(self, reason: str) -> None:
+        """Have the sessions move away from broken hardware."""
+        self._drain.begin(DEFAULT_DRAIN_S, f"quarantined: {reason}"[:MAX_REASON])
+        self.board.note_change()
+
     async def drain(self, deadline_s: float) -> None:
         """The process ends: as `Drain`, then until the last stream is gone; watches end with it."""
         self._drain.begin(deadline_s, "the process is asked to end")
@@ -83,6 +88,10 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
 
     def close(self) -> None:
         self._drain.close()
+
+    def state(self) -> State:
+        """As WatchStatus tells it; from any thread."""
+        return self._reporter.state(self._drain)
 
     def _admit(self, opening: Open) -> Stream:
         """A stream that can start; raises what keeps it from that, with nothing changed."""

@@ -15,6 +15,7 @@ from services.gateway.ledger import Ledger
 from services.gateway.pace import Pace
 from services.gateway.peer import Peer
 from services.gateway.pool import Pool
+from services.gateway.reports import Kind
 from services.gateway.settings import GatewaySettings
 from services.gateway.slots import Slot, Wish, decoder_fits, stage_fits
 
@@ -85,6 +86,15 @@ class Admission:
     def num_urgent(self) -> int:
         """Places that recoveries and moves wait for."""
         return len(self._urgent)
+
+    def num_recovering(self, kind: Kind) -> int:
+        """Sessions that lost their place there and wait for another; those that move have theirs still."""
+        ledger = self.ledger(kind)
+        return sum(ledger in claim.ledgers and not claim.avoid for claim in self._urgent)
+
+    def ledger(self, kind: Kind) -> Ledger[Any]:
+        """The places of the stages, or of the decoders."""
+        return self._stages if kind == "stage" else self._decoders
 
     @property
     def num_busy(self) -> int:

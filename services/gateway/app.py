@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -10,23 +11,33 @@ from cascade.v1 import session_pb2, session_pb2_grpc
 from cascade.v1.decoder_pb2 import DecoderStatus
 from cascade.v1.stage_pb2 import StageStatus
 from cascade_core.errors import InvalidConfig
+from externalscaler import externalscaler_pb2_grpc
 from services.common import server as scaffold
 from services.common.server import Server, Service
 from services.common.telemetry import Telemetry
 from services.gateway.admission import Admission
-from services.gateway.endpoints import StaticEndpoints
+from services.gateway.endpoints import Endpoints, StaticEndpoints
 from services.gateway.forward import Forwarder
 from services.gateway.house import House
 from services.gateway.journal import Journal, MemoryJournal, RedisStore, ReplicatedJournal, connect
 from services.gateway.metrics import GatewayMetrics, RegistryCollector
+from services.gateway.peer_metrics import PeerCollector
 from services.gateway.pool import Pool
 from services.gateway.quotas import Quotas
 from services.gateway.rates import Rates
 from services.gateway.registry import Registry
+from services.gateway.scaling.assembly import make_scaler
+from services.gateway.scaling.gauges import ScalerCollector
+from services.gateway.scaling.scaler import Scaler
+from services.gateway.scaling.servicer import METHODS, ScalerServicer
+from services.gateway.scaling.servicer import NAME as SCALER_NAME
 from services.gateway.servicer import SessionServicer
 from services.gateway.settings import Settings
 from services.gateway.tokens import ResumeTokens
 from services.gateway.traces import BlockTraces
+
+if TYPE_CHECKING:
+    from services.gateway.cluster import Cluster
 
 EVERYWHERE = ("0.0.0.0", "::")
 """Hosts to listen on that nobody can call."""
@@ -37,8 +48,9 @@ NAME = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tuple[Service, Registry]]:
     """A gateway that follows its peers, for as long as the block lasts."""
     section = settings.gateway
-    stages: Pool[StageStatus] = Pool("stage", StaticEndpoints(section.stages), section, settings.peer)
-    decoders: Pool[DecoderStatus] = Pool("decoder", StaticEndpoints(section.decoders), section, settings.peer)
+    cluster = make_cluster(settings, telemetry)
+    stages: Pool[StageStatus] = Pool("stage", find_stages(settings, cluster), section, settings.peer)
+    decoders: Pool[DecoderStatus] = Pool("decoder", find_decoders(settings, cluster), section, settings.peer)
     if section.redis_url and not section.advertise and settings.grpc.host in EVERYWHERE:
         raise InvalidConfig("gateway.advertise: needed with redis_url where grpc.host is every address")
     address = section.advertise or f"{settings.grpc.host}:{settings.grpc.port}"
@@ -54,33 +66,51 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
         traces=BlockTraces(telemetry.tracer_provider),
     )
     registry, forwarder = Registry(house), Forwarder(settings.peer)
+    scaler = make_scaler(settings, house.owner, house.admission, stages, decoders)
     telemetry.registry.register(RegistryCollector(registry))
+    telemetry.registry.register(ScalerCollector(scaler))
+    telemetry.registry.register(PeerCollector(stages, decoders))
     try:
+        if cluster:
+            cluster.look_after(stages, decoders)
         await stages.start()
         await decoders.start()
         registry.start()
-        yield describe(house, registry, forwarder), registry
+        await scaler.start()
+        yield describe(house, registry, forwarder, scaler), registry
     finally:
+        await scaler.close()
         await registry.close()
         await forwarder.close()
         house.admission.close()
         await stages.close()
         await decoders.close()
+        if cluster:
+            await cluster.close()
         await house.journal.close()
 
 
-def describe(house: House, registry: Registry, forwarder: Forwarder) -> Service:
+def describe(house: House, registry: Registry, forwarder: Forwarder, scaler: Scaler) -> Service:
     """What the scaffold serves."""
     servicer = SessionServicer(house, registry, forwarder, Rates(house.quotas))
 
     def register(server: grpc.aio.Server) -> None:
         session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server)
+        externalscaler_pb2_grpc.add_ExternalScalerServicer_to_server(ScalerServicer(scaler), server)
+
+    async def drain(deadline_s: float) -> None:
+        forwarder.leave()
+        try:
+            await registry.drain(deadline_s)
+        finally:
+            scaler.leave()
 
     return Service(
-        (NAME,),
+        (NAME, SCALER_NAME),
         register,
-        drain=registry.drain,
-        open_without_credentials=(f"/{NAME}/Connect",),
+        drain=drain,
+        open_while_draining=METHODS,
+        open_without_credentials=(f"/{NAME}/Connect", *(METHODS if house.settings.scaler.open else ())),
     )
 
 
@@ -108,6 +138,31 @@ async def serve(settings: Settings) -> None:
             yield service
 
     await scaffold.serve(settings, "gateway", build)
+
+
+def make_cluster(settings: Settings, telemetry: Telemetry) -> "Cluster | None":
+    """None where no Service is followed. Raises InvalidConfig."""
+    if not settings.kubernetes.is_used:
+        return None
+    from services.gateway.cluster import Cluster  # its client takes 64 MB, which others need not spend
+
+    return Cluster(settings.kubernetes, telemetry.registry)
+
+
+def find_stages(settings: Settings, cluster: "Cluster | None") -> Endpoints:
+    """By the cluster, or the list in the settings."""
+    service = settings.kubernetes.stage_service
+    return (
+        cluster.endpoints("stage", service)
+        if cluster and service
+        else StaticEndpoints(settings.gateway.stages)
+    )
+
+
+def find_decoders(settings: Settings, cluster: "Cluster | None") -> Endpoints:
+    """As `find_stages`."""
+    service, addresses = settings.kubernetes.decoder_service, settings.gateway.decoders
+    return cluster.endpoints("decoder", service) if cluster and service else StaticEndpoints(addresses)
 
 
 def make_journal(settings: Settings) -> Journal:

@@ -3,7 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import grpc
@@ -11,7 +11,7 @@ import grpc
 from cascade.v1 import session_pb2, session_pb2_grpc
 from cascade_core.errors import CascadeError
 from services.common.call import Call
-from services.common.channel import open_channel
+from services.common.channel import Channels
 from services.common.errors import NotReady
 from services.common.remote import RemoteError, remote_error
 from services.gateway.link import BROKEN
@@ -28,8 +28,15 @@ class Forwarder:
     """Channels to other gateways, opened when first needed."""
 
     def __init__(self, settings: PeerSettings) -> None:
-        self._settings = settings
-        self._channels: OrderedDict[str, grpc.aio.Channel] = OrderedDict()
+        self._channels = Channels(settings.grpc(), settings.credentials())
+        self._open: OrderedDict[str, tuple[object, grpc.aio.Channel]] = OrderedDict()
+        """By address: with the credentials that it was opened with."""
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """This gateway goes away: ask the clients of forwarded streams to attach elsewhere. Until they have,
+        the streams go on."""
+        self._leaving.set()
 
     async def unary(self, address: str, call: Call, request: Any) -> Any:
         """The owner's answer. Raises RemoteError."""
@@ -54,9 +61,10 @@ class Forwarder:
         try:
             with suppress(*BROKEN):  # reading tells why
                 await stream.write(attach)
-            while (response := await stream.read()) is not grpc.aio.EOF:
-                sending = sending or asyncio.create_task(send(stream, requests))
-                yield response
+            async with aclosing(self._responses(stream)) as responses:
+                async for response in responses:
+                    sending = sending or asyncio.create_task(send(stream, requests))
+                    yield response
         except grpc.aio.AioRpcError as error:
             raise remote_error(error) from None
         except asyncio.CancelledError:
@@ -69,17 +77,38 @@ class Forwarder:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
 
+    async def _responses(self, stream: Any) -> AsyncGenerator[session_pb2.ConnectResponse, None]:
+        """What the owner sends and, between any two of these, `reconnect` when this gateway leaves."""
+        response = await stream.read()
+        leaving: asyncio.Future[Any] = asyncio.ensure_future(self._leaving.wait())
+        reading: asyncio.Future[Any] = leaving
+        is_told = False
+        try:
+            while response is not grpc.aio.EOF:
+                yield response
+                reading = asyncio.ensure_future(stream.read())
+                if not is_told:
+                    await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                    if leaving.done():
+                        is_told = True
+                        yield session_pb2.ConnectResponse(reconnect=session_pb2.ConnectResponse.Reconnect())
+                response = await reading
+        finally:
+            leaving.cancel()
+            reading.cancel()
+
     async def close(self) -> None:
-        for channel in self._channels.values():
+        for _, channel in self._open.values():
             await channel.close()
 
     def _stub(self, address: str) -> Any:
-        channel = self._channels.pop(address, None)
-        if channel is None:
-            channel = open_channel(address, self._settings.grpc(), self._settings.credentials())
-        self._channels[address] = channel
-        if len(self._channels) > MAX_CHANNELS:
-            self._channels.popitem(last=False)  # its streams end when they are done with it
+        credentials = self._channels.credentials
+        opened_with, channel = self._open.pop(address, (None, None))
+        if channel is None or opened_with is not credentials:
+            channel = self._channels.open(address)
+        self._open[address] = credentials, channel
+        if len(self._open) > MAX_CHANNELS:
+            self._open.popitem(last=False)  # its streams end when they are done with it
         return session_pb2_grpc.SessionServiceStub(channel)
 
 

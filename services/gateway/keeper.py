@@ -4,11 +4,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Generic, Protocol, TypeVar
 
+import structlog
+
 from services.gateway.link import LinkLost
 from services.gateway.pool import Peer
+from services.gateway.race import race
 from services.gateway.slots import Slot
 
+log = structlog.get_logger(__name__)
 S = TypeVar("S")
+CLOSE_S = 5.0
+"""For a stream to end that was asked to."""
 MAX_FAILURES = 8
 """Streams in a row that brought nothing: then the session is at fault, not the machines."""
 
@@ -52,6 +58,8 @@ class Keeper(Generic[S]):
         self._progress = progress
         self._link: Link | None = None
         self._moving: asyncio.Task[Slot[S]] | None = None
+        self._closing = asyncio.Event()
+        """The stream was asked to end, since another place is there: however it ends, that is as planned."""
         self._num_failures = 0
 
     @property
@@ -75,18 +83,34 @@ class Keeper(Generic[S]):
 
     async def _run_once(self) -> None:
         before = self._progress()
+        self._closing.clear()
         self._link = await self._open_link(self.slot.peer)
         self._link.on_open = self.slot.praise
+        leaving = asyncio.create_task(self._leave(self.slot.peer))
         try:
-            await self._link.run()
+            await race(self._link.run(), self._close_late())
         except LinkLost as lost:
-            await self._replace(lost, has_progress=self._progress() > before)
-            return
+            if not self._closing.is_set():
+                await self._replace(lost, has_progress=self._progress() > before)
+                return
+        finally:
+            leaving.cancel()
         if self._moving is None:
             self.is_done = True
             return
         self._lost(None)
         await self._take(self._moving)
+
+    async def _leave(self, peer: Peer[S]) -> None:
+        """Drain when the pod is told to go, should it not say so itself."""
+        await peer.wait_terminating()
+        self.drain()
+
+    async def _close_late(self) -> None:
+        """Leave a machine that does not answer any more: its own deadlines are longer than a viewer's."""
+        await self._closing.wait()
+        await asyncio.sleep(CLOSE_S)
+        log.warning("a stream that moves did not end", address=self.slot.peer.address, after_s=CLOSE_S)
 
     async def _replace(self, lost: LinkLost, *, has_progress: bool) -> None:
         self._num_failures = 1 if has_progress else self._num_failures + 1
@@ -112,6 +136,7 @@ class Keeper(Generic[S]):
 
     def _close_link(self, finding: "asyncio.Future[Slot[S]]") -> None:
         if not finding.cancelled() and finding.exception() is None and self._link:
+            self._closing.set()
             self._link.close()
 
     def _drop_move(self) -> None:

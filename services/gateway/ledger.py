@@ -67,7 +67,12 @@ class Ledger(Generic[S]):
 
     def num_free(self, peer: Peer[S]) -> int:
         """Places that can be given out there now."""
-        return max(0, self._num_usable(peer) - self._num_used(peer))
+        return max(0, self._num_usable(peer) - self.num_used(peer))
+
+    def num_used(self, peer: Peer[S]) -> int:
+        """Places taken there, by whichever gateway's sessions. One counts from its grant, which a report
+        knows later, to a report after its release."""
+        return max(num_reported(peer), self._num_held(peer) + self._account(peer).num_others)
 
     def find(self, wish: Wish, avoid: Collection[str]) -> Peer[S] | None:
         """The fullest peer that has a place for the wish."""
@@ -164,14 +169,10 @@ class Ledger(Generic[S]):
     def _num_held(self, peer: Peer[S]) -> int:
         return sum(slot.is_current for slot in self._account(peer).slots)
 
-    def _num_used(self, peer: Peer[S]) -> int:
-        """A place counts from its grant, which a report knows later, to a report after its release."""
-        return max(num_reported(peer), self._num_held(peer) + self._account(peer).num_others)
-
     def _num_usable(self, peer: Peer[S]) -> int:
-        """Places for anybody; 0 unless it is ready and trusted."""
+        """Places for anybody; 0 unless it is ready, here to stay, and trusted."""
         status: Any = peer.status
-        if status is None or status.state != common_pb2.SERVING_STATE_READY:
+        if status is None or peer.is_terminating or status.state != common_pb2.SERVING_STATE_READY:
             return 0
         return int(status.max_sessions) if self._account(peer).back_s is None else 0
 
@@ -182,7 +183,7 @@ class Ledger(Generic[S]):
 
     def _is_worth_revoking(self, peer: Peer[S]) -> bool:
         """Not where there are too many: the place would not become free."""
-        return self._num_used(peer) <= self._num_usable(peer)
+        return self.num_used(peer) <= self._num_usable(peer)
 
     def _close(self, slot: Slot[S]) -> None:
         account = self._account(slot.peer)

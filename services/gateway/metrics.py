@@ -71,6 +71,10 @@ class GatewayMetrics:
             registry=registry,
         )
         self.ended = Counter("cascade_sessions_ended", "Sessions that ended.", ("reason",), registry=registry)
+        for reason, _ in session_pb2.EndReason.items()[1:]:
+            self.ended.labels(
+                end_word(reason)
+            )  # from 0 on: an alert does not see a counter that begins with 1
         self._due: dict[str, float] = {}
 
     def block_made(self, block: stage_pb2.GenerateResponse.Block) -> None:
@@ -106,7 +110,7 @@ class GatewayMetrics:
         self.gap.labels(cause, kind).observe(done.gap.ToMilliseconds() / 1000)
 
     def session_ended(self, session: str, reason: "session_pb2.EndReason.ValueType") -> None:
-        self.ended.labels(session_pb2.EndReason.Name(reason).removeprefix("END_REASON_").lower()).inc()
+        self.ended.labels(end_word(session_pb2.EndReason.Name(reason))).inc()
         self._due.pop(session, None)
 
     def forget(self, session: str) -> None:
@@ -117,6 +121,11 @@ class GatewayMetrics:
         for prompt in live.record.prompts[-8:]:
             if prompt.first_block_touched == block and not prompt.request_id.startswith("create/"):
                 self.prompt_picture_seconds.observe(time.time() - prompt.accepted_ms / 1000)
+
+
+def end_word(reason: str) -> str:
+    """As label values are written."""
+    return reason.removeprefix("END_REASON_").lower()
 
 
 class RegistryCollector(Collector):

@@ -4,6 +4,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
+from services.gateway.endpoints import Endpoint, Pod
 from services.gateway.wakeup import Wakeup
 
 S = TypeVar("S")
@@ -11,11 +12,15 @@ S = TypeVar("S")
 
 
 class Peer(Generic[S]):
-    """One address, over all processes that serve there one after the other."""
+    """One address, over all processes that serve there one after the other; of one pod."""
 
-    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
+    def __init__(self, address: str, channel: grpc.aio.Channel, pod: Pod | None = None) -> None:
         self.address = address
         self.channel = channel
+        self.pod = pod
+        """None: not known to be a pod."""
+        self.is_terminating = False
+        """Kubernetes told it to go: nobody is placed there, and whoever is there moves."""
         self.status: S | None = None
         """The newest report; None while the peer is gone."""
         self._reason = f"{address}: has not reported yet"
@@ -43,6 +48,25 @@ class Peer(Generic[S]):
         self._reason = f"{self.address}: {reason}"
         self._num_losses += 1
         self._wakeup.fire()
+
+    def is_at(self, endpoint: Endpoint) -> bool:
+        """Whether the endpoint is this server, as far as pods are known."""
+        is_other_pod = self.pod and endpoint.pod and self.pod.uid != endpoint.pod.uid
+        return self.address == endpoint.address and not is_other_pod
+
+    def notice(self, endpoint: Endpoint) -> bool:
+        """Take what the list says of it; True if that is news."""
+        before = self.pod, self.is_terminating
+        self.pod, self.is_terminating = endpoint.pod or self.pod, endpoint.is_terminating
+        if before == (self.pod, self.is_terminating):
+            return False
+        self._wakeup.fire()
+        return True
+
+    async def wait_terminating(self) -> None:
+        """Until Kubernetes told it to go; waits for as long as all is well."""
+        while not self.is_terminating:
+            await self._wakeup.wait()
 
     async def wait_gone(self) -> str:
         """Return why the process that serves there now is lost; waits for as long as all is well."""

@@ -8,9 +8,8 @@ from typing import Generic
 import grpc
 import structlog
 
-from services.common.channel import common_options
-from services.common.tls import channel_credentials
-from services.gateway.endpoints import Endpoints
+from services.common.channel import Channels
+from services.gateway.endpoints import Endpoint, Endpoints
 from services.gateway.link import credential
 from services.gateway.peer import Peer, S, instance_of
 from services.gateway.reports import Backoff, Kind, Lost, reports
@@ -20,7 +19,6 @@ from services.gateway.wakeup import Wakeup
 __all__ = ["Peer", "Pool"]
 log = structlog.get_logger(__name__)
 CHANNEL_OPTIONS = [
-    ("grpc.enable_retries", 0),  # as in services.common.channel
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2000),  # also what a connection attempt may take; by default 20 s
     ("grpc.max_reconnect_backoff_ms", 2000),  # by default 2 min, however often we ask
@@ -38,7 +36,10 @@ class Pool(Generic[S]):
         self._endpoints = endpoints
         self._interval_s = settings.status_interval_s
         self._peer_settings = peer
+        self._channels = Channels(peer.grpc(), peer.credentials(), CHANNEL_OPTIONS)
         self._peers: dict[str, Peer[S]] = {}
+        self.is_listed = False
+        """Whether the list of addresses has come, be it empty."""
         self._leaving: dict[str, Peer[S]] = {}  # not listed any more, but alive: sessions use the channel
         self._tasks: dict[Peer[S], asyncio.Task[None]] = {}
         self._discovery: asyncio.Task[None] | None = None
@@ -49,6 +50,11 @@ class Pool(Generic[S]):
     def peers(self) -> Mapping[str, Peer[S]]:
         """By address: those that are listed, gone or not."""
         return self._peers
+
+    @property
+    def leaving(self) -> Mapping[str, Peer[S]]:
+        """By address: those that are not listed any more and serve sessions still."""
+        return self._leaving
 
     async def start(self) -> None:
         """Begin to follow; returns before anybody has reported."""
@@ -78,22 +84,29 @@ class Pool(Generic[S]):
         backoff = Backoff()
         while True:
             try:
-                async for addresses in self._endpoints.watch():
-                    self._update(addresses)
-                    backoff.reset()
+                async with aclosing(self._endpoints.watch()) as changes:
+                    async for endpoints in changes:
+                        self._update(endpoints)
+                        backoff.reset()
                 return
             except Exception:
                 log.exception("no news of addresses; those known stay", kind=self.kind)
             await backoff.wait()
 
-    def _update(self, addresses: frozenset[str]) -> None:
-        for address in self._peers.keys() - addresses:
-            self._drop(self._peers.pop(address))
-        for address in sorted(addresses - self._peers.keys()):
-            self._peers[address] = (
-                self._leaving.pop(address) if address in self._leaving else self._add(address)
-            )
-            self._tell(self._peers[address])
+    def _update(self, endpoints: frozenset[Endpoint]) -> None:
+        self.is_listed = True
+        listed = {endpoint.address: endpoint for endpoint in endpoints}
+        for address, peer in list(self._peers.items()):
+            if address not in listed:
+                self._drop(self._peers.pop(address))
+            elif not peer.is_at(listed[address]):
+                self._replace(self._peers.pop(address))
+        for address in sorted(listed):
+            endpoint, is_new = listed[address], address not in self._peers
+            if is_new:
+                self._peers[address] = self._revive(endpoint) or self._add(endpoint)
+            if self._peers[address].notice(endpoint) or is_new:
+                self._tell(self._peers[address])
 
     def _drop(self, peer: Peer[S]) -> None:
         if peer.is_gone:
@@ -102,28 +115,43 @@ class Pool(Generic[S]):
             self._leaving[peer.address] = peer
         self._tell(peer)
 
-    def _add(self, address: str) -> Peer[S]:
-        peer: Peer[S] = Peer(address, self._open_channel(address))
+    def _replace(self, peer: Peer[S]) -> None:
+        """Another pod has its address, so it is gone, whatever the connection says."""
+        self._lose(peer, "another pod has this address")
+        self._tasks[peer].cancel()
+        self._tell(peer)
+
+    def _revive(self, endpoint: Endpoint) -> Peer[S] | None:
+        """The peer that was on the list before, if it is still the same."""
+        peer = self._leaving.pop(endpoint.address, None)
+        if peer and not peer.is_at(endpoint):
+            self._replace(peer)
+            return None
+        return peer
+
+    def _add(self, endpoint: Endpoint) -> Peer[S]:
+        address = endpoint.address
+        peer: Peer[S] = Peer(address, self._open_channel(address), endpoint.pod)
         self._tasks[peer] = task = asyncio.create_task(self._keep(peer), name=f"watch {address}")
         task.add_done_callback(lambda _: self._tasks.pop(peer))
         return peer
 
     def _open_channel(self, address: str) -> grpc.aio.Channel:
-        options = [*common_options(self._peer_settings.grpc()), *CHANNEL_OPTIONS]
-        tls = self._peer_settings.credentials()
-        if tls is None:
-            return grpc.aio.insecure_channel(address, options)
-        return grpc.aio.secure_channel(address, channel_credentials(tls), options)
+        return self._channels.open(address)
 
     async def _keep(self, peer: Peer[S]) -> None:
         """Follow a peer until it is gone and not listed any more."""
-        backoff = Backoff()
+        backoff, credentials = Backoff(), self._channels.credentials
         try:
             while True:
                 self._lose(peer, await self._follow(peer, backoff))
                 if self._leaving.get(peer.address) is peer:
                     return
                 await backoff.wait()
+                if (newest := self._channels.credentials) is not credentials:
+                    credentials = newest
+                    await peer.channel.close()
+                    peer.channel = self._open_channel(peer.address)
         finally:
             if self._leaving.get(peer.address) is peer:
                 del self._leaving[peer.address]

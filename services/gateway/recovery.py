@@ -67,8 +67,8 @@ class Recoveries:
         """Whether there was anything to lose."""
         self._last_segment_ms = create_ms(record.segments[-1].data) if record.segments else 0
         if is_taken_over and self.was_active:
-            block, moved = record.next_stage_block, views.MOVED in record.notes
-            self.loss = Loss(block, now_ms(), gateway=not moved, is_rebuilt=block > 0)
+            moved, is_rebuilt = views.MOVED in record.notes, record.next_stage_block > 0
+            self.loss = Loss(record.next_decoder_block, now_ms(), gateway=not moved, is_rebuilt=is_rebuilt)
             self.loss.is_put_off = live.is_paused
 
     @property
@@ -134,8 +134,13 @@ class Recoveries:
             done.gap.FromMilliseconds(max(0, now - self._last_segment_ms))
         self.loss = None
         self._live.house.metrics.recovered(done)
-        name = session_pb2.RecoveryCause.Name(loss.cause)
-        log.info("recovered", cause=name, gap_ms=done.gap.ToMilliseconds(), block=block)
+        log.info(
+            "recovered",
+            cause=session_pb2.RecoveryCause.Name(loss.cause),
+            recovery_class=session_pb2.RecoveryClass.Name(loss.recovery_class),
+            gap_ms=done.gap.ToMilliseconds(),
+            block=block,
+        )
         self._live.publish(Response(recovery_done=done))
 
 

@@ -8,9 +8,19 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from cascade_core.config import STRICT
-from services.common.settings import MIB, Bytes, GrpcSettings, Port, Seconds, ServerSettings, TlsSettings
+from services.common.settings import (
+    MIB,
+    Bytes,
+    ClientTlsSettings,
+    GrpcSettings,
+    Port,
+    Seconds,
+    ServerSettings,
+    Wait,
+)
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Places = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -115,6 +125,9 @@ class PeerSettings:
     """Its private key."""
     ca: Path | None = None
     """Who signs the peers' certificates; None: the system's authorities."""
+    server_name: str | None = None
+    """Name that each peer's certificate has; None: the address by which it is called, which in Kubernetes is
+    a pod's IP."""
 
     def grpc(self) -> GrpcSettings:
         """What a channel to a peer needs."""
@@ -125,9 +138,88 @@ class PeerSettings:
             keepalive_timeout_s=self.keepalive_timeout_s,
         )
 
-    def credentials(self) -> TlsSettings | None:
+    def credentials(self) -> ClientTlsSettings | None:
         """None: plain text."""
-        return TlsSettings(self.certificate, self.key, self.ca) if self.tls else None
+        files = (self.certificate, self.key, self.ca)
+        return ClientTlsSettings(*files, server_name=self.server_name) if self.tls else None
+
+
+@dataclass(frozen=True, config=STRICT)
+class ScalerSettings:
+    """How many stage and decoder pods there should be, told to KEDA and Prometheus: `CASCADE_SCALER_<FIELD>`.
+    The same at all gateways of an installation."""
+
+    open: bool = True
+    """Whether KEDA's calls need no credential: it cannot send an API key. What they read is two numbers; a
+    NetworkPolicy keeps others out. False: KEDA shows a client certificate that `auth` takes."""
+    warm_stage_sessions: Places = 1
+    """Places on stages to keep free beyond the need, so that a session need not wait for a pod. 0: none; with
+    nobody there, no pod is wanted then."""
+    warm_decoder_sessions: Places = 1
+    """The same on decoders."""
+    assumed_stage_sessions: Count = 1
+    """Sessions per stage pod, as long as none has ever told."""
+    assumed_decoder_sessions: Count = 1
+    """Sessions per decoder pod, as long as none has ever told."""
+    scale_down_after_s: Annotated[float, Field(ge=0, le=3600)] = 300.0
+    """Fewer pods are wanted when fewer would have done for that long. The HPA's own
+    `scaleDown.stabilizationWindowSeconds` adds to it: 0 with KEDA; 60 where the HPA reads the number from
+    Prometheus, where it is older."""
+    replace_after_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    """A pod that was ready and is quarantined, drained or silent for that long gets another beside it."""
+    settle_s: Seconds = 30.0
+    """After its start a gateway gives no number before all pods have reported, at most that long."""
+    others_kept_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    """While Redis is gone, the queues of the other gateways count as last known, at most that long."""
+    interval_s: Annotated[float, Field(ge=0.05, le=60)] = 1.0
+    """How often the number is made anew and exchanged with the other gateways. One that is silent for three
+    intervals has left."""
+    hpa_tolerance: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """What the HPA takes as equal (0.1 in Kubernetes): too small a step up is enlarged, since it would never
+    be made. 0 where `behavior.scaleUp.tolerance` is 0."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class KubernetesSettings:
+    """The cluster that the gateway runs in: `CASCADE_KUBERNETES_<FIELD>`."""
+
+    stage_service: str | None = None
+    """Service whose EndpointSlices list the stages, best a headless one that also publishes pods that are not
+    ready: the gateway judges by their reports. None: `gateway.stages`."""
+    decoder_service: str | None = None
+    """As `stage_service`, for the decoders. None: `gateway.decoders`."""
+    port_name: Annotated[str, Field(min_length=1)] = "grpc"
+    """Of the port of these Services that is called."""
+    namespace: str | None = None
+    """Where Services and pods are. None: the pod's own."""
+    deletion_cost: bool = False
+    """Whether pods with sessions are annotated with `controller.kubernetes.io/pod-deletion-cost`, so that a
+    ReplicaSet that shrinks takes idle ones first. Needs `get` and `patch` of pods."""
+    idle_after_s: Wait = 30.0
+    """A pod without sessions for that long counts as idle."""
+    events: bool = False
+    """Whether an Event on a pod tells why it is quarantined. Needs `create` of events in `events.k8s.io`."""
+    api_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/[^\s]*)?$")] | None = None
+    """Of the API server. None: as every pod finds it."""
+    account_dir: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    """The service account as mounted: `token`, `ca.crt`, `namespace`; read again when they change."""
+    request_timeout_s: Seconds = 10.0
+    """For the API server to answer."""
+    watch_timeout_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """A watch is opened anew that often, so a connection that died in silence hides changes no longer."""
+    resync_s: Seconds = 600.0
+    """The whole list is fetched again that often, whatever the watch told."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "KubernetesSettings":
+        if (self.deletion_cost or self.events) and not self.is_used:
+            raise ValueError("deletion_cost and events need stage_service or decoder_service")
+        return self
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the API server is needed at all."""
+        return self.stage_service is not None or self.decoder_service is not None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -137,3 +229,5 @@ class Settings(ServerSettings):
     grpc: GatewayGrpcSettings = field(default_factory=GatewayGrpcSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     peer: PeerSettings = field(default_factory=PeerSettings)
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
+    scaler: ScalerSettings = field(default_factory=ScalerSettings)

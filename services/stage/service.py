@@ -10,6 +10,7 @@ from cascade.v1 import stage_pb2_grpc
 from services.common import server as scaffold
 from services.common.board import Board
 from services.common.server import Service
+from services.common.state_metrics import GpuCollector, StateCollector
 from services.common.telemetry import Telemetry
 from services.stage.servicer import StageServicer
 from services.stage.settings import Settings
@@ -51,6 +52,8 @@ def describe(stage: Stage) -> Service:
 async def build(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Service]:
     """A stage for as long as the block lasts."""
     stage = Stage(settings, telemetry.registry)
+    telemetry.registry.register(StateCollector("cascade_stage_state", StatusReport(stage).state))
+    telemetry.registry.register(GpuCollector(stage.gpus.accelerators))
     async with stage.running():
         yield describe(stage)
 

@@ -9,6 +9,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from cascade_core.config import STRICT, EngineConfig, ModelCard, check_engine, find_card
 from cascade_core.errors import InvalidConfig
+from services.common.interconnect import Interconnect
 from services.common.settings import GpuSettings, PeerGrpcSettings, Port, ServerSettings
 
 
@@ -20,6 +21,10 @@ class StageSettings(EngineConfig, GpuSettings):
     """Name of a model card, or path of a `.toml` card."""
     stagger: Annotated[int, Field(ge=1, le=17)] = 2
     """Passes a block makes before its successor starts: 1 is the full cascade, P is sequential."""
+    interconnect: Interconnect = "p2p"
+    """What each pair of the ranks' GPUs must have, or the stage is quarantined at its start. p2p: they read
+    and write each other's memory, over NVLink or PCIe. nvlink: over NVLink. none: whatever there is; without
+    P2P a tick waits for the host's memory. Says nothing to one rank or a CPU."""
     status_interval_s: Annotated[float, Field(ge=0.1, le=60)] = 1.0
     """Longest silence of WatchStatus where the watcher asks for none."""
     drain_timeout_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0

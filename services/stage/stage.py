@@ -1,5 +1,6 @@
 """What all calls share: the engine once it is there, who is here, and whether this stage can be trusted."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from cascade_core.engine import Engine
 from cascade_core.errors import CascadeError, InvalidConfig, WeightsError
 from cascade_core.group import in_daemon_thread
-from services.common.drain import DRAINING, Drain
+from services.common.drain import DRAINING, MAX_REASON, Drain
 from services.common.epochs import Epochs
 from services.common.errors import NotReady
 from services.common.gpus import GpuWatch
@@ -42,7 +43,10 @@ class Stage:
         self.metrics = StageMetrics(registry)
         self.metrics.watch(lambda: len(self.slots), self.num_slots)
         self.progress = Progress("ticks", settings.health.stall_after_s)
-        self.gpus = GpuWatch(self.settings)
+        self.gpus = GpuWatch(
+            self.settings, num_ranks=self.settings.num_ranks, interconnect=self.settings.interconnect
+        )
+        self.gpus.export(registry)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -50,16 +54,31 @@ class Stage:
         with it."""
         if self.settings.device != "cpu":
             self.gpus.start()
+        leaving = asyncio.create_task(self._leave_quarantined(), name="quarantine")
         try:
             yield
         finally:
+            leaving.cancel()
             self.gpus.stop()
             self.drain.close()
             if self.engine:
                 await self.engine.close()
 
     async def start_engine(self) -> None:
-        """Load the model. Raises StartFailed."""
+        """Load the model, unless the GPUs are quarantined: then the process stays without one, and says why.
+        Raises StartFailed."""
+        if self.settings.device != "cpu":
+            await self.gpus.checked()
+        if self.gpus.quarantine():
+            return
+        try:
+            await self._load()
+        except StartFailed as failed:
+            if not self.gpus.quarantine():
+                raise
+            log.error("a broken GPU kept the model from loading", reason=str(failed))
+
+    async def _load(self) -> None:
         config, card = self.settings.engine(), self.settings.card()
         try:
             revision = await in_daemon_thread(partial(find_revision, config, card))
@@ -81,6 +100,8 @@ class Stage:
 
     def complaint(self) -> str | None:
         """Why no session can be opened, if so."""
+        if quarantine := self.gpus.quarantine():
+            return quarantine
         if self.drain.begun.is_set():
             return DRAINING
         if not self.engine:
@@ -94,6 +115,11 @@ class Stage:
         assert self.engine
         self.progress.set_waiting(self.engine.status.ready and self.engine.has_work)
         return self.gpus.complaint() or self.progress.complaint()
+
+    async def _leave_quarantined(self) -> None:
+        """Have the sessions move away from broken hardware."""
+        reason = await self.gpus.quarantined()
+        self.drain.begin(self.settings.drain_timeout_s, f"quarantined: {reason}"[:MAX_REASON])
 
     def num_slots(self) -> int:
         """Sessions of the default size that fit, open ones included."""

@@ -22,7 +22,7 @@ class StatusReport:
         stage, engine = self._stage, self._stage.engine
         status = stage_pb2.StageStatus(
             server=self._server,
-            state=self._state(),
+            state=self.state(),
             message=(stage.complaint() or "")[:MAX_MESSAGE],
             max_sessions=stage.num_slots(),
             num_sessions=len(stage.slots),
@@ -34,8 +34,11 @@ class StatusReport:
             self._add_engine(status, engine)
         return status
 
-    def _state(self) -> common_pb2.ServingState.ValueType:
+    def state(self) -> common_pb2.ServingState.ValueType:
+        """As of now; from any thread."""
         stage = self._stage
+        if stage.gpus.quarantine():
+            return common_pb2.SERVING_STATE_QUARANTINED
         if stage.drain.begun.is_set():
             return common_pb2.SERVING_STATE_DRAINING
         if not stage.engine:

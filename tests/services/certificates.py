@@ -1,5 +1,6 @@
 """An authority and the certificates it signs, made anew for each test."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,12 +24,13 @@ class Authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         write(self.path, builder.sign(self._key, hashes.SHA256()))
 
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """Certificate and key for localhost."""
+    def issue(self, name: str, hosts: Sequence[str] = ()) -> tuple[Path, Path]:
+        """Certificate and key for these hosts; none: for localhost."""
         key = ec.generate_private_key(ec.SECP256R1())
-        hosts = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+        local = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+        names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts] or local
         builder = begin(name_of(name), self._name, key.public_key())
-        builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         certificate, secret = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         write(certificate, builder.sign(self._key, hashes.SHA256()))
         secret.write_bytes(

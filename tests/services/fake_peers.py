@@ -1,13 +1,14 @@
 """Stages and decoders that only report: real servers on loopback, and a pool without a network."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 
 from cascade.v1 import common_pb2, decoder_pb2, decoder_pb2_grpc, stage_pb2, stage_pb2_grpc
+from services.gateway.endpoints import Endpoint, Pod
 from services.gateway.peer import Peer
 
 READY, DRAINING = common_pb2.SERVING_STATE_READY, common_pb2.SERVING_STATE_DRAINING
@@ -48,14 +49,17 @@ def decoder_status(
 class FakePeer:
     """A server whose WatchStatus shows what a test sets."""
 
-    def __init__(self, status: Any, key: str | None = None) -> None:
-        """`key`: the only credential that it takes."""
+    def __init__(
+        self, status: Any, key: str | None = None, credentials: grpc.ServerCredentials | None = None
+    ) -> None:
+        """`key`: the only one that it takes. `credentials`: of TLS."""
         self.status = status
         self.address = "127.0.0.1:0"
         self.is_silent = False
         self.num_watchers = 0
         self.num_calls = 0
         self._key = key
+        self._credentials = credentials
         self._changed = asyncio.Event()
         self._server: grpc.aio.Server | None = None
 
@@ -66,7 +70,11 @@ class FakePeer:
             stage_pb2_grpc.add_StageServiceServicer_to_server(self, self._server)
         else:
             decoder_pb2_grpc.add_DecoderServiceServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port(self.address)}"
+        if self._credentials:
+            port = self._server.add_secure_port(self.address, self._credentials)
+        else:
+            port = self._server.add_insecure_port(self.address)
+        self.address = f"127.0.0.1:{port}"
         await self._server.start()
 
     async def kill(self) -> None:
@@ -145,21 +153,24 @@ class FakeEndpoints:
     """Addresses that a test changes."""
 
     def __init__(self, *addresses: str) -> None:
-        self.sets: asyncio.Queue[frozenset[str] | Exception] = asyncio.Queue()
+        self.sets: asyncio.Queue[frozenset[Endpoint] | Exception] = asyncio.Queue()
         self.set(*addresses)
 
-    def set(self, *addresses: str) -> None:
-        self.sets.put_nowait(frozenset(addresses))
+    def set(self, *servers: str | Endpoint) -> None:
+        """Addresses, or what else is known of them."""
+        self.sets.put_nowait(
+            frozenset(Endpoint(server) if isinstance(server, str) else server for server in servers)
+        )
 
     def fail(self) -> None:
         self.sets.put_nowait(ConnectionError("the API server is away"))
 
-    async def watch(self) -> AsyncIterator[frozenset[str]]:
+    async def watch(self) -> AsyncGenerator[frozenset[Endpoint], None]:
         while True:
-            addresses = await self.sets.get()
-            if isinstance(addresses, Exception):
-                raise addresses
-            yield addresses
+            endpoints = await self.sets.get()
+            if isinstance(endpoints, Exception):
+                raise endpoints
+            yield endpoints
 
 
 class FakePool:
@@ -172,10 +183,10 @@ class FakePool:
     def listen(self, listener: Callable[[Peer[Any]], None]) -> None:
         self._listeners.append(listener)
 
-    def report(self, address: str, status: Any) -> Peer[Any]:
+    def report(self, address: str, status: Any, pod: Pod | None = None) -> Peer[Any]:
         """The peer's newest report; its first makes it known. The status may be used again."""
         if address not in self.peers:
-            self.peers[address] = Peer(address, None)
+            self.peers[address] = Peer(address, None, pod)
         copy = type(status)()
         copy.CopyFrom(status)
         self.peers[address].report(copy)
@@ -184,6 +195,12 @@ class FakePool:
     def lose(self, address: str) -> None:
         self.peers[address].lose("lost")
         self._tell(self.peers[address])
+
+    def terminate(self, address: str) -> None:
+        """Kubernetes told it to go."""
+        peer = self.peers[address]
+        peer.notice(Endpoint(address, peer.pod, is_terminating=True))
+        self._tell(peer)
 
     def drop(self, address: str) -> None:
         """Not listed any more."""

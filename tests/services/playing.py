@@ -31,8 +31,9 @@ class Played:
     """As they came."""
     arrivals_s: list[float] = field(default_factory=list)
     """When each segment came, on this process's clock."""
-    standstill_s: float = 0.0
-    """How long the picture stood still in all, because a segment was not there when its time came."""
+    standstills: list[tuple[float, float]] = field(default_factory=list)
+    """Each time the picture stood still, because a segment was not there when its time came: when it came, on
+    this process's clock, and for how long."""
 
     def add(self, event: Event) -> None:
         self.events.append(event)
@@ -53,6 +54,11 @@ class Played:
         return self.init + b"".join(segment.data for segment in self.segments)
 
     @property
+    def standstill_s(self) -> float:
+        """How long the picture stood still in all."""
+        return sum(seconds for _, seconds in self.standstills)
+
+    @property
     def longest_wait_s(self) -> float:
         """Between two segments that came one after the other."""
         return float(np.diff(self.arrivals_s).max())
@@ -68,12 +74,16 @@ class Played:
 
     def check(self, num_blocks: int) -> None:
         """The whole video came: each segment once, in order, as one valid file without gap or overlap."""
+        self.check_gapless(num_blocks, FPS)
+        assert (self.ended.reason, self.ended.last_sequence) == ("COMPLETE", num_blocks)
+
+    def check_gapless(self, num_blocks: int, fps: int) -> None:
+        """So many segments came, as `check` says, whatever ended the session."""
         assert [segment.sequence for segment in self.segments] == list(range(1, num_blocks + 1))
         assert [segment.block for segment in self.segments] == list(range(num_blocks))
         num_frames = [FIRST_FRAMES] + [BLOCK_FRAMES] * (num_blocks - 1)
         assert [segment.num_frames for segment in self.segments] == num_frames
-        assert_gapless(self.init, [segment.data for segment in self.segments], num_frames, Fraction(FPS))
-        assert (self.ended.reason, self.ended.last_sequence) == ("COMPLETE", num_blocks)
+        assert_gapless(self.init, [segment.data for segment in self.segments], num_frames, Fraction(fps))
 
     def track(self) -> Track:
         """What its pictures show."""
@@ -83,8 +93,11 @@ class Played:
 class Player:
     """Acknowledges each segment when its playing begins, as the contract asks of whoever plays."""
 
-    def __init__(self, stream: Stream, session: str) -> None:
+    def __init__(self, stream: Stream, session: str, deadline_s: float = PLAY_S) -> None:
+        """`deadline_s`: of the whole session."""
         self.played = Played(session)
+        self.num_acked = 0
+        self._deadline_s = deadline_s
         self._stream = stream
         self._waiting: asyncio.Queue[Segment] = asyncio.Queue(64)
         self._came = asyncio.Condition()
@@ -93,7 +106,7 @@ class Player:
         """Until the session has ended."""
         playing = asyncio.create_task(self._play())
         try:
-            async with asyncio.timeout(PLAY_S):
+            async with asyncio.timeout(self._deadline_s):
                 async for event in self._stream:
                     await self._take(event)
         finally:
@@ -117,18 +130,21 @@ class Player:
         while True:
             segment = await self._waiting.get()
             starts_s = max(ends_s, time.monotonic())
-            if ends_s:
-                self.played.standstill_s += starts_s - ends_s
+            if 0 < ends_s < starts_s:
+                self.played.standstills.append((starts_s, starts_s - ends_s))
             await asyncio.sleep(starts_s - time.monotonic())
             self._stream.ack(segment.sequence)
+            self.num_acked = segment.sequence
             ends_s = starts_s + segment.duration_s
 
 
 @asynccontextmanager
-async def playing(client: Client, session: Session, *, max_unacked: int = 0) -> AsyncIterator[Player]:
+async def playing(
+    client: Client, session: Session, *, max_unacked: int = 0, deadline_s: float = PLAY_S
+) -> AsyncIterator[Player]:
     """A player at work; leave the block after `finished`, or to vanish."""
     async with client.connect(session, auto_ack=False, max_unacked_segments=max_unacked) as stream:
-        player = Player(stream, session.name.removeprefix("sessions/"))
+        player = Player(stream, session.name.removeprefix("sessions/"), deadline_s)
         running = asyncio.create_task(player.run())
         try:
             yield player

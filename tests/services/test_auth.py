@@ -31,7 +31,7 @@ from services.common.environment import load_settings
 from services.common.errors import NotReady, Unauthenticated
 from services.common.jwks import FETCH_INTERVAL_S, KeyUrl
 from services.common.server import running
-from services.common.settings import AuthSettings, GrpcSettings, ServerSettings, TlsSettings
+from services.common.settings import AuthSettings, ClientTlsSettings, GrpcSettings, ServerSettings
 from tests.services.certificates import Authority, begin, name_of, write
 from tests.services.echo import CHAT, SAY, WAIT_S, Echo, chat, exchange, say, serving, settings
 from tests.services.jwks_server import AUDIENCE, ISSUER, Issuer, claims_now, key_server
@@ -329,7 +329,7 @@ async def has(keys: KeyUrl, kid: str) -> bool:
         return False
 
 
-def client_certificate(authority: Authority, common_name: str, *names: x509.GeneralName) -> TlsSettings:
+def client_certificate(authority: Authority, common_name: str, *names: x509.GeneralName) -> ClientTlsSettings:
     key = ec.generate_private_key(ec.SECP256R1())
     builder = begin(name_of(common_name), authority._name, key.public_key())
     if names:
@@ -341,10 +341,10 @@ def client_certificate(authority: Authority, common_name: str, *names: x509.Gene
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
     )
-    return TlsSettings(certificate, secret, authority.path)
+    return ClientTlsSettings(certificate, secret, authority.path)
 
 
-async def who(port: int, tls: TlsSettings, **call: Any) -> str:
+async def who(port: int, tls: ClientTlsSettings, **call: Any) -> str:
     async with open_channel(f"localhost:{port}", GrpcSettings(), tls) as channel:
         return await answer(channel, **call)
 

@@ -108,21 +108,23 @@ async def test_a_bug_in_the_worker_ends_it_and_it_comes_back() -> None:
         call.stream.cancel()
 
 
-async def test_a_broken_gpu_takes_the_decoder_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hot_gpu_takes_the_decoder_out_until_it_has_cooled(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml()
     monkeypatch.setattr("services.common.gpus.driver", lambda: nvml)
     async with serving(decoder={"gpu_check_interval_s": 0.02}) as decoder:
         status = await decoder.until(lambda status: len(status.accelerators) == 2)
         assert status.state == READY
         assert status.accelerators[0].product == "NVIDIA H100"
-        nvml.events.append((1, 79))
+        nvml.celsius = 99
         status = await decoder.until(lambda status: status.state == UNHEALTHY)
-        assert status.message == "GPU 1: Xid 79"
-        assert [gpu.fault for gpu in status.accelerators] == ["", "Xid 79"]
+        assert status.message == "GPU 1: 99 degrees Celsius"
+        assert [gpu.fault for gpu in status.accelerators] == ["", "99 degrees Celsius"]
         await until(decoder.channel, NOT_SERVING, NAME)
         call = decoder.call()
         await call.send(opening())
         assert await call.fails() == "NOT_READY"
+        nvml.celsius = 50
+        await until(decoder.channel, SERVING, NAME)
 
 
 async def test_nothing_is_taken_while_the_worker_starts() -> None:

@@ -126,6 +126,28 @@ async def test_a_drained_gateway_gives_its_sessions_to_the_other(redis: RedisSer
         assert {segment.epoch for segment in later.segments} >= {2}
 
 
+async def test_a_gateway_that_drains_sends_the_clients_of_other_gateways_elsewhere(
+    redis: RedisServer,
+) -> None:
+    """Those whose streams it only forwards; until they have moved, the streams go on."""
+    async with pair(redis) as both:
+        name = await both.first.acme.name()
+        async with both.second.acme.attached(name) as leg:
+            await leg.until_sequence(3)
+            await both.second.server.service.drain(5.0)
+            await leg.first("reconnect")
+            await leg.until_sequence(leg.sequences[-1] + 3)
+            later = both.first.acme.leg()
+            await later.attach(name=name, after_sequence=leg.sequences[-1])
+            await leg.until_over()
+            assert reason_of(leg.error) == "ABORTED CONTROLLER_REPLACED"  # type: ignore[arg-type]
+            assert len(leg.all("reconnect")) == 1
+            await later.until_sequence(leg.sequences[-1] + 3)
+            await both.first.acme.delete(name)
+            await later.until_over()
+        assert not later.all("recovery_done"), "the session itself stayed where it was"
+
+
 async def test_clients_that_come_back_at_once_find_one_session(redis: RedisServer) -> None:
     async with pair(redis) as both:
         name = await both.first.acme.name()

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.health import Progress, first_complaint
+from services.common.health import LIVE, Progress, first_complaint
 from tests.services.echo import NAME, WAIT_S, Echo, say, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -68,6 +68,7 @@ async def test_health_flips_when_progress_stops_and_comes_back() -> None:
         clock.now = 11
         await until(channel, NOT_SERVING)
         await until(channel, NOT_SERVING, name="")
+        await until(channel, SERVING, name=LIVE)
         assert await say(channel, "x") == "x", "a stalled server still answers"
         progress.advance()
         await until(channel, SERVING)

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cascade_core.config import make
+from services.common.settings import TlsSettings
+from services.common.tls import server_credentials
 from services.gateway.endpoints import Endpoints, StaticEndpoints
 from services.gateway.pool import Peer, Pool
 from services.gateway.settings import GatewaySettings, PeerSettings
+from tests.services.certificates import Authority
 from tests.services.fake_peers import DRAINING, FakeEndpoints, FakePeer, decoder_status, serving, stage_status
 
 INTERVAL_S = 0.2
@@ -210,3 +213,25 @@ async def test_close_leaves_nothing_behind() -> None:
                 await asyncio.sleep(0.01)
         left = {task for task in asyncio.all_tasks() - before if "watch" in task.get_name()}
         assert not left
+
+
+async def test_certificates_that_changed_hold_for_the_next_connection(tmp_path: Path) -> None:
+    """cert-manager renews them long before a gateway is started again."""
+    authority, stranger = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
+    server = make(TlsSettings, {**named(authority.issue("server")), "ca": authority.path})
+    own = named(stranger.issue("gateway"))
+    fake = FakePeer(stage_status(), credentials=server_credentials(server))
+    async with (
+        serving(fake),
+        following(StaticEndpoints([fake.address]), tls=True, ca=authority.path, **own) as pool,
+    ):
+        await until(pool, lambda: fake.address in pool.peers)
+        while "UNAVAILABLE" not in await gone(pool.peers[fake.address]):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for name, path in named(authority.issue("gateway")).items():
+            path.replace(own[name])
+        await reported(pool, fake)
+
+
+def named(files: tuple[Path, Path]) -> dict[str, Path]:
+    return dict(zip(("certificate", "key"), files, strict=True))

@@ -98,23 +98,27 @@ class TestRanks:
             assert kinds([await stream.read()])[0] == "block"  # type: ignore[list-item]
             assert stage.engine.status.num_restarts == 0
 
-    async def test_a_broken_gpu_takes_the_stage_out(
+    async def test_a_hot_gpu_takes_the_stage_out_until_it_has_cooled(
         self, card: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         nvml = FakeNvml()
         monkeypatch.setattr("services.common.gpus.driver", lambda: nvml)
-        async with serving(
-            stage_settings(card, stage={"device": "auto", "gpu_check_interval_s": 0.02})
-        ) as stage:
+        section = {"device": "auto", "num_ranks": 2, "gpu_check_interval_s": 0.02}
+        async with serving(stage_settings(card, stage=section)) as stage:
             assert len((await stage.until(READY)).accelerators) == 2
-            nvml.events.append((1, 79))
+            stream = await stage.opened()
+            nvml.celsius = 99
             status = await stage.until(UNHEALTHY)
-            assert status.message == "GPU 1: Xid 79"
-            assert [gpu.fault for gpu in status.accelerators] == ["", "Xid 79"]
+            assert status.message == "GPU 1: 99 degrees Celsius"
+            assert [gpu.fault for gpu in status.accelerators] == ["", "99 degrees Celsius"]
             await until(stage.channel, NOT_SERVING, NAME)
             refused = stage.generate()
             await refused.open()
             assert await refused.reason() == "NOT_READY"
+            nvml.celsius = 50
+            await until(stage.channel, SERVING, NAME)
+            await stream.credit(1)
+            await stream.blocks(1)
 
     async def test_a_text_encoder_that_hangs_holds_nothing_back(self, card: Path) -> None:
         async with serving(stage_settings(card)) as stage:

@@ -187,6 +187,24 @@ async def test_a_session_that_stays_is_ended_with_draining(tmp_path: Path) -> No
         assert await process.end() == 0
 
 
+async def test_a_second_sigterm_hurries(tmp_path: Path) -> None:
+    tiny = {"CASCADE_STAGE_MODEL": str(write_card(tmp_path)), "CASCADE_STAGE_WEIGHTS": "random"}
+    slow = {"CASCADE_DRAIN_DEADLINE_S": "3600", "CASCADE_DRAIN_GRACE_S": "3600"}
+    async with stage_process(**slow, **tiny) as process:
+        async with client((await process.logged("listening"))["port"]) as stage:
+            await stage.until(common_pb2.SERVING_STATE_READY)
+            stream = await stage.opened(credit_end_block=1)
+            await stream.blocks(1)
+            process.process.send_signal(signal.SIGTERM)
+            await stream.expect("draining")
+            await stream.credit(2)
+            await stream.blocks(1)
+            process.process.send_signal(signal.SIGTERM)
+            await stream.rest()
+            assert await stream.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        assert await process.end() == 0
+
+
 async def test_ranks_die_with_the_stage(tmp_path: Path) -> None:
     tiny = {"CASCADE_STAGE_MODEL": str(write_card(tmp_path)), "CASCADE_STAGE_WEIGHTS": "random"}
     async with stage_process(CASCADE_STAGE_NUM_RANKS="2", **tiny) as process:

@@ -1,0 +1,41 @@
+{{/* A StatefulSet's pods carry its name and a sum in a label, which has 63 characters. */}}
+{{- define "redis.name" -}}
+{{ .Release.Name | trunc 46 | trimSuffix "-" }}-redis
+{{- end }}
+
+{{- define "redis.secret" -}}
+{{ .Values.auth.existingSecret | default (include "redis.name" .) }}
+{{- end }}
+
+{{- define "redis.selectorLabels" -}}
+app.kubernetes.io/name: redis
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "redis.labels" -}}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{ include "redis.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/component: redis
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "redis.image" -}}
+{{- with .Values.image.registry }}{{ trimSuffix "/" . }}/{{ end -}}
+{{ .Values.image.repository }}
+{{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* Bytes for data: a share of the memory limit, or of what is asked for. */}}
+{{- define "redis.maxMemory" -}}
+{{- $memory := dig "limits" "memory" (dig "requests" "memory" "1Gi" .Values.resources) .Values.resources -}}
+{{ mulf (include "cascade.bytes" $memory) (divf .Values.maxMemoryPercent 100) | int64 }}
+{{- end }}
+
+{{/* Loading an append-only file, it answers LOADING and is not ready. */}}
+{{- define "redis.ping" -}}
+exec:
+  command: [sh, -c, 'test "$(REDISCLI_AUTH="$REDIS_PASSWORD" valkey-cli -h 127.0.0.1 ping)" = PONG']
+periodSeconds: 5
+timeoutSeconds: 3
+{{- end }}

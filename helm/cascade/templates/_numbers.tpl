@@ -1,0 +1,51 @@
+{{/* A Kubernetes quantity such as 8Gi, in bytes; 0 for none. */}}
+{{- define "cascade.bytes" -}}
+{{- $text := . | default "0" | toString -}}
+{{- $units := dict "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 -}}
+{{- $unit := regexFind "(Ki|Mi|Gi|Ti|k|M|G|T)$" $text -}}
+{{- mulf (trimSuffix $unit $text | float64) (get $units $unit | default 1.0) | int64 -}}
+{{- end }}
+
+{{/* A value as an environment variable says it: 67108864 and not 6.7108864e+07. */}}
+{{- define "cascade.text" -}}
+{{- if kindIs "slice" . -}}
+{{ join "," . }}
+{{- else if and (kindIs "float64" .) (eq . (floor .)) -}}
+{{ printf "%.0f" . }}
+{{- else -}}
+{{ toString . }}
+{{- end }}
+{{- end }}
+
+{{/* Seconds from the pod's deletion to its kill: the way out of the process, and what stopping it takes. */}}
+{{- define "cascade.drainSeconds" -}}
+{{- with (index .root.Values .name).drain -}}
+{{ addf .preStopSeconds .noticeSeconds .deadlineSeconds .graceSeconds .marginSeconds | ceil | int64 }}
+{{- end }}
+{{- end }}
+
+{{- define "cascade.terminationSeconds" -}}
+{{- $given := (index .root.Values .name).terminationGracePeriodSeconds -}}
+{{- if kindIs "invalid" $given }}{{ include "cascade.drainSeconds" . }}{{ else }}{{ int64 $given }}{{ end -}}
+{{- end }}
+
+{{/* Seconds a pod may take to load its model before it is started again. */}}
+{{- define "cascade.startSeconds" -}}
+{{- $values := index .root.Values .name -}}
+{{- $section := get $values.settings .name | default dict -}}
+{{- if kindIs "invalid" $values.startSeconds -}}
+{{ mulf 1.25 ($section.start_deadline_s | default 900) | ceil | int64 }}
+{{- else -}}
+{{ int64 $values.startSeconds }}
+{{- end }}
+{{- end }}
+
+{{/* A rollout that has made no progress for so long has failed. */}}
+{{- define "cascade.progressSeconds" -}}
+{{- $values := index .root.Values .name -}}
+{{- if kindIs "invalid" $values.progressDeadlineSeconds -}}
+{{ add (include "cascade.startSeconds" .) (include "cascade.terminationSeconds" .) $values.minReadySeconds 120 }}
+{{- else -}}
+{{ int64 $values.progressDeadlineSeconds }}
+{{- end }}
+{{- end }}

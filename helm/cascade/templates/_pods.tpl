@@ -1,0 +1,114 @@
+{{/* What the pods of all three components have in common. */}}
+
+{{- define "cascade.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "cascade.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* Nothing that a new version of the chart changes by itself: pods with sessions stay as they are. */}}
+{{- define "cascade.podLabels" -}}
+{{ include "cascade.selectorLabels" . }}
+{{- with (index .root.Values .name).podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Where a pod may run. */}}
+{{- define "cascade.placement" -}}
+{{- $component := . -}}
+{{- with index .root.Values .name }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with include "cascade.affinity" $component | fromYaml }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range . }}
+  - labelSelector:
+      matchLabels: {{- include "cascade.selectorLabels" $component | nindent 8 }}
+    matchLabelKeys: [pod-template-hash]
+    {{- /* Nodes where the pod may not run, as those with GPUs for the gateway, would count as empty ones otherwise. */}}
+    {{- toYaml (merge (deepCopy .) (dict "nodeTaintsPolicy" "Honor")) | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The value `affinity`, with the GPU products added to each of its node selector terms. */}}
+{{- define "cascade.affinity" -}}
+{{- $values := index .root.Values .name -}}
+{{- $affinity := deepCopy $values.affinity -}}
+{{- with dig "gpu" "products" nil $values }}
+{{- $product := dict "key" "nvidia.com/gpu.product" "operator" "In" "values" . }}
+{{- $node := get $affinity "nodeAffinity" | default dict }}
+{{- $required := get $node "requiredDuringSchedulingIgnoredDuringExecution" | default dict }}
+{{- $terms := list }}
+{{- range get $required "nodeSelectorTerms" | default (list dict) }}
+{{- $expressions := append (get . "matchExpressions" | default list) $product }}
+{{- $terms = append $terms (merge (dict "matchExpressions" $expressions) .) }}
+{{- end }}
+{{- $_ := set $node "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $terms) }}
+{{- $_ := set $affinity "nodeAffinity" $node }}
+{{- end }}
+{{- toYaml $affinity }}
+{{- end }}
+
+{{/* Of the pod, beside its containers and volumes. */}}
+{{- define "cascade.pod" -}}
+{{- with .root.Values.imagePullSecrets -}}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{ end -}}
+serviceAccountName: {{ include "cascade.serviceAccountName" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ include "cascade.terminationSeconds" . }}
+securityContext: {{- include "cascade.podSecurityContext" . | nindent 2 }}
+{{- include "cascade.placement" . }}
+{{- end }}
+
+{{/* Of the container, beside its environment, resources and mounts. */}}
+{{- define "cascade.container" -}}
+{{- $values := index .root.Values .name -}}
+image: {{ include "cascade.image" . }}
+imagePullPolicy: {{ $values.image.pullPolicy }}
+command: [python, -m, services.{{ .name }}]
+securityContext: {{- include "cascade.containerSecurityContext" . | nindent 2 }}
+ports:
+  - {name: grpc, containerPort: {{ include "cascade.grpcPort" . }}}
+  - {name: metrics, containerPort: 9090}
+{{- with $values.drain.preStopSeconds }}
+lifecycle:
+  preStop: {sleep: {seconds: {{ . }}}}
+{{- end }}
+{{ include "cascade.probes" . }}
+{{- end }}
+
+{{/* A changed model card starts the pods that read it anew. What is in /tmp keeps no node from being given back. */}}
+{{- define "cascade.podAnnotations" -}}
+{{- $own := dict "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes" "tmp" }}
+{{- toYaml (merge (deepCopy (index .root.Values .name).podAnnotations) $own) }}
+{{- if and .root.Values.model.card (ne .name "gateway") }}
+checksum/model: {{ sha256sum .root.Values.model.card }}
+{{- end }}
+{{- end }}

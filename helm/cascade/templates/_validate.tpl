@@ -1,0 +1,196 @@
+{{/*
+What the schema cannot say, because it is about several values. `cascade.problems`: a sentence per line, each with the
+value to set. `cascade.validate` fails with all of them.
+*/}}
+{{- define "cascade.validate" -}}
+{{- $problems := list }}
+{{- range include "cascade.problems" . | splitList "\n" }}
+{{- with trim . }}
+{{- $problems = append $problems . }}
+{{- end }}
+{{- end }}
+{{- if $problems }}
+{{- fail (printf "\n\nThese values do not fit together:\n  - %s\n" (join "\n  - " $problems)) }}
+{{- end }}
+{{- end }}
+
+{{- define "cascade.problems" -}}
+{{ include "cascade.weightsProblems" . }}
+{{ include "cascade.gatewayProblems" . }}
+{{ include "cascade.redisProblems" . }}
+{{ include "cascade.tlsProblems" . }}
+{{- range $name := list "stage" "decoder" "gateway" }}
+{{- $me := dict "root" $ "name" $name }}
+{{ include "cascade.podProblems" $me }}
+{{- if ne $name "gateway" }}
+{{ include "cascade.gpuProblems" $me }}
+{{- end }}
+{{- end }}
+{{ include "cascade.rankProblems" . }}
+{{ include "cascade.autoscalingProblems" . }}
+{{- end }}
+
+{{- define "cascade.weightsProblems" -}}
+{{- $weights := .Values.weights }}
+{{- $model := .Values.model }}
+{{- if and (eq $weights.source "none") (not $model.card) (not (has $model.name (list "demo" "bench"))) }}
+weights.source is none, and the images hold only the demo model, not {{ $model.name }}: set weights.source to pvc, hostPath, image or download
+{{- end }}
+{{- if and (eq $weights.source "pvc") (not $weights.pvc.claimName) }}
+weights.source is pvc: set weights.pvc.claimName to the claim that holds the checkpoint
+{{- end }}
+{{- if and (eq $weights.source "hostPath") (not $weights.hostPath.path) }}
+weights.source is hostPath: set weights.hostPath.path to the folder on the nodes
+{{- end }}
+{{- if and (eq $weights.source "image") (not $weights.image.reference) }}
+weights.source is image: set weights.image.reference to the OCI image that holds the checkpoint
+{{- end }}
+{{- if and (eq $weights.source "download") $model.card }}
+weights.source is download, and model.card is a card of your own, which the Job would need before the chart has made it: fill a volume yourself (cascade-engine download) and set weights.source to pvc
+{{- end }}
+{{- if and (eq $weights.source "download") (has $model.name (list "demo" "bench")) }}
+weights.source is download, and there is nothing to download for the model {{ $model.name }}: set weights.source to none
+{{- end }}
+{{- if and $model.card (not (regexMatch (printf "(?m)^name *= *\"%s\"" (regexQuoteMeta $model.name)) $model.card)) }}
+model.name is {{ $model.name }}, and model.card does not have it: set model.name to the card's name
+{{- end }}
+{{- if and .Values.decoder.weightsPath (eq $weights.source "none") }}
+decoder.weightsPath is set, and weights.source is none, so that there is no volume to find it in: set weights.source
+{{- end }}
+{{- if and (eq (dig "decoder" "kind" "vae" .Values.decoder.settings) "taehv") (not .Values.decoder.weightsPath) }}
+decoder.settings.decoder.kind is taehv: set decoder.weightsPath to its file, such as taew2_1.pth
+{{- end }}
+{{- end }}
+
+{{- define "cascade.gatewayProblems" -}}
+{{- $gateway := .Values.gateway }}
+{{- $redis := or .Values.redis.enabled .Values.externalRedis.existingSecret }}
+{{- if and (gt (int $gateway.replicas) 1) (not $redis) }}
+gateway.replicas is {{ $gateway.replicas }}, and sessions in memory belong to one gateway: set redis.enabled or externalRedis.existingSecret, or gateway.replicas to 1
+{{- end }}
+{{- if lt (int $gateway.replicas) 1 }}
+gateway.replicas is 0: nobody could make a session; set it to 1 or more
+{{- end }}
+{{- range $mode := $gateway.auth.modes }}
+{{- if and (eq $mode "api_keys") (not $gateway.auth.apiKeys.existingSecret) }}
+gateway.auth.modes has api_keys: set gateway.auth.apiKeys.existingSecret to the Secret with the file of keys
+{{- end }}
+{{- if eq $mode "jwt" }}
+{{- range $field := list "issuer" "audience" }}
+{{- if not (get $gateway.auth.jwt $field) }}
+gateway.auth.modes has jwt: set gateway.auth.jwt.{{ $field }}
+{{- end }}
+{{- end }}
+{{- if eq (empty $gateway.auth.jwt.jwksUrl) (empty $gateway.auth.jwt.jwksConfigMap.name) }}
+gateway.auth.modes has jwt: set either gateway.auth.jwt.jwksUrl or gateway.auth.jwt.jwksConfigMap.name
+{{- end }}
+{{- end }}
+{{- if and (eq $mode "mtls") (not (and $.Values.tls.enabled $.Values.tls.gatewayRequiresClientCertificates)) }}
+gateway.auth.modes has mtls: set tls.enabled and tls.gatewayRequiresClientCertificates
+{{- end }}
+{{- end }}
+{{- if and $gateway.ingress.enabled (not $gateway.ingress.host) }}
+gateway.ingress.enabled is true: set gateway.ingress.host to the name that clients call
+{{- end }}
+{{- if and $gateway.grpcRoute.enabled (not $gateway.grpcRoute.parentRefs) }}
+gateway.grpcRoute.enabled is true: set gateway.grpcRoute.parentRefs to the Gateway it hangs on
+{{- end }}
+{{- with include "cascade.journalBytes" . }}
+{{- $session := dig "gateway" "session_bytes" 67108864 $gateway.settings }}
+{{- if lt (float64 .) (float64 $session) }}
+gateway.resources.limits.memory leaves {{ . }} bytes for the journal, less than one session's {{ include "cascade.text" $session }}: raise it, or lower gateway.settings.gateway.session_bytes
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "cascade.redisProblems" -}}
+{{- $external := .Values.externalRedis.existingSecret }}
+{{- if and .Values.redis.enabled $external }}
+redis.enabled is true and externalRedis.existingSecret is set: set one of them
+{{- end }}
+{{- if and (or .Values.redis.enabled $external) (not (include "cascade.hasTokenKey" .)) }}
+gateways with Redis must sign resume tokens alike: set gateway.tokenKey.existingSecret to a Secret with 32 random bytes, or gateway.tokenKey.generate to true
+{{- end }}
+{{- end }}
+
+{{- define "cascade.tlsProblems" -}}
+{{- $tls := .Values.tls }}
+{{- if and $tls.enabled (not $tls.issuerRef.name) }}
+{{- range $name := list "gateway" "stage" "decoder" }}
+{{- if not (get $tls.existingSecrets $name) }}
+tls.enabled is true, and {{ $name }} has no certificate: set tls.issuerRef.name to an issuer of cert-manager, or tls.existingSecrets.{{ $name }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and $tls.gatewayRequiresClientCertificates (not $tls.enabled) }}
+tls.gatewayRequiresClientCertificates is true, and tls.enabled is false: set tls.enabled to true
+{{- end }}
+{{- end }}
+
+{{/* Of one component. */}}
+{{- define "cascade.podProblems" -}}
+{{- $values := index .root.Values .name }}
+{{- $wanted := include "cascade.drainSeconds" . | int }}
+{{- $given := include "cascade.terminationSeconds" . | int }}
+{{- if lt $given $wanted }}
+{{ .name }}.terminationGracePeriodSeconds is {{ $given }}, less than the {{ $wanted }} s of {{ .name }}.drain, so that sessions would be cut off: raise it (or set it to null), or lower {{ .name }}.drain.deadlineSeconds
+{{- end }}
+{{- if and (ne .name "gateway") (lt (int $values.replicas) 1) (not (include "cascade.autoscaled" .)) }}
+{{ .name }}.replicas is 0, and no autoscaler would start the first one: set it to 1 or more
+{{- end }}
+{{- $deadline := dig .name "start_deadline_s" 900 $values.settings }}
+{{- if and (ne .name "gateway") (le (include "cascade.startSeconds" . | float64) (float64 $deadline)) }}
+{{ .name }}.startSeconds is {{ include "cascade.startSeconds" . }}, and the model may take {{ include "cascade.text" $deadline }} s to load ({{ .name }}.settings.{{ .name }}.start_deadline_s): set more, or null
+{{- end }}
+{{- if le (include "cascade.progressSeconds" . | int) (add (include "cascade.startSeconds" .) $values.minReadySeconds | int) }}
+{{ .name }}.progressDeadlineSeconds is {{ include "cascade.progressSeconds" . }}, and a pod may take {{ include "cascade.startSeconds" . }} s to start: set more, or null
+{{- end }}
+{{- /* The API server refuses a name that stands twice. */}}
+{{- $taken := concat (list "HOME" "POD_IP" "REDIS_PASSWORD") (keys ($values.nccl | default dict)) }}
+{{- range $values.extraEnv }}
+{{- if or (hasPrefix "CASCADE_" .name) (has .name $taken) }}
+{{ $.name }}.extraEnv has {{ .name }}: set it in {{ $.name }}.settings, or by the value that stands for it
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Of stages or decoders. */}}
+{{- define "cascade.gpuProblems" -}}
+{{- $gpu := (index .root.Values .name).gpu }}
+{{- $limits := (index .root.Values .name).resources.limits | default dict }}
+{{- if gt (int $gpu.count) 0 }}
+{{- if and (eq $gpu.allocation "devicePlugin") (not $gpu.resourceName) }}
+{{ .name }}.gpu.count is {{ $gpu.count }}, and {{ .name }}.gpu.allocation is devicePlugin: set {{ .name }}.gpu.resourceName to what the device plugin calls its GPUs (nvidia.com/gpu), or {{ .name }}.gpu.allocation to dra
+{{- end }}
+{{- if and (eq $gpu.allocation "dra") (not $gpu.dra.deviceClassName) }}
+{{ .name }}.gpu.allocation is dra: set {{ .name }}.gpu.dra.deviceClassName to the DeviceClass of the driver (gpu.nvidia.com)
+{{- end }}
+{{- if and (eq $gpu.allocation "dra") $gpu.products }}
+{{ .name }}.gpu.products chooses nodes of the device plugin by their label, and {{ .name }}.gpu.allocation is dra: empty it, and say the same in {{ .name }}.gpu.dra.selectors (CEL)
+{{- end }}
+{{- if and (eq $gpu.allocation "devicePlugin") $gpu.dra.selectors }}
+{{ .name }}.gpu.dra.selectors needs {{ .name }}.gpu.allocation dra: set it, or choose by {{ .name }}.gpu.products
+{{- end }}
+{{- if and (eq $gpu.allocation "dra") (semverCompare "<1.34.0-0" .root.Capabilities.KubeVersion.Version) }}
+{{ .name }}.gpu.allocation is dra, which Kubernetes has since 1.34, and this is {{ .root.Capabilities.KubeVersion.Version }}: set it to devicePlugin
+{{- end }}
+{{- else if or $gpu.products $gpu.dra.selectors }}
+{{ .name }}.gpu.products or .dra.selectors choose GPUs, and {{ .name }}.gpu.count is 0: set the count
+{{- end }}
+{{- if and $gpu.resourceName (hasKey $limits $gpu.resourceName) }}
+{{ .name }}.resources.limits has {{ $gpu.resourceName }}: set {{ .name }}.gpu.count instead
+{{- end }}
+{{- end }}
+
+{{- define "cascade.rankProblems" -}}
+{{- $stage := .Values.stage }}
+{{- $ranks := include "cascade.ranks" . | int }}
+{{- if and (gt (int $stage.gpu.count) 0) (ne $ranks (int $stage.gpu.count)) }}
+stage.ranks is {{ $ranks }}, and stage.gpu.count is {{ $stage.gpu.count }}: a rank uses one GPU, so set them alike, or stage.ranks to null
+{{- end }}
+{{- with dig "limits" "memory" "" $stage.resources }}
+{{- if ge (include "cascade.bytes" $stage.sharedMemory | int64) (include "cascade.bytes" . | int64) }}
+stage.sharedMemory is {{ $stage.sharedMemory }}, and counts against stage.resources.limits.memory, {{ . }}: raise the limit
+{{- end }}
+{{- end }}
+{{- end }}

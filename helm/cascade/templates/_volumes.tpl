@@ -1,0 +1,35 @@
+{{/* Volumes that each component has; the root file system is read-only. */}}
+{{- define "cascade.volumes" -}}
+{{- $values := index .root.Values .name -}}
+- name: tmp
+  emptyDir: {}
+{{- if .root.Values.tls.enabled }}
+- name: tls
+  secret: {secretName: {{ include "cascade.tlsSecret" . }}, defaultMode: 0440}
+{{- end }}
+{{- if and .root.Values.peerAuth.enabled (ne .name "gateway") }}
+- name: peer-keys
+  secret: {secretName: {{ include "cascade.peerKeySecret" .root }}, defaultMode: 0440, items: [{key: keys.toml, path: keys.toml}]}
+{{- end }}
+{{- with $values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "cascade.mounts" -}}
+{{- $values := index .root.Values .name -}}
+- {name: tmp, mountPath: /tmp}
+{{- if .root.Values.tls.enabled }}
+- {name: tls, mountPath: /etc/cascade/tls, readOnly: true}
+{{- end }}
+{{- if and .root.Values.peerAuth.enabled (ne .name "gateway") }}
+- {name: peer-keys, mountPath: /etc/cascade/peer, readOnly: true}
+{{- end }}
+{{- with $values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "cascade.tlsSecret" -}}
+{{ get .root.Values.tls.existingSecrets .name | default (printf "%s-tls" (include "cascade.name" .)) }}
+{{- end }}

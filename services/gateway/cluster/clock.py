@@ -1,0 +1,20 @@
+"""Time and chance, which tests replace."""
+
+import asyncio
+import random
+import time
+
+
+class Clock:
+    """The real one."""
+
+    def now(self) -> float:
+        """Seconds from some beginning; never goes back."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def jitter(self, low: float, high: float) -> float:
+        """Somewhere between, so that gateways do not act in step."""
+        return random.uniform(low, high)

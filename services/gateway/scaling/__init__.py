@@ -1,0 +1,1 @@
+"""How many pods the sessions need, for whoever scales them: KEDA through `ExternalScaler`, or an HPA."""

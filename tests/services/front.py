@@ -1,0 +1,70 @@
+"""One address in front of several gateways, as a Service is: connections go to those that are ready."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+
+CHUNK_BYTES = 2**16
+
+
+class Front:
+    """Passes bytes on. A connection stays where it went, whatever becomes of the list."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self._backends: deque[str] = deque()
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """At a free port, with nobody behind."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def lead_to(self, backends: Sequence[str]) -> None:
+        """From now on, new connections go to these, one after the other; without any they are closed."""
+        self._backends = deque(backends)
+
+    async def close(self) -> None:
+        assert self._server
+        self._server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._connections.add(task)
+        try:
+            with suppress(asyncio.CancelledError):  # by `close` alone
+                await self._connect(reader, writer)
+        finally:
+            writer.close()
+            self._connections.discard(task)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._backends:
+            return
+        self._backends.rotate(-1)
+        host, _, port = self._backends[0].rpartition(":")
+        with suppress(OSError):
+            backend_reader, backend_writer = await asyncio.open_connection(host, int(port))
+            try:
+                ways = ((reader, backend_writer), (backend_reader, writer))
+                tasks = [asyncio.create_task(pass_on(*way)) for way in ways]
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:
+                backend_writer.close()
+
+
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until one side is closed or broken."""
+    with suppress(OSError):
+        while data := await reader.read(CHUNK_BYTES):
+            writer.write(data)
+            await writer.drain()
