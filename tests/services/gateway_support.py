@@ -16,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from cascade.v1 import session_pb2 as pb
 from cascade.v1 import session_pb2_grpc
+from cascade_client.leg import KeepsStatus
 from cascade_core.config import make
 from services.common.server import Server
 from services.gateway.app import running
@@ -140,17 +141,16 @@ class Tenant:
 
     def leg(self, *, acks: bool = True, with_credential: bool = True) -> "Leg":
         metadata = self.metadata if with_credential else ()
-        return Leg(lambda: self.stub.Connect(metadata=metadata), acks=acks)
+        return Leg(self.stub.Connect(metadata=metadata), acks=acks)
 
 
 class Leg:
     """One Connect stream, as a client sees it."""
 
-    def __init__(self, connect: Callable[[], Any], *, acks: bool) -> None:
+    def __init__(self, call: Any, *, acks: bool) -> None:
         """`acks`: each segment at once."""
-        self.call = connect()
-        self._connect = connect
-        self._attach: dict[str, Any] = {}
+        self.call = call
+        call._cython_call = KeepsStatus(call._cython_call)
         self.acks = acks
         self.events: list[Response] = []
         self.error: grpc.aio.AioRpcError | None = None
@@ -168,7 +168,6 @@ class Leg:
 
     async def attach(self, **attach: Any) -> None:
         """Raises the error of a stream that is refused."""
-        self._attach = attach
         with suppress(asyncio.InvalidStateError):
             await self.send(attach=attach)
         self.start()
@@ -187,25 +186,13 @@ class Leg:
 
     async def _read(self) -> None:
         try:
-            while await self._is_broken():
-                self.call = self._connect()
-                after = max([self._attach.get("after_sequence", 0), *self.sequences[-1:]])
-                await self.send(attach=self._attach | {"after_sequence": after})
-        finally:
-            self.is_over = True
-            self._news.set()
-
-    async def _is_broken(self) -> bool:
-        """Read to the end. True: an ack met a stream that had just ended, and gRPC broke it at our side
-        before all of it was read."""
-        try:
             while (event := await self.call.read()) is not grpc.aio.EOF:
                 await self._take(event)
         except grpc.aio.AioRpcError as error:
-            if self._attach and "Internal error from Core" in str(error.details()):
-                return True
             self.error = error
-        return False
+        finally:
+            self.is_over = True
+            self._news.set()
 
     async def _take(self, event: Response) -> None:
         self.events.append(event)
