@@ -1182,6 +1182,7 @@ class ConnectRequest(_message.Message):
         PROFILE_ID_FIELD_NUMBER: _builtins.int
         MAX_UNACKED_SEGMENTS_FIELD_NUMBER: _builtins.int
         CLIENT_FIELD_NUMBER: _builtins.int
+        FROM_OLDEST_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         """`sessions/{session_id}`; may be empty with a resume token."""
         role: Global___ConnectRole.ValueType
@@ -1202,6 +1203,10 @@ class ConnectRequest(_message.Message):
         """
         client: _builtins.str
         """For logs and dashboards, at most 128 characters: name and version of the client."""
+        from_oldest: _builtins.bool
+        """For a viewer: start at the oldest segment that is kept after `after_sequence`, as a controller does, instead of at
+        the live edge; it is then behind, and jumps to the live edge only when it is further behind than what is kept.
+        """
         def __init__(
             self,
             *,
@@ -1212,10 +1217,11 @@ class ConnectRequest(_message.Message):
             profile_id: _builtins.str = ...,
             max_unacked_segments: _builtins.int = ...,
             client: _builtins.str = ...,
+            from_oldest: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "client", b"client", "max_unacked_segments", b"max_unacked_segments", "name", b"name", "profile_id", b"profile_id", "resume_token", b"resume_token", "role", b"role"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "client", b"client", "from_oldest", b"from_oldest", "max_unacked_segments", b"max_unacked_segments", "name", b"name", "profile_id", b"profile_id", "resume_token", b"resume_token", "role", b"role"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__after_sequence: _TypeAlias = _typing.Literal["after_sequence"]  # noqa: Y015
         _WhichOneofArgType__after_sequence: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence"]  # noqa: Y015

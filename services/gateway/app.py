@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -19,6 +20,7 @@ from services.gateway.admission import Admission
 from services.gateway.endpoints import Endpoints, StaticEndpoints
 from services.gateway.forward import Forwarder
 from services.gateway.house import House
+from services.gateway.http.server import HttpServer, serving
 from services.gateway.journal import Journal, MemoryJournal, RedisStore, ReplicatedJournal, connect
 from services.gateway.metrics import GatewayMetrics, RegistryCollector
 from services.gateway.peer_metrics import PeerCollector
@@ -77,7 +79,8 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
         await decoders.start()
         registry.start()
         await scaler.start()
-        yield describe(house, registry, forwarder, scaler), registry
+        async with serving(settings.http, settings.tls, telemetry.registry) as http:
+            yield describe(house, registry, forwarder, scaler, http), registry
     finally:
         await scaler.close()
         await registry.close()
@@ -90,27 +93,42 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
         await house.journal.close()
 
 
-def describe(house: House, registry: Registry, forwarder: Forwarder, scaler: Scaler) -> Service:
+@dataclass(frozen=True)
+class Gateway(Service):
+    """A Service with an HTTP side."""
+
+    http: HttpServer | None = None
+    """None: it has none."""
+
+
+def describe(
+    house: House, registry: Registry, forwarder: Forwarder, scaler: Scaler, http: HttpServer | None
+) -> Service:
     """What the scaffold serves."""
     servicer = SessionServicer(house, registry, forwarder, Rates(house.quotas))
 
     def register(server: grpc.aio.Server) -> None:
         session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server)
         externalscaler_pb2_grpc.add_ExternalScalerServicer_to_server(ScalerServicer(scaler), server)
+        if http:
+            server.add_insecure_port(f"unix:{http.socket}")
 
     async def drain(deadline_s: float) -> None:
+        if http:
+            http.leave()
         forwarder.leave()
         try:
             await registry.drain(deadline_s)
         finally:
             scaler.leave()
 
-    return Service(
+    return Gateway(
         (NAME, SCALER_NAME),
         register,
         drain=drain,
         open_while_draining=METHODS,
         open_without_credentials=(f"/{NAME}/Connect", *(METHODS if house.settings.scaler.open else ())),
+        http=http,
     )
 
 

@@ -23,6 +23,8 @@ class Attachment:
     """What the client says it is."""
     profile: int = 0
     """Which of the session's profiles it receives."""
+    max_behind: int = MAX_BEHIND
+    """Of a viewer: segments that it may be behind before it jumps to the newest."""
     error: BaseException | None = None
     """What the stream ends with; None: OK."""
     _queue: "deque[Response | int]" = field(default_factory=deque)
@@ -71,7 +73,7 @@ class Attachment:
     def _skip_to_edge(self) -> None:
         """Leave out all segments but the newest where there are too many, and tell which."""
         segments = [item for item in self._queue if isinstance(item, int)]
-        if len(segments) <= MAX_BEHIND:
+        if len(segments) <= self.max_behind:
             return
         events = [item for item in self._queue if not isinstance(item, int)]
         skips = [event.skipped.first_sequence for event in events if event.HasField("skipped")]

@@ -9,7 +9,7 @@ from cascade_core.errors import CascadeError, OutOfCapacity
 from services.common.errors import Fenced, NotController, NotReady, ProtocolViolation, SequenceAhead
 from services.common.status import describe
 from services.gateway import commands, views
-from services.gateway.attachment import Attachment, Response
+from services.gateway.attachment import MAX_BEHIND, Attachment, Response
 from services.gateway.house import House
 from services.gateway.journal import Record
 from services.gateway.live import LiveSession
@@ -30,7 +30,10 @@ class Connection:
         self._attach = attach
         self._token = token
         profile = profile_index(live.spec, attach.profile_id)
-        self._attachment = Attachment(token.role == "controller", attach.client, profile)
+        kept = house.settings.gateway.kept_segments if attach.from_oldest else 0
+        self._attachment = Attachment(
+            token.role == "controller", attach.client, profile, max_behind=kept + MAX_BEHIND
+        )
         self._init: common_pb2.MediaInit | None = None
         """The one sent last."""
         self._next = 1
@@ -217,9 +220,9 @@ def first_sequence(record: Record, attach: Request.Attach, *, is_controller: boo
     if after > newest:
         raise SequenceAhead(f"after_sequence: {after} was never sent; {newest} is the newest")
     oldest = record.segments[0].block + 1 if record.segments else newest + 1
-    if is_controller or after:
-        start = max(after + 1, oldest)
-        return start if is_controller or start == after + 1 else max(newest, 1)
+    if is_controller or after or attach.from_oldest:
+        start, is_complete = max(after + 1, oldest), is_controller or attach.from_oldest
+        return start if is_complete or start == after + 1 else max(newest, 1)
     return max(newest, 1)
 
 

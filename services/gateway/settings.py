@@ -18,6 +18,7 @@ from services.common.settings import (
     ServerSettings,
     Wait,
 )
+from services.gateway.http.settings import HttpSettings
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Places = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -231,3 +232,4 @@ class Settings(ServerSettings):
     peer: PeerSettings = field(default_factory=PeerSettings)
     kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
     scaler: ScalerSettings = field(default_factory=ScalerSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)

@@ -19,7 +19,7 @@ from cascade.v1 import session_pb2_grpc
 from cascade_client.leg import KeepsStatus
 from cascade_core.config import make
 from services.common.server import Server
-from services.gateway.app import running
+from services.gateway.app import Gateway, running
 from services.gateway.registry import Registry
 from services.gateway.settings import Settings
 from tests.services.fake_decoder import FakeDecoder
@@ -52,7 +52,8 @@ def duration(seconds: float) -> Duration:
 def gateway_settings(
     stages: Sequence[str], decoders: Sequence[str], keys_file: Path | None = None, **gateway: Any
 ) -> Settings:
-    """Any free port, and no wait longer than a test may last."""
+    """Any free port, and no wait longer than a test may last. `http`: that section; without it: no HTTP."""
+    http = gateway.pop("http", None)
     section = {
         "stages": stages,
         "decoders": decoders,
@@ -67,6 +68,8 @@ def gateway_settings(
         "health": {"check_interval_s": 0.05},
         "gateway": section | gateway,
     }
+    if http is not None:
+        values["http"] = {"port": 0} | http
     if keys_file:
         values["auth"] = {"modes": ["api_keys"], "keys_file": keys_file}
     return make(Settings, values)
@@ -293,6 +296,14 @@ class Town:
     @property
     def decoder(self) -> FakeDecoder:
         return self.decoders[0]
+
+    @property
+    def url(self) -> str:
+        """Of its HTTP side."""
+        service = self.server.service
+        assert isinstance(service, Gateway)
+        assert service.http
+        return f"http://127.0.0.1:{service.http.port}"
 
     def metric(self, name: str, **labels: str) -> float:
         return self.server.telemetry.registry.get_sample_value(name, labels) or 0.0

@@ -1,0 +1,35 @@
+"""HTTP for people and for clients without gRPC: the JSON mirror of SessionService, and what streams video.
+
+It is a gRPC client of its own gateway. `Backend` holds a channel to the server in this very process, over a
+Unix socket in a folder of our own, and passes the caller's credentials on as metadata. So authentication,
+tenants, rates, validation, forwarding to other gateways and the words of errors are those of gRPC.
+
+    server.py     uvicorn in the gateway's process: started, drained and bounded with it
+    app.py        the Starlette application: routes, and what surrounds every request
+    backend.py    the way to SessionService
+    problems.py   gRPC status -> application/problem+json, by one table
+    mirror.py     unary methods of the contract as HTTP, derived from its descriptor
+    openapi.py    the OpenAPI document, from the same descriptor
+
+What adds routes is a module with `routes(backend: Backend) -> list[BaseRoute]`, mounted in `app.make_app`.
+In a handler:
+
+    credentials = backend.credentials(request)             # HTTPConnection: Request or WebSocket
+    answer = await backend.unary("GetSession", pb.GetSessionRequest(name=...), credentials)
+    stream = backend.connect(credentials)                   # grpc.aio call of Connect; cancel() it at the end
+    await stream.write(pb.ConnectRequest(attach=...))       # attach.resume_token=credentials.resume_token
+
+- `credentials.metadata` has the caller's `Authorization` header, the request id and the trace.
+  `credentials.resume_token` comes from the header `X-Resume-Token` or the query's `resume_token`; it goes
+  into `attach`, never into metadata. Without both, Connect is entered as nobody, and refuses.
+- Let `grpc.aio.AioRpcError` and `CascadeError` pass: the application answers with a problem. Where headers
+  are sent already, or over WebSocket: `problems.problem_of(error, request_id).content()` is the JSON object.
+  What HTTP alone knows: `raise problems.HttpError(status, detail, field=...)`.
+- `json_of` and `parse_json` in `mapping.py` are the JSON mapping, for events too.
+- `backend.settings` is `HttpSettings`; `backend.leaving` (asyncio.Event) is set when the gateway begins to
+  go away: its streams get `reconnect` from Connect itself, and other long answers should end.
+- Never log a query, a header or a body; never put a token into a path. Paths are logged.
+- Headers of safety are set unless a handler has set its own (a page needs another Content-Security-Policy).
+  Requests of other origins than the host's own and `cors_origins` are refused before they reach a handler
+  where they could change something, WebSockets included.
+"""

@@ -1,0 +1,70 @@
+"""The JSON mapping of protobuf, strict: an unknown field is refused by its name."""
+
+import json
+import re
+from typing import Any, TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from services.common.errors import Malformed
+from services.common.validation import InvalidField
+
+M = TypeVar("M", bound=Message)
+MAX_DEPTH = 32
+MAX_CHARS = 200
+UNKNOWN = re.compile(r'has no field named "(?P<name>.*?)" at "\w+\.?(?P<path>.*?)"', re.DOTALL)
+PLACE = re.compile(r" at \w+Request[\w.\[\]]*")
+NESTED = re.compile(r"Failed to parse (\w+) field: ")
+
+
+def parse_json(content: bytes | str) -> dict[str, Any]:
+    """One object. Raises Malformed."""
+    try:
+        found = json.loads(content, parse_constant=refuse_constant, object_pairs_hook=without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"this is no JSON: {cut(str(error))}") from None
+    if not isinstance(found, dict):
+        raise Malformed("this JSON is no object")
+    return found
+
+
+def to_message(values: dict[str, Any], message: M) -> M:
+    """Fill the message. Raises InvalidField, which names the field."""
+    try:
+        json_format.ParseDict(values, message, max_recursion_depth=MAX_DEPTH)
+    except (json_format.ParseError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise InvalidField([violation_of(str(error))]) from None
+    return message
+
+
+def json_of(message: Message) -> dict[str, Any]:
+    """Names in lowerCamelCase, 64-bit integers as text; fields that were not set are told as well."""
+    return json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
+
+
+def violation_of(text: str) -> tuple[str, str]:
+    """(field, what is wrong), from what the parser says."""
+    if found := UNKNOWN.search(text):
+        return cut(".".join(filter(None, found.group("path", "name")))), "is not known"
+    path = ".".join(NESTED.findall(text))
+    return path or "message", cut(PLACE.sub("", NESTED.sub("", text)).rstrip("."))
+
+
+def refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """And every name fit to be looked up: half a surrogate pair is not."""
+    found = dict(pairs)
+    "".join(found).encode()
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice in an object")
+    return found
+
+
+def cut(text: str) -> str:
+    """What can be sent back: half a surrogate pair cannot."""
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 1] + "…"

@@ -1,0 +1,91 @@
+"""uvicorn's HTTP/1.1, with the bounds that it has not: time for headers, time to read, connections."""
+
+import asyncio
+import json
+import sys
+
+import h11
+import structlog
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from services.gateway.http.problems import MEDIA_TYPE, Problem
+from services.gateway.http.safety import HEADERS
+from services.gateway.http.settings import HttpSettings
+
+log = structlog.get_logger(__name__)
+
+
+class BoundedConfig(Config):
+    """With the bounds of a connection."""
+
+    bounds: HttpSettings
+
+
+class BoundedProtocol(H11Protocol):
+    """One connection."""
+
+    config: BoundedConfig
+    _deadline: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if len(self.connections) >= self.config.bounds.max_connections:
+            self.transport = transport
+            transport.abort()
+            return
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_deadline()
+        self._stop_stalled()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self.config.bounds.write_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_stalled()
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called while the parser's error is being handled, which knows better than 400."""
+        error = sys.exc_info()[1]
+        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        if self.cycle and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state is not h11.IDLE:
+            self.transport.abort()
+            return
+        content = json.dumps(Problem(status, "this is no HTTP request that is taken here").content()).encode()
+        own = {"content-type": MEDIA_TYPE, "content-length": str(len(content)), "connection": "close"}
+        headers = [(name.encode(), value.encode()) for name, value in {**HEADERS, **own}.items()]
+        start = h11.Response(status_code=status, headers=headers)
+        events = (start, h11.Data(data=content), h11.EndOfMessage())
+        for event in events:
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _watch(self) -> None:
+        """The clock runs from the first byte to the last of the headers, and before the first request."""
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_deadline()
+        elif self._deadline is None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(self.config.bounds.header_timeout_s, self.transport.abort)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+        self._deadline = None
+
+    def _stop_stalled(self) -> None:
+        if self._stalled:
+            self._stalled.cancel()
+        self._stalled = None

@@ -1,0 +1,44 @@
+"""Settings of the HTTP side: `CASCADE_HTTP_<FIELD>`."""
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from cascade_core.config import STRICT
+from services.common.settings import MIB, Port, Seconds
+
+Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.\-\[\]:]+$")]
+
+
+@dataclass(frozen=True, config=STRICT)
+class HttpSettings:
+    """JSON, OpenAPI and what streams video over HTTP, in the gateway's process. TLS is that of `tls`, client
+    certificates included; callers show a key or a token, as `auth` says."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; in a pod `0.0.0.0` or `::`."""
+    port: Port | None = None
+    """None: no HTTP. 0: any free port, told in the log."""
+    cors_origins: tuple[Origin, ...] = ()
+    """Whose pages may call from a browser, such as `https://app.example.com`, beside the host's own."""
+    max_body_bytes: Annotated[int, Field(ge=1024, le=4 * MIB)] = MIB
+    """Of one request; larger ones are refused with 413. The contract takes 4 MiB as one message."""
+    max_header_bytes: Annotated[int, Field(ge=1024, le=MIB)] = 32 * 1024
+    """Of one request, its first line included; larger ones are refused with 431."""
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    """Open at once, WebSockets included; further ones are closed at once."""
+    header_timeout_s: Seconds = 10.0
+    """A connection that has not sent the headers of its request by then is closed."""
+    body_timeout_s: Seconds = 30.0
+    """A request whose body has not come by then is refused with 408."""
+    write_timeout_s: Seconds = 60.0
+    """A connection whose client takes nothing of what is sent for that long is closed."""
+    keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 75
+    """An idle connection is closed after that long. Longer than a load balancer's own idle timeout keeps it
+    from meeting a closed connection."""
+    call_timeout_s: Seconds = 30.0
+    """Deadline of each call to SessionService with one answer."""
+    metrics: bool = False
+    """Whether `/metrics` is answered here too, to everybody who reaches the port;
+    `telemetry.metrics_port` is a port of their own."""
