@@ -5,7 +5,7 @@ import json
 from contextlib import AsyncExitStack
 from typing import Any
 
-import httpx2 as httpx
+import httpx2
 import pytest
 import websockets
 
@@ -231,7 +231,7 @@ async def test_handshakes_that_are_refused() -> None:
         async with open_socket(place, name, origin="https://app.example.com"):
             pass
         async with browsing(place, "acme") as client:
-            answer: httpx.Response = await client.get(f"/v1/{name}/connect")
+            answer: httpx2.Response = await client.get(f"/v1/{name}/connect")
             assert answer.status_code in (404, 426)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import httpx2 as httpx
+import httpx2
 import numpy as np
 import websockets
 from websockets.asyncio.client import ClientConnection
@@ -109,9 +109,9 @@ async def web_town(
 
 
 @asynccontextmanager
-async def browsing(place: WebTown, tenant: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
+async def browsing(place: WebTown, tenant: str | None = None) -> AsyncIterator[httpx2.AsyncClient]:
     headers = {"authorization": f"Bearer key-{tenant}"} if tenant else {}
-    async with httpx.AsyncClient(base_url=place.web, headers=headers, timeout=WAIT_S) as client:
+    async with httpx2.AsyncClient(base_url=place.web, headers=headers, timeout=WAIT_S) as client:
         yield client
 
 
