@@ -39,8 +39,9 @@ proto: $(STAMP)  ## Python stubs from proto/
 proto-release: $(STAMP)  ## From now on, contracts are checked against what they are today
 	$(BIN)/python proto/generate.py --release
 
-test: $(STAMP)  ## Everything that runs on a CPU machine
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: $(STAMP)  ## Everything that runs on a CPU machine; what fails beside others is run once more, alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile || \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 images-check: $(STAMP)  ## Build and run what the images hold, without a container engine; minutes
 	$(BIN)/python -m images.check

@@ -29,6 +29,7 @@ from services.common.telemetry import Telemetry
 from services.decoder.service import Decoder
 from services.decoder.settings import Settings
 from tests.services.test_errors import parts
+from tests.services.writes import LosesWrites
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 120.0
@@ -95,6 +96,7 @@ class Call:
 
     def __init__(self, stub: Any) -> None:
         self.stream = stub.Decode()
+        self.stream._cython_call = LosesWrites(self.stream._cython_call)
 
     async def send(self, *requests: Request) -> None:
         for request in requests:

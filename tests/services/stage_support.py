@@ -21,6 +21,7 @@ from services.stage.settings import Settings
 from services.stage.stage import Stage
 from services.stage.tensors import from_tensor, to_tensor
 from tests.services.test_errors import parts
+from tests.services.writes import LosesWrites
 
 WAIT_S = 60.0
 """Deadline of every wait: only a hang reaches it."""
@@ -108,6 +109,7 @@ class Stream:
 
     def __init__(self, call: Any) -> None:
         self.call = call
+        call._cython_call = LosesWrites(call._cython_call)
         self.session = f"session-{next(Stream.numbers)}"
         self.shape = (1, 16, 4, 4)
 
