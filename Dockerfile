@@ -69,7 +69,7 @@ LABEL org.opencontainers.image.vendor="Cascade" \
 FROM runtime AS gateway
 COPY --from=gateway-build /opt/cascade /opt/cascade
 USER 10001:10001
-EXPOSE 50051 9090
+EXPOSE 50051 9090 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
     CMD ["python", "-m", "services.common.probe", "50051"]
 ENTRYPOINT ["python", "-m", "services.gateway"]

@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BROWSER_PACKAGES := tests/browser/node_modules/.package-lock.json
 
 .PHONY: demo train-demo check settings values golden proto proto-release test images-check bench day clean
 
@@ -39,7 +40,7 @@ proto: $(STAMP)  ## Python stubs from proto/
 proto-release: $(STAMP)  ## From now on, contracts are checked against what they are today
 	$(BIN)/python proto/generate.py --release
 
-test: $(STAMP)  ## Everything that runs on a CPU machine; what fails beside others is run once more, alone
+test: $(BROWSER_PACKAGES)  ## Everything that runs on a CPU machine; what fails beside others is run once more, alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile || \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
@@ -57,7 +58,7 @@ day: $(STAMP)  ## Simulate a day of autoscaling; table and picture
 	$(BIN)/python -m benchmarks.day
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) out build dist *.egg-info tests/browser/node_modules
 
 $(STAMP): pyproject.toml constraints.txt helm/tools.py
 	$(PYTHON) -m venv $(VENV)
@@ -65,3 +66,8 @@ $(STAMP): pyproject.toml constraints.txt helm/tools.py
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[client,stage,decoder,gateway,test]'
 	$(BIN)/python helm/tools.py
 	touch $@
+
+# axe-core and hls.js, which the browser tests load into Chromium; without an npm registry those tests skip.
+$(BROWSER_PACKAGES): $(STAMP) tests/browser/package-lock.json
+	$(BIN)/npm ci --prefix tests/browser --ignore-scripts --no-audit --no-fund --loglevel error && touch $@ || \
+	echo "went on without axe-core and hls.js"

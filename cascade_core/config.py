@@ -26,6 +26,7 @@ RANDOM = "random"
 """The value of `weights` that asks for random ones."""
 STRICT = ConfigDict(extra="forbid", strict=False)
 Positive = Annotated[int, Field(ge=1)]
+ExamplePrompt = Annotated[str, Field(max_length=1024, pattern=r"\S")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -206,6 +207,8 @@ class ModelCard:
     """Arguments of diffusers' AutoencoderKLWan for random weights; empty: the Wan 2.1 VAE."""
     note: str = ""
     """What a user should know: where this differs from the reference, what is not verified."""
+    example_prompts: Annotated[tuple[ExamplePrompt, ...], Field(max_length=32)] = ()
+    """Shown where a user writes a prompt: what the model is good at, in wording that it knows. At most 32."""
 
     @model_validator(mode="after")
     def _check(self) -> "ModelCard":

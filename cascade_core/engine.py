@@ -243,7 +243,7 @@ class Engine:
         tick_s = max(answer.compute_s for answer in answers)
         session = self._sessions.get(plan.session)
         if session:
-            session.note_tick()
+            session.note_tick(plan, tick_s)
         if session and plan.emits is not None:
             latents = next(answer.latents for answer in answers if answer.latents is not None)
             self._push_block(session, plan.emits, torch.from_numpy(latents), tick_s)
@@ -251,7 +251,7 @@ class Engine:
 
     def _push_block(self, session: Session, block: int, latents: torch.Tensor, tick_s: float) -> None:
         now = time.monotonic()
-        timing = BlockTiming(now - session.started.pop(block), now, tick_s)
+        timing = BlockTiming(now - session.started.pop(block), now, tick_s, session.take_ticks())
         session.push(LatentBlock(block, latents, timing))
         # A viewer whose block came late has waited for it: playback goes on from now.
         due_s = max(session.deadline_s, now) + self.card.num_frames(block) / session.request.fps

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,12 +23,33 @@ from cascade_core.request import (
     first_timeline,
     initial_prompts,
 )
-from cascade_core.schedule import Shape, TickPlan
+from cascade_core.schedule import Shape, TickPlan, Work
 
 MAX_UNREAD_EVENTS = 32
 """Events that may wait for the reader; beyond it a session takes no ticks and no switches."""
 
+MAX_TICKS = 16
+"""Ticks that a block tells of; a cascade finishes one block each `stagger` ticks."""
+
 EndReason = Literal["closed", "complete", "positions_exhausted"]
+
+
+@dataclass(frozen=True)
+class TickTiming:
+    """What one tick of a session did, and how long it took."""
+
+    index: int
+    """From 0 with each session."""
+    compute_s: float
+    """On the slowest rank."""
+    ranks: tuple[tuple[Work, ...], ...]
+    """Per rank its work, as planned."""
+
+    @property
+    def passes(self) -> list[tuple[Work, int]]:
+        """Each pass with its rank, by ascending block."""
+        works = [(work, rank) for rank, some in enumerate(self.ranks) for work in some]
+        return sorted(works, key=lambda item: item[0].block)
 
 
 @dataclass(frozen=True)
@@ -40,6 +62,8 @@ class BlockTiming:
     """`time.monotonic()` when its latents arrived."""
     tick_s: float
     """Compute time of the tick that finished it, on the slowest rank."""
+    ticks: tuple[TickTiming, ...] = ()
+    """The session's ticks since the block before, oldest first; the newest `MAX_TICKS` of them."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +146,8 @@ class Session:
         """Embeddings that the ranks get with the first tick that needs them, by prompt number."""
         self.started: dict[int, float] = {}
         """When each block in flight was first planned."""
+        self._num_ticks = 0
+        self._ticks: deque[TickTiming] = deque(maxlen=MAX_TICKS)
         self._host = host
         self._events: asyncio.Queue[Event | CascadeError] = asyncio.Queue()
         self._switch_lock = asyncio.Lock()
@@ -215,9 +241,17 @@ class Session:
         await self._primed.wait()
         self.require_open()
 
-    def note_tick(self) -> None:
+    def note_tick(self, plan: TickPlan, compute_s: float) -> None:
         """A tick is answered; the first primes."""
+        self._ticks.append(TickTiming(self._num_ticks, compute_s, plan.ranks))
+        self._num_ticks += 1
         self._primed.set()
+
+    def take_ticks(self) -> tuple[TickTiming, ...]:
+        """Those answered since the last call."""
+        ticks = tuple(self._ticks)
+        self._ticks.clear()
+        return ticks
 
     def require_open(self) -> None:
         """Raise SessionClosed once the session has ended, or what it was lost by."""

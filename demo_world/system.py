@@ -21,7 +21,7 @@ async def running_system(logs: Path, environment: Mapping[str, str], *options: s
 
     Raises CascadeError where not all services come to serve.
     """
-    command = (sys.executable, "-m", "cascade_client", "up", "--json", "--port", "0")
+    command = (sys.executable, "-m", "cascade_client", "up", "--json", "--port", "0", "--http-port", "off")
     process = await asyncio.create_subprocess_exec(
         *command, "--log-dir", str(logs), "--ready-within", str(READY_S), *options,
         env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE,

@@ -27,11 +27,11 @@ SCHEMA, VALUES, REFERENCE = CHART / "values.schema.json", CHART / "values.yaml",
 REDIS = CHART / "charts" / "redis"
 START, END = "<!-- values: written by `make values` -->\n", "<!-- end of values -->\n"
 KINDS = {"stage": StageSettings, "decoder": DecoderSettings, "gateway": GatewaySettings}
-OWNED_SECTIONS = frozenset({"tls", "auth", "drain", "telemetry", "http"})
-"""Whole sections that other values of the chart set; and `http`, for which it has no port yet."""
+OWNED_SECTIONS = frozenset({"tls", "auth", "drain", "telemetry"})
+"""Whole sections that other values of the chart set."""
 OWNED_FIELDS = frozenset(
     {
-        *(("grpc", name) for name in ("host", "port")),
+        *((section, name) for section in ("grpc", "http") for name in ("host", "port")),
         *(("stage", name) for name in ("model", "weights", "num_ranks", "device")),
         *(("decoder", name) for name in ("model", "weights", "device")),
         *(

@@ -446,6 +446,68 @@ class LatentBlock(_message.Message):
 Global___LatentBlock: _TypeAlias = LatentBlock  # noqa: Y015
 
 @_typing.final
+class Tick(_message.Message):
+    """One joint forward of all blocks of a session that are in flight: every rank does its passes, then all go on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Pass(_message.Message):
+        """One pass of one block."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        BLOCK_FIELD_NUMBER: _builtins.int
+        PASS_INDEX_FIELD_NUMBER: _builtins.int
+        RANK_FIELD_NUMBER: _builtins.int
+        block: _builtins.int
+        """The block."""
+        pass_index: _builtins.int
+        """From 0, the noisiest; the last is the context pass, which writes what later blocks attend to."""
+        rank: _builtins.int
+        """On which rank."""
+        def __init__(
+            self,
+            *,
+            block: _builtins.int = ...,
+            pass_index: _builtins.int = ...,
+            rank: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "pass_index", b"pass_index", "rank", b"rank"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    COMPUTE_TIME_FIELD_NUMBER: _builtins.int
+    PASSES_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Number of the tick, from 0 with each stream that generates the session."""
+    @_builtins.property
+    def compute_time(self) -> _duration_pb2.Duration:
+        """Compute time, on the slowest rank."""
+
+    @_builtins.property
+    def passes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tick.Pass]:
+        """What was done, by ascending block."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        compute_time: _duration_pb2.Duration | None = ...,
+        passes: _abc.Iterable[Global___Tick.Pass] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compute_time", b"compute_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_time", b"compute_time", "index", b"index", "passes", b"passes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tick: _TypeAlias = Tick  # noqa: Y015
+
+@_typing.final
 class UnknownWords(_message.Message):
     """Words of a prompt that the model does not know and ignored."""
 

@@ -1164,6 +1164,107 @@ class IssueResumeTokenResponse(_message.Message):
 Global___IssueResumeTokenResponse: _TypeAlias = IssueResumeTokenResponse  # noqa: Y015
 
 @_typing.final
+class ListModelsRequest(_message.Message):
+    """Asks for the models."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
+
+@_typing.final
+class ListModelsResponse(_message.Message):
+    """The models."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
+        """The gateway's default first, then by name."""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___Model] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class Model(_message.Message):
+    """What a session can be made with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LICENCE_FIELD_NUMBER: _builtins.int
+    COMMERCIAL_USE_FIELD_NUMBER: _builtins.int
+    FPS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    BLOCK_FRAMES_FIELD_NUMBER: _builtins.int
+    MAX_BLOCKS_FIELD_NUMBER: _builtins.int
+    EXAMPLE_PROMPTS_FIELD_NUMBER: _builtins.int
+    IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """For SessionSpec.model."""
+    licence: _builtins.str
+    """Licence of the weights."""
+    commercial_use: _builtins.bool
+    """Whether the licence allows commercial use."""
+    fps: _builtins.float
+    """Pictures per second that it was trained for."""
+    width: _builtins.int
+    """Default width in pixels."""
+    height: _builtins.int
+    """Default height in pixels."""
+    block_frames: _builtins.int
+    """F: latent frames per block; 4F pictures, 4F - 3 in block 0."""
+    max_blocks: _builtins.int
+    """Blocks that a session can have; 0: endless."""
+    is_default: _builtins.bool
+    """Whether sessions that name no model get this one."""
+    @_builtins.property
+    def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Prompts that show what it can do, at most 32."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        licence: _builtins.str = ...,
+        commercial_use: _builtins.bool = ...,
+        fps: _builtins.float = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        block_frames: _builtins.int = ...,
+        max_blocks: _builtins.int = ...,
+        example_prompts: _abc.Iterable[_builtins.str] | None = ...,
+        is_default: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "is_default", b"is_default", "licence", b"licence", "max_blocks", b"max_blocks", "name", b"name", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
 class ConnectRequest(_message.Message):
     """From a client to the gateway."""
 
@@ -1183,6 +1284,7 @@ class ConnectRequest(_message.Message):
         MAX_UNACKED_SEGMENTS_FIELD_NUMBER: _builtins.int
         CLIENT_FIELD_NUMBER: _builtins.int
         FROM_OLDEST_FIELD_NUMBER: _builtins.int
+        WITH_TICKS_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         """`sessions/{session_id}`; may be empty with a resume token."""
         role: Global___ConnectRole.ValueType
@@ -1207,6 +1309,8 @@ class ConnectRequest(_message.Message):
         """For a viewer: start at the oldest segment that is kept after `after_sequence`, as a controller does, instead of at
         the live edge; it is then behind, and jumps to the live edge only when it is further behind than what is kept.
         """
+        with_ticks: _builtins.bool
+        """Also send `block_made`."""
         def __init__(
             self,
             *,
@@ -1218,10 +1322,11 @@ class ConnectRequest(_message.Message):
             max_unacked_segments: _builtins.int = ...,
             client: _builtins.str = ...,
             from_oldest: _builtins.bool = ...,
+            with_ticks: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "client", b"client", "from_oldest", b"from_oldest", "max_unacked_segments", b"max_unacked_segments", "name", b"name", "profile_id", b"profile_id", "resume_token", b"resume_token", "role", b"role"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "client", b"client", "from_oldest", b"from_oldest", "max_unacked_segments", b"max_unacked_segments", "name", b"name", "profile_id", b"profile_id", "resume_token", b"resume_token", "role", b"role", "with_ticks", b"with_ticks"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__after_sequence: _TypeAlias = _typing.Literal["after_sequence"]  # noqa: Y015
         _WhichOneofArgType__after_sequence: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence"]  # noqa: Y015
@@ -1628,6 +1733,54 @@ class ConnectResponse(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class BlockMade(_message.Message):
+        """The stage has finished a block; its segment follows when the decoder is done."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        BLOCK_FIELD_NUMBER: _builtins.int
+        EPOCH_FIELD_NUMBER: _builtins.int
+        LATENCY_FIELD_NUMBER: _builtins.int
+        TICKS_FIELD_NUMBER: _builtins.int
+        NUM_RANKS_FIELD_NUMBER: _builtins.int
+        NUM_PASSES_FIELD_NUMBER: _builtins.int
+        STAGE_FIELD_NUMBER: _builtins.int
+        block: _builtins.int
+        """Which."""
+        epoch: _builtins.int
+        """In which epoch."""
+        num_ranks: _builtins.int
+        """Rank processes of the stage."""
+        num_passes: _builtins.int
+        """Passes that a block takes, the context pass included."""
+        stage: _builtins.str
+        """Which stage, for people: its pod, or its address."""
+        @_builtins.property
+        def latency(self) -> _duration_pb2.Duration:
+            """From the plan of its first pass to its clean latents, waiting for credit and for other sessions included."""
+
+        @_builtins.property
+        def ticks(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Tick]:
+            """The session's ticks since the block before, as the stage ran them, oldest first."""
+
+        def __init__(
+            self,
+            *,
+            block: _builtins.int = ...,
+            epoch: _builtins.int = ...,
+            latency: _duration_pb2.Duration | None = ...,
+            ticks: _abc.Iterable[_common_pb2.Tick] | None = ...,
+            num_ranks: _builtins.int = ...,
+            num_passes: _builtins.int = ...,
+            stage: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "epoch", b"epoch", "latency", b"latency", "num_passes", b"num_passes", "num_ranks", b"num_ranks", "stage", b"stage", "ticks", b"ticks"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Reconnect(_message.Message):
         """Attach again, with the newest token, while this stream goes on; the new stream takes over without a loss."""
 
@@ -1662,6 +1815,7 @@ class ConnectResponse(_message.Message):
     TOKEN_RENEWED_FIELD_NUMBER: _builtins.int
     RECONNECT_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    BLOCK_MADE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attached(self) -> Global___ConnectResponse.Attached:
         """The first message."""
@@ -1714,6 +1868,10 @@ class ConnectResponse(_message.Message):
     def ended(self) -> Global___SessionEnd:
         """The session is over."""
 
+    @_builtins.property
+    def block_made(self) -> Global___ConnectResponse.BlockMade:
+        """How a block was made; only with Attach.with_ticks."""
+
     def __init__(
         self,
         *,
@@ -1730,12 +1888,13 @@ class ConnectResponse(_message.Message):
         token_renewed: Global___ConnectResponse.TokenRenewed | None = ...,
         reconnect: Global___ConnectResponse.Reconnect | None = ...,
         ended: Global___SessionEnd | None = ...,
+        block_made: Global___ConnectResponse.BlockMade | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "ended", b"ended", "media_init", b"media_init", "message", b"message", "prompt_receipt", b"prompt_receipt", "queue_changed", b"queue_changed", "reconnect", b"reconnect", "recovery_done", b"recovery_done", "recovery_started", b"recovery_started", "request_failed", b"request_failed", "segment", b"segment", "skipped", b"skipped", "state_changed", b"state_changed", "token_renewed", b"token_renewed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "block_made", b"block_made", "ended", b"ended", "media_init", b"media_init", "message", b"message", "prompt_receipt", b"prompt_receipt", "queue_changed", b"queue_changed", "reconnect", b"reconnect", "recovery_done", b"recovery_done", "recovery_started", b"recovery_started", "request_failed", b"request_failed", "segment", b"segment", "skipped", b"skipped", "state_changed", b"state_changed", "token_renewed", b"token_renewed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "ended", b"ended", "media_init", b"media_init", "message", b"message", "prompt_receipt", b"prompt_receipt", "queue_changed", b"queue_changed", "reconnect", b"reconnect", "recovery_done", b"recovery_done", "recovery_started", b"recovery_started", "request_failed", b"request_failed", "segment", b"segment", "skipped", b"skipped", "state_changed", b"state_changed", "token_renewed", b"token_renewed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "block_made", b"block_made", "ended", b"ended", "media_init", b"media_init", "message", b"message", "prompt_receipt", b"prompt_receipt", "queue_changed", b"queue_changed", "reconnect", b"reconnect", "recovery_done", b"recovery_done", "recovery_started", b"recovery_started", "request_failed", b"request_failed", "segment", b"segment", "skipped", b"skipped", "state_changed", b"state_changed", "token_renewed", b"token_renewed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["attached", "media_init", "segment", "prompt_receipt", "state_changed", "queue_changed", "recovery_started", "recovery_done", "request_failed", "skipped", "token_renewed", "reconnect", "ended"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["attached", "media_init", "segment", "prompt_receipt", "state_changed", "queue_changed", "recovery_started", "recovery_done", "request_failed", "skipped", "token_renewed", "reconnect", "ended", "block_made"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

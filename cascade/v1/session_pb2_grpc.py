@@ -75,6 +75,11 @@ class SessionServiceStub:
                 request_serializer=cascade_dot_v1_dot_session__pb2.IssueResumeTokenRequest.SerializeToString,
                 response_deserializer=cascade_dot_v1_dot_session__pb2.IssueResumeTokenResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/cascade.v1.SessionService/ListModels',
+                request_serializer=cascade_dot_v1_dot_session__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=cascade_dot_v1_dot_session__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
         self.Connect = channel.stream_stream(
                 '/cascade.v1.SessionService/Connect',
                 request_serializer=cascade_dot_v1_dot_session__pb2.ConnectRequest.SerializeToString,
@@ -172,6 +177,13 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListModels(self, request, context):
+        """The models that sessions can name now: those that some stage has reported, the default one first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Connect(self, request_iterator, context):
         """Attaches to a session for as long as the stream lasts.
 
@@ -190,6 +202,7 @@ class SessionServiceServicer:
         `recovery_started` and `recovery_done` around a RECOVERING; `token_renewed` before the token expires.
         - `request_failed` answers one message of the client, which then has had no effect; the stream goes on.
         - `reconnect`: this gateway is going away, or moves the session; attach again with the newest token.
+        - `block_made`, where `attach` asks for it: how each block was made, for dashboards; only what happens from then on.
         - `ended` is the last message of a session, then OK. A stream that ends otherwise was lost, not the session.
 
         Delivery is at least once. Acks are the credits: the server makes and sends at most `max_unacked_segments` segments
@@ -258,6 +271,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.IssueResumeToken,
                     request_deserializer=cascade_dot_v1_dot_session__pb2.IssueResumeTokenRequest.FromString,
                     response_serializer=cascade_dot_v1_dot_session__pb2.IssueResumeTokenResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=cascade_dot_v1_dot_session__pb2.ListModelsRequest.FromString,
+                    response_serializer=cascade_dot_v1_dot_session__pb2.ListModelsResponse.SerializeToString,
             ),
             'Connect': grpc.stream_stream_rpc_method_handler(
                     servicer.Connect,
@@ -482,6 +500,33 @@ class SessionService:
             '/cascade.v1.SessionService/IssueResumeToken',
             cascade_dot_v1_dot_session__pb2.IssueResumeTokenRequest.SerializeToString,
             cascade_dot_v1_dot_session__pb2.IssueResumeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cascade.v1.SessionService/ListModels',
+            cascade_dot_v1_dot_session__pb2.ListModelsRequest.SerializeToString,
+            cascade_dot_v1_dot_session__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -113,6 +113,8 @@ class SessionServiceStub:
 
     Errors: SESSION_CLOSED.
     """
+    ListModels: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListModelsRequest, _session_pb2.ListModelsResponse]
+    """The models that sessions can name now: those that some stage has reported, the default one first."""
     Connect: _grpc.StreamStreamMultiCallable[_session_pb2.ConnectRequest, _session_pb2.ConnectResponse]
     """Attaches to a session for as long as the stream lasts.
 
@@ -131,6 +133,7 @@ class SessionServiceStub:
       `recovery_started` and `recovery_done` around a RECOVERING; `token_renewed` before the token expires.
     - `request_failed` answers one message of the client, which then has had no effect; the stream goes on.
     - `reconnect`: this gateway is going away, or moves the session; attach again with the newest token.
+    - `block_made`, where `attach` asks for it: how each block was made, for dashboards; only what happens from then on.
     - `ended` is the last message of a session, then OK. A stream that ends otherwise was lost, not the session.
 
     Delivery is at least once. Acks are the credits: the server makes and sends at most `max_unacked_segments` segments
@@ -212,6 +215,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     Errors: SESSION_CLOSED.
     """
+    ListModels: _aio.UnaryUnaryMultiCallable[_session_pb2.ListModelsRequest, _session_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """The models that sessions can name now: those that some stage has reported, the default one first."""
     Connect: _aio.StreamStreamMultiCallable[_session_pb2.ConnectRequest, _session_pb2.ConnectResponse]  # type: ignore[assignment]
     """Attaches to a session for as long as the stream lasts.
 
@@ -230,6 +235,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
       `recovery_started` and `recovery_done` around a RECOVERING; `token_renewed` before the token expires.
     - `request_failed` answers one message of the client, which then has had no effect; the stream goes on.
     - `reconnect`: this gateway is going away, or moves the session; attach again with the newest token.
+    - `block_made`, where `attach` asks for it: how each block was made, for dashboards; only what happens from then on.
     - `ended` is the last message of a session, then OK. A stream that ends otherwise was lost, not the session.
 
     Delivery is at least once. Acks are the credits: the server makes and sends at most `max_unacked_segments` segments
@@ -358,6 +364,14 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _session_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ListModelsResponse, _abc.Awaitable[_session_pb2.ListModelsResponse]]:
+        """The models that sessions can name now: those that some stage has reported, the default one first."""
+
+    @_abc_1.abstractmethod
     def Connect(
         self,
         request_iterator: _MaybeAsyncIterator[_session_pb2.ConnectRequest],
@@ -380,6 +394,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
           `recovery_started` and `recovery_done` around a RECOVERING; `token_renewed` before the token expires.
         - `request_failed` answers one message of the client, which then has had no effect; the stream goes on.
         - `reconnect`: this gateway is going away, or moves the session; attach again with the newest token.
+        - `block_made`, where `attach` asks for it: how each block was made, for dashboards; only what happens from then on.
         - `ended` is the last message of a session, then OK. A stream that ends otherwise was lost, not the session.
 
         Delivery is at least once. Acks are the credits: the server makes and sends at most `max_unacked_segments` segments

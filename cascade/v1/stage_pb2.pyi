@@ -391,6 +391,7 @@ class GenerateResponse(_message.Message):
         BLOCK_FIELD_NUMBER: _builtins.int
         LATENCY_FIELD_NUMBER: _builtins.int
         TICK_TIME_FIELD_NUMBER: _builtins.int
+        TICKS_FIELD_NUMBER: _builtins.int
         @_builtins.property
         def block(self) -> _common_pb2.LatentBlock:
             """The clean latents."""
@@ -403,16 +404,23 @@ class GenerateResponse(_message.Message):
         def tick_time(self) -> _duration_pb2.Duration:
             """Compute time of the tick that finished it, on the slowest rank."""
 
+        @_builtins.property
+        def ticks(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Tick]:
+            """The session's ticks since the block before, the one that finished this block included, oldest first; where there
+            were more than 16, the newest.
+            """
+
         def __init__(
             self,
             *,
             block: _common_pb2.LatentBlock | None = ...,
             latency: _duration_pb2.Duration | None = ...,
             tick_time: _duration_pb2.Duration | None = ...,
+            ticks: _abc.Iterable[_common_pb2.Tick] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "latency", b"latency", "tick_time", b"tick_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "latency", b"latency", "tick_time", b"tick_time"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "latency", b"latency", "tick_time", b"tick_time", "ticks", b"ticks"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -608,6 +616,7 @@ class ModelInfo(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     MAX_PIXELS_FIELD_NUMBER: _builtins.int
+    EXAMPLE_PROMPTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model card."""
     revision: _builtins.str
@@ -636,6 +645,10 @@ class ModelInfo(_message.Message):
     """Default height in pixels."""
     max_pixels: _builtins.int
     """Largest width x height that this stage takes."""
+    @_builtins.property
+    def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Prompts that show what the model can do, at most 32."""
+
     def __init__(
         self,
         *,
@@ -652,10 +665,11 @@ class ModelInfo(_message.Message):
         width: _builtins.int = ...,
         height: _builtins.int = ...,
         max_pixels: _builtins.int = ...,
+        example_prompts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "fps", b"fps", "height", b"height", "licence", b"licence", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "licence", b"licence", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,8 @@
 import argparse
 from dataclasses import dataclass
 
+from cascade_client.processes.ports import HttpPort
+
 
 @dataclass(frozen=True)
 class Change:
@@ -68,3 +70,10 @@ def parse_port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
     return int(text)
+
+
+def parse_http_port(text: str) -> HttpPort:
+    try:
+        return HttpPort(None if text == "off" else parse_port(text), "--http-port")
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535, or `off`") from None

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from cascade_client.checks.redis import ping
-from cascade_client.commands.arguments import parse_count, parse_port, parse_seconds
+from cascade_client.commands.arguments import parse_count, parse_http_port, parse_port, parse_seconds
 from cascade_client.console import CommandFailed, Commands, Options, add_command, add_json, note, print_json
 from cascade_client.processes.child import Child
-from cascade_client.processes.plan import Wish, make_plan
+from cascade_client.processes.plan import Process, Wish, make_plan
+from cascade_client.processes.ports import wanted_http
 from cascade_client.processes.supervisor import Supervisor
 
 DETAILS = """\
@@ -34,6 +35,10 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument(
         "--port", type=parse_port, default=50051, help="of the first gateway; 0: any (default: 50051)"
     )
+    parser.add_argument(
+        "--http-port", type=parse_http_port, metavar="PORT",
+        help="of the first gateway's page; 0: any, `off`: none (default: 8080, another where that is taken)",
+    )  # fmt: skip
     parser.add_argument("--redis", metavar="URL", help="keep sessions there, or `auto` to start redis-server")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what computes")
     parser.add_argument("--log-dir", type=Path, default=Path("out/logs"), help="default: out/logs")
@@ -51,7 +56,7 @@ async def up(options: Options) -> int:
         raise CommandFailed(f"--log-dir: {error}") from None
     wish = Wish(
         options.model, options.ranks, options.stages, options.decoders, options.gateways, options.port,
-        options.device, options.redis, options.log_dir,
+        wanted_http(options.http_port), options.device, options.redis, options.log_dir,
     )  # fmt: skip
 
     def tell(event: str, values: dict[str, Any], text: str) -> None:
@@ -62,7 +67,10 @@ async def up(options: Options) -> int:
 
     if wish.redis and wish.redis != "auto":
         await require_redis(wish.redis)
-    supervisor = Supervisor(make_plan(wish), options.log_dir, tell)
+    plan = make_plan(wish)
+    if wish.http.number and not wish.http.source and (moved := moved_page(plan, wish.http.number)):
+        note(f"port {wish.http.number} is taken: the page will be at {moved}")
+    supervisor = Supervisor(plan, options.log_dir, tell)
     note(f"starting {len(supervisor.children)} processes; logs in {options.log_dir}")
     await supervisor.run(options.ready_within, lambda: announce(supervisor.children, options))
     tell("stopped", {}, "all stopped")
@@ -79,19 +87,25 @@ async def require_redis(url: str) -> None:
         raise CommandFailed(f"--redis: it refuses: {answer.lstrip('-')}")
 
 
+def moved_page(plan: list[Process], wanted: int) -> str | None:
+    """The first gateway's, if it is at another port than that."""
+    page = next(process.page for process in plan if process.role == "gateway")
+    return page if page and not page.endswith(f":{wanted}") else None
+
+
 def announce(children: list[Child], options: Options) -> None:
     addresses = {
         role: [child.process.address for child in children if child.process.role == role]
         for role in ("gateway", "stage", "decoder", "redis")
     }
+    pages = [child.process.page for child in children if child.process.page]
     if options.json:
         pids = {child.process.name: child.pid for child in children}
-        print_json({"event": "ready", **addresses, "pids": pids})
+        print_json({"event": "ready", **addresses, "http": pages, "pids": pids})
         return
     for child in children:
         print(f"{child.process.name:10} {child.process.address:16} pid {child.pid}")
     target = ",".join(addresses["gateway"])
     place = "" if target.endswith(":50051") and "," not in target else f" --gateway {target}"
-    print(
-        f'\nReady. In another terminal:\n\n  cascade generate "a red circle moves left"{place}\n', flush=True
-    )
+    where = f"Open {pages[0]} in a browser, or in another terminal" if pages else "In another terminal"
+    print(f'\nReady. {where}:\n\n  cascade generate "a red circle moves left"{place}\n', flush=True)

@@ -4,16 +4,14 @@ import importlib.util
 import os
 import secrets
 import shutil
-import socket
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cascade_client.console import GATEWAY_VARIABLE, CommandFailed
+from cascade_client.processes.ports import HOST, HTTP_VARIABLE, HttpPort, free_ports, http_ports, is_free
 
-HOST = "127.0.0.1"
 DRAIN = {
     "CASCADE_DRAIN_NOTICE_S": "0",
     "CASCADE_DRAIN_DEADLINE_S": "2",
@@ -25,7 +23,7 @@ DRAIN_S = 6.0
 NEEDS = {
     "stage": ("torch", "transformers"),
     "decoder": ("torch", "av", "diffusers"),
-    "gateway": ("structlog",),
+    "gateway": ("structlog", "uvicorn"),
 }
 
 
@@ -40,6 +38,7 @@ class Wish:
     num_gateways: int = 1
     port: int = 50051
     """Of the first gateway; the others follow. 0: any free ones."""
+    http: HttpPort = field(default_factory=HttpPort)
     device: str = "auto"
     redis: str | None = None
     """A URL, `auto` for a server of our own, or None."""
@@ -62,11 +61,17 @@ class Process:
     def address(self) -> str:
         return f"{HOST}:{self.port}"
 
+    @property
+    def page(self) -> str | None:
+        """Where a browser finds it. None: nowhere."""
+        port = self.environment.get(HTTP_VARIABLE)
+        return f"http://localhost:{port}" if port else None
+
 
 def make_plan(wish: Wish) -> list[Process]:
     """Redis first, gateways last. Raises CommandFailed where it cannot work."""
     check(wish)
-    ports = free_ports(wish)
+    ports = free_ports(wish.num_stages + wish.num_decoders + 2 * wish.num_gateways + 1)
     processes = []
     redis_url = wish.redis
     if wish.redis == "auto":
@@ -99,9 +104,10 @@ def make_plan(wish: Wish) -> list[Process]:
     if redis_url:
         gateway["CASCADE_GATEWAY_REDIS_URL"] = redis_url
         gateway["CASCADE_GATEWAY_TOKEN_KEY_FILE"] = str(token_key(wish.log_dir))
-    for index in range(wish.num_gateways):
+    for index, http in enumerate(http_ports(wish.http, wish.num_gateways, ports)):
         port = wish.port + index if wish.port else ports.pop()
-        processes.append(service("gateway", index, port, common | gateway))
+        own = {} if http is None else {HTTP_VARIABLE: str(http)}
+        processes.append(service("gateway", index, port, common | gateway | own))
     return processes
 
 
@@ -117,9 +123,8 @@ def redis_command(port: int) -> Sequence[str]:
 
 def base_environment() -> dict[str, str]:
     """Ours, without what is meant for the command and would be a wrong setting for a service."""
-    return {name: value for name, value in os.environ.items() if name != GATEWAY_VARIABLE} | {
-        "PYTHONUNBUFFERED": "1"
-    }
+    ours = (GATEWAY_VARIABLE, HTTP_VARIABLE)
+    return {name: value for name, value in os.environ.items() if name not in ours} | {"PYTHONUNBUFFERED": "1"}
 
 
 def num_threads(wish: Wish) -> int:
@@ -135,6 +140,7 @@ def check(wish: Wish) -> None:
         )
     if wish.redis == "auto" and not shutil.which("redis-server"):
         raise CommandFailed("--redis auto: redis-server is not installed (Debian: apt install redis-server)")
+    check_port(wish)
     for role, modules in NEEDS.items():
         missing = [name for name in (f"services.{role}", *modules) if not is_there(name)]
         if missing:
@@ -143,38 +149,17 @@ def check(wish: Wish) -> None:
             )
 
 
+def check_port(wish: Wish) -> None:
+    for port in range(wish.port, wish.port + wish.num_gateways) if wish.port else ():
+        if not is_free(port):
+            raise CommandFailed(f"port {port} is taken: choose another with --port, or 0 for any free one")
+
+
 def is_there(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
-
-
-def free_ports(wish: Wish) -> list[int]:
-    """As many as it may take, all different. Raises CommandFailed where a wanted one is taken."""
-    if wish.port:
-        for port in range(wish.port, wish.port + wish.num_gateways):
-            if not is_free(port):
-                raise CommandFailed(
-                    f"port {port} is taken: choose another with --port, or 0 for any free one"
-                )
-    with ExitStack() as stack:
-        found = []
-        for _ in range(wish.num_stages + wish.num_decoders + wish.num_gateways + 1):
-            holder = stack.enter_context(socket.socket())
-            holder.bind((HOST, 0))
-            found.append(int(holder.getsockname()[1]))
-        return found
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            holder.bind((HOST, port))
-        except (OSError, OverflowError):
-            return False
-    return True
 
 
 def token_key(folder: Path) -> Path:

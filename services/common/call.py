@@ -11,6 +11,9 @@ import grpc
 HEALTH = "/grpc.health.v1.Health/"
 WORD = re.compile(r"[\w.:-]{1,128}")
 REQUEST_ID, SESSION, EPOCH = "x-request-id", "cascade-session", "cascade-epoch"
+CERTIFICATE = "cascade-certificate-name-bin"
+"""The name in a certificate that this process has verified, in a call of its own over a Unix socket."""
+OWN_PEER = "unix:"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class Call:
     @property
     def certificate_names(self) -> list[str]:
         """Names in the client certificate that TLS has verified, the best first: URIs, DNS names, CN."""
+        if self.context.peer().startswith(OWN_PEER):
+            pairs = self.context.invocation_metadata() or ()
+            return [value.decode() for key, value in pairs if key == CERTIFICATE and isinstance(value, bytes)]
         seen = self.context.auth_context()
         kinds = ("peer_uri", "peer_dns", "x509_common_name")
         return [name.decode(errors="replace") for kind in kinds for name in seen.get(kind, ())]

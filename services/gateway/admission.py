@@ -83,6 +83,11 @@ class Admission:
         return len(self._queue)
 
     @property
+    def last_in_queue(self) -> QueueStatus:
+        """Of the session that waits at the end; position 0: nobody waits."""
+        return self._describe(len(self._queue))
+
+    @property
     def num_urgent(self) -> int:
         """Places that recoveries and moves wait for."""
         return len(self._urgent)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from cascade.v1 import session_pb2, session_pb2_grpc
+from cascade.v1 import operator_pb2_grpc, session_pb2, session_pb2_grpc
 from cascade.v1.decoder_pb2 import DecoderStatus
 from cascade.v1.stage_pb2 import StageStatus
 from cascade_core.errors import InvalidConfig
@@ -16,6 +16,7 @@ from externalscaler import externalscaler_pb2_grpc
 from services.common import server as scaffold
 from services.common.server import Server, Service
 from services.common.telemetry import Telemetry
+from services.gateway import operator_servicer
 from services.gateway.admission import Admission
 from services.gateway.endpoints import Endpoints, StaticEndpoints
 from services.gateway.forward import Forwarder
@@ -23,6 +24,7 @@ from services.gateway.house import House
 from services.gateway.http.server import HttpServer, serving
 from services.gateway.journal import Journal, MemoryJournal, RedisStore, ReplicatedJournal, connect
 from services.gateway.metrics import GatewayMetrics, RegistryCollector
+from services.gateway.overview import Overview
 from services.gateway.peer_metrics import PeerCollector
 from services.gateway.pool import Pool
 from services.gateway.quotas import Quotas
@@ -61,6 +63,7 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
         owner=f"{address}/{uuid.uuid4().hex}",
         journal=make_journal(settings),
         admission=Admission(section, stages, decoders),
+        stages=stages,
         decoders=decoders,
         quotas=Quotas(section),
         tokens=ResumeTokens(section.token_key_file, section.token_ttl_s),
@@ -79,7 +82,7 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
         await decoders.start()
         registry.start()
         await scaler.start()
-        async with serving(settings.http, settings.tls, telemetry.registry) as http:
+        async with serving(settings.http, settings.tls, house.tokens, telemetry.registry) as http:
             yield describe(house, registry, forwarder, scaler, http), registry
     finally:
         await scaler.close()
@@ -105,10 +108,13 @@ def describe(
     house: House, registry: Registry, forwarder: Forwarder, scaler: Scaler, http: HttpServer | None
 ) -> Service:
     """What the scaffold serves."""
-    servicer = SessionServicer(house, registry, forwarder, Rates(house.quotas))
+    rates = Rates(house.quotas)
+    servicer = SessionServicer(house, registry, forwarder, rates)
+    operator = operator_servicer.OperatorServicer(house.settings, Overview(house, registry), rates)
 
     def register(server: grpc.aio.Server) -> None:
         session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server)
+        operator_pb2_grpc.add_OperatorServiceServicer_to_server(operator, server)
         externalscaler_pb2_grpc.add_ExternalScalerServicer_to_server(ScalerServicer(scaler), server)
         if http:
             server.add_insecure_port(f"unix:{http.socket}")
@@ -123,10 +129,10 @@ def describe(
             scaler.leave()
 
     return Gateway(
-        (NAME, SCALER_NAME),
+        (NAME, operator_servicer.NAME, SCALER_NAME),
         register,
         drain=drain,
-        open_while_draining=METHODS,
+        open_while_draining=(*METHODS, *operator_servicer.METHODS),
         open_without_credentials=(f"/{NAME}/Connect", *(METHODS if house.settings.scaler.open else ())),
         http=http,
     )

@@ -12,6 +12,8 @@ MAX_EVENTS = 512
 """A controller that leaves so much unread loses its stream, not its session."""
 MAX_BEHIND = 16
 """Segments that a viewer may be behind before it jumps to the newest."""
+MAX_MADE = 4
+"""Unread `block_made`: of more, the oldest are worth nothing to anybody."""
 
 
 @dataclass(eq=False)
@@ -25,6 +27,8 @@ class Attachment:
     """Which of the session's profiles it receives."""
     max_behind: int = MAX_BEHIND
     """Of a viewer: segments that it may be behind before it jumps to the newest."""
+    with_ticks: bool = False
+    """Whether it wants `block_made`."""
     error: BaseException | None = None
     """What the stream ends with; None: OK."""
     _queue: "deque[Response | int]" = field(default_factory=deque)
@@ -39,6 +43,16 @@ class Attachment:
             self._queue.append(event)
         elif self.is_controller:
             self.close(Overloaded(f"{MAX_EVENTS} messages are unread; attach again and read faster"))
+        self._filled.set()
+
+    def put_made(self, event: Response) -> None:
+        """A `block_made`, for who wants it; a client that does not read goes without."""
+        if self._is_closed or not self.with_ticks or len(self._queue) >= MAX_EVENTS:
+            return
+        unread = [item for item in self._queue if not isinstance(item, int) and item.HasField("block_made")]
+        if len(unread) >= MAX_MADE:
+            self._queue = deque(item for item in self._queue if item is not unread[0])
+        self._queue.append(event)
         self._filled.set()
 
     def put_segment(self, sequence: int) -> None:

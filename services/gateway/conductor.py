@@ -10,6 +10,7 @@ import time
 import structlog
 
 from cascade.v1 import session_pb2
+from cascade.v1.stage_pb2 import ModelInfo
 from services.common.errors import NotReady, QueueFull, QuotaExceeded
 from services.common.interceptors.logs import bind_session
 from services.common.status import describe
@@ -42,6 +43,11 @@ class Conductor:
         self._house = house
         self._recoveries = Recoveries(self.live, is_taken_over=is_taken_over)
         self._player: Player | None = None
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """Of its stage and its decoder; empty: it has none."""
+        return self._player.addresses if self._player else ("", "")
 
     async def run(self) -> None:
         """Until it is over. Raises the journal's Fenced and NoSuchSession where another gateway has it."""
@@ -134,7 +140,10 @@ class Conductor:
             num_segments=settings.kept_segments,
             max_bytes=settings.session_bytes,
         )
-        await live.write(LimitsSet(limits), Noted(views.MODEL, model.SerializeToString()))
+        noted = ModelInfo()
+        noted.CopyFrom(model)
+        noted.ClearField("example_prompts")  # no part of the session
+        await live.write(LimitsSet(limits), Noted(views.MODEL, noted.SerializeToString()))
         live.spec = views.spec_of(live.record)
 
     # What goes on beside it.

@@ -32,7 +32,11 @@ class Connection:
         profile = profile_index(live.spec, attach.profile_id)
         kept = house.settings.gateway.kept_segments if attach.from_oldest else 0
         self._attachment = Attachment(
-            token.role == "controller", attach.client, profile, max_behind=kept + MAX_BEHIND
+            token.role == "controller",
+            attach.client,
+            profile,
+            max_behind=kept + MAX_BEHIND,
+            with_ticks=attach.with_ticks,
         )
         self._init: common_pb2.MediaInit | None = None
         """The one sent last."""

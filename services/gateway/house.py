@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cascade.v1.decoder_pb2 import DecoderStatus
+from cascade.v1.stage_pb2 import StageStatus
 from services.gateway.admission import Admission
 from services.gateway.journal import Journal
 from services.gateway.metrics import GatewayMetrics
@@ -22,8 +23,14 @@ class House:
     """This process's life, for leases: `ADDRESS/INSTANCE`."""
     journal: Journal
     admission: Admission
+    stages: Pool[StageStatus]
     decoders: Pool[DecoderStatus]
     quotas: Quotas
     tokens: ResumeTokens
     metrics: GatewayMetrics
     traces: BlockTraces
+
+    @property
+    def address(self) -> str:
+        """Where other gateways reach this one."""
+        return self.owner.partition("/")[0]

@@ -66,6 +66,11 @@ class Keeper(Generic[S]):
     def is_open(self) -> bool:
         return self.is_done or (self._link is not None and self._link.is_open)
 
+    @property
+    def address(self) -> str:
+        """Where it has its place; empty: nowhere."""
+        return "" if self.slot.is_released else self.slot.peer.address
+
     async def run(self) -> None:
         """Until the stream ended in order. Raises what `find`, `open_link` and `lost` do."""
         try:

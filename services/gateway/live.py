@@ -142,6 +142,16 @@ class LiveSession:
         for attachment in self._attachments:
             attachment.put(event)
 
+    @property
+    def wants_ticks(self) -> bool:
+        """Whether any client wants `block_made`."""
+        return any(attachment.with_ticks for attachment in self._attachments)
+
+    def publish_made(self, event: Response) -> None:
+        """Tell how a block was made, where that is wanted."""
+        for attachment in self._attachments:
+            attachment.put_made(event)
+
     def publish_segment(self, block: int) -> None:
         """Let every client have the segment of this block."""
         for attachment in self._attachments:

@@ -32,6 +32,11 @@ class Peer(Generic[S]):
         return self.status is None
 
     @property
+    def lost_because(self) -> str:
+        """Why there is no report; empty where there is one."""
+        return self._reason if self.is_gone else ""
+
+    @property
     def instance_id(self) -> str:
         """Of the process that serves there; empty while it is gone."""
         return instance_of(self.status) if self.status else ""

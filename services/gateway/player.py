@@ -10,6 +10,7 @@ from cascade.v1 import common_pb2, decoder_pb2, session_pb2, stage_pb2
 from services.gateway import views
 from services.gateway.admission import Seats
 from services.gateway.attachment import Response
+from services.gateway.block_made import block_made
 from services.gateway.decoder_link import DecoderLink, DecoderPeer
 from services.gateway.journal import (
     Change,
@@ -70,6 +71,11 @@ class Player:
     def is_open(self) -> bool:
         """Whether video can be made now."""
         return self._stage.is_open and self._decoder.is_open
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """Of its stage and its decoder; empty: it has none."""
+        return self._stage.address, self._decoder.address
 
     async def _make(self) -> None:
         """Run the stage's stream; when all blocks are made the rest goes on without it."""
@@ -161,6 +167,14 @@ class Player:
         self._live.house.traces.made(self.record.session, block)
         change = LatentsMade(latents.index, latents.SerializeToString())
         await self._live.write(change, is_urgent=False)
+        self._tell_made(block)
+
+    def _tell_made(self, block: stage_pb2.GenerateResponse.Block) -> None:
+        """Before its segment can come."""
+        if not self._live.wants_ticks:
+            return
+        if made := block_made(block, self._live.lease.epoch, self._stage.slot.peer):
+            self._live.publish_made(made)
 
     async def prompt_applied(
         self, request_id: str, applied: stage_pb2.GenerateResponse.PromptApplied

@@ -65,6 +65,11 @@ class Registry:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
+    def conductors(self) -> list[Conductor]:
+        """Of the sessions that this gateway owns."""
+        return list(self._conductors.values())
+
+    @property
     def sessions(self) -> list[LiveSession]:
         """Those that this gateway owns."""
         return [conductor.live for conductor in self._conductors.values()]

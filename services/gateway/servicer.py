@@ -29,6 +29,7 @@ from services.gateway.house import House
 from services.gateway.journal import Record, errors
 from services.gateway.listing import list_sessions
 from services.gateway.live import LiveSession
+from services.gateway.models import list_models
 from services.gateway.rates import Rates
 from services.gateway.registry import Elsewhere, Registry, session_id
 from services.gateway.tokens import ResumeToken, Role
@@ -162,6 +163,10 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             return response
 
         return await self._answer(request, local, refuse)  # type: ignore[no-any-return]
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        self._enter()
+        return list_models(self._house.admission, self._house.settings.gateway.default_model)
 
     async def Connect(self, requests: Requests, context: Context) -> AsyncIterator[pb.ConnectResponse]:
         call = current_call()

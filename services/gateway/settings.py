@@ -52,6 +52,10 @@ class GatewaySettings:
     max_calls_per_s: Annotated[float, Field(gt=0, le=100_000)] = 100.0
     """Calls with one answer per tenant and second, ten times as many in a burst, where the quotas file says
     nothing else."""
+    operator_tenants: tuple[str, ...] = ()
+    """Tenants whose callers may read the overview, which shows sessions of all tenants. Where `auth.modes` is
+    empty everybody may, whatever this says; else, with none here, nobody. Callers with a client certificate
+    alone are of the tenant `default`."""
     queue_length: Count = 1000
     """Sessions that may wait for a place; more are refused with QUEUE_FULL."""
     idle_timeout_s: Annotated[float, Field(ge=1, le=86_400)] = 60.0

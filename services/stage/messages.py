@@ -5,13 +5,14 @@ from typing import Final
 
 from cascade.v1 import common_pb2, stage_pb2
 from cascade_core.engine import Engine
-from cascade_core.session import Ended, EndReason, LatentBlock, PromptApplied, Session
+from cascade_core.session import Ended, EndReason, LatentBlock, PromptApplied, Session, TickTiming
 from services.common.durations import to_duration
 from services.stage.tensors import to_tensor
 
 Response = stage_pb2.GenerateResponse
 MAX_WORDS = 64
 MAX_WORD_CHARACTERS = 128
+MAX_PASSES = 64
 REASONS: Final[dict[EndReason, stage_pb2.GenerateResponse.Ended.Reason.ValueType]] = {
     "closed": Response.Ended.REASON_CLOSED,
     "complete": Response.Ended.REASON_COMPLETE,
@@ -47,8 +48,18 @@ def block(event: LatentBlock, dtype: common_pb2.DataType.ValueType) -> Response:
             block=latents,
             latency=to_duration(event.timing.latency_s),
             tick_time=to_duration(event.timing.tick_s),
+            ticks=map(tick, event.timing.ticks),
         )
     )
+
+
+def tick(timing: TickTiming) -> common_pb2.Tick:
+    """A priming one may have more passes than the contract allows: it has the first of them then."""
+    passes = (
+        common_pb2.Tick.Pass(block=work.block, pass_index=work.pass_index, rank=rank)
+        for work, rank in timing.passes[:MAX_PASSES]
+    )
+    return common_pb2.Tick(index=timing.index, compute_time=to_duration(timing.compute_s), passes=passes)
 
 
 def prompt_applied(event: PromptApplied) -> Response:

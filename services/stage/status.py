@@ -73,6 +73,7 @@ def model_info(engine: Engine, revision: str) -> stage_pb2.ModelInfo:
         width=card.video.width,
         height=card.video.height,
         max_pixels=engine.max_pixels,
+        example_prompts=card.example_prompts,
     )
 
 

@@ -89,6 +89,23 @@ SWITCHES: dict[str, dict[str, Values]] = {
             }
         },
     },
+    "web": {
+        "page": {},
+        "webingress": {"gateway": {"http": {"ingress": {"enabled": True, "host": "page.example"}}}},
+        "webroute": {
+            "gateway": {
+                "http": {
+                    "port": 80,
+                    "httpRoute": {
+                        "enabled": True,
+                        "parentRefs": [{"name": "edge", "sectionName": "https"}],
+                        "hostnames": ["page.example"],
+                    },
+                }
+            }
+        },
+        "nopage": {"gateway": {"http": {"enabled": False}}},
+    },
     "peers": {"unkeyed": {}, "keyed": {"peerAuth": {"enabled": True}}},
     "quotas": {
         "equal": {},

@@ -21,6 +21,7 @@ EVERYTHING = merge(
             "scaling": "keda",
             "monitoring": "watched",
             "edge": "ingress",
+            "web": "webingress",
             "peers": "keyed",
             "quotas": "quotas",
             "auth": "keys",
@@ -28,12 +29,24 @@ EVERYTHING = merge(
     ),
     {
         "redis": {"persistence": {"enabled": True}},
-        "gateway": {"ingress": {"tlsSecretName": "edge-tls"}},
+        "gateway": {
+            "ingress": {"tlsSecretName": "edge-tls"},
+            "http": {"ingress": {"tlsSecretName": "page-tls"}},
+        },
         "tests": {"apiKey": {"existingSecret": "test-key"}},
     },
 )
 OTHERWISE = merge(
-    combine({"tls": "secrets", "redis": "external", "scaling": "hpa", "edge": "route", "auth": "jwt"}),
+    combine(
+        {
+            "tls": "secrets",
+            "redis": "external",
+            "scaling": "hpa",
+            "edge": "route",
+            "web": "webroute",
+            "auth": "jwt",
+        }
+    ),
     {
         **MODEL,
         "weights": {"source": "download", "download": {"tokenSecret": {"name": "hub"}}},

@@ -37,6 +37,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
     """The `ready` event of a real `cascade up`: addresses by role."""
     folder = tmp_path_factory.mktemp("up")
     command = [*DIE_WITH_US, sys.executable, "-m", "cascade_client", "up", "--json", "--port", "0"]
+    command += ["--http-port", "off"]
     command += ["--device", "cpu", "--log-dir", str(folder), "--ready-within", str(START_S)]
     up = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, text=True)
     try:

@@ -33,6 +33,7 @@ SERVICES = {
 }
 """What each image can run; the first by itself."""
 METRICS_PORT = "9090"
+HTTP_PORT = "8080"
 BUILD_DEADLINE_S = 1500
 
 
@@ -76,6 +77,8 @@ def test_what_an_image_says_of_itself(dockerfile: Dockerfile, target: str) -> No
     said = {name: dockerfile.last(target, name) for name in ("USER", "STOPSIGNAL", "WORKDIR", "EXPOSE")}
     values = {name: step.value for name, step in said.items() if step}
     ports = [*(default_port(service) for service in SERVICES[target]), METRICS_PORT]
+    if target == "gateway":
+        ports.append(HTTP_PORT)
     assert values == {
         "USER": "10001:10001",
         "STOPSIGNAL": "SIGTERM",

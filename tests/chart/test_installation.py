@@ -128,7 +128,7 @@ def test_the_edge_leads_to_the_gateway(case: Case) -> None:
     ]
     backends += [
         (backend["name"], backend["port"])
-        for route in rendering.all("GRPCRoute")
+        for route in rendering.all("GRPCRoute", "HTTPRoute")
         for rule in route["spec"]["rules"]
         for backend in rule["backendRefs"]
     ]

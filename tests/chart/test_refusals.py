@@ -92,6 +92,27 @@ BAD: dict[str, tuple[Values, str]] = {
     "mTLS without TLS": (auth("mtls"), "set tls.enabled and tls.gatewayRequiresClientCertificates"),
     "no host": (gateway(ingress={"enabled": True}), "set gateway.ingress.host"),
     "no parent": (gateway(grpcRoute={"enabled": True}), "set gateway.grpcRoute.parentRefs"),
+    "no host of the page": (
+        gateway(http={"ingress": {"enabled": True}}),
+        "set gateway.http.ingress.host to the name",
+    ),
+    "no parent of the page": (
+        gateway(http={"httpRoute": {"enabled": True}}),
+        "set gateway.http.httpRoute.parentRefs",
+    ),
+    "a way to no page": (
+        gateway(http={"enabled": False, "ingress": {"enabled": True, "host": "page.example"}}),
+        "gateway.http.ingress.enabled is true, and gateway.http.enabled is false",
+    ),
+    "a route to no page": (
+        gateway(http={"enabled": False, "httpRoute": {"enabled": True, "parentRefs": [{"name": "edge"}]}}),
+        "gateway.http.httpRoute.enabled is true, and gateway.http.enabled is false",
+    ),
+    "settings of no page": (
+        gateway(http={"enabled": False}, settings={"http": {"metrics": True}}),
+        "gateway.settings.http is set, and gateway.http.enabled is false",
+    ),
+    "one port for two": (gateway(http={"port": 50051}), "set another gateway.http.port"),
     "no room for a session": (
         gateway(resources={"limits": {"memory": "64Mi"}}),
         "gateway.resources.limits.memory leaves",

@@ -6,7 +6,7 @@ As a process: `python -m tests.services.fake_stage --port 50061 --capacity 200 -
 import argparse
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -43,6 +43,7 @@ class FakeStage(Machine):
         sink_blocks: int = 1,
         context_blocks: int = 3,
         max_blocks: int = 0,
+        example_prompts: Sequence[str] = (),
         **machine: Any,
     ) -> None:
         """`block_s`: seconds per block and session; 0: as fast as credit allows."""
@@ -61,6 +62,7 @@ class FakeStage(Machine):
             width=64,
             height=64,
             max_pixels=1024 * 1024,
+            example_prompts=example_prompts,
         )
         self.filler = bytes(max(0, latent_bytes - len(Mark(0, 0, b"").pack())))
 
@@ -282,10 +284,20 @@ class StageStream(Stream):
         made = Response.Block(block=common_pb2.LatentBlock(index=block, latents=latents))
         made.latency.FromMilliseconds(1)
         made.tick_time.FromMilliseconds(1)
+        made.ticks.extend(self._ticks(block))
         self.sent.append(block)
         self.next_block += 1
         self.machine.num_blocks += 1
         return Response(block=made)
+
+    def _ticks(self, block: int) -> Iterator[common_pb2.Tick]:
+        """One block after the other, a pass a tick."""
+        first = (block - self.opening.start_block) * self.machine.info.num_passes
+        for number in range(self.machine.info.num_passes):
+            tick = common_pb2.Tick(index=first + number)
+            tick.compute_time.FromMilliseconds(1)
+            tick.passes.add(block=block, pass_index=number, rank=0)
+            yield tick
 
 
 def context_of(info: stage_pb2.ModelInfo, start: int) -> list[int]:

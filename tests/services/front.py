@@ -26,11 +26,15 @@ class Front:
         """From now on, new connections go to these, one after the other; without any they are closed."""
         self._backends = deque(backends)
 
+    def cut(self) -> None:
+        """All connections that are open, as by a network that is gone for a moment."""
+        for task in self._connections:
+            task.cancel()
+
     async def close(self) -> None:
         assert self._server
         self._server.close()
-        for task in self._connections:
-            task.cancel()
+        self.cut()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -26,6 +26,7 @@ from cascade_core.config import make
 from cascade_core.errors import InvalidConfig
 from services.common import jwks
 from services.common.auth import load_keys
+from services.common.call import CERTIFICATE
 from services.common.channel import open_channel
 from services.common.environment import load_settings
 from services.common.errors import NotReady, Unauthenticated
@@ -365,6 +366,8 @@ async def test_a_certificate_names_its_bearer(tmp_path: Path) -> None:
             for names in ((dns, uri), (dns,), ())
         ]
         assert seen == ["default/spiffe://acme/gateway", "default/gateway.acme", "default/gw"]
+        forged = {"metadata": ((CERTIFICATE, b"admin"),)}
+        assert await who(server.port, client_certificate(authority, "gw"), **forged) == "default/gw"
         nameless = client_certificate(authority, "x\ny")
         assert await who(server.port, nameless) == "UNAUTHENTICATED"
         assert await who(server.port, nameless, **bearer("any")) == "UNAUTHENTICATED"

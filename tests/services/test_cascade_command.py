@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -425,8 +426,9 @@ class Up:
                 f"from tests.services.fake_gateway import main\nmain({role!r})\n"
             )
         self.logs = folder / "logs"
+        http = () if "--http-port" in arguments else ("--http-port", 0)
         self.process = subprocess.Popen(
-            command("up", "--json", "--port", 0, "--log-dir", self.logs, *arguments), cwd=folder,
+            command("up", "--json", "--port", 0, *http, "--log-dir", self.logs, *arguments), cwd=folder,
             env=environment(PYTHONPATH=f"{folder}{os.pathsep}{ROOT}", CASCADE_CLIENT_GATEWAY="elsewhere:1"),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -541,6 +543,19 @@ def test_up_with_several_gateways_brings_redis(tmp_path: Path) -> None:
     assert {each["CASCADE_GATEWAY_REDIS_URL"] for each in gateways} == {f"redis://{ready['redis'][0]}/0"}
 
 
+def test_up_serves_pages_or_not(tmp_path: Path) -> None:
+    with running(tmp_path, "--gateways", 2, "--redis", "auto") as up:
+        ready = up.event("ready")
+        logs = [up.log("gateway-0"), up.log("gateway-1")]
+    pages = [f"http://localhost:{log['CASCADE_HTTP_PORT']}" for log in logs]
+    assert ready["http"] == pages
+    assert len(set(pages)) == 2
+    assert "CASCADE_HTTP_PORT" not in up.log("stage-0")
+    with running(tmp_path, "--http-port", "off") as up:
+        assert up.event("ready")["http"] == []
+        assert "CASCADE_HTTP_PORT" not in up.log("gateway-0")
+
+
 def readme_example(gateway: str) -> str:
     """The README's Python, with another address in it."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -552,8 +567,10 @@ def test_the_whole_system_from_up_to_a_video(tmp_path: Path) -> None:
     """The real stage, decoder and gateway with the demo model, and Redis; a gateway dies on the way. The
     README's example then runs against the other."""
     up = subprocess.Popen(
-        command("up", "--json", "--port", 0, "--gateways", 2, "--redis", "auto", "--log-dir", tmp_path),
-        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        command(
+            "up", "--json", "--port", 0, "--http-port", 0, "--gateways", 2, "--redis", "auto",
+            "--log-dir", tmp_path,
+        ), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     try:
         assert up.stdout
@@ -578,6 +595,8 @@ def test_the_whole_system_from_up_to_a_video(tmp_path: Path) -> None:
             capture_output=True, text=True, timeout=4 * WAIT_S,
         )  # fmt: skip
         assert example.returncode == 0, example.stderr
+        with urllib.request.urlopen(ready["http"][1] + "/readyz", timeout=WAIT_S) as answer:
+            assert answer.read() == b"ready\n"
         lines = example.stdout.splitlines()
         segments = [line.split()[1] for line in lines if line.startswith("segment ")]
         assert segments == [str(number) for number in range(1, 13)]
@@ -600,3 +619,7 @@ async def test_up_refuses_what_cannot_work(tmp_path: Path) -> None:
     assert (busy.status, busy.err) == (
         1, f"cascade up: port {port} is taken: choose another with --port, or 0 for any free one\n"
     )  # fmt: skip
+    wrong = await cascade("up", "--port", 0, cwd=tmp_path, CASCADE_HTTP_PORT="web")
+    assert wrong.err == "cascade up: CASCADE_HTTP_PORT: 'web' is not a port, 0 to 65535\n"
+    typo = await cascade("up", "--http-port", "on", cwd=tmp_path)
+    assert "'on' is not a port, 0 to 65535, or `off`" in typo.err

@@ -40,7 +40,9 @@ def test_every_unary_method_has_a_path() -> None:
     assert paths["CreateSession"] == "POST /v1/sessions"
     assert paths["IssueResumeToken"] == "POST /v1/sessions/{session}:issueResumeToken"
     assert "Connect" not in paths
-    assert len(set(paths.values())) == len(paths) == 8
+    assert paths["ListModels"] == "GET /v1/models"
+    assert paths["GetOverview"] == "GET /v1/overview"
+    assert len(set(paths.values())) == len(paths) == 10
 
 
 async def test_lists_come_in_pages_and_filtered() -> None:

@@ -1,6 +1,7 @@
 """The OpenAPI document: valid, complete, and true of what the gateway takes and gives."""
 
 import random
+import re
 from typing import Any
 
 import pytest
@@ -9,8 +10,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from services.gateway.app import Gateway
+from services.gateway.http import mirror, streams
 from services.gateway.http.mirror import METHODS
 from services.gateway.http.openapi import document
+from services.gateway.http.video_paths import VIDEO_PATHS
 from tests.services.http_support import create, http_town, problem, spec
 
 OPENAPI = document()
@@ -30,7 +34,48 @@ def operation(name: str) -> Any:
 def test_the_document_is_valid_and_names_every_method() -> None:
     OpenAPIV31SpecValidator(OPENAPI).validate()
     found = {f"{verb.upper()} {path}" for path, verbs in OPENAPI["paths"].items() for verb in verbs}
-    assert found == {f"{item.verb} {item.path}" for item in METHODS}
+    videos = {f"GET {item.path}" for item in VIDEO_PATHS}
+    assert found == {f"{item.verb} {item.path}" for item in METHODS} | videos
+    names = [item["operationId"] for verbs in OPENAPI["paths"].values() for item in verbs.values()]
+    assert len(set(names)) == len(names) == len(METHODS) + len(VIDEO_PATHS)
+
+
+async def test_every_route_of_the_api_is_described() -> None:
+    async with http_town() as place:
+        service = place.town.server.service
+        assert isinstance(service, Gateway)
+        assert service.http
+        routes = [*mirror.routes(service.http.backend), *streams.routes(service.http.backend)]
+    served = {route.path_format for route in routes}  # type: ignore[attr-defined]
+    assert served == set(OPENAPI["paths"])
+
+
+async def test_video_is_as_described() -> None:
+    async with http_town() as place:
+        name = (await create(place.visitor, spec=spec(numBlocks="3")))["name"]
+        token = await place.town.anybody.token(name)
+        async with place.town.anybody.attached(name) as leg:
+            await leg.until_over()
+        playlist = await place.visitor.get(
+            f"/v1/{name}/hls/index.m3u8", headers={"x-resume-token": token}, params={"profile": "default"}
+        )
+        init = re.search(r"init-([0-9a-f]+)\.mp4", playlist.text)
+        assert init
+        answers = {
+            "getPlaylist": playlist,
+            "getInit": await place.visitor.get(f"/v1/{name}/hls/{init[0]}", params={"resume_token": token}),
+            "getSegment": await place.visitor.get(f"/v1/{name}/hls/3.m4s", params={"resume_token": token}),
+            "getVideo": await place.visitor.get(f"/v1/{name}/video.mp4", params={"resume_token": token}),
+        }
+        for operation_id, answer in answers.items():
+            assert answer.status_code == 200, answer.text
+            (kind,) = operation(operation_id)["responses"]["200"]["content"]
+            assert answer.headers["content-type"].partition(";")[0] == kind
+        digest = next(item for item in operation("getInit")["parameters"] if item["name"] == "digest")
+        check(digest["schema"], init[1])
+        missing = await place.visitor.get(f"/v1/{name}/hls/9.m4s", params={"resume_token": token})
+        assert str(missing.status_code) in operation("getSegment")["responses"]
+        check(OPENAPI["components"]["schemas"]["Problem"], missing.json())
 
 
 def test_ranges_of_the_contract_are_repeated() -> None:
@@ -57,6 +102,8 @@ async def test_answers_are_as_described() -> None:
             "issueResumeToken": await web.post(
                 "/v1/sessions/a:issueResumeToken", json={"role": "CONNECT_ROLE_VIEWER"}
             ),
+            "listModels": await web.get("/v1/models"),
+            "getOverview": await web.get("/v1/overview", params={"maxSessions": 1}),
             "deleteSession": await web.delete("/v1/sessions/a", headers={"idempotency-key": "d"}),
         }
         for name, answer in described.items():

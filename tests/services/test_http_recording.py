@@ -1,11 +1,12 @@
 """What is kept of a session, as a file."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from tests.services.media_support import assert_gapless, boxes, needs_ffprobe, samples
-from tests.services.video_support import FPS, browsing, playing, probed, web_town
+from tests.services.video_support import FPS, browsing, playing, probed, run, web_town
 
 
 @needs_ffprobe
@@ -71,3 +72,87 @@ async def test_downloads_are_bounded_and_forgotten(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr("services.gateway.http.recording.MAX_DOWNLOADS", 1)
         for _ in range(3):
             assert (await client.get(f"/v1/{name}/video.mp4")).status_code == 200
+
+
+@needs_ffprobe
+async def test_a_download_is_resumed_while_the_session_goes_on(tmp_path: Path) -> None:
+    async with web_town() as place, playing(place, 4) as (name, leg), browsing(place, "acme") as client:
+        url = f"/v1/{name}/video.mp4"
+        whole = await client.get(url)
+        assert whole.headers["accept-ranges"] == "bytes"
+        size, etag = len(whole.content), whole.headers["etag"]
+        half = await client.get(url, headers={"range": f"bytes=0-{size // 2}"})
+        assert (half.status_code, half.content) == (206, whole.content[: size // 2 + 1])
+        assert half.headers["content-range"] == f"bytes 0-{size // 2}/{size}"
+        await leg.ack(4)
+        await leg.until_sequence(5)
+        grown = await client.get(url)
+        assert grown.headers["etag"] != etag
+        more = {"range": f"bytes={size // 2 + 1}-", "if-range": etag}
+        others = await client.get(url, headers=more)
+        assert (others.status_code, others.headers["etag"]) == (206, etag)
+        assert others.headers["content-range"] == f"bytes {size // 2 + 1}-{size - 1}/{size}"
+        file = tmp_path / "video.mp4"
+        file.write_bytes(half.content + others.content)
+        assert file.read_bytes() == whole.content
+        assert int((await probed(file))["nb_read_frames"]) == 4 * 12 - 3
+        for other in ('"1-9-init-000000000000"', '"2-4"', 'W/"x"', "Mon, 01 Jan 2024 00:00:00 GMT"):
+            fresh = await client.get(url, headers={"range": "bytes=5-", "if-range": other})
+            assert (fresh.status_code, fresh.content) == (200, grown.content)
+
+
+async def test_what_is_gone_begins_anew() -> None:
+    """A gateway that only keeps the newest cannot go on with what began with older ones."""
+    async with web_town(kept_segments=6, max_unacked_limit=4) as place, playing(place, 6) as (name, leg):
+        url = f"/v1/{name}/video.mp4"
+        for sequence in range(7, 12):
+            await leg.ack(sequence - 1)
+            await leg.until_sequence(sequence)
+        async with browsing(place, "acme") as client:
+            kept = await client.get(url)
+            assert kept.headers["etag"].startswith('"6-11-')
+            before = kept.headers["etag"].replace("6-11", "1-6")
+            answer = await client.get(url, headers={"range": "bytes=100-", "if-range": before})
+            assert (answer.status_code, answer.content) == (200, kept.content)
+
+
+async def test_ranges_that_are_none_and_heads() -> None:
+    async with web_town() as place, playing(place, 1) as (name, _), browsing(place, "acme") as client:
+        url = f"/v1/{name}/video.mp4"
+        content = (await client.get(url)).content
+        beyond = await client.get(url, headers={"range": f"bytes={len(content)}-"})
+        assert (beyond.status_code, beyond.json()["status"]) == (416, 416)
+        assert beyond.headers["content-range"] == f"bytes */{len(content)}"
+        head = await client.head(url)
+        assert (head.status_code, head.content) == (200, b"")
+        assert int(head.headers["content-length"]) == len(content)
+        part = await client.head(url, headers={"range": "bytes=-7"})
+        assert (part.status_code, part.headers["content-length"], part.content) == (206, "7", b"")
+        several = await client.get(url, headers={"range": "bytes=0-1,4-5"})
+        assert (several.status_code, several.content) == (200, content)
+        last = await client.get(url, headers={"range": "bytes=-7"})
+        assert last.content == content[-7:]
+
+
+@needs_ffprobe
+async def test_a_player_seeks_in_it() -> None:
+    async with web_town() as place, playing(place, 12) as (name, _):
+        token = await place.anybody.token(name)
+        url = f"{place.web}/v1/{name}/video.mp4?resume_token={token}"
+        seeking = ["ffmpeg", "-v", "error", "-seekable", "1", "-ss", "6", "-i", url, "-frames:v", "1"]
+        lines = (await run(*seeking, "-f", "framemd5", "-")).splitlines()
+        assert len([line for line in lines if not line.startswith("#")]) == 1
+
+
+async def test_a_full_house_is_open_to_those_who_may_look() -> None:
+    """Asking whether somebody may read takes no viewer's place."""
+    async with web_town(max_viewers=1) as place, playing(place, 3) as (name, _):
+        token = await place.anybody.token(name)
+        url = f"/v1/{name}/video.mp4"
+        async with browsing(place) as nobody, browsing(place, "acme") as owner:
+            answers = await asyncio.gather(
+                *(nobody.get(url, params={"resume_token": token}) for _ in range(8)),
+                *(owner.get(url) for _ in range(8)),
+            )
+        assert [answer.status_code for answer in answers] == [200] * 16
+        assert (await place.anybody.get(name)).num_viewers == 1

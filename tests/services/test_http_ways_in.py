@@ -21,7 +21,7 @@ from services.gateway.settings import Settings
 from tests.services.certificates import Authority
 from tests.services.fake_decoder import FakeDecoder
 from tests.services.fake_stage import FakeStage
-from tests.services.gateway_support import WAIT_S, gateway_settings, until
+from tests.services.gateway_support import WAIT_S, Tenant, gateway_settings, open_channel, until
 from tests.services.http_support import client, create, http_town, problem
 from tests.services.redis_support import RedisServer
 from tests.services.test_gateway_pair import free_port
@@ -76,14 +76,23 @@ async def test_tls_is_that_of_the_gateway_and_is_renewed(tmp_path: Path) -> None
                 await left_behind.get(url)
 
 
-async def test_a_client_certificate_is_no_credential_of_a_tenant_over_http(tmp_path: Path) -> None:
+async def test_a_client_certificate_is_a_credential(tmp_path: Path) -> None:
+    """Of the same caller as over gRPC; no header stands in for it."""
     authority = Authority(tmp_path)
     certificate, key = authority.issue("server")
     values: dict[str, Any] = {"certificate": certificate, "key": key, "ca": authority.path}
     settings = replace(gateway_settings([], [], http={}), tls=make(ServerTlsSettings, values))
     settings = replace(settings, auth=replace(settings.auth, modes=("mtls",)))
-    async with lone(settings) as port, trusting(authority.path, authority.issue("client")) as web:
-        problem(await web.get(f"https://localhost:{port}/v1/sessions"), 401, "UNAUTHENTICATED")
+    async with lone(settings) as port:
+        url = f"https://localhost:{port}/v1/sessions"
+        async with trusting(authority.path, authority.issue("client", ["player.acme"])) as web:
+            assert (await web.get(url)).json()["sessions"] == []
+        async with trusting(authority.path, authority.issue("nobody", ["x" * 300])) as web:
+            assert (await web.get(url)).status_code == 200, "the common name will do"
+        async with trusting(authority.path, authority.issue("a\nb", ["x" * 300])) as web:
+            forged = {"cascade-certificate-name-bin": "YWRtaW4", "authorization": "Bearer admin"}
+            problem(await web.get(url), 401, "UNAUTHENTICATED")
+            problem(await web.get(url, headers=forged), 401, "UNAUTHENTICATED")
 
 
 async def test_any_gateway_answers_for_all(redis: RedisServer, tmp_path: Path) -> None:
@@ -105,6 +114,30 @@ async def test_any_gateway_answers_for_all(redis: RedisServer, tmp_path: Path) -
                     json={"requestId": "s", "promptSwitch": {"text": "a", "atBlock": "0"}},
                 )
                 assert problem(wrong, 409, "BLOCK_NOT_AHEAD")["metadata"]["next_block"]
+
+
+async def test_video_of_a_session_that_another_gateway_has(redis: RedisServer, tmp_path: Path) -> None:
+    """By token and by credential, while it lasts and afterwards."""
+    (tmp_path / "token").write_bytes(bytes(range(32)))
+    options: dict[str, Any] = {"redis_url": redis.url, "token_key_file": tmp_path / "token", "http": {}}
+    async with FakeStage() as stage, FakeDecoder() as decoder:
+        settings = gateway_settings([stage.address], [decoder.address], **options)
+        both = [replace(settings, grpc=replace(settings.grpc, port=free_port())) for _ in range(2)]
+        async with lone(both[0]), lone(both[1]) as there, open_channel(both[0].grpc.port) as channel:
+            await until(lambda: stage.num_watchers == decoder.num_watchers == 2)
+            owner = Tenant(channel, None)
+            name, other = await owner.name(), await owner.name()
+            async with owner.attached(name) as leg, client(f"http://127.0.0.1:{there}") as far:
+                await leg.until_segments(3)
+                by_token = {"resume_token": await owner.token(name)}
+                url = f"/v1/{name}/video.mp4"
+                assert (await far.get(url, params=by_token)).status_code == 200
+                assert (await far.get(url)).status_code == 200
+                problem(await far.get(f"/v1/{other}/video.mp4", params=by_token), 403, "PERMISSION_DENIED")
+                problem(await far.get("/v1/sessions/none/hls/index.m3u8"), 404, "SESSION_NOT_FOUND")
+                await owner.delete(name)
+                ended = await far.get(f"/v1/{name}/hls/index.m3u8", params=by_token)
+                assert (ended.status_code, (await far.get(url)).status_code) == (200, 200)
 
 
 async def test_a_gateway_that_leaves_closes_its_connections() -> None:

@@ -9,10 +9,12 @@ from cascade.v1 import common_pb2, stage_pb2
 from cascade_core.config import EngineConfig, find_card, make
 from cascade_core.errors import WeightsError
 from cascade_core.locate import ModelFiles
+from cascade_core.schedule import Work
+from cascade_core.session import TickTiming
 from services.common.errors import RequestIdReused
 from services.common.validation import InvalidField
 from services.stage import receipts as receipts_module
-from services.stage.messages import words_of
+from services.stage.messages import tick, words_of
 from services.stage.receipts import Receipts
 from services.stage.revision import digest, find_revision
 from services.stage.tensors import BFLOAT16, FLOAT32, from_tensor, to_tensor
@@ -113,6 +115,15 @@ class TestRevision:
         bundled = find_revision(make(EngineConfig, {"model": "demo"}), card)
         assert bundled.startswith("sha256:")
         assert len(bundled) <= 128
+
+
+def test_a_tick_has_no_more_passes_than_the_contract_allows() -> None:
+    many = tuple(Work(block, 4, 0) for block in range(100))
+    message = tick(TickTiming(3, 0.5, (many[::2], many[1::2])))
+    assert (message.index, message.compute_time.ToMilliseconds()) == (3, 500)
+    assert [(item.block, item.pass_index, item.rank) for item in message.passes] == [
+        (block, 4, block % 2) for block in range(64)
+    ]
 
 
 def test_unknown_words_are_cut_to_the_contract() -> None:

@@ -75,6 +75,22 @@ class TestOrder:
         assert messages[-1].ended.reason == Response.Ended.REASON_COMPLETE
         assert await stream.code() is grpc.StatusCode.OK
 
+    async def test_blocks_tell_of_their_ticks(self, stage: Running) -> None:
+        """Sequential on two ranks: a block's four denoising passes after the one before wrote its context."""
+        stream = stage.generate()
+        await stream.open(num_blocks=3, credit_end_block=9)
+        blocks = [message.block for message in await stream.rest() if message.HasField("block")]
+        done = [[[(item.block, item.pass_index, item.rank) for item in tick.passes] for tick in block.ticks]
+                for block in blocks]  # fmt: skip
+        assert done == [
+            [[(0, number, 0)] for number in range(4)],
+            [[(0, 4, 0)], *([(1, number, 1)] for number in range(4))],
+            [[(1, 4, 1)], *([(2, number, 0)] for number in range(4))],
+        ]
+        assert [tick.index for block in blocks for tick in block.ticks] == list(range(14))
+        for block in blocks:
+            assert block.ticks[-1].compute_time == block.tick_time
+
     @pytest.mark.parametrize("half_close", [False, True])
     async def test_close_and_half_close_end_it(self, stage: Running, half_close: bool) -> None:
         stream = await stage.opened(credit_end_block=2)

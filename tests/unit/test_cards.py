@@ -1,5 +1,7 @@
 """The model cards say what the published models are."""
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,9 +10,11 @@ import torch
 
 from cascade_core.config import FileConfig, find_card, load_card_file, load_cards
 from cascade_core.errors import InvalidConfig, UnknownModel
-from cascade_core.locate import missing_files
+from cascade_core.locate import locate, missing_files
 from cascade_core.model import CausalWanModel
 from cascade_core.sampler import pass_timesteps
+from cascade_core.text import load_text_encoder
+from tests.support import CPU
 
 PUBLISHED = ["causal-forcing-1.3b", "causvid-1.3b", "krea-14b", "longlive-1.3b", "self-forcing-1.3b"]
 MIB = 2**20
@@ -35,6 +39,30 @@ def test_published_cards_name_files_source_and_licence(name: str) -> None:
     }
     for part, config in parts.items():
         assert (config.repo, config.path) == ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", part)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "demo", "bench"])
+def test_example_prompts_are_there_and_different(name: str) -> None:
+    prompts = find_card(name).example_prompts
+    assert 0 < len(set(prompts)) == len(prompts)
+
+
+def test_the_demo_model_knows_every_word_of_its_examples() -> None:
+    card = find_card("demo")
+    encoder = load_text_encoder(card, locate(card, None), CPU, torch.float32)
+    for prompt in card.example_prompts:
+        assert encoder.unknown_words(prompt) == ()
+    assert encoder.unknown_words("a red dragon") == ("dragon",)
+
+
+@pytest.mark.parametrize("prompts", [["x"] * 33, ["x" * 1025], [""], [" "]])
+def test_example_prompts_are_bounded(prompts: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "card.toml"
+    text = Path("cascade_core/cards/bench.toml").read_text()
+    changed = f"example_prompts = {json.dumps(prompts)}"
+    path.write_text(re.sub(r"example_prompts = \[.*?\n\]", changed, text, flags=re.DOTALL))
+    with pytest.raises(InvalidConfig, match="example_prompts"):
+        load_card_file(path)
 
 
 @pytest.mark.parametrize("name", ["demo", "bench"])

@@ -12,13 +12,13 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from protovalidate import ViolationPb
 
-from cascade.v1 import common_pb2, decoder_pb2, session_pb2, stage_pb2
+from cascade.v1 import common_pb2, decoder_pb2, operator_pb2, session_pb2, stage_pb2
 from proto import generate
 
-FILES = [module.DESCRIPTOR for module in (common_pb2, stage_pb2, decoder_pb2, session_pb2)]
+FILES = [module.DESCRIPTOR for module in (common_pb2, stage_pb2, decoder_pb2, session_pb2, operator_pb2)]
 SERVICES = [service for file in FILES for service in file.services_by_name.values()]
 METHODS = [method for service in SERVICES for method in service.methods]
-READS = {"GetSession", "ListSessions", "WatchStatus", "IssueResumeToken"}
+READS = {"GetSession", "ListSessions", "ListModels", "GetOverview", "WatchStatus", "IssueResumeToken"}
 """Calls that leave nothing behind."""
 REQUEST_PARTS = {"SessionSpec", "PromptSwitch", "MediaProfile", "Tensor"}
 STREAM_MUTATIONS = [

@@ -5,6 +5,10 @@
   valueFrom: {fieldRef: {fieldPath: status.podIP}}
 - {name: CASCADE_GATEWAY_ADVERTISE, value: {{ ternary "[$(POD_IP)]:50051" "$(POD_IP):50051" (eq .Values.network.ipFamily "IPv6") | quote }}}
 - {name: CASCADE_GATEWAY_DEFAULT_MODEL, value: {{ .Values.model.name | quote }}}
+{{- if .Values.gateway.http.enabled }}
+- {name: CASCADE_HTTP_HOST, value: {{ include "cascade.listenHost" . | quote }}}
+- {name: CASCADE_HTTP_PORT, value: "8080"}
+{{- end }}
 {{- with include "cascade.journalBytes" . }}
 - {name: CASCADE_GATEWAY_JOURNAL_BYTES, value: {{ . | quote }}}
 {{- end }}

@@ -61,3 +61,8 @@ cascade.v1.{{ get (dict "gateway" "SessionService" "stage" "StageService" "decod
 {{- define "cascade.appProtocol" -}}
 {{ ternary "https" "kubernetes.io/h2c" .Values.tls.enabled }}
 {{- end }}
+
+{{/* Of the gateway's page. */}}
+{{- define "cascade.httpScheme" -}}
+{{ ternary "https" "http" .Values.tls.enabled }}
+{{- end }}

@@ -97,6 +97,9 @@ securityContext: {{- include "cascade.containerSecurityContext" . | nindent 2 }}
 ports:
   - {name: grpc, containerPort: {{ include "cascade.grpcPort" . }}}
   - {name: metrics, containerPort: 9090}
+  {{- if and (eq .name "gateway") .root.Values.gateway.http.enabled }}
+  - {name: http, containerPort: 8080}
+  {{- end }}
 {{- with $values.drain.preStopSeconds }}
 lifecycle:
   preStop: {sleep: {seconds: {{ . }}}}

@@ -17,6 +17,7 @@ value to set. `cascade.validate` fails with all of them.
 {{- define "cascade.problems" -}}
 {{ include "cascade.weightsProblems" . }}
 {{ include "cascade.gatewayProblems" . }}
+{{ include "cascade.httpProblems" . }}
 {{ include "cascade.redisProblems" . }}
 {{ include "cascade.tlsProblems" . }}
 {{- range $name := list "stage" "decoder" "gateway" }}
@@ -100,6 +101,27 @@ gateway.grpcRoute.enabled is true: set gateway.grpcRoute.parentRefs to the Gatew
 {{- if lt (float64 .) (float64 $session) }}
 gateway.resources.limits.memory leaves {{ . }} bytes for the journal, less than one session's {{ include "cascade.text" $session }}: raise it, or lower gateway.settings.gateway.session_bytes
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "cascade.httpProblems" -}}
+{{- $http := .Values.gateway.http }}
+{{- range $name := list "ingress" "httpRoute" }}
+{{- if and (get $http $name).enabled (not $http.enabled) }}
+gateway.http.{{ $name }}.enabled is true, and gateway.http.enabled is false: set gateway.http.enabled to true
+{{- end }}
+{{- end }}
+{{- if and (hasKey .Values.gateway.settings "http") (not $http.enabled) }}
+gateway.settings.http is set, and gateway.http.enabled is false: set gateway.http.enabled to true, or leave the settings out
+{{- end }}
+{{- if and $http.ingress.enabled (not $http.ingress.host) }}
+gateway.http.ingress.enabled is true: set gateway.http.ingress.host to the name in the address that people open
+{{- end }}
+{{- if and $http.httpRoute.enabled (not $http.httpRoute.parentRefs) }}
+gateway.http.httpRoute.enabled is true: set gateway.http.httpRoute.parentRefs to the Gateway it hangs on
+{{- end }}
+{{- if and $http.enabled (eq (int $http.port) (int .Values.gateway.service.port)) }}
+gateway.http.port and gateway.service.port are both {{ $http.port }}: set another gateway.http.port
 {{- end }}
 {{- end }}
 

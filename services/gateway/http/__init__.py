@@ -1,4 +1,4 @@
-"""HTTP for people and for clients without gRPC: the JSON mirror of SessionService, and what streams video.
+"""HTTP for people and for clients without gRPC: the JSON mirror of the contract, and what streams video.
 
 It is a gRPC client of its own gateway. `Backend` holds a channel to the server in this very process, over a
 Unix socket in a folder of our own, and passes the caller's credentials on as metadata. So authentication,
@@ -6,10 +6,13 @@ tenants, rates, validation, forwarding to other gateways and the words of errors
 
     server.py     uvicorn in the gateway's process: started, drained and bounded with it
     app.py        the Starlette application: routes, and what surrounds every request
-    backend.py    the way to SessionService
+    backend.py    the way to SessionService and OperatorService
+    safety.py     what surrounds every request: origins, headers, log; bounds.py: what one address may ask for
+    protocol.py   uvicorn's connections with bounds, and socket_protocol.py's WebSockets
     problems.py   gRPC status -> application/problem+json, by one table
-    mirror.py     unary methods of the contract as HTTP, derived from its descriptor
-    openapi.py    the OpenAPI document, from the same descriptor
+    mirror.py     unary methods of the contract as HTTP, derived from its descriptors
+    openapi.py    the OpenAPI document, from the same descriptors
+    video_paths.py  the part of it that no descriptor has: WebSocket, HLS, download
 
 What adds routes is a module with `routes(backend: Backend) -> list[BaseRoute]`, mounted in `app.make_app`.
 In a handler:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from cascade_core.errors import CascadeError
 from services.common.auth import AUTHORIZATION
 from services.common.call import REQUEST_ID
-from services.gateway.http import mirror, streams
+from services.gateway.http import mirror, pages, streams
 from services.gateway.http.backend import RESUME_HEADER, Backend, request_id_of
 from services.gateway.http.openapi import document
 from services.gateway.http.problems import HttpError, problem_of
@@ -30,7 +30,12 @@ HEADERS = (AUTHORIZATION, "content-type", "traceparent", mirror.IDEMPOTENCY, REQ
 def make_app(backend: Backend, registry: CollectorRegistry) -> ASGIApp:
     """All of it."""
     settings = backend.settings
-    routes = [*mirror.routes(backend), *streams.routes(backend), *own_routes(backend, registry)]
+    routes = [
+        *mirror.routes(backend),
+        *streams.routes(backend),
+        *pages.routes(backend),
+        *own_routes(backend, registry),
+    ]
     kinds: tuple[Any, ...] = (grpc.aio.AioRpcError, CascadeError, HttpError, HTTPException, Exception)
     app: ASGIApp = Starlette(routes=routes, exception_handlers=dict.fromkeys(kinds, answer_problem))
     if settings.cors_origins:

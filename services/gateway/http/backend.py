@@ -1,4 +1,4 @@
-"""The way from an HTTP request to SessionService of this gateway."""
+"""The way from an HTTP request to the services of this gateway."""
 
 import asyncio
 import re
@@ -13,12 +13,16 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starlette.requests import HTTPConnection
 
-from cascade.v1 import session_pb2, session_pb2_grpc
+from cascade.v1 import operator_pb2, operator_pb2_grpc, session_pb2, session_pb2_grpc
 from services.common.auth import AUTHORIZATION
-from services.common.call import REQUEST_ID, WORD
+from services.common.call import CERTIFICATE, REQUEST_ID, WORD
+from services.gateway.http.certificates import CERTIFICATE_NAME
+from services.gateway.http.crowd import Crowd
 from services.gateway.http.settings import HttpSettings
+from services.gateway.tokens import ResumeTokens
 
 SERVICE = session_pb2.DESCRIPTOR.services_by_name["SessionService"]
+OPERATOR_SERVICE = operator_pb2.DESCRIPTOR.services_by_name["OperatorService"]
 RESUME_HEADER, RESUME_PARAMETER = "x-resume-token", "resume_token"
 TRACE = ("traceparent", "tracestate")
 PRINTABLE = re.compile(r"[\x20-\x7e]*")
@@ -40,7 +44,7 @@ OPTIONS = (
 class Credentials:
     """What a request brought along to be let in by."""
 
-    metadata: Sequence[tuple[str, str]]
+    metadata: Sequence[tuple[str, str | bytes]]
     """For every call made for it."""
     resume_token: str
     """For `attach`; empty: none."""
@@ -49,19 +53,28 @@ class Credentials:
 class Backend:
     """Calls to the gateway's own server; made inside a running loop."""
 
-    def __init__(self, settings: HttpSettings, socket: Path) -> None:
+    def __init__(self, settings: HttpSettings, tokens: ResumeTokens, socket: Path) -> None:
         """`socket`: where the server listens for us."""
         self.settings = settings
+        self.tokens = tokens
+        self.crowd = Crowd(settings)
         self.leaving = asyncio.Event()
         """Set when the gateway begins to go away."""
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", OPTIONS)
         self.stub: Any = session_pb2_grpc.SessionServiceStub(self._channel)
+        operator: Any = operator_pb2_grpc.OperatorServiceStub(self._channel)
+        stubs = ((self.stub, SERVICE), (operator, OPERATOR_SERVICE))
+        self._calls = {
+            method: getattr(stub, method) for stub, service in stubs for method in service.methods_by_name
+        }
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
     def credentials(self, connection: HTTPConnection) -> Credentials:
         """Of a request or a WebSocket."""
         headers = connection.headers
-        pairs = [(REQUEST_ID, request_id_of(connection))]
+        pairs: list[tuple[str, str | bytes]] = [(REQUEST_ID, request_id_of(connection))]
+        if name := connection.scope["state"].get(CERTIFICATE_NAME):
+            pairs.append((CERTIFICATE, name.encode()))
         names = (AUTHORIZATION, *TRACE)
         found = [(name, headers[name]) for name in names if name in headers]
         pairs += [(name, value) for name, value in found if PRINTABLE.fullmatch(value)]
@@ -69,8 +82,8 @@ class Backend:
         return Credentials(pairs, token)
 
     async def unary(self, method: str, request: Message, credentials: Credentials) -> Any:
-        """The answer. Raises AioRpcError."""
-        call = getattr(self.stub, method)
+        """The answer; no two services have a method of the same name. Raises AioRpcError."""
+        call = self._calls[method]
         return await call(request, metadata=credentials.metadata, timeout=self.settings.call_timeout_s)
 
     def connect(self, credentials: Credentials) -> Any:

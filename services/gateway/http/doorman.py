@@ -1,4 +1,4 @@
-"""Who may read a session's video: whoever could attach to it as a viewer, asked again every few seconds."""
+"""Who may read a session's video: whoever has a resume token of it, or may see the session."""
 
 import asyncio
 import time
@@ -6,16 +6,18 @@ from hashlib import sha256
 
 from cascade.v1 import session_pb2
 from services.common.auth import AUTHORIZATION
+from services.common.call import CERTIFICATE
+from services.common.errors import PermissionDenied
 from services.gateway.http.backend import Backend, Credentials
-from services.gateway.http.line import Line, Request
 
 GOOD_FOR_S = 15.0
-"""An expired token or a revoked key still reads for that long at most."""
+"""A revoked key still reads for that long at most."""
 MAX_ENTRIES = 10_000
 
 
 class Doorman:
-    """Remembers whom the session let in, so that a player's requests cost one short stream now and then."""
+    """Reads resume tokens itself; asks the gateway about other credentials, and remembers its answer, so that
+    a player's requests cost one call now and then. Neither takes a viewer's place."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -26,6 +28,12 @@ class Doorman:
 
     async def check(self, name: str, credentials: Credentials) -> None:
         """Raises what attaching fails with: UNAUTHENTICATED, SESSION_NOT_FOUND and so on."""
+        if credentials.resume_token:
+            self._check_token(name, credentials.resume_token)
+        else:
+            await self._check_key(name, credentials)
+
+    async def _check_key(self, name: str, credentials: Credentials) -> None:
         entry = digest(name, credentials)
         if self._let_in.get(entry, 0.0) > time.monotonic():
             return
@@ -35,13 +43,13 @@ class Doorman:
             asking.add_done_callback(lambda task: self._take_answer(entry, task))
         await asyncio.shield(asking)
 
+    def _check_token(self, name: str, token: str) -> None:
+        """Whatever gateway has the session, and whether or not it has ended: all of them sign alike."""
+        if f"sessions/{self._backend.tokens.read(token).session}" != name:
+            raise PermissionDenied("resume_token: is of another session than the path")
+
     async def _ask(self, name: str, credentials: Credentials) -> None:
-        line = Line(self._backend, credentials)
-        viewer = session_pb2.CONNECT_ROLE_VIEWER
-        try:
-            await line.attach(Request.Attach(name=name, role=viewer, resume_token=credentials.resume_token))
-        finally:
-            line.close()
+        await self._backend.unary("GetSession", session_pb2.GetSessionRequest(name=name), credentials)
 
     def _take_answer(self, entry: bytes, asking: asyncio.Task[None]) -> None:
         del self._asking[entry]
@@ -60,7 +68,8 @@ class Doorman:
 
 
 def digest(name: str, credentials: Credentials) -> bytes:
-    """So that no token stays in memory."""
-    authorization = dict(credentials.metadata).get(AUTHORIZATION, "")
-    parts = (name, authorization, credentials.resume_token)
-    return sha256(b"".join(sha256(part.encode()).digest() for part in parts)).digest()
+    """So that no key stays in memory."""
+    shown = dict(credentials.metadata)
+    keys = (shown.get(key, "") for key in (AUTHORIZATION, CERTIFICATE))
+    parts = [name.encode(), *(key if isinstance(key, bytes) else key.encode() for key in keys)]
+    return sha256(b"".join(sha256(part).digest() for part in parts)).digest()

@@ -1,7 +1,8 @@
-"""Every method of SessionService with one answer as HTTP, derived from the descriptor.
+"""Every method of SessionService and OperatorService with one answer as HTTP, derived from the descriptors.
 
-Create, List, Get and Delete are those of a resource; any other method is a custom one of a session:
-`SwitchPrompt` is POST `/v1/sessions/{session}:switchPrompt`, `PauseSession` ends in `:pause`.
+Create, List, Get and Delete are those of a resource, models and overview have paths of their own; any other
+method is a custom one of a session: `SwitchPrompt` is POST `/v1/sessions/{session}:switchPrompt`, and
+`PauseSession` ends in `:pause`.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from services.common.validation import InvalidField
-from services.gateway.http.backend import SERVICE, Backend
+from services.gateway.http.backend import OPERATOR_SERVICE, SERVICE, Backend
 from services.gateway.http.body import read_json
 from services.gateway.http.mapping import json_of, parse_json, to_message
 from services.gateway.http.settings import HttpSettings
@@ -31,6 +32,8 @@ STANDARD = {
     "ListSessions": ("GET", COLLECTION),
     "GetSession": ("GET", RESOURCE),
     "DeleteSession": ("DELETE", RESOURCE),
+    "ListModels": ("GET", "/v1/models"),
+    "GetOverview": ("GET", "/v1/overview"),
 }
 LARGE_BYTES = 16 * 1024
 """Parsing 100 kB takes 2 ms, or 80 ms where somebody has made it to take long."""
@@ -61,7 +64,7 @@ class Method:
 
     @property
     def names_session(self) -> bool:
-        return self.path != COLLECTION
+        return "{session}" in self.path
 
     @property
     def status(self) -> HTTPStatus:
@@ -86,7 +89,10 @@ def custom_verb(name: str) -> str:
 
 
 METHODS = [
-    method_of(item) for item in SERVICE.methods if not (item.client_streaming or item.server_streaming)
+    method_of(item)
+    for service in (SERVICE, OPERATOR_SERVICE)
+    for item in service.methods
+    if not (item.client_streaming or item.server_streaming)
 ]
 
 

@@ -1,4 +1,5 @@
-"""The OpenAPI 3.1 document, from the contract's descriptors and the ranges beside its fields."""
+"""The OpenAPI 3.1 document, from the contract's descriptors and the ranges beside its fields; the paths that
+are not of the contract come from `video_paths.py`."""
 
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
@@ -11,6 +12,7 @@ from services.gateway.http.body import JSON
 from services.gateway.http.mirror import METHODS, Method, is_map
 from services.gateway.http.problems import MEDIA_TYPE
 from services.gateway.http.rules import Rules, rules_of
+from services.gateway.http.video_paths import SESSION, VIDEO_PATHS
 
 Schema = dict[str, Any]
 SCHEMAS = "#/components/schemas/"
@@ -65,10 +67,12 @@ KEY: Schema = {
 
 
 def document() -> Schema:
-    """All methods of the contract that have one answer."""
+    """All methods of the contract that have one answer, and what streams video."""
     paths: dict[str, Schema] = {}
     for method in METHODS:
         paths.setdefault(method.path, {})[method.verb.lower()] = operation(method)
+    for video in VIDEO_PATHS:
+        paths[video.path] = {"get": video.operation(failures())}
     schemas = {"Problem": PROBLEM}
     for method in METHODS:
         schemas |= message_schemas(method.response)
@@ -80,7 +84,7 @@ def document() -> Schema:
         "info": {
             "title": "Cascade",
             "version": SERVICE.file.package.rpartition(".")[2],
-            "description": "Endless, steerable videos: the JSON mirror of cascade.v1.SessionService.",
+            "description": "Endless, steerable videos: the JSON mirror of cascade.v1, and the video itself.",
         },
         "paths": paths,
         "security": [{"bearer": []}],
@@ -96,12 +100,11 @@ def document() -> Schema:
 
 def operation(method: Method) -> Schema:
     content = {JSON: {"schema": {"$ref": SCHEMAS + name_of(method.response)}}}
-    failures = {str(status): {"$ref": "#/components/responses/Problem"} for status in FAILURES}
     found: Schema = {
         "operationId": method.name[0].lower() + method.name[1:],
         "responses": {
             str(method.status.value): {"description": HTTPStatus(method.status).phrase, "content": content},
-            **failures,
+            **failures(),
         },
     }
     if parameters := list(parameters_of(method)):
@@ -113,10 +116,14 @@ def operation(method: Method) -> Schema:
     return found
 
 
+def failures() -> dict[str, Schema]:
+    """Answers by status."""
+    return {str(status): {"$ref": "#/components/responses/Problem"} for status in FAILURES}
+
+
 def parameters_of(method: Method) -> Iterable[Schema]:
     if method.names_session:
-        schema = {"type": "string", "maxLength": 63, "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"}
-        yield {"name": "session", "in": "path", "required": True, "schema": schema}
+        yield SESSION
     if method.is_idempotent:
         yield KEY
     for field in () if method.has_body else method.fields:

@@ -5,54 +5,72 @@ import json
 import sys
 
 import h11
-import structlog
 from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import get_remote_addr
 
+from services.gateway.http.certificates import CERTIFICATE_NAME, certificate_name
+from services.gateway.http.crowd import Crowd, place_of
 from services.gateway.http.problems import MEDIA_TYPE, Problem
 from services.gateway.http.safety import HEADERS
 from services.gateway.http.settings import HttpSettings
-
-log = structlog.get_logger(__name__)
+from services.gateway.http.socket_protocol import BoundedSocket
+from services.gateway.http.writes import BoundedWrites
 
 
 class BoundedConfig(Config):
     """With the bounds of a connection."""
 
     bounds: HttpSettings
+    crowd: Crowd
 
 
-class BoundedProtocol(H11Protocol):
+class BoundedProtocol(BoundedWrites, H11Protocol):
     """One connection."""
 
     config: BoundedConfig
+    place: str | None = None
+    """Where it is counted. None: nowhere, as those of a proxy are."""
     _deadline: asyncio.TimerHandle | None = None
-    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        if len(self.connections) >= self.config.bounds.max_connections:
+        if not self._has_room(transport):
             self.transport = transport
             transport.abort()
             return
         super().connection_made(transport)
+        self.app_state = {**self.app_state, CERTIFICATE_NAME: certificate_name(transport)}
         self._watch()
+
+    def _has_room(self, transport: asyncio.Transport) -> bool:
+        """If so, it is counted."""
+        if len(self.connections) >= self.config.bounds.max_connections:
+            return False
+        host = (get_remote_addr(transport) or ("",))[0]
+        if self.config.crowd.is_proxy(host):
+            return True
+        place = place_of(host)
+        if not self.config.crowd.enter(place):
+            return False
+        self.place = place
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
         self._stop_stalled()
+        if self.place:
+            self.config.crowd.leave(self.place)
         super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        super().handle_websocket_upgrade(event)
+        protocol = self.transport.get_protocol()
+        assert isinstance(protocol, BoundedSocket)
+        protocol.place, self.place = self.place, None
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stalled = self.loop.call_later(self.config.bounds.write_timeout_s, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        self._stop_stalled()
-        super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
         """Called while the parser's error is being handled, which knows better than 400."""
@@ -84,8 +102,3 @@ class BoundedProtocol(H11Protocol):
         if self._deadline:
             self._deadline.cancel()
         self._deadline = None
-
-    def _stop_stalled(self) -> None:
-        if self._stalled:
-            self._stalled.cancel()
-        self._stalled = None

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.call import REQUEST_ID
 from services.gateway.http.backend import Backend, request_id_of
+from services.gateway.http.bounds import PROBES, Bounds, status_of
 from services.gateway.http.problems import HttpError, Problem
 
 log = structlog.get_logger(__name__)
@@ -28,14 +29,13 @@ HEADERS: Mapping[str, str] = {
 }
 """Of every answer that does not bring its own."""
 HSTS = "max-age=31536000"
-PROBES = ("/healthz", "/readyz", "/metrics")
 
 
 class Safety:
     """The outermost layer, so that answers to failures have it too."""
 
     def __init__(self, app: ASGIApp, backend: Backend) -> None:
-        self._app = app
+        self._app = Bounds(app, backend)
         self._backend = backend
         self._settings = backend.settings
 
@@ -47,19 +47,14 @@ class Safety:
 
         async def dress(message: Message) -> None:
             nonlocal status
+            status = status_of(message) or status
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                status = message["status"]
                 self._dress(MutableHeaders(scope=message), request_id, scope["scheme"])
-            elif message["type"] == "websocket.accept":
-                status = HTTPStatus.SWITCHING_PROTOCOLS
             await send(message)
 
         refused = self._refusal(connection)
         try:
-            if refused:
-                await refuse(refused, scope, receive, dress)
-            else:
-                await self._app(scope, receive, dress)
+            await (refused.response() if refused else self._app)(scope, receive, dress)
         finally:
             tell = log.debug if scope["path"] in PROBES else log.info
             tell(
@@ -98,11 +93,3 @@ def is_allowed(headers: Headers, origins: tuple[str, ...]) -> bool:
     if origin is None or origin in origins:
         return True
     return bool(urlsplit(origin).netloc) and urlsplit(origin).netloc == headers.get("host")
-
-
-async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "http":
-        await problem.response()(scope, receive, send)
-    else:
-        await receive()  # websocket.connect
-        await send({"type": "websocket.close", "code": 1008, "reason": problem.detail})

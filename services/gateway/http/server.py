@@ -21,6 +21,8 @@ from services.gateway.http.app import make_app
 from services.gateway.http.backend import Backend
 from services.gateway.http.protocol import BoundedConfig, BoundedProtocol
 from services.gateway.http.settings import HttpSettings
+from services.gateway.http.socket_protocol import BoundedSocket
+from services.gateway.tokens import ResumeTokens
 
 log = structlog.get_logger(__name__)
 BACKLOG = 1024
@@ -62,7 +64,7 @@ class HttpServer:
 
 @asynccontextmanager
 async def serving(
-    settings: HttpSettings, tls: TlsSettings, registry: CollectorRegistry
+    settings: HttpSettings, tls: TlsSettings, tokens: ResumeTokens, registry: CollectorRegistry
 ) -> AsyncIterator[HttpServer | None]:
     """For as long as the block lasts; None: off. Raises InvalidConfig."""
     if settings.port is None:
@@ -70,7 +72,7 @@ async def serving(
         return
     with tempfile.TemporaryDirectory(prefix="cascade-") as folder:  # of mode 0700
         listener = await listen(settings.host, settings.port)
-        backend = Backend(settings, Path(folder) / "grpc.sock")
+        backend = Backend(settings, tokens, Path(folder) / "grpc.sock")
         try:
             async with uvicorn_running(settings, tls, backend, registry, listener):
                 port = listener.getsockname()[1]
@@ -93,7 +95,7 @@ async def uvicorn_running(
     config = BoundedConfig(
         make_app(backend, registry),
         http=BoundedProtocol,
-        ws="websockets-sansio",
+        ws=BoundedSocket,
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_per_message_deflate=False,
         lifespan="off",
@@ -106,7 +108,7 @@ async def uvicorn_running(
         ssl_context_factory=(lambda *_: renewing(contexts)) if contexts else None,
         h11_max_incomplete_event_size=settings.max_header_bytes,
     )
-    config.bounds = settings
+    config.bounds, config.crowd = settings, backend.crowd
     server = Uvicorn(config)
     serve = asyncio.create_task(server.serve([listener]), name="http")
     waiting = asyncio.create_task(server.listening.wait())

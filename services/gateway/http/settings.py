@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork
 from pydantic.dataclasses import dataclass
 
 from cascade_core.config import STRICT
@@ -28,6 +28,15 @@ class HttpSettings:
     """Of one request, its first line included; larger ones are refused with 431."""
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     """Open at once, WebSockets included; further ones are closed at once."""
+    max_connections_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    """The same for one client address (of IPv6: one network of 64 bits). Behind a proxy that is not in
+    `trusted_proxies`, all clients are one address."""
+    max_anonymous_per_s: Annotated[float, Field(gt=0, le=100_000)] = 200.0
+    """Requests per second of one client address that show no credential or a wrong one, ten times as many in
+    a burst; further ones of this address are refused with 429. With a credential the tenant's rate counts."""
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    """Networks of proxies before this port, such as `10.0.0.0/8`: whom they name in `X-Forwarded-For` is
+    counted in their place."""
     header_timeout_s: Seconds = 10.0
     """A connection that has not sent the headers of its request by then is closed."""
     body_timeout_s: Seconds = 30.0
@@ -42,3 +51,6 @@ class HttpSettings:
     metrics: bool = False
     """Whether `/metrics` is answered here too, to everybody who reaches the port;
     `telemetry.metrics_port` is a port of their own."""
+    page: bool = True
+    """Whether `/` and `/operator`, the pages for people, are served. They show nothing that the API does
+    not."""

@@ -1,0 +1,93 @@
+"""The web page in a real browser, and viewers over WebSocket.
+
+python -m benchmarks.web [--out FOLDER] [--only first_picture switch viewers]
+
+About five minutes. The page runs in Chromium without a window, on the machine that also makes the video: real
+services with the demo model, started here, on the CPU. The viewers watch one session of a stage and a decoder
+that compute nothing but send messages of real size.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import web_page, web_viewers
+from cascade_core.bench import check_folder, table
+from cascade_core.machine import machine
+
+Row = dict[str, Any]
+TITLES = {
+    "first_picture": "From opening the page to the first picture on it, demo model",
+    "switch": "From pressing Switch to the changed picture in the video element, demo model",
+    "viewers": "Viewers of one session over WebSocket: segments of 150 kB every 0.75 s",
+}
+NOTES = {
+    "first_picture": (
+        "From the start of the navigation to the first picture that Chromium presents "
+        "(`requestVideoFrameCallback`), each time in a fresh profile. `new session`: the prompt is sent as "
+        "soon as the page takes it. `viewer link`: a link to a session that plays already."
+    ),
+    "switch": (
+        "Pixels of the video element: from the click to the first presented picture in which the new "
+        "colour outweighs the old one. `asked_to_applied`: until the page heard from which block on it shows."
+    ),
+    "viewers": (
+        "`of_playback`: segments received over those due. `viewers_per_core`: viewers over the gateway "
+        "process's CPU seconds per second. `made`: segments that the stage was asked for, over those due: "
+        "viewers never hold the video back. `late_p99_ms`: from the decoder's sending to a viewer's receipt; "
+        "viewers, fakes and gateway share the machine."
+    ),
+}
+
+
+async def measure(names: list[str]) -> dict[str, list[Row]]:
+    results: dict[str, list[Row]] = {}
+    if {"first_picture", "switch"} & set(names):
+        async with web_page.opened() as page:
+            if "first_picture" in names:
+                results["first_picture"] = await page.measure_first_picture()
+            if "switch" in names:
+                results["switch"] = await page.measure_switch()
+    if "viewers" in names:
+        results["viewers"] = [await web_viewers.measure(number) for number in web_viewers.NUM_VIEWERS]
+    return results
+
+
+def render(results: dict[str, Any]) -> str:
+    """Markdown of all tables."""
+    info = results["machine"]
+    parts = [
+        "# The web page and its viewers",
+        f"`{results['command']}` · {info['processor']}, {info['cores']} cores · {info['browser']} · "
+        f"{info['date']} · load of the machine before: {info['load_before']:.2f}",
+    ]
+    for name, title in TITLES.items():
+        if rows := results.get(name):
+            parts += [f"## {title}", table(rows), NOTES[name]]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the tables")
+    parser.add_argument("--only", nargs="+", choices=TITLES, default=list(TITLES), help="tables to measure")
+    arguments = parser.parse_args()
+    check_folder(arguments.out)
+    info = machine() | {"load_before": os.getloadavg()[0], "browser": web_page.browser_version()}
+    command = shlex.join(["python", "-m", "benchmarks.web", *sys.argv[1:]])
+    results: dict[str, Any] = {"command": command, "machine": info}
+    results |= asyncio.run(measure(arguments.only))
+    (arguments.out / "web.json").write_text(json.dumps(results, indent=2) + "\n")
+    (arguments.out / "web.md").write_text(render(results))
+    print((arguments.out / "web.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The page in Chromium, as a person sees it: first picture, and the picture after a prompt switch."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from playwright.async_api import Browser, Page, async_playwright
+
+from benchmarks.services_processes import service
+from benchmarks.services_real import DECODER, STAGE, quantile
+
+Row = dict[str, Any]
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = ("--no-sandbox", "--autoplay-policy=no-user-gesture-required")
+LIMIT_MS = 60_000
+"""For any step."""
+NUM_OPENINGS, NUM_SWITCHES = 20, 20
+RED, BLUE = "a red circle moves left", "a blue square moves left"
+FIRST_PICTURE = """
+new MutationObserver((_, observer) => {
+  const video = document.querySelector('#video');
+  if (!video) return;
+  observer.disconnect();
+  video.requestVideoFrameCallback((now) => { window.firstPictureMs = now; });
+}).observe(document, { childList: true, subtree: true });
+"""
+"""`performance.now()` counts from the start of the navigation."""
+SWITCH = """
+async ([prompt, wanted]) => {
+  const video = document.querySelector('#video');
+  const canvas = new OffscreenCanvas(48, 48);
+  const pen = canvas.getContext('2d', { willReadFrequently: true });
+  const redness = () => {
+    pen.drawImage(video, 0, 0, 48, 48);
+    const pixels = pen.getImageData(0, 0, 48, 48).data;
+    let sum = 0;
+    for (let at = 0; at < pixels.length; at += 4) {
+      const excess = pixels[at] - pixels[at + 2];
+      if (Math.abs(excess) > 60) sum += excess;
+    }
+    return sum;
+  };
+  const field = document.querySelector('#prompt');
+  field.value = prompt;
+  field.dispatchEvent(new Event('input', { bubbles: true }));
+  const known = document.querySelectorAll('[data-request-id][data-state=applied]').length;
+  const startedMs = performance.now();
+  document.querySelector('#send').click();
+  let appliedMs = null;
+  return await new Promise((resolve, reject) => {
+    setTimeout(() => reject(new Error('the picture did not change')), 30000);
+    const look = () => {
+      const applied = document.querySelectorAll('[data-request-id][data-state=applied]').length;
+      if (appliedMs === null && applied > known) appliedMs = performance.now() - startedMs;
+      if (redness() * wanted > 0) resolve([performance.now() - startedMs, appliedMs]);
+      else video.requestVideoFrameCallback(look);
+    };
+    video.requestVideoFrameCallback(look);
+  });
+}
+"""
+
+
+class Measured:
+    """A browser beside services that are warm."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self._browser = browser
+        self._url = url
+
+    async def measure_first_picture(self) -> list[Row]:
+        fresh = [await self._open_new() for _ in range(NUM_OPENINGS)]
+        async with self._page() as page:
+            await self._start(page, self._url)
+            await page.click("#share")
+            link = await page.input_value("#share-link")
+            watched = []
+            for _ in range(NUM_OPENINGS):
+                async with self._page() as viewer:
+                    await viewer.goto(link)
+                    watched.append(await first_picture_ms(viewer))
+            await page.click("#end")
+        return [row("new session", fresh), row("viewer link", watched)]
+
+    async def measure_switch(self) -> list[Row]:
+        async with self._page() as page:
+            await self._start(page, self._url)
+            await page.wait_for_timeout(6000)  # playing steadily
+            shown, applied = [], []
+            for number in range(NUM_SWITCHES):
+                prompt, wanted = (RED, 1) if number % 2 else (BLUE, -1)
+                shown_ms, applied_ms = await page.evaluate(SWITCH, [prompt, wanted])
+                shown.append(shown_ms)
+                applied += [applied_ms] if applied_ms is not None else []
+                await page.wait_for_timeout(2000 + 750 * (number * 0.382 % 1))  # another moment of a block
+            await page.click("#end")
+        return [row("asked_to_applied", applied), row("asked_to_changed_picture", shown)]
+
+    async def _open_new(self) -> float:
+        async with self._page() as page:
+            await self._start(page, self._url)
+            took = await first_picture_ms(page)
+            await page.click("#end")
+            await page.wait_for_selector("#state[data-state=ended]")
+        return took
+
+    async def _start(self, page: Page, url: str) -> None:
+        await page.goto(url)
+        await page.fill("#prompt", RED)
+        await page.click("#send")
+        await page.wait_for_selector("#state[data-state=active]")
+
+    @asynccontextmanager
+    async def _page(self) -> AsyncIterator[Page]:
+        context = await self._browser.new_context()
+        context.set_default_timeout(LIMIT_MS)
+        await context.add_init_script(FIRST_PICTURE)
+        try:
+            yield await context.new_page()
+        finally:
+            await context.close()
+
+
+async def first_picture_ms(page: Page) -> float:
+    await page.wait_for_function("window.firstPictureMs !== undefined")
+    return float(await page.evaluate("window.firstPictureMs"))
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Measured]:
+    """Services with an HTTP side, warm, and a browser."""
+    async with (
+        service("services.stage", STAGE) as stage,
+        service("services.decoder", DECODER) as decoder,
+    ):
+        environment = {
+            "CASCADE_GATEWAY_STAGES": stage.address,
+            "CASCADE_GATEWAY_DECODERS": decoder.address,
+            "CASCADE_DRAIN_DEADLINE_S": "1",
+            "CASCADE_HTTP_PORT": "0",
+        }
+        async with service("services.gateway", environment) as gateway, async_playwright() as playwright:
+            browser = await playwright.chromium.launch(executable_path=find_browser(), args=list(ARGUMENTS))
+            try:
+                measured = Measured(browser, f"http://127.0.0.1:{http_port(gateway.text())}/")
+                await measured._open_new()  # the first waits for the model and warms caches
+                yield measured
+            finally:
+                await browser.close()
+
+
+def http_port(log: str) -> int:
+    found = re.search(r'"port": (\d+), .*"listening for http"|"listening for http".*"port": (\d+)', log)
+    assert found, "the gateway tells its port before it serves"
+    return int(found[1] or found[2])
+
+
+def find_browser() -> str:
+    """Exits where there is none."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    return found or sys.exit("no Chromium on PATH (Debian: apt install chromium)")
+
+
+def browser_version() -> str:
+    done = subprocess.run([find_browser(), "--version"], capture_output=True, text=True, timeout=30)
+    return " ".join(done.stdout.split()[:2])
+
+
+def row(what: str, times_ms: Sequence[float]) -> Row:
+    ordered = sorted(times_ms)
+    return {
+        "what": what,
+        "times": len(ordered),
+        "p50_ms": quantile(ordered, 0.5),
+        "p95_ms": quantile(ordered, 0.95),
+    }

@@ -1,0 +1,205 @@
+// @ts-check
+/** A session over as many WebSockets as it takes: it attaches again by itself, without a loss and without a repeat. */
+
+import { freshId } from "./api.js";
+import { Line, PROBLEM_CODES } from "./line.js";
+
+const FIRST_DELAY_MS = 500;
+const LAST_DELAY_MS = 10_000;
+const SILENCE_MS = 10_000;
+const MAX_OUTBOX = 16;
+const MAX_FAILURES = 3;
+const RETRYABLE = [408, 429, 500, 502, 503, 504];
+
+/**
+ * @typedef {{name: string, token: string, role: string, after: number}} Place
+ *   after: highest sequence that this page has; 0: none
+ * @typedef {{
+ *   event(kind: string, content: any, media: Uint8Array | null): void,
+ *   connected(isConnected: boolean): void,
+ *   token(token: string): void,
+ *   isDue(): boolean,
+ *   renew(): Promise<string | null>,
+ *   rejected(requestIds: string[], problem: import("./problem.js").Problem): void,
+ *   finished(problem: import("./problem.js").Problem): void,
+ * }} Listener
+ *   isDue: whether a segment should have come by now; renew: a fresh token, or null; rejected: messages that can never be taken;
+ *   finished: it cannot go on
+ */
+
+export class Connection {
+  /** @param {Place} place @param {Listener} listener */
+  constructor(place, listener) {
+    this.place = place;
+    this.listener = listener;
+    /** @type {Line | null} */
+    this.current = null;
+    /** @type {Line | null} The one that takes over as soon as it is attached. */
+    this.coming = null;
+    /** @type {Map<string, Record<string, unknown>>} What the session has not answered yet, by request id. */
+    this.outbox = new Map();
+    this.acked = 0;
+    this.attempts = 0;
+    this.failures = 0;
+    this.isOver = false;
+    this.heardAt = performance.now();
+    this.watch = setInterval(() => this.probe(), 1000);
+    this.hurry = () => this.retryNow();
+    addEventListener("online", this.hurry);
+    document.addEventListener("visibilitychange", this.hurry);
+    this.open();
+  }
+
+  get isConnected() {
+    return Boolean(this.current);
+  }
+
+  /** Attach, beside the present line if there is one. */
+  open() {
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    if (this.isOver || this.coming) return;
+    const { name, token, role, after } = this.place;
+    const attach = { resumeToken: token, role, client: "cascade-page/1", withTicks: true };
+    const more = after ? { afterSequence: String(after) } : {};
+    this.coming = new Line(name, { ...attach, ...more }, this);
+  }
+
+  /** Nothing is heard of it any more; the session goes on. */
+  close() {
+    this.isOver = true;
+    clearTimeout(this.timer);
+    clearInterval(this.watch);
+    removeEventListener("online", this.hurry);
+    document.removeEventListener("visibilitychange", this.hurry);
+    this.current?.retire();
+    this.coming?.retire();
+    this.current = this.coming = null;
+  }
+
+  /** @param {number} sequence Everything up to it has begun to play. */
+  ack(sequence) {
+    if (sequence <= this.acked) return;
+    this.acked = sequence;
+    this.current?.send({ ack: { sequence: String(sequence) } });
+  }
+
+  /** Sent now or when attached again, until it is settled.
+   * @param {"switchPrompt" | "setPaused" | "end"} kind @param {Record<string, unknown>} content
+   * @returns {string} its request id */
+  request(kind, content) {
+    const requestId = freshId();
+    const message = { [kind]: { requestId, ...content } };
+    if (kind === "setPaused") this.settleAll(kind);
+    if (this.outbox.size < MAX_OUTBOX) this.outbox.set(requestId, message);
+    this.current?.send(message);
+    return requestId;
+  }
+
+  /** @param {string} requestId The session has answered. */
+  settle(requestId) {
+    this.outbox.delete(requestId);
+  }
+
+  /** @param {string} kind */
+  settleAll(kind) {
+    for (const [requestId, message] of this.outbox) if (kind in message) this.outbox.delete(requestId);
+  }
+
+  /** @param {Line} line @param {string} kind @param {any} content @param {Uint8Array | null} media */
+  event(line, kind, content, media) {
+    this.heardAt = performance.now();
+    if (kind === "attached") this.takeOver(line);
+    if (kind === "attached" || kind === "tokenRenewed") this.renewed(content.resumeToken);
+    if (kind === "segment") {
+      const sequence = Number(content.sequence);
+      if (sequence <= this.place.after) return;
+      this.place.after = sequence;
+    }
+    if (kind === "reconnect") this.open();
+    if (kind === "ended") this.close();
+    this.listener.event(kind, content, media);
+  }
+
+  /** @param {Line} line */
+  takeOver(line) {
+    this.current?.retire();
+    this.current = line;
+    this.coming = null;
+    this.attempts = 0;
+    this.listener.connected(true);
+    if (this.acked) line.send({ ack: { sequence: String(this.acked) } });
+    for (const message of this.outbox.values()) line.send(message);
+  }
+
+  /** @param {string} token */
+  renewed(token) {
+    this.place.token = token;
+    this.listener.token(token);
+  }
+
+  /** @param {Line} line @param {number} code of the close */
+  lost(line, code) {
+    const problem = line.problem ?? { status: code > PROBLEM_CODES ? code - PROBLEM_CODES : 0 };
+    const isComing = line === this.coming;
+    if (isComing) this.coming = null;
+    else this.current = null;
+    if (this.coming) return; // It is being replaced.
+    this.listener.connected(Boolean(this.current));
+    if (problem.status === 400 && this.outbox.size) this.reject(problem);
+    else if (code >= PROBLEM_CODES && !this.isPassing(problem)) this.refused(problem);
+    else this.retryLater(problem.retryAfterSeconds ?? 0);
+  }
+
+  /** A message that breaks the contract ends the stream: go on without it.
+   * @param {import("./problem.js").Problem} problem */
+  reject(problem) {
+    const requestIds = [...this.outbox.keys()];
+    this.outbox.clear();
+    this.listener.rejected(requestIds, problem);
+    this.retryLater(0);
+  }
+
+  /** Whether time may heal it. An internal error might, a few times.
+   * @param {import("./problem.js").Problem} problem */
+  isPassing(problem) {
+    if (problem.status === 500) this.failures += 1;
+    return RETRYABLE.includes(problem.status ?? 0) && this.failures <= MAX_FAILURES;
+  }
+
+  /** @param {import("./problem.js").Problem} problem */
+  async refused(problem) {
+    const token = problem.status === 401 ? await this.listener.renew() : null;
+    if (this.isOver) return;
+    if (token) {
+      this.renewed(token);
+      this.open();
+    } else {
+      this.close();
+      this.listener.finished(problem);
+    }
+  }
+
+  /** @param {number} least seconds that the gateway asked to wait */
+  retryLater(least) {
+    const longest = Math.min(LAST_DELAY_MS, FIRST_DELAY_MS * 2 ** this.attempts);
+    this.attempts += 1;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.open(), Math.max(least * 1000, Math.random() * longest));
+  }
+
+  /** The network or the tab is back: why wait. */
+  retryNow() {
+    if (this.timer === undefined || document.visibilityState === "hidden") return;
+    this.attempts = 0;
+    this.open();
+  }
+
+  /** A line can be dead without a close: when segments should come and none does, attach beside it. */
+  probe() {
+    if (!this.current || this.coming || !this.listener.isDue()) return;
+    if (performance.now() - this.heardAt < SILENCE_MS) return;
+    this.heardAt = performance.now();
+    this.open();
+  }
+}

@@ -1,0 +1,86 @@
+// @ts-check
+/**
+ * Live figures.
+ *
+ * Latency is the time from a segment's making to its playing. The clocks of gateway and browser need not agree: of all
+ * segments the least difference between making (their clock) and arriving (ours) counts as none, so what it leaves out
+ * is the quickest way through the network that was seen.
+ */
+
+import { byId, setText } from "./dom.js";
+import { milliseconds, readable } from "./times.js";
+
+const OVER_MS = 4000;
+const NEWEST = 5;
+
+export class Figures {
+  /** @type {{at: number, count: number}[]} */
+  samples = [];
+  /** @type {number[]} */
+  latencies = [];
+  leastMs = Infinity;
+  delivered = 0;
+
+  /** @param {HTMLVideoElement} video */
+  constructor(video) {
+    this.video = video;
+    this.elements = new Map();
+    for (const element of byId("figures").querySelectorAll("[data-figure]")) {
+      this.elements.set(element.dataset.figure, element);
+    }
+    this.clear();
+  }
+
+  clear() {
+    this.samples = [];
+    this.latencies = [];
+    this.leastMs = Infinity;
+    this.delivered = 0;
+    for (const name of this.elements.keys()) this.show(name, "–");
+  }
+
+  /** @param {string} name @param {string} text */
+  show(name, text) {
+    const element = this.elements.get(name);
+    if (element) setText(element, text);
+  }
+
+  /** @param {import("./player.js").Piece} piece that has arrived */
+  arrived(piece) {
+    this.delivered += 1;
+    const created = milliseconds(piece.created);
+    if (created !== null) this.leastMs = Math.min(this.leastMs, piece.receivedAt - created);
+    this.show("delivered", String(this.delivered));
+  }
+
+  /** @param {import("./player.js").Piece} piece whose playing begins */
+  began(piece) {
+    const created = milliseconds(piece.created);
+    if (created === null) return;
+    this.latencies.push((performance.now() - created - this.leastMs) / 1000);
+    if (this.latencies.length > NEWEST) this.latencies.shift();
+    const sorted = [...this.latencies].sort((one, other) => one - other);
+    this.show("latency", readable(sorted[Math.floor(sorted.length / 2)]));
+  }
+
+  /** @param {import("./player.js").Player} player @param {number} epoch */
+  update(player, epoch) {
+    this.show("fps", this.pictureRate());
+    this.show("buffer", `${player.ahead.toFixed(1)} s`);
+    this.show("epoch", epoch ? String(epoch) : "–");
+    this.show("stalls", String(player.numStalls));
+  }
+
+  /** @returns {string} pictures that were shown per second, lately */
+  pictureRate() {
+    const { totalVideoFrames, droppedVideoFrames } = this.video.getVideoPlaybackQuality();
+    const now = performance.now();
+    const count = totalVideoFrames - droppedVideoFrames;
+    if (count < (this.samples.at(-1)?.count ?? 0)) this.samples = [];
+    this.samples.push({ at: now, count });
+    while (this.samples.length > 2 && now - this.samples[1].at > OVER_MS) this.samples.shift();
+    const [first] = this.samples;
+    const span = (now - first.at) / 1000;
+    return span < 0.5 ? "–" : ((count - first.count) / span).toFixed(1);
+  }
+}

@@ -1,0 +1,65 @@
+// @ts-check
+/** One WebSocket to a session, from its first message to its close. */
+
+import { parseFrame } from "./frames.js";
+
+const PROTOCOL = "cascade.v1";
+const ATTACH_DEADLINE_MS = 10_000;
+export const PROBLEM_CODES = 4000;
+
+export class Line {
+  /**
+   * @param {string} name `sessions/{id}`
+   * @param {Record<string, unknown>} attach
+   * @param {{event(line: Line, kind: string, content: any, media: Uint8Array | null): void,
+   *   lost(line: Line, code: number): void}} owner
+   */
+  constructor(name, attach, owner) {
+    this.owner = owner;
+    this.isAttached = false;
+    this.isRetired = false;
+    /** @type {import("./problem.js").Problem | null} Why the gateway closes it. */
+    this.problem = null;
+    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+    this.socket = new WebSocket(`${scheme}//${location.host}/v1/${name}/connect`, PROTOCOL);
+    this.socket.binaryType = "arraybuffer";
+    this.socket.onopen = () => this.send({ attach });
+    this.socket.onmessage = (event) => this.take(event.data);
+    this.socket.onclose = (event) => this.end(event.code);
+    this.deadline = setTimeout(() => this.end(1006), ATTACH_DEADLINE_MS);
+  }
+
+  /** @param {Record<string, unknown>} message */
+  send(message) {
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
+  }
+
+  /** Nothing more is heard of it. */
+  retire() {
+    this.isRetired = true;
+    clearTimeout(this.deadline);
+    this.socket.close(1000);
+  }
+
+  /** @param {string | ArrayBuffer} data */
+  take(data) {
+    if (this.isRetired) return;
+    const { kind, content, media } = parseFrame(data);
+    if (kind === "problem") {
+      this.problem = content;
+      return;
+    }
+    if (kind === "attached") {
+      this.isAttached = true;
+      clearTimeout(this.deadline);
+    }
+    this.owner.event(this, kind, content, media);
+  }
+
+  /** @param {number} code */
+  end(code) {
+    if (this.isRetired) return;
+    this.retire();
+    this.owner.lost(this, code);
+  }
+}

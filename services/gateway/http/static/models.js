@@ -1,0 +1,57 @@
+// @ts-check
+/** The models that this service has: the choice, its licence, its suggestions. */
+
+import { byId, make, setText } from "./dom.js";
+import { ProblemError } from "./problem.js";
+
+const AGAIN_MS = 3000;
+const MAX_TRIES = 20;
+
+export class Models {
+  /** @param {import("./api.js").Api} api @param {(texts: string[]) => void} suggest @param {(error: unknown) => void} failed */
+  constructor(api, suggest, failed) {
+    this.api = api;
+    this.suggest = suggest;
+    this.failed = failed;
+    /** @type {any[]} */
+    this.models = [];
+    this.select = byId("model");
+    this.select.addEventListener("change", () => this.show());
+  }
+
+  /** Until some stage has reported one. @param {number} [attempt] */
+  async load(attempt = 1) {
+    try {
+      const answer = await this.api.get("/v1/models");
+      this.models = answer.models ?? [];
+    } catch (error) {
+      const status = error instanceof ProblemError ? error.problem.status : 0;
+      if (status === 404) return this.show();
+      this.failed(error);
+    }
+    this.fill();
+    if (!this.models.length && attempt < MAX_TRIES) setTimeout(() => this.load(attempt + 1), AGAIN_MS);
+  }
+
+  get chosen() {
+    return this.models.find((model) => model.name === this.select.value);
+  }
+
+  fill() {
+    const options = this.models.map((model) => {
+      const shape = model.width ? ` · ${model.width}×${model.height}` : "";
+      return make("option", { value: model.name, selected: model.isDefault }, `${model.name}${shape}`);
+    });
+    this.select.replaceChildren(...options);
+    this.show();
+  }
+
+  show() {
+    const model = this.chosen;
+    byId("model-field").hidden = !model;
+    if (!model) return setText(byId("licence"), "");
+    const use = model.commercialUse ? "" : " · not for commercial use";
+    setText(byId("licence"), model.licence ? `Licence: ${model.licence}${use}` : "");
+    this.suggest(model.examplePrompts ?? []);
+  }
+}

@@ -1,0 +1,261 @@
+// @ts-check
+/** The session page: brings its parts together. */
+
+import { Api } from "./api.js";
+import { CascadeView } from "./cascade_view.js";
+import { byId, setAttribute, setText } from "./dom.js";
+import { download } from "./download.js";
+import { Figures } from "./figures.js";
+import { glow } from "./glow.js";
+import { KeyDialog } from "./key_dialog.js";
+import { Models } from "./models.js";
+import { Notices } from "./notices.js";
+import { Player } from "./player.js";
+import { fromStatus, ProblemBox } from "./problem.js";
+import { faultOf, Prompts } from "./prompts.js";
+import { Recorder } from "./recorder.js";
+import { Session } from "./session.js";
+import { parseLink, Share } from "./share.js";
+import { listen } from "./shortcuts.js";
+import { endText, StateView } from "./state_view.js";
+import { Timeline } from "./timeline.js";
+import { readable } from "./times.js";
+import { wishes } from "./wishes.js";
+
+const VIEWERS_EVERY_MS = 5000;
+const MAX_WORDS = 12;
+
+class Page {
+  constructor() {
+    this.video = byId("video");
+    this.problem = new ProblemBox(byId("problem"));
+    this.notices = new Notices(byId("notices"));
+    this.stateView = new StateView();
+    this.figures = new Figures(this.video);
+    this.cascade = new CascadeView();
+    this.timeline = new Timeline((time) => this.figures.show("switch", readable(time)));
+    this.recorder = new Recorder((text) => this.note("recording", text));
+    this.player = new Player(this.video, {
+      began: (piece) => this.began(piece),
+      stalled: () => this.figures.update(this.player, this.session.epoch),
+      moved: () => this.move(),
+      broken: (after) => this.session.reattach(after),
+      unplayable: (type) => this.problem.show(`This browser does not play ${type} as it comes. The HLS playlist may work.`),
+    });
+    const api = new Api(new KeyDialog());
+    const failed = (/** @type {unknown} */ error) => this.problem.show(error);
+    this.api = api;
+    this.session = new Session(api, this.player, {
+      changed: () => this.show(),
+      heard: (kind, content, media) => this.heard(kind, content, media),
+      rejected: (requestIds, problem) => this.rejected(requestIds, problem),
+      finished: (problem) => this.problem.show(problem),
+    });
+    this.share = new Share(api, failed);
+    this.prompts = new Prompts((text) => this.send(text));
+    this.models = new Models(api, (texts) => this.prompts.suggest(texts), failed);
+    glow(this.video, byId("glow"));
+    this.listen();
+  }
+
+  listen() {
+    byId("pause").addEventListener("click", () => this.pause());
+    byId("record").addEventListener("click", () => this.record());
+    byId("download").addEventListener("click", () => this.download());
+    byId("share").addEventListener("click", () => this.share.show(this.session.name));
+    byId("end").addEventListener("click", () => this.session.end());
+    listen({ pause: () => this.pause(), prompt: () => this.prompts.box.focus() });
+    addEventListener("pagehide", () => this.session.keep());
+    addEventListener("hashchange", () => location.reload());
+    addEventListener("resize", () => this.move());
+    this.video.addEventListener("resize", () => this.shape());
+    setInterval(() => this.countViewers(), VIEWERS_EVERY_MS);
+  }
+
+  /** A link to watch, the session of before a reload, or a page that invites to start. */
+  open() {
+    const link = parseLink(location.hash);
+    document.body.classList.toggle("viewer", Boolean(link));
+    if (link) this.session.watch(link.name, link.token);
+    else {
+      if (location.hash.startsWith("#view")) this.problem.show("This link is incomplete. Ask for it again.");
+      this.models.load();
+      this.session.resume();
+    }
+    this.show();
+  }
+
+  /** @param {string} text Start with it, or switch to it. */
+  async send(text) {
+    this.problem.clear();
+    const fault = faultOf(text);
+    if (fault) return this.problem.show(`Prompt: ${fault}.`);
+    if (this.session.isViewer) return;
+    if (this.session.isLive) this.switchTo(text);
+    else await this.start(text);
+  }
+
+  /** @param {string} text */
+  async start(text) {
+    if (this.session.state === "connecting") return;
+    this.clear();
+    try {
+      await this.session.create({ prompts: { 0: text }, ...wishes(this.models.chosen) });
+      this.prompts.remember(text);
+    } catch (error) {
+      this.problem.show(error);
+    }
+  }
+
+  /** @param {string} text */
+  switchTo(text) {
+    const requestId = this.session.switchPrompt(text, byId("mode").value);
+    this.timeline.ask(requestId, text, this.player.time);
+    this.prompts.remember(text);
+  }
+
+  clear() {
+    for (const part of [this.timeline, this.figures, this.cascade, this.notices, this.share, this.problem]) part.clear();
+  }
+
+  pause() {
+    if (this.session.isLive) this.session.setPaused(!this.session.isPaused);
+  }
+
+  record() {
+    if (!this.recorder.isRecording) this.recorder.start(this.session.name.replace("sessions/", "cascade-"));
+    else if (!this.recorder.stop()) this.note("recording", "Nothing was recorded.");
+    this.show();
+  }
+
+  async download() {
+    try {
+      await download(this.session.name, this.session.token);
+    } catch (error) {
+      this.problem.show(error instanceof TypeError ? "The download failed. Try again." : error);
+    }
+  }
+
+  /** @param {string} kind @param {any} content @param {Uint8Array | null} media */
+  heard(kind, content, media) {
+    const time = this.player.time;
+    if (kind === "attached") this.heardAttached(content);
+    if (kind === "mediaInit" && media) this.recorder.takeInit(media);
+    if (kind === "segment" && media) this.heardSegment(content, media);
+    if (kind === "promptReceipt") this.heardReceipt(content);
+    if (kind === "queueChanged") this.stateView.showQueue(content);
+    if (kind === "recoveryStarted") this.notices.recoveryStarted(content, time);
+    if (kind === "recoveryDone") this.notices.recoveryDone(content, time);
+    if (kind === "skipped") this.notices.skipped(content, time);
+    if (kind === "blockMade") this.heardBlock(content);
+    if (kind === "resumed") this.note("reconnect", "The connection was lost, and is there again.");
+    if (kind === "reconnect") this.note("reconnect", "This gateway goes away: moving over to another.");
+    if (kind === "requestFailed") this.heardFailure(content);
+    if (kind === "ended") this.heardEnd(content);
+  }
+
+  /** @param {any} content ConnectResponse.Attached */
+  heardAttached(content) {
+    const { session } = content;
+    this.figures.show("viewers", String(session.numViewers ?? 0));
+    if (session.queue) this.stateView.showQueue(session.queue);
+    for (const receipt of content.receipts ?? []) this.heardReceipt(receipt);
+    this.tellUnknown((session.unknownWords ?? []).flatMap((/** @type {any} */ each) => each.words));
+  }
+
+  /** @param {any} content ConnectResponse.Segment @param {Uint8Array} media */
+  heardSegment(content, media) {
+    const piece = this.player.pieces.at(-1);
+    if (piece) this.figures.arrived(piece);
+    this.recorder.take(content, media);
+  }
+
+  /** @param {any} receipt PromptReceipt; those of the first prompts have no id */
+  heardReceipt(receipt) {
+    if (!receipt.requestId) return;
+    const { text, time } = this.session.asked[receipt.requestId] ?? { text: "a new prompt", time: this.player.time };
+    this.timeline.receive(receipt, text, time);
+    if (receipt.state === "SWITCH_STATE_REFUSED") this.problem.show(fromStatus(receipt.status));
+    if (receipt.state === "SWITCH_STATE_APPLIED") this.tellUnknown(receipt.unknownWords ?? []);
+  }
+
+  /** @param {any} content ConnectResponse.BlockMade */
+  heardBlock(content) {
+    this.cascade.add(content);
+    this.figures.show("stage", content.stage || "–");
+  }
+
+  /** @param {any} content ConnectResponse.RequestFailed */
+  heardFailure(content) {
+    this.rejected([content.requestId], fromStatus(content.status));
+  }
+
+  /** @param {string[]} requestIds @param {import("./problem.js").Problem} problem */
+  rejected(requestIds, problem) {
+    for (const requestId of requestIds) this.timeline.refuse(requestId);
+    this.problem.show(problem);
+  }
+
+  /** @param {any} content SessionEnd */
+  heardEnd(content) {
+    this.note("ended", `The session is over. ${endText(content)}`);
+    if (this.recorder.isRecording) this.record();
+    if (content.reason === "END_REASON_FAILED") this.problem.show(fromStatus(content.status));
+  }
+
+  /** @param {string[]} words */
+  tellUnknown(words) {
+    if (!words.length || words.join() === this.toldWords) return;
+    this.toldWords = words.join();
+    this.note("words", `The model does not know: ${words.slice(0, MAX_WORDS).join(", ")}.`);
+  }
+
+  /** @param {string} kind @param {string} text */
+  note(kind, text) {
+    this.notices.add(kind, text, this.player.time);
+  }
+
+  /** @param {import("./player.js").Piece} piece */
+  began(piece) {
+    this.session.began(piece);
+    this.figures.began(piece);
+    this.show();
+  }
+
+  move() {
+    this.timeline.move(this.player.time, this.player.ahead);
+    this.figures.update(this.player, this.session.epoch);
+  }
+
+  /** The screen takes the video's form where it is narrow. */
+  shape() {
+    const { videoWidth, videoHeight } = this.video;
+    if (videoHeight) byId("screen").style.setProperty("--ratio", String(videoWidth / videoHeight));
+  }
+
+  async countViewers() {
+    if (!this.session.isConnected || this.session.isViewer || document.hidden) return;
+    const found = await this.api.get(`/v1/${this.session.name}`, { quiet: true }).catch(() => null);
+    if (found) this.figures.show("viewers", String(found.session.numViewers));
+  }
+
+  /** Everything that follows from where the session stands. */
+  show() {
+    const { session, player } = this;
+    const state = session.shownState;
+    this.stateView.show(state, { hasPicture: player.begun > 0, isViewer: session.isViewer });
+    const { isLive } = session;
+    setText(byId("send"), isLive ? "Switch" : "Start");
+    byId("send").disabled = state === "connecting" && !isLive;
+    for (const id of ["pause", "record"]) byId(id).disabled = !isLive;
+    byId("download").disabled = player.begun === 0;
+    for (const id of ["share", "end"]) byId(id).disabled = !isLive;
+    setAttribute(byId("pause"), "aria-pressed", String(session.isPaused));
+    setText(byId("pause-text"), session.isPaused ? "Resume" : "Pause");
+    setAttribute(byId("record"), "aria-pressed", String(this.recorder.isRecording));
+    setText(byId("record-text"), this.recorder.isRecording ? "Stop" : "Record");
+    byId("options").disabled = isLive;
+  }
+}
+
+new Page().open();

@@ -1,0 +1,226 @@
+// @ts-check
+/**
+ * Plays segments as they come, with Media Source Extensions.
+ *
+ * Times are those of the session's clock. What has been received and not played is bounded: for the controller by the
+ * segments it has not acknowledged, for a viewer by dropping what it is too late for.
+ */
+
+import { isPlayable, MediaQueue } from "./media_queue.js";
+import { seconds } from "./times.js";
+
+const START_SEGMENTS = 2;
+const START_WAIT_MS = 1500;
+const DRY_S = 0.03;
+const SOON_S = 0.5;
+const LEFT_S = 0.1;
+const EARLY_S = 0.02;
+const BEHIND_S = { gently: 4, far: 10, target: 1.5 };
+const CATCH_UP_RATE = 1.06;
+const MAX_KNOWN = 256;
+
+/**
+ * @typedef {{sequence: number, epoch: number, start: number, end: number, frames: number, created: string,
+ *   receivedAt: number}} Piece one segment; start, end: seconds on the session's clock; receivedAt: ms of the page
+ * @typedef {{began(piece: Piece): void, stalled(): void, moved(): void, broken(after: number): void,
+ *   unplayable(type: string): void}} Listener
+ *   began: a segment's playing begins; moved: called a few times per second; broken: the browser gave up on the media
+ *   after that segment; unplayable: it never takes media of this type
+ */
+
+export class Player {
+  /** @type {Piece[]} */
+  pieces = [];
+  isViewer = false;
+  from = 0;
+  credit = 4;
+  begun = 0;
+  numStalls = 0;
+  isWanted = true;
+  isDry = true;
+  dryAt = Infinity;
+  hasStarted = false;
+  hasEnded = false;
+  fullSince = 0;
+
+  /** @param {HTMLVideoElement} video @param {Listener} listener */
+  constructor(video, listener) {
+    this.video = video;
+    this.listener = listener;
+    /** @type {MediaQueue | null} */
+    this.queue = null;
+    this.reset();
+    for (const name of ["timeupdate", "playing", "seeked"]) video.addEventListener(name, () => this.tick());
+    video.addEventListener("playing", () => this.flow());
+    video.addEventListener("waiting", () => this.tick());
+    video.addEventListener("error", () => this.queue && this.listener.broken(this.begun));
+    document.addEventListener("visibilitychange", () => this.tick());
+    setInterval(() => this.tick(), 250);
+  }
+
+  /** Forget the session and its media.
+   * @param {{isViewer?: boolean, from?: number, credit?: number}} [options] from: seconds, play from there on */
+  reset({ isViewer = false, from = 0, credit = 4 } = {}) {
+    this.queue?.close();
+    this.isViewer = isViewer;
+    this.from = from;
+    this.credit = credit;
+    this.pieces = [];
+    this.begun = 0;
+    this.numStalls = 0;
+    this.isWanted = true;
+    this.isDry = true;
+    this.hasStarted = false;
+    this.hasEnded = false;
+    this.fullSince = 0;
+    this.dryAt = Infinity;
+    clearTimeout(this.dryTimer);
+    this.video.playbackRate = 1;
+    this.queue = null;
+  }
+
+  /** @param {string} type @param {Uint8Array} data what comes before the segments that follow */
+  init(type, data) {
+    if (!isPlayable(type)) return this.listener.unplayable(type);
+    if (!this.queue) this.queue = new MediaQueue(this.video, () => this.tick());
+    this.queue.init(type, data);
+  }
+
+  /** @param {any} content ConnectResponse.Segment @param {Uint8Array} data */
+  segment(content, data) {
+    const { media } = content;
+    const start = seconds(media.presentationTime) ?? 0;
+    this.pieces.push({
+      sequence: Number(content.sequence),
+      epoch: Number(content.epoch),
+      start,
+      end: start + (seconds(media.duration) ?? 0),
+      frames: media.numFrames,
+      created: content.createTime,
+      receivedAt: performance.now(),
+    });
+    if (this.pieces.length > MAX_KNOWN) this.pieces.shift();
+    this.queue?.segment(data, start);
+    this.tick();
+  }
+
+  /** No more will come: play what is there. */
+  end() {
+    this.hasEnded = true;
+    this.queue?.end();
+    this.tick();
+  }
+
+  /** @param {boolean} isWanted */
+  want(isWanted) {
+    this.isWanted = isWanted;
+    if (!isWanted) this.video.pause();
+    else if (this.isViewer) this.jumpIfFar(BEHIND_S.target);
+    this.tick();
+  }
+
+  get time() {
+    return this.video.currentTime;
+  }
+
+  /** Seconds that can be played without receiving more. */
+  get ahead() {
+    const last = this.pieces.at(-1);
+    return last && this.hasStarted ? Math.max(0, last.end - Math.max(this.time, this.pieces[0].start)) : 0;
+  }
+
+  /** The segment that plays now. @returns {Piece | undefined} */
+  get present() {
+    return this.pieces.findLast((piece) => piece.start <= this.time + EARLY_S);
+  }
+
+  tick() {
+    if (!this.queue?.hasMedia) return;
+    if (!this.hasStarted) this.goToStart();
+    this.hopGap();
+    this.watchDry();
+    this.playOrWait();
+    if (this.isViewer) this.catchUp();
+    this.queue.trim();
+    this.queue.pump();
+    this.tellBegun();
+    this.listener.moved();
+  }
+
+  goToStart() {
+    const first = this.queue?.firstTime ?? 0;
+    this.hasStarted = true;
+    const last = this.pieces.at(-1)?.end ?? first;
+    this.video.currentTime = Math.max(first, this.from < last ? this.from : first);
+  }
+
+  /** Play as soon as there is enough for the next second or two, so that it does not stop again at once. */
+  playOrWait() {
+    if (!this.isWanted || !this.video.paused || this.video.ended) return;
+    const enough = Math.min(START_SEGMENTS, this.credit);
+    const from = Math.min(this.time, this.dryAt);
+    const num = this.pieces.filter((piece) => piece.end > from + LEFT_S).length;
+    if (num === 0) this.fullSince = 0;
+    else this.fullSince ||= performance.now();
+    const isLong = num > 0 && performance.now() - this.fullSince > START_WAIT_MS;
+    if (this.isDry && num < enough && !isLong && !this.hasEnded) return;
+    if (this.isDry && this.time > this.dryAt) this.video.currentTime = this.dryAt;
+    this.video.play().catch(() => {}); // Refused, or paused again meanwhile: the next tick tries again.
+  }
+
+  flow() {
+    this.isDry = false;
+    this.dryAt = Infinity;
+  }
+
+  /** Browsers let the time of a video without sound run on for seconds after its last picture: stop it there. */
+  watchDry() {
+    clearTimeout(this.dryTimer);
+    if (this.video.paused || this.video.seeking || this.hasEnded) return;
+    const left = this.queue?.secondsAfter(this.time) ?? 0;
+    if (left <= DRY_S) this.runDry();
+    else if (left < SOON_S) this.dryTimer = setTimeout(() => this.tick(), left * 1000);
+  }
+
+  runDry() {
+    if (this.isDry || !this.isWanted || this.hasEnded || this.begun === 0) return;
+    this.isDry = true;
+    this.dryAt = this.queue?.lastTime ?? this.time;
+    this.fullSince = 0;
+    this.numStalls += 1;
+    this.video.pause();
+    this.listener.stalled();
+  }
+
+  /** What a viewer missed is not waited for. */
+  hopGap() {
+    const next = this.queue?.nextRange(this.time);
+    if (next !== undefined && !this.video.seeking) this.video.currentTime = next + 0.001;
+  }
+
+  /** A viewer is where the others are: a little faster, or at once. */
+  catchUp() {
+    this.jumpIfFar(BEHIND_S.far);
+    const behind = this.queue?.secondsAfter(this.time) ?? 0;
+    const isFast = this.video.playbackRate > 1;
+    if (behind > BEHIND_S.gently) this.video.playbackRate = CATCH_UP_RATE;
+    else if (isFast && behind < BEHIND_S.target + 1) this.video.playbackRate = 1;
+  }
+
+  /** @param {number} limit seconds */
+  jumpIfFar(limit) {
+    const behind = this.queue?.secondsAfter(this.time) ?? 0;
+    if (behind > limit && this.isWanted && !this.video.seeking) {
+      this.video.currentTime += behind - BEHIND_S.target;
+    }
+  }
+
+  tellBegun() {
+    if (this.video.paused || this.video.seeking) return;
+    for (const piece of this.pieces) {
+      if (piece.sequence <= this.begun || piece.start > this.time + EARLY_S) continue;
+      this.begun = piece.sequence;
+      this.listener.began(piece);
+    }
+  }
+}

@@ -1,0 +1,79 @@
+// @ts-check
+/** What went wrong, in words: problem+json of the paths, google.rpc.Status inside events. */
+
+/**
+ * @typedef {{title?: string, status?: number, detail?: string, reason?: string, retryAfterSeconds?: number,
+ *   fieldViolations?: {field: string, description: string}[], requestId?: string}} Problem
+ */
+
+/** An answer that is a problem, or none at all. */
+export class ProblemError extends Error {
+  /** @param {Problem} problem */
+  constructor(problem) {
+    super(readableProblem(problem));
+    this.problem = problem;
+  }
+}
+
+/** @type {Record<string, string>} What helps, by reason, where the message alone does not say. */
+const HELP = {
+  CONTROLLER_REPLACED: "Another page steers this session now. Reload this one to take over.",
+  EXPIRED_CREDENTIAL: "This link or token has expired. Ask for a new one.",
+  UNAUTHENTICATED: "This needs a key or a token that is good here.",
+  SESSION_NOT_FOUND: "There is no such session, or it has been over for a long time.",
+  SESSION_CLOSED: "This session is over.",
+  QUEUE_FULL: "Too many people are waiting already. Try again in a moment.",
+  RATE_LIMITED: "That was too often in a short time. Try again in a moment.",
+  OUT_OF_CAPACITY: "There is no place left here now. Trying again.",
+  NOT_READY: "The service is starting. Try again in a moment.",
+};
+
+/** @param {Problem} problem @returns {string} one or two sentences, with the field and its range */
+export function readableProblem(problem) {
+  const fields = problem.fieldViolations ?? [];
+  if (fields.length) return fields.map((each) => `${fieldName(each.field)}: ${each.description}.`).join(" ");
+  const help = HELP[problem.reason ?? ""];
+  const detail = sentence(problem.detail || problem.title || "Something went wrong.");
+  return help ? `${help} (${problem.detail || problem.reason})` : detail;
+}
+
+/** @param {any} status google.rpc.Status as JSON @returns {Problem} */
+export function fromStatus(status) {
+  const details = status?.details ?? [];
+  const info = details.find((/** @type {any} */ each) => each["@type"]?.endsWith("google.rpc.ErrorInfo"));
+  const fields = details.flatMap((/** @type {any} */ each) => each.fieldViolations ?? []);
+  return { detail: status?.message, reason: info?.reason, fieldViolations: fields };
+}
+
+/** @param {string} path such as `spec.prompts[0]` @returns {string} what the page calls it */
+function fieldName(path) {
+  if (/prompts|prompt_switch\.text|promptSwitch\.text|^text$/.test(path)) return "Prompt";
+  return path.replace(/^spec\./, "");
+}
+
+/** @param {string} text */
+function sentence(text) {
+  const whole = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(whole) ? whole : `${whole}.`;
+}
+
+/** The box that tells it; empty and hidden while all is well. */
+export class ProblemBox {
+  /** @param {HTMLElement} element */
+  constructor(element) {
+    this.element = element;
+    this.clear();
+  }
+
+  /** @param {unknown} error a ProblemError, a Problem, or text */
+  show(error) {
+    const text = error instanceof Error ? error.message : typeof error === "string" ? error : readableProblem(/** @type {Problem} */ (error));
+    this.element.hidden = false;
+    this.element.textContent = text;
+  }
+
+  clear() {
+    this.element.hidden = true;
+    this.element.textContent = "";
+  }
+}

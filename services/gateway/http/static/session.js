@@ -1,0 +1,275 @@
+// @ts-check
+/** The session that this page controls or watches: what it asks of the gateway, and what it hears. */
+
+import { freshId } from "./api.js";
+import { Connection } from "./connection.js";
+import { memory } from "./memory.js";
+import { ProblemError } from "./problem.js";
+
+const HELD = "session";
+const MAX_ASKED = 64;
+const MAX_BROKEN = 3;
+const CONTROLLER = "CONNECT_ROLE_CONTROLLER";
+export const VIEWER = "CONNECT_ROLE_VIEWER";
+
+/** @typedef {import("./problem.js").Problem} Problem */
+/**
+ * @typedef {{name: string, token: string, sequence: number, time: number, asked: Record<string, Asked>}} Held
+ *   what a reload goes on from; asked: switches by request id
+ * @typedef {{text: string, time: number}} Asked time: seconds of the session
+ * @typedef {{changed(): void, heard(kind: string, content: any, media: Uint8Array | null): void,
+ *   rejected(requestIds: string[], problem: Problem): void, finished(problem: Problem): void}} Listener
+ */
+
+export class Session {
+  /** @type {Connection | null} */
+  connection = null;
+  name = "";
+  token = "";
+  role = CONTROLLER;
+  state = "none";
+  epoch = 0;
+  isPaused = false;
+  isConnected = false;
+  wasConnected = false;
+  isLost = false;
+  received = 0;
+  numBroken = 0;
+  credit = 4;
+  /** @type {Record<string, Asked>} */
+  asked = {};
+
+  /** @param {import("./api.js").Api} api @param {import("./player.js").Player} player @param {Listener} listener */
+  constructor(api, player, listener) {
+    this.api = api;
+    this.player = player;
+    this.listener = listener;
+  }
+
+  forget() {
+    this.connection?.close();
+    this.connection = null;
+    this.name = "";
+    this.token = "";
+    this.role = CONTROLLER;
+    this.state = "none";
+    this.epoch = 0;
+    this.isPaused = false;
+    this.wasConnected = false;
+    this.isConnected = false;
+    this.isLost = false;
+    this.received = 0;
+    this.numBroken = 0;
+    this.credit = 4;
+    this.asked = {};
+  }
+
+  get isLive() {
+    return Boolean(this.connection && !this.connection.isOver);
+  }
+
+  get isViewer() {
+    return this.role === VIEWER;
+  }
+
+  /** One of those of `#state`. */
+  get shownState() {
+    if (!this.isLive) return this.state;
+    if (!this.isConnected) return this.wasConnected ? "offline" : "connecting";
+    return this.isViewer && this.isPaused ? "paused" : this.state;
+  }
+
+  /** @param {Record<string, unknown>} spec SessionSpec as JSON. Raises ProblemError. */
+  async create(spec) {
+    this.forget();
+    this.state = "connecting";
+    this.listener.changed();
+    try {
+      const made = await this.api.post("/v1/sessions", { requestId: freshId(), spec });
+      this.attach({ name: made.session.name, token: made.resumeToken, sequence: 0, time: 0, asked: {} });
+    } catch (error) {
+      this.state = "none";
+      this.listener.changed();
+      throw error;
+    }
+  }
+
+  /** The session of before a reload. @returns {boolean} whether there is one */
+  resume() {
+    const held = memory.get(HELD);
+    if (!held?.name || !held.token) return false;
+    this.forget();
+    this.attach(held);
+    return true;
+  }
+
+  /** @param {string} name @param {string} token */
+  watch(name, token) {
+    this.forget();
+    this.role = VIEWER;
+    this.attach({ name, token, sequence: 0, time: 0, asked: {} });
+  }
+
+  /** @param {Held} held */
+  attach({ name, token, sequence, time, asked }) {
+    Object.assign(this, { name, token, asked, state: "connecting" });
+    const after = Math.max(0, sequence - 1); // The segment that was on the screen is needed once more.
+    this.player.reset({ isViewer: this.isViewer, from: time });
+    this.connection = new Connection({ name, token, role: this.role, after }, {
+      event: (kind, content, media) => this.hear(kind, content, media),
+      connected: (isConnected) => this.setConnected(isConnected),
+      token: (newest) => this.keep(newest),
+      isDue: () => this.isDue(),
+      renew: () => this.renew(),
+      rejected: (requestIds, problem) => this.listener.rejected(requestIds, problem),
+      finished: (problem) => this.finish(problem),
+    });
+    this.keep(token);
+    this.listener.changed();
+  }
+
+  /** Begin afresh, after what has been played. @param {number} sequence */
+  reattach(sequence) {
+    if (!this.isLive) return;
+    this.numBroken += 1;
+    if (this.numBroken > MAX_BROKEN) return this.giveUp();
+    const { name, token, asked } = this;
+    this.connection?.close();
+    this.attach({ name, token, asked, sequence: sequence + 1, time: 0 });
+  }
+
+  giveUp() {
+    this.connection?.close();
+    this.finish({ detail: "This browser cannot play the video any more. Reload the page." });
+  }
+
+  /** @param {string} [token] the newest. What a reload needs; a viewer's link is in its address. */
+  keep(token = this.token) {
+    this.token = token;
+    if (this.isViewer || !this.isLive) return;
+    const sequence = this.player.begun || memory.get(HELD)?.sequence || 0;
+    const time = this.player.hasStarted ? this.player.time : (memory.get(HELD)?.time ?? 0);
+    const isSame = memory.get(HELD)?.name === this.name;
+    memory.set(HELD, { name: this.name, token, sequence: isSame ? sequence : 0, time: isSame ? time : 0, asked: this.asked });
+  }
+
+  /** @param {string} text @param {string} mode "immediate", "boundary" or "recache" @returns {string} request id */
+  switchPrompt(text, mode) {
+    const promptSwitch = { text, mode: `SWITCH_MODE_${mode.toUpperCase()}` };
+    const asked = { text, time: this.player.time };
+    const requestId = this.connection?.request("switchPrompt", { promptSwitch }) ?? "";
+    this.asked = Object.fromEntries([...Object.entries(this.asked), [requestId, asked]].slice(-MAX_ASKED));
+    this.keep();
+    return requestId;
+  }
+
+  /** @param {boolean} isPaused A viewer's pause is its own. */
+  setPaused(isPaused) {
+    this.isPaused = isPaused;
+    this.player.want(!isPaused);
+    if (!this.isViewer) this.connection?.request("setPaused", { paused: isPaused });
+    this.listener.changed();
+  }
+
+  /** End it for everybody. */
+  end() {
+    if (this.isConnected) this.connection?.request("end", {});
+    else this.remove();
+  }
+
+  async remove() {
+    const path = `/v1/${this.name}?requestId=${freshId()}`;
+    await this.api.call("DELETE", path).catch((error) => this.listener.finished(error.problem));
+  }
+
+  /** @param {import("./player.js").Piece} piece It plays: that is what pays for further ones. */
+  began(piece) {
+    if (!this.isViewer) this.connection?.ack(piece.sequence);
+    this.keep();
+  }
+
+  isDue() {
+    const isFull = this.received - this.player.begun >= this.credit;
+    return !this.isViewer && this.state === "active" && !this.isPaused && !isFull && !document.hidden;
+  }
+
+  /** @returns {Promise<string | null>} a fresh token, where a key or an open gateway gives one */
+  async renew() {
+    if (this.isViewer) return null;
+    try {
+      const answer = await this.api.post(`/v1/${this.name}:issueResumeToken`, { role: this.role });
+      return answer.resumeToken;
+    } catch (error) {
+      if (!(error instanceof ProblemError)) throw error;
+      return null;
+    }
+  }
+
+  /** @param {boolean} isConnected */
+  setConnected(isConnected) {
+    if (isConnected && this.isLost) this.listener.heard("resumed", {}, null);
+    this.isLost = !isConnected && this.wasConnected;
+    this.isConnected = isConnected;
+    this.wasConnected ||= isConnected;
+    this.listener.changed();
+  }
+
+  /** @param {string} kind @param {any} content @param {Uint8Array | null} media */
+  hear(kind, content, media) {
+    if (kind === "attached") this.hearAttached(content);
+    if (kind === "stateChanged") this.hearState(content);
+    if (kind === "mediaInit" && media) this.player.init(content.mimeType, media);
+    if (kind === "segment" && media) this.hearSegment(content, media);
+    if (kind === "promptReceipt") this.connection?.settle(content.requestId);
+    if (kind === "requestFailed") this.connection?.settle(content.requestId);
+    if (kind === "ended") this.hearEnded(content);
+    this.listener.heard(kind, content, media);
+    if (kind !== "segment") this.listener.changed();
+  }
+
+  /** @param {any} content */
+  hearAttached(content) {
+    const { session } = content;
+    this.credit = content.maxUnackedSegments || this.credit;
+    this.player.credit = this.credit;
+    for (const receipt of content.receipts ?? []) this.connection?.settle(receipt.requestId);
+    this.hearState(session);
+  }
+
+  /** @param {{state: string, epoch: string, paused: boolean}} content */
+  hearState(content) {
+    this.state = content.state.replace("SESSION_STATE_", "").toLowerCase();
+    this.epoch = Number(content.epoch);
+    if (this.isViewer) return;
+    const asked = [...(this.connection?.outbox.values() ?? [])].some((message) => "setPaused" in message);
+    if (asked && content.paused !== this.isPaused) return; // Our own wish is on its way.
+    this.connection?.settleAll("setPaused");
+    if (this.isPaused !== content.paused) this.player.want(!content.paused);
+    this.isPaused = content.paused;
+  }
+
+  /** @param {any} content @param {Uint8Array} media */
+  hearSegment(content, media) {
+    this.received = Number(content.sequence);
+    this.epoch = Number(content.epoch);
+    this.player.segment(content, media);
+  }
+
+  /** @param {any} content SessionEnd. What was made is played to its end, unless somebody wanted it to stop. */
+  hearEnded(content) {
+    this.state = "ended";
+    this.player.end();
+    if (content.reason === "END_REASON_DELETED") this.player.want(false);
+    if (!this.isViewer) memory.set(HELD, null);
+  }
+
+  /** @param {Problem} problem It cannot go on here. */
+  finish(problem) {
+    const isGone = ["SESSION_NOT_FOUND", "SESSION_CLOSED"].includes(problem.reason ?? "");
+    if (isGone && !this.isViewer) memory.set(HELD, null);
+    this.state = isGone ? "ended" : "offline";
+    this.player.end();
+    this.listener.finished(problem);
+    this.listener.changed();
+  }
+}

@@ -1,0 +1,78 @@
+// @ts-check
+/** Where the session stands, in a word beside the title, a place in the queue, and a sentence over the picture. */
+
+import { byId, setAttribute, setText } from "./dom.js";
+import { readable, seconds, word } from "./times.js";
+
+/** @type {Record<string, string>} */
+const WORDS = {
+  none: "Ready",
+  connecting: "Connecting",
+  queued: "Waiting",
+  starting: "Starting",
+  active: "Live",
+  paused: "Paused",
+  recovering: "Recovering",
+  ended: "Ended",
+  offline: "Offline",
+};
+
+/** @type {Record<string, [string, string]>} Over the picture while there is none: what it is, what to do. */
+const COVER = {
+  none: ["Say what to show.", "Type a prompt or pick one. The video starts at once and goes on until you end it; change it while it plays."],
+  connecting: ["Connecting…", ""],
+  queued: ["All places are taken.", "Your video starts by itself as soon as one is free."],
+  starting: ["Starting…", "The first picture is on its way."],
+  active: ["Almost there…", "The first picture is on its way."],
+  paused: ["Paused.", "The video goes on when it is resumed."],
+  recovering: ["Rebuilding…", "A machine was lost. The video goes on elsewhere."],
+  offline: ["Not connected.", "Trying again."],
+  ended: ["This session is over.", "Type a prompt to start another."],
+};
+
+export class StateView {
+  constructor() {
+    this.state = byId("state");
+    this.queue = byId("queue");
+    this.cover = byId("cover");
+  }
+
+  /** @param {string} state @param {{hasPicture: boolean, isViewer: boolean}} scene */
+  show(state, { hasPicture, isViewer }) {
+    setAttribute(this.state, "data-state", state);
+    setText(this.state, WORDS[state] ?? state);
+    const [title, text] = COVER[state] ?? ["", ""];
+    setText(byId("cover-title"), title);
+    setText(byId("cover-text"), isViewer && state === "ended" ? "Thank you for watching." : text);
+    const isTold = !hasPicture || ["ended", "offline", "recovering"].includes(state);
+    this.cover.hidden = !isTold || !title;
+    this.cover.classList.toggle("strip", hasPicture);
+    if (state !== "queued") this.showQueue(null);
+  }
+
+  /** @param {any} status QueueStatus, or null while it does not wait */
+  showQueue(status) {
+    this.queue.hidden = !status;
+    setAttribute(this.queue, "data-position", status ? String(status.position) : null);
+    if (!status) return setText(this.queue, "");
+    const eta = seconds(status.eta);
+    const wait = eta === null ? "" : `, about ${readable(Math.max(1, eta))}`;
+    setText(this.queue, `${status.position} of ${status.queueLength} in the queue${wait}`);
+    setText(byId("cover-text"), `You are number ${status.position} of ${status.queueLength}${wait}. It starts by itself.`);
+  }
+}
+
+/** @param {any} end SessionEnd @returns {string} */
+export function endText(end) {
+  /** @type {Record<string, string>} */
+  const reasons = {
+    deleted: "It was ended.",
+    complete: "All its blocks were made.",
+    "positions exhausted": "The model has no positions left.",
+    idle: "Nobody steered it for too long.",
+    evicted: "An operator or a limit ended it.",
+    failed: "It could not go on.",
+  };
+  const reason = word(end.reason, "END_REASON_");
+  return reasons[reason] ?? reason;
+}

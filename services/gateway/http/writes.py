@@ -1,0 +1,30 @@
+"""Bytes that a client does not take."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from services.gateway.http.protocol import BoundedConfig
+
+
+class BoundedWrites(asyncio.BaseProtocol):
+    """A protocol whose connection ends where its client takes nothing of it for `write_timeout_s`."""
+
+    config: "BoundedConfig"
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    _stalled: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stop_stalled()
+        self._stalled = self.loop.call_later(self.config.bounds.write_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_stalled()
+        super().resume_writing()
+
+    def _stop_stalled(self) -> None:
+        if self._stalled:
+            self._stalled.cancel()
+        self._stalled = None

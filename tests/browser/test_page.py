@@ -1,0 +1,194 @@
+"""The session page between machines without a model: what it shows, refuses and keeps."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.browser.conftest import Enter, OpenPage
+from tests.browser.places import open_town, wire_to
+
+REFUSED = "Failed to load resource: the server responded with a status of 4"
+ATTACKS = (
+    '<img src=x onerror="window.hacked=1">',
+    '<script>window.hacked=1</script>"><svg onload=window.hacked=1>',
+    "javascript:window.hacked=1 ${window.hacked=1} {{window.hacked=1}}",
+)
+
+
+async def test_the_page_loads_and_a_session_plays(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    assert await page.find("#state").get_attribute("data-state") == "none"
+    assert await page.find("#send").inner_text() == "Start"
+    await page.start("a red circle moves left")
+    await page.until_state("active")
+    assert await page.find("#send").inner_text() == "Switch"
+    assert await page.page.eval_on_selector("video", "video => [video.videoWidth, video.videoHeight]") == [
+        64,
+        64,
+    ]
+    assert await page.find("#state").get_attribute("data-state") == "active"
+    assert await page.figure("epoch") == "1"
+    await page.end()
+
+
+async def test_a_cut_network_is_resumed_without_a_step_back(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    wire = await enter(wire_to(place.url))
+    page = await visit(wire.url, allow=("WebSocket", "ERR_", "Failed to load resource"))
+    await page.start("a red circle")
+    wire.cut()
+    await page.until_state("offline")
+    wire.mend(place.url)
+    await page.until_state("active")
+    await page.until_notice("[data-kind=reconnect]")
+    await page.until_playing(4)
+    assert page.num_sockets >= 2
+    assert page.sequences == list(range(1, len(page.sequences) + 1))
+    assert (await page.witness())["back"] == 0
+
+
+async def test_the_queue_counts_down(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town(capacity=1))
+    first, second = await place.anybody.name(), await place.anybody.name()
+    page = await visit(place.url)
+    await page.send("a red circle")
+    await page.until_state("queued")
+    await page.find("#queue[data-position='2']").wait_for()
+    assert "2" in await page.find("#queue").inner_text()
+    await page.picture("waiting")
+    await place.anybody.delete(first)
+    await page.find("#queue[data-position='1']").wait_for()
+    await place.anybody.delete(second)
+    await page.until_playing()
+    await page.until_state("active")
+    assert await page.find("#queue[data-position]").count() == 0
+
+
+async def test_what_is_refused_is_said_with_field_and_range(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url, allow=(REFUSED,))
+    await page.send("   ")
+    assert "Prompt" in await page.until_problem()
+    await page.page.click("summary:has-text('More')")
+    await page.page.fill("#width", "5000")
+    await page.send("a red circle")
+    await page.until("() => document.querySelector('#problem').textContent.includes('4096')")
+    assert "width" in (await page.until_problem()).lower()
+    await page.page.fill("#width", "")
+    await page.start("a red circle")
+    assert not await page.find("#problem").is_visible()
+    await page.send("REFUSED by the stage")
+    await page.find("#timeline [data-state=refused]").wait_for(state="attached")
+    assert "token" in (await page.until_problem()).lower()
+    await page.until_playing()
+
+
+@pytest.mark.parametrize(
+    ("tail", "word"),
+    [("&token=forged", "token"), ("&token={expired}", "expired"), ("", "link")],
+    ids=["forged", "expired", "incomplete"],
+)
+async def test_a_link_that_is_no_good_says_so(enter: Enter, visit: OpenPage, tail: str, word: str) -> None:
+    place = await enter(open_town())
+    session = (await place.anybody.name()).removeprefix("sessions/")
+    expired, _ = place.registry.house.tokens.issue(session, "", "viewer", -1.0)
+    page = await visit(f"{place.url}/#view={session}{tail.format(expired=expired)}")
+    assert word in (await page.until_problem()).lower()
+
+
+async def test_a_gateway_with_keys_asks_for_one(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town(tenants=("acme",)))
+    page = await visit(place.url, allow=(REFUSED,))
+    await page.find("#key-dialog[open]").wait_for()
+    await page.picture("dialog")
+    await page.page.fill("#key", "wrong")
+    await page.page.press("#key", "Enter")
+    await page.until("() => document.querySelector('#key').value === ''")
+    await page.find("#key-dialog[open]").wait_for()
+    await page.page.fill("#key", "key-acme")
+    await page.page.press("#key", "Enter")
+    await page.find("#key-dialog").wait_for(state="hidden")
+    await page.start("a red circle")
+    kept = await page.page.evaluate("() => [JSON.stringify(localStorage), document.cookie, location.href]")
+    assert "key-acme" not in "".join(kept)
+    await page.page.reload()
+    await page.until_playing()
+    assert not await page.find("#key-dialog").is_visible()
+
+
+async def test_prompts_are_text_wherever_they_show(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    await page.start(ATTACKS[0])
+    for number, attack in enumerate(ATTACKS[1:], 1):
+        await page.send(attack)
+        await page.until_applied(number)
+    await page.page.click("#history-box summary")
+    shown = await page.find("#history").inner_text()
+    for attack in ATTACKS:
+        assert attack in shown
+    await page.page.reload()
+    await page.until_playing()
+    operator = await visit(f"{place.url}/operator")
+    await operator.find("#sessions [data-name]").first.wait_for()
+    hostile = await visit(f"{place.url}/#view={ATTACKS[0]}&token={ATTACKS[1]}")
+    await hostile.until_problem()
+    for each in (page, operator, hostile):
+        assert await each.page.evaluate("() => window.hacked") is None
+        assert await each.find("img[src=x], svg[onload]").count() == 0
+
+
+async def test_the_policy_blocks_scripts_that_got_in(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    for path in ("/", "/operator"):
+        page = await visit(f"{place.url}{path}", allow=("Content.Security.Policy", "Trusted", REFUSED))
+        stopped = await page.page.evaluate((Path(__file__).parent / "intruder.js").read_text())
+        assert {"markup", "handler", "code", "script", "call", "connect-src"} <= set(stopped), stopped
+        assert await page.page.evaluate("() => window.hacked") is None
+
+
+async def test_it_is_used_without_a_mouse(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    keys = page.page.keyboard
+    for _ in range(20):
+        await keys.press("Tab")
+        if await page.page.evaluate("() => document.activeElement.id") == "prompt":
+            break
+    await keys.type("a red circle")
+    await keys.press("Shift+Enter")
+    await keys.type("moves left")
+    await keys.press("Enter")
+    await page.until_playing()
+    await keys.press("Control+A")
+    await keys.type("a blue square")
+    await keys.press("Control+Enter")
+    await page.until_applied()
+    asked = [json.loads(message) for message in page.sent]
+    assert [each["switchPrompt"]["promptSwitch"]["text"] for each in asked if "switchPrompt" in each] == [
+        "a blue square"
+    ]
+    session = json.loads(await page.page.evaluate("() => sessionStorage.getItem('cascade.session')"))
+    found = await place.anybody.get(session["name"])
+    assert found.spec.prompts[0] == "a red circle\nmoves left"
+    for _ in range(20):
+        await keys.press("Tab")
+        if await page.page.evaluate("() => document.activeElement.id") == "pause":
+            break
+    await keys.press("Enter")
+    await page.until_state("paused")
+
+
+async def test_history_is_kept_and_used(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    await page.start("a red circle")
+    await page.send("a blue square")
+    await page.until_applied()
+    await page.page.reload()
+    await page.until_playing()
+    await page.page.click("#history-box summary")
+    texts = await page.find("#history button").all_inner_texts()
+    assert [text.strip() for text in texts] == ["a blue square", "a red circle"]

@@ -1,0 +1,173 @@
+"""The page before real machines with the demo model: pictures, and what they become when something breaks."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.browser.conftest import OpenPage
+from tests.browser.places import Machines, running_machines
+from tests.browser.visit import Visit
+from tests.services.media_support import needs_ffprobe
+from tests.services.video_support import probed
+
+pytest_plugins = ("tests.services.system_fixtures",)
+RED, BLUE = "a red circle bounces on a black background", "a blue square bounces on a black background"
+PLAY_S = 30.0
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Machines]:
+    """One for all tests here: models take seconds to load."""
+    with running_machines() as machines:
+        yield machines
+
+
+@pytest.fixture
+async def machines(system: Machines) -> AsyncIterator[Machines]:
+    """Without a session, before and after."""
+    yield system
+    async with httpx2.AsyncClient(base_url=system.url) as client:
+        for session in (await client.get("/v1/sessions")).json().get("sessions", []):
+            if session["state"] != "SESSION_STATE_ENDED":
+                await client.delete(f"/v1/{session['name']}", headers={"idempotency-key": "end"})
+
+
+@asynccontextmanager
+async def undisturbed(page: Visit) -> AsyncIterator[None]:
+    """Meanwhile the picture neither waits nor steps back."""
+    before = await page.witness()
+    yield
+    after = await page.witness()
+    assert (after["waiting"], after["back"]) == (before["waiting"], 0)
+
+
+async def last_sequence(page: Visit, machines: Machines) -> int:
+    """As the gateway says."""
+    name = await page.page.evaluate("() => JSON.parse(sessionStorage.getItem('cascade.session')).name")
+    async with httpx2.AsyncClient(base_url=machines.url) as client:
+        return int((await client.get(f"/v1/{name}")).json()["session"]["lastSequence"])
+
+
+async def test_half_a_minute_without_a_stall_and_a_switch_that_shows(
+    machines: Machines, visit: OpenPage
+) -> None:
+    page = await visit(machines.url)
+    await page.start(RED)
+    await page.until_colour("red")
+    assert await page.page.eval_on_selector("video", "video => video.videoWidth") == 96
+    async with undisturbed(page):
+        await page.until_playing(PLAY_S / 2)
+        await page.picture("red")
+        await page.send(BLUE)
+        await page.until_colour("blue")
+        mark = await page.until_applied()
+        touched = float(str(await mark.get_attribute("data-touched-s")))
+        full = float(str(await mark.get_attribute("data-full-s")))
+        assert 0 < touched <= full
+        assert await page.time() >= touched
+        await page.until_playing(PLAY_S / 2)
+    await page.picture("blue")
+    assert await page.figure("stalls") == "0"
+    assert page.sequences == list(range(1, len(page.sequences) + 1))
+    assert int(await page.figure("delivered")) == len(page.sequences)
+    assert float((await page.figure("fps")).split()[0]) > 0
+    assert await page.figure("stage") in {stage.address for stage in machines.stages}
+    assert await page.find("#cascade *").count() > 10
+    assert "tick" in str(await page.find("#cascade").get_attribute("aria-label"))
+
+
+async def test_a_second_browser_watches_and_does_not_steer(machines: Machines, visit: OpenPage) -> None:
+    page = await visit(machines.url)
+    await page.start(RED)
+    await page.page.click("#share")
+    await page.find("#share-link").wait_for()
+    link = await page.find("#share-link").input_value()
+    viewer = await visit(link)
+    await viewer.until_playing()
+    await viewer.until_colour("red")
+    for name in ("#send", "#prompt", "#end", "#share"):
+        assert not await viewer.find(name).is_visible(), name
+    await page.until_text("[data-figure=viewers]", "1")
+    await page.send(BLUE)
+    await viewer.until_colour("blue")
+    await viewer.picture("watching")
+    await viewer.page.click("#pause")
+    await viewer.until_state("paused")
+    await page.until_playing(3)
+    await viewer.page.click("#pause")
+    await viewer.until_playing()
+    await page.end()
+    await viewer.until_state("ended")
+    assert not any("switchPrompt" in text or "setPaused" in text or '"end"' in text for text in viewer.sent)
+
+
+async def test_pause_holds_and_goes_on(machines: Machines, visit: OpenPage) -> None:
+    page = await visit(machines.url)
+    await page.start(RED)
+    await page.page.click("#pause")
+    await page.until_state("paused")
+    assert await page.find("#pause").get_attribute("aria-pressed") == "true"
+    await page.page.wait_for_timeout(1500)  # what was made meanwhile has come
+    before = await page.time(), await last_sequence(page, machines), await page.pixels()
+    await page.page.wait_for_timeout(1500)
+    assert (await page.time(), await last_sequence(page, machines), await page.pixels()) == before
+    await page.picture("paused")
+    await page.page.click("#pause")
+    await page.until_state("active")
+    await page.until_playing(3)
+    assert (await page.witness())["back"] == 0
+    assert page.sequences == list(range(1, len(page.sequences) + 1))
+
+
+async def test_a_reload_steers_on(machines: Machines, visit: OpenPage) -> None:
+    page = await visit(machines.url)
+    await page.start(RED)
+    await page.until_playing(2)
+    before = await page.time()
+    await page.page.reload()
+    await page.until_playing()
+    assert await page.time() >= before - 1.0
+    await page.send(BLUE)
+    await page.until_applied()
+    await page.until_colour("blue")
+
+
+@needs_ffprobe
+async def test_record_and_download_are_files(machines: Machines, visit: OpenPage, tmp_path: Path) -> None:
+    page = await visit(machines.url)
+    await page.start(RED)
+    await page.page.click("#record")
+    assert await page.find("#record").get_attribute("aria-pressed") == "true"
+    await page.until_playing(4)
+    for button in ("#record", "#download"):
+        async with page.page.expect_download() as waiting:
+            await page.page.click(button)
+        download: Any = await waiting.value
+        file = tmp_path / download.suggested_filename
+        await download.save_as(file)
+        found = await probed(file)
+        assert (found["codec_name"], found["width"]) == ("h264", 96)
+        assert int(found["nb_read_frames"]) >= 36
+        assert download.suggested_filename.endswith(".mp4")
+
+
+async def test_a_killed_stage_is_told_and_the_video_goes_on(machines: Machines, visit: OpenPage) -> None:
+    page = await visit(machines.url)
+    await page.start(RED)
+    await page.until_colour("red")
+    machines.busy_stage().kill()
+    done = await page.until_notice("[data-kind=recovery][data-step=done]")
+    text = await done.inner_text()
+    assert await done.get_attribute("data-class") == "rebuilt"
+    assert "gap" in text
+    assert "epoch 2" in text
+    await page.until_text("[data-figure=epoch]", "2")
+    await page.until_playing(3)
+    await page.until_colour("red")
+    await page.picture("recovered")
+    assert (await page.witness())["back"] == 0
+    assert page.sequences == list(range(1, len(page.sequences) + 1))

@@ -1,0 +1,148 @@
+"""One page in a browser, as a person sees and uses it."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.async_api import ConsoleMessage, Locator, Page, Request, WebSocket, expect
+
+from tests.services.video_support import unpacked
+
+WAIT_S = 40.0
+"""Deadline of every wait; only a hang reaches it."""
+HARMLESS = ("net::ERR_ABORTED",)
+"""Of a request: the page was left meanwhile."""
+HERE = Path(__file__).parent
+WITNESS, PIXELS = ((HERE / name).read_text() for name in ("witness.js", "pixels.js"))
+
+
+class Visit:
+    """A page and what it was seen to do."""
+
+    def __init__(self, page: Page, url: str, allow: Sequence[str], picture: Path) -> None:
+        """`allow`: patterns of complaints that the test expects; `picture`: path of the pictures, in part."""
+        self.page = page
+        self.complaints: list[str] = []
+        self.sequences: list[int] = []
+        """Of all segments, as they came over whichever WebSocket."""
+        self.sent: list[str] = []
+        """Over whichever WebSocket."""
+        self.num_sockets = 0
+        self._host = urlsplit(url).netloc
+        self._allow = [re.compile(pattern) for pattern in (*allow, *HARMLESS)]
+        self._picture = picture
+        page.on("console", self._hear_console)
+        page.on("pageerror", lambda error: self.complaints.append(f"page error: {error}"))
+        page.on("request", self._hear_request)
+        page.on(
+            "requestfailed",
+            lambda request: self.complaints.append(f"failed: {request.failure} {request.url}"),
+        )
+        page.on("websocket", self._hear_socket)
+
+    async def open(self, url: str) -> None:
+        await self.page.add_init_script(WITNESS)
+        await self.page.goto(url)
+
+    def check(self) -> None:
+        """Raises AssertionError if the page complained, or called somewhere else."""
+        found = [text for text in self.complaints if not any(each.search(text) for each in self._allow)]
+        assert not found, found
+
+    def _hear_console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(f"{message.type}: {message.text} {message.location['url']}")
+
+    def _hear_request(self, request: Request) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("blob", "data") and parts.netloc != self._host:
+            self.complaints.append(f"outside: {request.url}")
+
+    def _hear_socket(self, socket: WebSocket) -> None:
+        self.num_sockets += 1
+        socket.on("framereceived", self._hear_frame)
+        socket.on("framesent", lambda frame: self.sent.append(str(frame)))
+
+    def _hear_frame(self, frame: str | bytes) -> None:
+        event, _ = unpacked(frame)
+        if "segment" in event:
+            self.sequences.append(int(event["segment"]["sequence"]))
+
+    def find(self, selector: str) -> Locator:
+        return self.page.locator(selector)
+
+    async def start(self, prompt: str) -> None:
+        """And wait until it plays."""
+        await self.send(prompt)
+        await self.until_playing()
+
+    async def send(self, prompt: str) -> None:
+        await self.page.fill("#prompt", prompt)
+        await self.page.click("#send")
+
+    async def end(self) -> None:
+        await self.page.click("#end")
+        await self.until_text("#send", "Start")
+
+    async def until(self, condition: str, value: Any = None) -> None:
+        """Of JavaScript: a function of `value`."""
+        await self.page.wait_for_function(condition, arg=value, polling=100)
+
+    async def until_state(self, *states: str) -> None:
+        await self.until("states => states.includes(document.querySelector('#state').dataset.state)", states)
+
+    async def until_text(self, selector: str, text: str) -> None:
+        await expect(self.find(selector)).to_have_text(text, timeout=WAIT_S * 1000)
+
+    async def until_time(self, seconds: float) -> None:
+        """Of the session's clock, on the screen."""
+        await self.until("seconds => document.querySelector('video').currentTime >= seconds", seconds)
+
+    async def until_playing(self, seconds: float = 1.0) -> None:
+        """For so long from now."""
+        await self.until("() => document.querySelector('video').currentTime > 0")
+        await self.until_time(await self.time() + seconds)
+
+    async def until_notice(self, selector: str) -> Locator:
+        found = self.find(f"#notices {selector}").first
+        await found.wait_for()
+        return found
+
+    async def until_problem(self) -> str:
+        """The text of the message."""
+        await self.find("#problem").wait_for()
+        return await self.find("#problem").inner_text()
+
+    async def until_applied(self, number: int = 1) -> Locator:
+        """The mark on the timeline of that switch."""
+        marks = self.find("#timeline [data-request-id][data-state=applied]")
+        await marks.nth(number - 1).wait_for(state="attached")
+        return marks.nth(number - 1)
+
+    async def until_colour(self, name: str) -> None:
+        """Until most of what has a colour in the picture has this one: red, green or blue."""
+        await self.until(
+            f"name => {{ const found = ({PIXELS})(document.querySelector('video'));"
+            " const all = found.red + found.green + found.blue;"
+            " return found[name] > 20 && found[name] > 0.8 * all; }",
+            name,
+        )
+
+    async def pixels(self) -> dict[str, int]:
+        """How many of 2304 are of which colour, and a hash of all."""
+        return dict(await self.page.eval_on_selector("video", PIXELS))
+
+    async def time(self) -> float:
+        return float(await self.page.eval_on_selector("video", "video => video.currentTime"))
+
+    async def figure(self, name: str) -> str:
+        return await self.find(f"[data-figure={name}]").inner_text()
+
+    async def witness(self) -> dict[str, float]:
+        return dict(await self.page.evaluate("() => window.witness"))
+
+    async def picture(self, name: str) -> None:
+        """Kept for people to look at."""
+        await self.page.screenshot(path=f"{self._picture}-{name}.png")
