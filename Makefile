@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BROWSER_PACKAGES := tests/browser/node_modules/.package-lock.json
 
-.PHONY: demo train-demo check settings values golden proto proto-release test images-check bench day clean
+.PHONY: up demo train-demo check settings values golden proto proto-release test images-check bench day clean
+
+up: $(STAMP)  ## All services on this machine, and their page at http://localhost:8080; Ctrl-C ends them
+	$(BIN)/cascade up
 
 demo: $(STAMP)  ## Make a video: 20 s, two prompt switches; cascade against sequential
 	$(BIN)/python -m demo_world.demo --out out
@@ -53,6 +56,7 @@ bench: $(STAMP)  ## Measure this machine; tables under benchmarks/results
 	$(BIN)/python -m benchmarks.recovery --out benchmarks/results
 	$(BIN)/python -m benchmarks.upgrade --out benchmarks/results
 	$(BIN)/python -m benchmarks.day --out benchmarks/results
+	$(BIN)/python -m benchmarks.web --out benchmarks/results
 
 day: $(STAMP)  ## Simulate a day of autoscaling; table and picture
 	$(BIN)/python -m benchmarks.day
@@ -69,5 +73,6 @@ $(STAMP): pyproject.toml constraints.txt helm/tools.py
 
 # axe-core and hls.js, which the browser tests load into Chromium; without an npm registry those tests skip.
 $(BROWSER_PACKAGES): $(STAMP) tests/browser/package-lock.json
-	$(BIN)/npm ci --prefix tests/browser --ignore-scripts --no-audit --no-fund --loglevel error && touch $@ || \
+	$(BIN)/npm ci --prefix tests/browser --ignore-scripts --no-audit --no-fund --loglevel error \
+	  --fetch-retries 1 --fetch-timeout 30000 && touch $@ || \
 	echo "went on without axe-core and hls.js"

@@ -1,5 +1,6 @@
 """The page in Chromium, as a person sees it: first picture, and the picture after a prompt switch."""
 
+import asyncio
 import re
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from benchmarks.services_processes import service
 from benchmarks.services_real import DECODER, STAGE, quantile
@@ -21,14 +22,16 @@ LIMIT_MS = 60_000
 NUM_OPENINGS, NUM_SWITCHES = 20, 20
 RED, BLUE = "a red circle moves left", "a blue square moves left"
 FIRST_PICTURE = """
-new MutationObserver((_, observer) => {
-  const video = document.querySelector('#video');
-  if (!video) return;
-  observer.disconnect();
-  video.requestVideoFrameCallback((now) => { window.firstPictureMs = now; });
-}).observe(document, { childList: true, subtree: true });
+window.firstPictureMs = new Promise((resolve) => {
+  new MutationObserver((_, observer) => {
+    const video = document.querySelector('#video');
+    if (!video) return;
+    observer.disconnect();
+    video.requestVideoFrameCallback(resolve);
+  }).observe(document, { childList: true, subtree: true });
+});
 """
-"""`performance.now()` counts from the start of the navigation."""
+"""Of the page's own clock, which begins with the navigation."""
 SWITCH = """
 async ([prompt, wanted]) => {
   const video = document.querySelector('#video');
@@ -66,17 +69,18 @@ async ([prompt, wanted]) => {
 
 
 class Measured:
-    """A browser beside services that are warm."""
+    """What a person waits for."""
 
     def __init__(self, browser: Browser, url: str) -> None:
         self._browser = browser
         self._url = url
 
     async def measure_first_picture(self) -> list[Row]:
-        fresh = [await self._open_new() for _ in range(NUM_OPENINGS)]
+        fresh = [await self.open_new() for _ in range(NUM_OPENINGS)]
         async with self._page() as page:
             await self._start(page, self._url)
             await page.click("#share")
+            await expect(page.locator("#share-link")).not_to_have_value("")
             link = await page.input_value("#share-link")
             watched = []
             for _ in range(NUM_OPENINGS):
@@ -100,7 +104,8 @@ class Measured:
             await page.click("#end")
         return [row("asked_to_applied", applied), row("asked_to_changed_picture", shown)]
 
-    async def _open_new(self) -> float:
+    async def open_new(self) -> float:
+        """From opening the page to its first picture, in ms."""
         async with self._page() as page:
             await self._start(page, self._url)
             took = await first_picture_ms(page)
@@ -126,13 +131,26 @@ class Measured:
 
 
 async def first_picture_ms(page: Page) -> float:
-    await page.wait_for_function("window.firstPictureMs !== undefined")
-    return float(await page.evaluate("window.firstPictureMs"))
+    async with asyncio.timeout(LIMIT_MS / 1000):
+        return float(await page.evaluate("window.firstPictureMs"))
 
 
 @asynccontextmanager
 async def opened() -> AsyncIterator[Measured]:
-    """Services with an HTTP side, warm, and a browser."""
+    """A browser beside services that are warm."""
+    async with served() as url, async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=find_browser(), args=list(ARGUMENTS))
+        try:
+            measured = Measured(browser, url)
+            await measured.open_new()  # the first waits for the model and warms caches
+            yield measured
+        finally:
+            await browser.close()
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[str]:
+    """The page's address, over one stage and one decoder."""
     async with (
         service("services.stage", STAGE) as stage,
         service("services.decoder", DECODER) as decoder,
@@ -143,14 +161,8 @@ async def opened() -> AsyncIterator[Measured]:
             "CASCADE_DRAIN_DEADLINE_S": "1",
             "CASCADE_HTTP_PORT": "0",
         }
-        async with service("services.gateway", environment) as gateway, async_playwright() as playwright:
-            browser = await playwright.chromium.launch(executable_path=find_browser(), args=list(ARGUMENTS))
-            try:
-                measured = Measured(browser, f"http://127.0.0.1:{http_port(gateway.text())}/")
-                await measured._open_new()  # the first waits for the model and warms caches
-                yield measured
-            finally:
-                await browser.close()
+        async with service("services.gateway", environment) as gateway:
+            yield f"http://127.0.0.1:{http_port(gateway.text())}/"
 
 
 def http_port(log: str) -> int:

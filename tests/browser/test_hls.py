@@ -35,7 +35,7 @@ async def test_hls_js_plays_a_session_to_its_end(enter: Enter, visit: OpenPage) 
     place = await enter(open_town())
     name = await place.anybody.name(num_blocks=16)
     token = await place.anybody.token(name)
-    page = await visit(f"{place.url}/test/page", routes={"**/test/*": serve})
+    page = await visit(f"{place.url}/test/page", routes={"**/test/*": serve}, allow=("secret in an address",))
     async with place.anybody.attached(name) as leg:
         await leg.until_sequence(4)
         await page.page.evaluate(PLAY, f"/v1/{name}/hls/index.m3u8?resume_token={token}")

@@ -56,7 +56,8 @@ async def test_the_queue_counts_down(enter: Enter, visit: OpenPage) -> None:
     await page.send("a red circle")
     await page.until_state("queued")
     await page.find("#queue[data-position='2']").wait_for()
-    assert "2" in await page.find("#queue").inner_text()
+    for selector in ("#queue", "#cover-text"):
+        assert "2 of 2" in await page.find(selector).inner_text()
     await page.picture("waiting")
     await place.anybody.delete(first)
     await page.find("#queue[data-position='1']").wait_for()

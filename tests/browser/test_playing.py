@@ -1,5 +1,6 @@
 """The page before real machines with the demo model: pictures, and what they become when something breaks."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from tests.browser.conftest import OpenPage
 from tests.browser.places import Machines, running_machines
-from tests.browser.visit import Visit
+from tests.browser.visit import WAIT_S, Visit
 from tests.services.media_support import needs_ffprobe
 from tests.services.video_support import probed
 
@@ -19,7 +20,7 @@ RED, BLUE = "a red circle bounces on a black background", "a blue square bounces
 PLAY_S = 30.0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def processes() -> Iterator[Machines]:
     """One for all tests here: models take seconds to load."""
     with running_machines() as machines:
@@ -52,6 +53,14 @@ async def last_sequence(page: Visit, machines: Machines) -> int:
         return int((await client.get(f"/v1/{name}")).json()["session"]["lastSequence"])
 
 
+async def until_settled(page: Visit, machines: Machines) -> None:
+    """What was being made when it was paused has come."""
+    async with asyncio.timeout(WAIT_S):
+        newest = 0
+        while newest != (newest := await last_sequence(page, machines)):
+            await page.page.wait_for_timeout(1000)
+
+
 async def test_half_a_minute_without_a_stall_and_a_switch_that_shows(
     machines: Machines, visit: OpenPage
 ) -> None:
@@ -73,7 +82,8 @@ async def test_half_a_minute_without_a_stall_and_a_switch_that_shows(
     await page.picture("blue")
     assert await page.figure("stalls") == "0"
     assert page.sequences == list(range(1, len(page.sequences) + 1))
-    assert int(await page.figure("delivered")) == len(page.sequences)
+    num_delivered = int(await page.figure("delivered"))
+    assert len(page.sequences) - num_delivered in range(3)  # some may have come since
     assert float((await page.figure("fps")).split()[0]) > 0
     assert await page.figure("stage") in {stage.address for stage in machines.stages}
     assert await page.find("#cascade *").count() > 10
@@ -111,7 +121,7 @@ async def test_pause_holds_and_goes_on(machines: Machines, visit: OpenPage) -> N
     await page.page.click("#pause")
     await page.until_state("paused")
     assert await page.find("#pause").get_attribute("aria-pressed") == "true"
-    await page.page.wait_for_timeout(1500)  # what was made meanwhile has come
+    await until_settled(page, machines)
     before = await page.time(), await last_sequence(page, machines), await page.pixels()
     await page.page.wait_for_timeout(1500)
     assert (await page.time(), await last_sequence(page, machines), await page.pixels()) == before

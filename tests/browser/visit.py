@@ -59,6 +59,8 @@ class Visit:
         parts = urlsplit(request.url)
         if parts.scheme not in ("blob", "data") and parts.netloc != self._host:
             self.complaints.append(f"outside: {request.url}")
+        if "token" in parts.query or "key" in parts.query:
+            self.complaints.append(f"secret in an address: {request.url}")
 
     def _hear_socket(self, socket: WebSocket) -> None:
         self.num_sockets += 1

@@ -2,8 +2,8 @@
 /**
  * The cascade as it runs: a row per rank, a column per tick as wide as the tick took.
  *
- * A cell is a block, coloured by its number, the stronger the cleaner it is; its last pass, which later blocks attend to,
- * is outlined. Where a rank holds several blocks its row is split, and a block keeps its place from pass to pass.
+ * A cell is a block, coloured by its number, the stronger the cleaner it is; its last pass, which later blocks
+ * attend to, is outlined. Where a rank holds several blocks its row is split, and a block keeps its place.
  */
 
 import { byId, makeSvg, setText } from "./dom.js";
@@ -53,7 +53,12 @@ export class CascadeView {
   draw() {
     const mean = this.ticks.reduce((sum, tick) => sum + tick.time, 0) / this.ticks.length || 1;
     const shares = this.ticks.map((tick) => Math.max(LEAST_WIDTH, Math.min(3, tick.time / mean)));
-    const scale = WIDTH / Math.max(MAX_TICKS, shares.reduce((sum, share) => sum + share, 0));
+    const scale =
+      WIDTH /
+      Math.max(
+        MAX_TICKS,
+        shares.reduce((sum, share) => sum + share, 0),
+      );
     let right = WIDTH;
     const columns = [];
     for (let i = this.ticks.length - 1; i >= 0; i -= 1) {
@@ -68,7 +73,14 @@ export class CascadeView {
   rows() {
     const height = HEIGHT / this.numRanks;
     return Array.from({ length: this.numRanks }, (_, rank) =>
-      makeSvg("rect", { class: "rank", x: 0, y: rank * height + GAP / 2, width: WIDTH, height: height - GAP, rx: 3 }),
+      makeSvg("rect", {
+        class: "rank",
+        x: 0,
+        y: rank * height + GAP / 2,
+        width: WIDTH,
+        height: height - GAP,
+        rx: 3,
+      }),
     );
   }
 
@@ -98,7 +110,8 @@ export class CascadeView {
     const newest = this.ticks[this.ticks.length - 1];
     const blocks = newest.passes.map((pass) => pass.block).sort((one, other) => one - other);
     const ranks = `${this.numRanks} ${this.numRanks === 1 ? "rank" : "ranks"}`;
-    const span = blocks.length > 1 ? `blocks ${blocks[0]} to ${blocks[blocks.length - 1]}` : `block ${blocks[0] ?? "–"}`;
+    const span =
+      blocks.length > 1 ? `blocks ${blocks[0]} to ${blocks[blocks.length - 1]}` : `block ${blocks[0] ?? "–"}`;
     const text = `${ranks}, ${span} in flight, ${readable(mean)} per tick`;
     this.svg.setAttribute("aria-label", `The cascade: ${text}`);
     setText(byId("cascade-text"), text);

@@ -12,8 +12,8 @@ const MAX_FAILURES = 3;
 const RETRYABLE = [408, 429, 500, 502, 503, 504];
 
 /**
- * @typedef {{name: string, token: string, role: string, after: number}} Place
- *   after: highest sequence that this page has; 0: none
+ * @typedef {{name: string, token: string, role: string, after: number, credit: number}} Place
+ *   after: highest sequence that this page has; 0: none; credit: segments made beyond what has begun to play
  * @typedef {{
  *   event(kind: string, content: any, media: Uint8Array | null): void,
  *   connected(isConnected: boolean): void,
@@ -23,8 +23,8 @@ const RETRYABLE = [408, 429, 500, 502, 503, 504];
  *   rejected(requestIds: string[], problem: import("./problem.js").Problem): void,
  *   finished(problem: import("./problem.js").Problem): void,
  * }} Listener
- *   isDue: whether a segment should have come by now; renew: a fresh token, or null; rejected: messages that can never be taken;
- *   finished: it cannot go on
+ *   isDue: whether a segment should have come by now; renew: a fresh token, or null;
+ *   rejected: messages that can never be taken; finished: it cannot go on
  */
 
 export class Connection {
@@ -59,10 +59,16 @@ export class Connection {
     clearTimeout(this.timer);
     this.timer = undefined;
     if (this.isOver || this.coming) return;
-    const { name, token, role, after } = this.place;
-    const attach = { resumeToken: token, role, client: "cascade-page/1", withTicks: true };
+    const { name, token, role, after, credit } = this.place;
+    const attach = { resumeToken: token, role, maxUnackedSegments: credit, withTicks: true };
     const more = after ? { afterSequence: String(after) } : {};
-    this.coming = new Line(name, { ...attach, ...more }, this);
+    this.coming = new Line(name, { ...attach, ...more, client: "cascade-page/1" }, this);
+  }
+
+  /** @param {number} credit from now on */
+  allow(credit) {
+    this.place.credit = credit;
+    this.open();
   }
 
   /** Nothing is heard of it any more; the session goes on. */

@@ -1,7 +1,7 @@
 // @ts-check
 /** The colours of the video around it: a few pixels, drawn now and then, and stretched. */
 
-const EVERY_MS = 400;
+const EVERY_MS = 500;
 
 /** @param {HTMLVideoElement} video @param {HTMLCanvasElement} canvas */
 export function glow(video, canvas) {

@@ -26,7 +26,10 @@ export class KeyDialog {
 
   /** @param {string} why what the gateway said @returns {Promise<boolean>} whether one was given */
   ask(why) {
-    setText(byId("key-why"), this.get() ? `That key was not taken: ${why}` : "This service asks who you are.");
+    setText(
+      byId("key-why"),
+      this.get() ? `That key was not taken: ${why}` : "This service asks who you are.",
+    );
     if (!this.dialog.open) this.dialog.showModal();
     this.input.focus();
     return new Promise((resolve) => this.waiting.push(resolve));

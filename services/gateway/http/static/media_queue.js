@@ -45,7 +45,8 @@ export class MediaQueue {
     this.buffer = null;
   }
 
-  /** @param {string} type @param {Uint8Array} data Each line brings it again; another one only after another encoder. */
+  /** Each line brings it again; another one comes only after another encoder.
+   * @param {string} type @param {Uint8Array} data */
   init(type, data) {
     if (this.newestInit && isSame(this.newestInit, data)) return;
     this.newestInit = data;
@@ -56,7 +57,11 @@ export class MediaQueue {
   /** @param {Uint8Array} data @param {number} start seconds */
   segment(data, start) {
     this.jobs.push({ data, start });
-    if (this.jobs.length > MAX_QUEUED) this.jobs.splice(this.jobs.findIndex((job) => !job.type), 1);
+    if (this.jobs.length > MAX_QUEUED)
+      this.jobs.splice(
+        this.jobs.findIndex((job) => !job.type),
+        1,
+      );
     this.pump();
   }
 
@@ -85,7 +90,8 @@ export class MediaQueue {
   secondsAfter(time) {
     const { ranges } = this;
     let sum = 0;
-    for (let i = 0; i < ranges.length; i += 1) sum += Math.max(0, ranges.end(i) - Math.max(time, ranges.start(i)));
+    for (let i = 0; i < ranges.length; i += 1)
+      sum += Math.max(0, ranges.end(i) - Math.max(time, ranges.start(i)));
     return sum;
   }
 

@@ -8,7 +8,8 @@ const AGAIN_MS = 3000;
 const MAX_TRIES = 20;
 
 export class Models {
-  /** @param {import("./api.js").Api} api @param {(texts: string[]) => void} suggest @param {(error: unknown) => void} failed */
+  /** @param {import("./api.js").Api} api @param {(texts: string[]) => void} suggest
+   * @param {(error: unknown) => void} failed */
   constructor(api, suggest, failed) {
     this.api = api;
     this.suggest = suggest;

@@ -32,7 +32,7 @@ function shiftTime(view, at, from) {
 /** @param {DataView} view @param {number} start @param {number} end @param {string} kind
  * @returns {Generator<{start: number, end: number}>} the insides of boxes of that kind */
 function* boxes(view, start, end, kind) {
-  for (let at = start; at + 8 <= end; ) {
+  for (let at = start; at + 8 <= end;) {
     const size = view.getUint32(at);
     const name = String.fromCharCode(...[4, 5, 6, 7].map((i) => view.getUint8(at + i)));
     if (size < 8 || at + size > end) return;

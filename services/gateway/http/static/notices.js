@@ -27,7 +27,12 @@ export class Notices {
    * @param {Record<string, string>} [data] */
   add(kind, text, time, data = {}) {
     const marks = Object.fromEntries(Object.entries(data).map(([name, value]) => [`data-${name}`, value]));
-    const line = make("p", { "data-kind": kind, ...marks }, make("time", {}, clock(time)), make("span", {}, text));
+    const line = make(
+      "p",
+      { "data-kind": kind, ...marks },
+      make("time", {}, clock(time)),
+      make("span", {}, text),
+    );
     this.element.append(line);
     while (this.element.childElementCount > MAX_NOTICES) this.element.firstElementChild?.remove();
     this.element.scrollTop = this.element.scrollHeight;
@@ -36,8 +41,10 @@ export class Notices {
   /** @param {any} content RecoveryStarted @param {number} time */
   recoveryStarted(content, time) {
     const cause = word(content.cause, "RECOVERY_CAUSE_");
-    const text = cause === "migration" ? "Moving to another machine." : `Lost: ${cause.replace(" lost", "")}. Rebuilding elsewhere.`;
-    this.add("recovery", text, time, { step: "started" });
+    const lost = `Lost: ${cause.replace(" lost", "")}. Rebuilding it from what is kept.`;
+    this.add("recovery", cause === "migration" ? "Moving to another machine." : lost, time, {
+      step: "started",
+    });
   }
 
   /** @param {any} content RecoveryDone @param {number} time */
@@ -45,7 +52,8 @@ export class Notices {
     const kind = word(content.recoveryClass, "RECOVERY_CLASS_");
     const gap = readable(seconds(content.gap));
     const cause = word(content.cause, "RECOVERY_CAUSE_");
-    const text = `Recovered after ${cause}: ${kind} (${MEANING[kind] ?? "goes on"}), gap ${gap}, epoch ${content.epoch}.`;
+    const meaning = `${kind} (${MEANING[kind] ?? "goes on"})`;
+    const text = `Recovered after ${cause}: ${meaning}, gap ${gap}, epoch ${content.epoch}.`;
     this.add("recovery", text, time, { step: "done", class: kind });
   }
 

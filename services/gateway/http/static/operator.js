@@ -80,9 +80,13 @@ class OperatorPage {
   /** @param {any} overview */
   showGateway({ gateway = {}, gatewayAddress, isLeaving, readTime }) {
     const started = milliseconds(gateway.startTime);
-    const up = started === null ? "" : `, up ${readable(((milliseconds(readTime) ?? started) - started) / 1000)}`;
+    const up =
+      started === null ? "" : `, up ${readable(((milliseconds(readTime) ?? started) - started) / 1000)}`;
     const leaving = isLeaving ? ", going away" : "";
-    setText(byId("gateway"), `Gateway ${gatewayAddress || "here"}, version ${gateway.version || "unknown"}${up}${leaving}`);
+    setText(
+      byId("gateway"),
+      `Gateway ${gatewayAddress || "here"}, version ${gateway.version || "unknown"}${up}${leaving}`,
+    );
   }
 
   /** @param {any} queue QueueView */
@@ -90,7 +94,11 @@ class OperatorPage {
     setAttribute(byId("queue"), "data-length", String(length));
     setText(byId("queue-length"), String(length));
     const eta = seconds(lastEta);
-    const notes = [`of ${maxLength}`, eta !== null && `the last for ${readable(eta)}`, numUrgent && `${numUrgent} urgent`];
+    const notes = [
+      `of ${maxLength}`,
+      eta !== null && `the last for ${readable(eta)}`,
+      numUrgent && `${numUrgent} urgent`,
+    ];
     setText(byId("queue-note"), notes.filter(Boolean).join(", "));
   }
 }

@@ -37,10 +37,10 @@ class Page {
     this.recorder = new Recorder((text) => this.note("recording", text));
     this.player = new Player(this.video, {
       began: (piece) => this.began(piece),
-      stalled: () => this.figures.update(this.player, this.session.epoch),
+      stalled: () => this.stalled(),
       moved: () => this.move(),
       broken: (after) => this.session.reattach(after),
-      unplayable: (type) => this.problem.show(`This browser does not play ${type} as it comes. The HLS playlist may work.`),
+      unplayable: (type) => this.problem.show(`This browser does not play ${type} piece by piece.`),
     });
     const api = new Api(new KeyDialog());
     const failed = (/** @type {unknown} */ error) => this.problem.show(error);
@@ -115,7 +115,8 @@ class Page {
   }
 
   clear() {
-    for (const part of [this.timeline, this.figures, this.cascade, this.notices, this.share, this.problem]) part.clear();
+    for (const part of [this.timeline, this.figures, this.cascade, this.notices, this.share, this.problem])
+      part.clear();
   }
 
   pause() {
@@ -173,7 +174,10 @@ class Page {
   /** @param {any} receipt PromptReceipt; those of the first prompts have no id */
   heardReceipt(receipt) {
     if (!receipt.requestId) return;
-    const { text, time } = this.session.asked[receipt.requestId] ?? { text: "a new prompt", time: this.player.time };
+    const { text, time } = this.session.asked[receipt.requestId] ?? {
+      text: "a new prompt",
+      time: this.player.time,
+    };
     this.timeline.receive(receipt, text, time);
     if (receipt.state === "SWITCH_STATE_REFUSED") this.problem.show(fromStatus(receipt.status));
     if (receipt.state === "SWITCH_STATE_APPLIED") this.tellUnknown(receipt.unknownWords ?? []);
@@ -222,6 +226,11 @@ class Page {
     this.show();
   }
 
+  stalled() {
+    this.session.stalled();
+    this.figures.update(this.player, this.session.epoch);
+  }
+
   move() {
     this.timeline.move(this.player.time, this.player.ahead);
     this.figures.update(this.player, this.session.epoch);
@@ -243,8 +252,8 @@ class Page {
   show() {
     const { session, player } = this;
     const state = session.shownState;
-    this.stateView.show(state, { hasPicture: player.begun > 0, isViewer: session.isViewer });
-    const { isLive } = session;
+    const { isLive, isViewer } = session;
+    this.stateView.show(state, { hasPicture: player.begun > 0, isViewer, isLive });
     setText(byId("send"), isLive ? "Switch" : "Start");
     byId("send").disabled = state === "connecting" && !isLive;
     for (const id of ["pause", "record"]) byId(id).disabled = !isLive;

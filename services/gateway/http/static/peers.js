@@ -6,7 +6,14 @@ import { readable, seconds, word } from "./times.js";
 
 const GIB = 2 ** 30;
 /** @type {Record<string, string>} */
-const LEVELS = { ready: "good", starting: "warn", restarting: "warn", draining: "warn", unhealthy: "bad", quarantined: "bad" };
+const LEVELS = {
+  ready: "good",
+  starting: "warn",
+  restarting: "warn",
+  draining: "warn",
+  unhealthy: "bad",
+  quarantined: "bad",
+};
 
 /** @typedef {{level: string, state: string, why: string}} Condition */
 
@@ -15,7 +22,9 @@ export function condition({ peer, status }) {
   if (!status) return { level: "bad", state: "lost", why: peer.lost || "nothing was heard of it" };
   const state = word(status.state, "SERVING_STATE_");
   const fault = (status.accelerators ?? []).find((/** @type {any} */ each) => each.fault);
-  const why = [status.message, fault && `GPU ${fault.index}: ${fault.fault}`, drainText(status.drain)].filter(Boolean).join(". ");
+  const why = [status.message, fault && `GPU ${fault.index}: ${fault.fault}`, drainText(status.drain)]
+    .filter(Boolean)
+    .join(". ");
   if (peer.lost) return { level: "bad", state: "stale", why: peer.lost };
   if (fault) return { level: "bad", state, why };
   if (peer.isTerminating && !status.drain) return { level: "warn", state: "terminating", why };
@@ -87,7 +96,12 @@ function accelerators(status) {
     const used = (Number(each.memoryUsedBytes) / GIB).toFixed(0);
     const all = (Number(each.memoryTotalBytes) / GIB).toFixed(0);
     const fault = each.fault ? make("span", { class: "mark", "data-level": "bad" }, each.fault) : "";
-    return make("small", { title: each.product }, `${each.index}: ${used} of ${all} GiB, ${each.temperatureCelsius} °C `, fault);
+    return make(
+      "small",
+      { title: each.product },
+      `${each.index}: ${used} of ${all} GiB, ${each.temperatureCelsius} °C `,
+      fault,
+    );
   });
 }
 

@@ -57,6 +57,11 @@ function sentence(text) {
   return /[.!?]$/.test(whole) ? whole : `${whole}.`;
 }
 
+/** @param {unknown} error */
+function toText(error) {
+  return typeof error === "string" ? error : readableProblem(/** @type {Problem} */ (error));
+}
+
 /** The box that tells it; empty and hidden while all is well. */
 export class ProblemBox {
   /** @param {HTMLElement} element */
@@ -67,9 +72,8 @@ export class ProblemBox {
 
   /** @param {unknown} error a ProblemError, a Problem, or text */
   show(error) {
-    const text = error instanceof Error ? error.message : typeof error === "string" ? error : readableProblem(/** @type {Problem} */ (error));
     this.element.hidden = false;
-    this.element.textContent = text;
+    this.element.textContent = error instanceof Error ? error.message : toText(error);
   }
 
   clear() {

@@ -34,7 +34,8 @@ export class Recorder {
 
   /** @param {Uint8Array} data the newest initialisation segment; one file cannot hold two */
   takeInit(data) {
-    const isOther = this.init && (this.init.length !== data.length || this.init.some((byte, i) => byte !== data[i]));
+    const isOther =
+      this.init && (this.init.length !== data.length || this.init.some((byte, i) => byte !== data[i]));
     if (isOther && this.parts?.length) {
       this.stop();
       this.tell("The recording was saved: what follows is encoded otherwise.");

@@ -9,6 +9,8 @@ import { ProblemError } from "./problem.js";
 const HELD = "session";
 const MAX_ASKED = 64;
 const MAX_BROKEN = 3;
+const FIRST_CREDIT = 2;
+const MOST_CREDIT = 8;
 const CONTROLLER = "CONNECT_ROLE_CONTROLLER";
 export const VIEWER = "CONNECT_ROLE_VIEWER";
 
@@ -35,7 +37,7 @@ export class Session {
   isLost = false;
   received = 0;
   numBroken = 0;
-  credit = 4;
+  credit = FIRST_CREDIT;
   /** @type {Record<string, Asked>} */
   asked = {};
 
@@ -60,7 +62,7 @@ export class Session {
     this.isLost = false;
     this.received = 0;
     this.numBroken = 0;
-    this.credit = 4;
+    this.credit = FIRST_CREDIT;
     this.asked = {};
   }
 
@@ -114,16 +116,19 @@ export class Session {
   attach({ name, token, sequence, time, asked }) {
     Object.assign(this, { name, token, asked, state: "connecting" });
     const after = Math.max(0, sequence - 1); // The segment that was on the screen is needed once more.
-    this.player.reset({ isViewer: this.isViewer, from: time });
-    this.connection = new Connection({ name, token, role: this.role, after }, {
-      event: (kind, content, media) => this.hear(kind, content, media),
-      connected: (isConnected) => this.setConnected(isConnected),
-      token: (newest) => this.keep(newest),
-      isDue: () => this.isDue(),
-      renew: () => this.renew(),
-      rejected: (requestIds, problem) => this.listener.rejected(requestIds, problem),
-      finished: (problem) => this.finish(problem),
-    });
+    this.player.reset({ isViewer: this.isViewer, from: time, credit: this.credit });
+    this.connection = new Connection(
+      { name, token, role: this.role, after, credit: this.credit },
+      {
+        event: (kind, content, media) => this.hear(kind, content, media),
+        connected: (isConnected) => this.setConnected(isConnected),
+        token: (newest) => this.keep(newest),
+        isDue: () => this.isDue(),
+        renew: () => this.renew(),
+        rejected: (requestIds, problem) => this.listener.rejected(requestIds, problem),
+        finished: (problem) => this.finish(problem),
+      },
+    );
     this.keep(token);
     this.listener.changed();
   }
@@ -150,7 +155,13 @@ export class Session {
     const sequence = this.player.begun || memory.get(HELD)?.sequence || 0;
     const time = this.player.hasStarted ? this.player.time : (memory.get(HELD)?.time ?? 0);
     const isSame = memory.get(HELD)?.name === this.name;
-    memory.set(HELD, { name: this.name, token, sequence: isSame ? sequence : 0, time: isSame ? time : 0, asked: this.asked });
+    memory.set(HELD, {
+      name: this.name,
+      token,
+      sequence: isSame ? sequence : 0,
+      time: isSame ? time : 0,
+      asked: this.asked,
+    });
   }
 
   /** @param {string} text @param {string} mode "immediate", "boundary" or "recache" @returns {string} request id */
@@ -186,6 +197,13 @@ export class Session {
   began(piece) {
     if (!this.isViewer) this.connection?.ack(piece.sequence);
     this.keep();
+  }
+
+  /** The picture stood still: have more made ahead, at the price of slower switches. */
+  stalled() {
+    if (this.isViewer || this.state !== "active" || this.credit >= MOST_CREDIT) return;
+    this.credit *= 2;
+    this.connection?.allow(this.credit);
   }
 
   isDue() {

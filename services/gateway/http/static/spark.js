@@ -22,8 +22,16 @@ export class Sparks {
     const step = WIDTH / (MAX_POINTS - 1);
     const from = WIDTH - (Math.min(values.length, MAX_POINTS) - 1) * step;
     const shown = values.slice(-MAX_POINTS);
-    const points = shown.map((each, i) => `${(from + i * step).toFixed(1)},${(HEIGHT - 2 - (each / top) * (HEIGHT - 4)).toFixed(1)}`);
-    const view = { class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label, preserveAspectRatio: "none" };
+    const points = shown.map(
+      (each, i) => `${(from + i * step).toFixed(1)},${(HEIGHT - 2 - (each / top) * (HEIGHT - 4)).toFixed(1)}`,
+    );
+    const view = {
+      class: "spark",
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      role: "img",
+      "aria-label": label,
+      preserveAspectRatio: "none",
+    };
     return makeSvg("svg", view, makeSvg("polyline", { points: points.join(" ") }));
   }
 

@@ -19,13 +19,16 @@ const WORDS = {
 
 /** @type {Record<string, [string, string]>} Over the picture while there is none: what it is, what to do. */
 const COVER = {
-  none: ["Say what to show.", "Type a prompt or pick one. The video starts at once and goes on until you end it; change it while it plays."],
+  none: [
+    "Say what to show.",
+    "Type a prompt or pick one. The video starts at once and goes on until you end it; change it while it plays.",
+  ],
   connecting: ["Connecting…", ""],
   queued: ["All places are taken.", "Your video starts by itself as soon as one is free."],
   starting: ["Starting…", "The first picture is on its way."],
   active: ["Almost there…", "The first picture is on its way."],
   paused: ["Paused.", "The video goes on when it is resumed."],
-  recovering: ["Rebuilding…", "A machine was lost. The video goes on elsewhere."],
+  recovering: ["Rebuilding…", "The video goes on from where it was."],
   offline: ["Not connected.", "Trying again."],
   ended: ["This session is over.", "Type a prompt to start another."],
 };
@@ -35,15 +38,18 @@ export class StateView {
     this.state = byId("state");
     this.queue = byId("queue");
     this.cover = byId("cover");
+    this.place = "";
   }
 
-  /** @param {string} state @param {{hasPicture: boolean, isViewer: boolean}} scene */
-  show(state, { hasPicture, isViewer }) {
+  /** @param {string} state @param {{hasPicture: boolean, isViewer: boolean, isLive: boolean}} scene */
+  show(state, { hasPicture, isViewer, isLive }) {
     setAttribute(this.state, "data-state", state);
     setText(this.state, WORDS[state] ?? state);
     const [title, text] = COVER[state] ?? ["", ""];
     setText(byId("cover-title"), title);
-    setText(byId("cover-text"), isViewer && state === "ended" ? "Thank you for watching." : text);
+    const isOver = state === "offline" && !isLive;
+    const own = isOver ? "This page does not try again." : isViewer && state === "ended" ? "Thank you for watching." : "";
+    setText(byId("cover-text"), own || (state === "queued" && this.place) || text);
     const isTold = !hasPicture || ["ended", "offline", "recovering"].includes(state);
     this.cover.hidden = !isTold || !title;
     this.cover.classList.toggle("strip", hasPicture);
@@ -54,11 +60,13 @@ export class StateView {
   showQueue(status) {
     this.queue.hidden = !status;
     setAttribute(this.queue, "data-position", status ? String(status.position) : null);
+    this.place = "";
     if (!status) return setText(this.queue, "");
     const eta = seconds(status.eta);
     const wait = eta === null ? "" : `, about ${readable(Math.max(1, eta))}`;
     setText(this.queue, `${status.position} of ${status.queueLength} in the queue${wait}`);
-    setText(byId("cover-text"), `You are number ${status.position} of ${status.queueLength}${wait}. It starts by itself.`);
+    this.place = `You are number ${status.position} of ${status.queueLength}${wait}. It starts by itself.`;
+    setText(byId("cover-text"), this.place);
   }
 }
 

@@ -12,11 +12,14 @@ export function summarize(overview, condition) {
   if (!stages.length) bad.push("no stage");
   if (!decoders.length) bad.push("no decoder");
   const recovering = count(sessions, (session) => session.state === "SESSION_STATE_RECOVERING");
-  if (recovering) bad.push(`${recovering} recovering`);
+  if (recovering) bad.push(`${number(recovering, "session")} recovering`);
   const warn = [];
   if (overview.isLeaving) warn.push("this gateway goes away");
   if (queue.length) warn.push(`${queue.length} waiting for a place`);
-  for (const [views, kind] of [[stages, "stage"], [decoders, "decoder"]]) {
+  for (const [views, kind] of [
+    [stages, "stage"],
+    [decoders, "decoder"],
+  ]) {
     const moving = count(views, (view) => condition(view).level === "warn");
     if (moving) warn.push(`${number(moving, kind)} not ready`);
   }

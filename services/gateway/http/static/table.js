@@ -18,7 +18,8 @@ export class Table {
   /** @param {{key: string, level: string, cells: Cell[][]}[]} rows The first cell is the row's head. */
   show(rows) {
     const elements = rows.map((row) => this.row(row));
-    if (!elements.length) elements.push(make("tr", {}, make("td", { class: "empty", colspan: this.width }, this.empty)));
+    if (!elements.length)
+      elements.push(make("tr", {}, make("td", { class: "empty", colspan: this.width }, this.empty)));
     const { activeElement } = document;
     if (activeElement && this.body.contains(activeElement)) return; // Somebody reads it.
     this.body.replaceChildren(...elements);

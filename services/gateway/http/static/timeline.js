@@ -2,8 +2,8 @@
 /**
  * Prompt switches on the session's clock, under the video.
  *
- * The playhead stands still at two thirds; the last 40 s and the next 20 s pass under it. Each switch shows where it was
- * asked for, from which picture on it shows (touched), and from which on it rules alone (full).
+ * The playhead stands still at two thirds; the last 40 s and the next 20 s pass under it. Each switch shows where
+ * it was asked for, from which picture on it shows (touched), and from which on it rules alone (full).
  */
 
 import { byId, make, setAttribute } from "./dom.js";
@@ -77,8 +77,22 @@ export class Timeline {
     const known = this.marks.get(id);
     if (known) return known;
     const parts = ["asked", "wait", "turn"].map((name) => make("i", { class: name }));
-    const element = make("div", { class: "switch", role: "listitem", "data-request-id": id }, ...parts, make("b", {}, text));
-    const mark = { id, text, state: "asked", asked, askedAt: 0, lane: this.numMarks % NUM_LANES, wasSeen: false, element };
+    const element = make(
+      "div",
+      { class: "switch", role: "listitem", "data-request-id": id },
+      ...parts,
+      make("b", {}, text),
+    );
+    const mark = {
+      id,
+      text,
+      state: "asked",
+      asked,
+      askedAt: 0,
+      lane: this.numMarks % NUM_LANES,
+      wasSeen: false,
+      element,
+    };
     this.numMarks += 1;
     this.marks.set(id, mark);
     this.layer.append(element);

@@ -12,7 +12,8 @@ const FIELDS = [
   ["blocks", "numBlocks"],
 ];
 
-/** @param {{name: string} | undefined} model @returns {Record<string, unknown>} SessionSpec as JSON, checked by the server */
+/** Checked by the server. @param {{name: string} | undefined} model
+ * @returns {Record<string, unknown>} SessionSpec as JSON, without its prompts */
 export function wishes(model) {
   const texts = FIELDS.map(([id, field]) => [field, byId(id).value.trim()]);
   const given = Object.fromEntries(texts.filter(([, text]) => text !== ""));
