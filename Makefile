@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-BROWSER_PACKAGES := tests/browser/node_modules/.package-lock.json
+PACKAGES := tests/browser/node_modules
+PAGE := services/gateway/http/static
 
 .PHONY: up demo train-demo check settings values golden proto proto-release test images-check bench day clean
 
@@ -16,7 +17,7 @@ demo: $(STAMP)  ## Make a video: 20 s, two prompt switches; cascade against sequ
 train-demo: $(STAMP)  ## Train the demo model again; resumes what was interrupted
 	$(BIN)/python -m demo_world.train --work out/train
 
-check: $(STAMP)  ## Lint, types, layers, contracts, chart
+check: $(PACKAGES)/.package-lock.json  ## Lint, types, layers, contracts, chart, page
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -27,6 +28,9 @@ check: $(STAMP)  ## Lint, types, layers, contracts, chart
 	for values in helm/cascade/values-*.yaml; do \
 	  $(BIN)/helm lint --strict --quiet helm/cascade --values $$values || exit 1; done
 	$(BIN)/hadolint Dockerfile
+	! test -d $(PACKAGES) || { export PATH="$(abspath $(BIN)):$$PATH" && \
+	  $(PACKAGES)/.bin/tsc --project tests/browser && \
+	  $(PACKAGES)/.bin/prettier --check --log-level warn --print-width 110 $(PAGE)/*.js $(PAGE)/*.css; }
 
 settings: $(STAMP)  ## docs/settings.md from the settings' docstrings
 	$(BIN)/python docs/settings.py
@@ -43,7 +47,7 @@ proto: $(STAMP)  ## Python stubs from proto/
 proto-release: $(STAMP)  ## From now on, contracts are checked against what they are today
 	$(BIN)/python proto/generate.py --release
 
-test: $(BROWSER_PACKAGES)  ## Everything that runs on a CPU machine; what fails beside others is run once more, alone
+test: $(PACKAGES)/.package-lock.json  ## Everything that runs on a CPU machine; what fails beside others is run once more, alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile || \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
@@ -62,7 +66,7 @@ day: $(STAMP)  ## Simulate a day of autoscaling; table and picture
 	$(BIN)/python -m benchmarks.day
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info tests/browser/node_modules
+	rm -rf $(VENV) out build dist *.egg-info $(PACKAGES)
 
 $(STAMP): pyproject.toml constraints.txt helm/tools.py
 	$(PYTHON) -m venv $(VENV)
@@ -71,8 +75,8 @@ $(STAMP): pyproject.toml constraints.txt helm/tools.py
 	$(BIN)/python helm/tools.py
 	touch $@
 
-# axe-core and hls.js, which the browser tests load into Chromium; without an npm registry those tests skip.
-$(BROWSER_PACKAGES): $(STAMP) tests/browser/package-lock.json
+# What the page is checked with, and what its tests load; without an npm registry both are left out.
+$(PACKAGES)/.package-lock.json: $(STAMP) tests/browser/package-lock.json
 	$(BIN)/npm ci --prefix tests/browser --ignore-scripts --no-audit --no-fund --loglevel error \
 	  --fetch-retries 1 --fetch-timeout 30000 && touch $@ || \
-	echo "went on without axe-core and hls.js"
+	echo "went on without the packages of tests/browser"

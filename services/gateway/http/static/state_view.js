@@ -48,7 +48,11 @@ export class StateView {
     const [title, text] = COVER[state] ?? ["", ""];
     setText(byId("cover-title"), title);
     const isOver = state === "offline" && !isLive;
-    const own = isOver ? "This page does not try again." : isViewer && state === "ended" ? "Thank you for watching." : "";
+    const own = isOver
+      ? "This page does not try again."
+      : isViewer && state === "ended"
+        ? "Thank you for watching."
+        : "";
     setText(byId("cover-text"), own || (state === "queued" && this.place) || text);
     const isTold = !hasPicture || ["ended", "offline", "recovering"].includes(state);
     this.cover.hidden = !isTold || !title;
