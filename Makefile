@@ -28,7 +28,7 @@ check: $(PACKAGES)/.package-lock.json  ## Lint, types, layers, contracts, chart,
 	for values in helm/cascade/values-*.yaml; do \
 	  $(BIN)/helm lint --strict --quiet helm/cascade --values $$values || exit 1; done
 	$(BIN)/hadolint Dockerfile
-	! test -d $(PACKAGES) || { export PATH="$(abspath $(BIN)):$$PATH" && \
+	! test -f $(PACKAGES)/.package-lock.json || { export PATH="$(abspath $(BIN)):$$PATH" && \
 	  $(PACKAGES)/.bin/tsc --project tests/browser && \
 	  $(PACKAGES)/.bin/prettier --check --log-level warn --print-width 110 $(PAGE)/*.js $(PAGE)/*.css; }
 
@@ -47,8 +47,9 @@ proto: $(STAMP)  ## Python stubs from proto/
 proto-release: $(STAMP)  ## From now on, contracts are checked against what they are today
 	$(BIN)/python proto/generate.py --release
 
+# In the order of the folders: the many short tests of tests/unit come last, so that both processes end together.
 test: $(PACKAGES)/.package-lock.json  ## Everything that runs on a CPU machine; what fails beside others is run once more, alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile || \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder || \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 images-check: $(STAMP)  ## Build and run what the images hold, without a container engine; minutes

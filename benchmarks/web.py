@@ -29,8 +29,9 @@ TITLES = {
 NOTES = {
     "first_picture": (
         "From the start of the navigation to the first picture that Chromium presents "
-        "(`requestVideoFrameCallback`), each time in a fresh profile. `new session`: the prompt is sent as "
-        "soon as the page takes it. `viewer link`: a link to a session that plays already."
+        "(`requestVideoFrameCallback`), each time in a fresh profile. `page ready`: until the modules have "
+        "come and run. `new session`: the prompt is sent as soon as the page takes it. `viewer link`: a link "
+        "to a session that plays already."
     ),
     "switch": (
         "Pixels of the video element: from the click to the first presented picture in which the new "

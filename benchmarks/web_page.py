@@ -32,6 +32,8 @@ window.firstPictureMs = new Promise((resolve) => {
 });
 """
 """Of the page's own clock, which begins with the navigation."""
+READY = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
+"""All modules have come and run by then."""
 SWITCH = """
 async ([prompt, wanted]) => {
   const video = document.querySelector('#video');
@@ -76,7 +78,7 @@ class Measured:
         self._url = url
 
     async def measure_first_picture(self) -> list[Row]:
-        fresh = [await self.open_new() for _ in range(NUM_OPENINGS)]
+        opened = [await self.open_new() for _ in range(NUM_OPENINGS)]
         async with self._page() as page:
             await self._start(page, self._url)
             await page.click("#share")
@@ -88,7 +90,8 @@ class Measured:
                     await viewer.goto(link)
                     watched.append(await first_picture_ms(viewer))
             await page.click("#end")
-        return [row("new session", fresh), row("viewer link", watched)]
+        ready, fresh = zip(*opened, strict=True)
+        return [row("page ready", ready), row("new session", fresh), row("viewer link", watched)]
 
     async def measure_switch(self) -> list[Row]:
         async with self._page() as page:
@@ -104,11 +107,11 @@ class Measured:
             await page.click("#end")
         return [row("asked_to_applied", applied), row("asked_to_changed_picture", shown)]
 
-    async def open_new(self) -> float:
-        """From opening the page to its first picture, in ms."""
+    async def open_new(self) -> tuple[float, float]:
+        """From opening the page to where it can be used, and to its first picture, in ms."""
         async with self._page() as page:
             await self._start(page, self._url)
-            took = await first_picture_ms(page)
+            took = float(await page.evaluate(READY)), await first_picture_ms(page)
             await page.click("#end")
             await page.wait_for_selector("#state[data-state=ended]")
         return took

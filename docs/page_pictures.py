@@ -1,23 +1,23 @@
-"""Takes docs/images/page.png, page-phone.png and operator.png: `python -m docs.page_pictures`.
+"""Takes docs/images/page.png and operator.png: `python -m docs.page_pictures`.
 
 Real services with the demo model and a real browser, for a minute. Look at them before you commit them.
 """
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, ViewportSize, async_playwright
 
 from benchmarks.web_page import ARGUMENTS, LIMIT_MS, find_browser, served
 
 FOLDER = Path(__file__).parent / "images"
+SIZE: ViewportSize = {"width": 1280, "height": 800}
 FIRST, SECOND = "a red circle bounces on a white background", "a green triangle moves right, black background"
 
 
-async def page_picture(browser: Browser, url: str, name: str, **options: Any) -> None:
-    """In the middle of a prompt switch."""
-    context = await browser.new_context(**options)
+async def page_picture(browser: Browser, url: str) -> None:
+    """In the middle of a prompt switch; the operator's view meanwhile."""
+    context = await browser.new_context(viewport=SIZE, color_scheme="dark")
     context.set_default_timeout(LIMIT_MS)
     page = await context.new_page()
     await page.goto(url)
@@ -28,19 +28,19 @@ async def page_picture(browser: Browser, url: str, name: str, **options: Any) ->
     await page.fill("#prompt", SECOND)
     await page.click("#send")
     await page.wait_for_selector("[data-request-id][data-state=applied]")
-    await page.wait_for_timeout(4500)
-    await page.screenshot(path=FOLDER / f"{name}.png", full_page="is_mobile" in options)
-    if name == "page":
-        await operator_picture(browser, url)
+    await page.wait_for_timeout(3000)
+    await page.screenshot(path=FOLDER / "page.png")
+    await operator_picture(browser, url)
     await page.click("#end")
     await context.close()
 
 
 async def operator_picture(browser: Browser, url: str) -> None:
-    context = await browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light")
+    context = await browser.new_context(viewport=SIZE, color_scheme="light")
     page = await context.new_page()
     await page.goto(f"{url}operator")
-    await page.wait_for_timeout(6000)
+    await page.wait_for_selector("#sessions [data-name]")
+    await page.wait_for_timeout(6000)  # ticks for the sparkline
     await page.screenshot(path=FOLDER / "operator.png")
     await context.close()
 
@@ -48,10 +48,7 @@ async def operator_picture(browser: Browser, url: str) -> None:
 async def main() -> None:
     async with served() as url, async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=find_browser(), args=list(ARGUMENTS))
-        desktop = {"width": 1280, "height": 800}
-        await page_picture(browser, url, "page", viewport=desktop, color_scheme="dark")
-        phone: dict[str, Any] = playwright.devices["Pixel 7"] | {"color_scheme": "light"}
-        await page_picture(browser, url, "page-phone", **phone)
+        await page_picture(browser, url)
         await browser.close()
 
 

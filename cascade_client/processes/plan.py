@@ -12,6 +12,7 @@ from pathlib import Path
 from cascade_client.console import GATEWAY_VARIABLE, CommandFailed
 from cascade_client.processes.ports import HOST, HTTP_VARIABLE, HttpPort, free_ports, http_ports, is_free
 
+HOSTS_VARIABLE = "CASCADE_HTTP_HOSTS"
 DRAIN = {
     "CASCADE_DRAIN_NOTICE_S": "0",
     "CASCADE_DRAIN_DEADLINE_S": "2",
@@ -104,11 +105,19 @@ def make_plan(wish: Wish) -> list[Process]:
     if redis_url:
         gateway["CASCADE_GATEWAY_REDIS_URL"] = redis_url
         gateway["CASCADE_GATEWAY_TOKEN_KEY_FILE"] = str(token_key(wish.log_dir))
-    for index, http in enumerate(http_ports(wish.http, wish.num_gateways, ports)):
+    grpc_ports = range(wish.port, wish.port + wish.num_gateways) if wish.port else ()
+    for index, http in enumerate(http_ports(wish.http, wish.num_gateways, ports, grpc_ports)):
         port = wish.port + index if wish.port else ports.pop()
-        own = {} if http is None else {HTTP_VARIABLE: str(http)}
+        own = {} if http is None else {HTTP_VARIABLE: str(http), **local_hosts()}
         processes.append(service("gateway", index, port, common | gateway | own))
     return processes
+
+
+def local_hosts() -> Mapping[str, str]:
+    """No page elsewhere, whose name is made to lead here, steers what asks for no key; unless somebody has
+    said who may reach it."""
+    is_said = {"CASCADE_HTTP_HOST", HOSTS_VARIABLE} & os.environ.keys()
+    return {} if is_said else {HOSTS_VARIABLE: f"localhost,{HOST},[::1]"}
 
 
 def service(role: str, index: int, port: int, environment: Mapping[str, str]) -> Process:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -32,13 +33,16 @@ def wanted_http(option: HttpPort | None) -> HttpPort:
     return HttpPort(int(text), HTTP_VARIABLE)
 
 
-def http_ports(wanted: HttpPort, count: int, spare: list[int]) -> list[int | None]:
-    """One for each gateway; `spare`: free ones, which are taken from it. Raises CommandFailed."""
+def http_ports(
+    wanted: HttpPort, count: int, spare: list[int], used: Collection[int] = ()
+) -> list[int | None]:
+    """One for each gateway, none of `used`; `spare`: free ones, which are taken from it. Raises
+    CommandFailed."""
     if wanted.number is None:
         return [None] * count
     found: list[int | None] = []
     for port in range(wanted.number, wanted.number + count):
-        if wanted.number and is_free(port):
+        if wanted.number and port not in used and is_free(port):
             found.append(port)
         elif wanted.number and wanted.source:
             ways = "choose another, 0 for any free one, or --http-port off"

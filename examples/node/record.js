@@ -35,6 +35,7 @@ async function take({ case: kind, value }, stream, movie, switches) {
   }
   const line = tell[kind]?.(value);
   if (line) console.log(line);
+  if (kind === "ended" && value.reason === EndReason.FAILED) throw new Error("the session failed");
 }
 
 const tell = {

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cascade.v1 import operator_pb2 as pb
+from cascade.v1.stage_pb2 import StageStatus
 from services.common.server_info import server_info
 from services.gateway import views
 from services.gateway.conductor import Conductor
@@ -48,7 +49,7 @@ class Overview:
         """Those that are listed, and those that serve sessions still."""
         for _, peer in sorted({**pool.leaving, **pool.peers}.items())[:MAX_PEERS]:
             view = {"peer": self._peer(pool, peer)}
-            yield view | ({"status": peer.status} if peer.status else {})
+            yield view | ({"status": brief(peer.status)} if peer.status else {})
 
     def _peer(self, pool: Pool[Any], peer: Peer[Any]) -> pb.PeerView:
         ledger = self._house.admission.ledger(pool.kind)
@@ -72,6 +73,16 @@ class Overview:
         if last.HasField("eta"):
             queue.last_eta.CopyFrom(last.eta)
         return queue
+
+
+def brief(status: Any) -> Any:
+    """Without the prompts that show what its model can do."""
+    if not (isinstance(status, StageStatus) and status.model.example_prompts):
+        return status
+    short = StageStatus()
+    short.CopyFrom(status)
+    short.model.ClearField("example_prompts")
+    return short
 
 
 def session_view(conductor: Conductor) -> pb.SessionView:

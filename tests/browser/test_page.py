@@ -49,6 +49,82 @@ async def test_a_cut_network_is_resumed_without_a_step_back(enter: Enter, visit:
     assert (await page.witness())["back"] == 0
 
 
+async def test_a_viewer_who_was_away_for_long_goes_on_at_the_live_edge(enter: Enter, visit: OpenPage) -> None:
+    """Its buffer ends more than a minute before what comes next."""
+    place = await enter(open_town())
+    wire = await enter(wire_to(place.url))
+    name = await place.anybody.name()
+    token = await place.anybody.token(name)
+    async with place.anybody.attached(name, acks=False) as leg:
+        await leg.until_sequence(4)
+        link = f"{wire.url}/#view={name.removeprefix('sessions/')}&token={token}"
+        page = await visit(link, allow=("WebSocket", "ERR_", "Failed to load resource"))
+        await page.until_playing(0.3)
+        wire.cut()
+        await page.until_state("offline")
+        while leg.segments[-1].sequence < 150:
+            await leg.ack(newest := leg.segments[-1].sequence)
+            await leg.until_sequence(newest + 1)
+        wire.mend(place.url)
+        await page.until_notice("[data-kind=skipped]")
+        await page.until_time(150 * 0.75 - 1)
+
+
+async def test_a_viewer_who_was_away_comes_back_by_the_link(enter: Enter, visit: OpenPage) -> None:
+    """It is good for longer than the tokens of the streams."""
+    place = await enter(open_town(token_ttl_s=2.0))
+    wire = await enter(wire_to(place.url))
+    name = await place.anybody.name()
+    token = await place.anybody.token(name, ttl_s=3600)
+    async with place.anybody.attached(name, acks=False):
+        link = f"{wire.url}/#view={name.removeprefix('sessions/')}&token={token}"
+        page = await visit(link, allow=("WebSocket", "ERR_", "Failed to load resource"))
+        await page.until_state("active")
+        wire.cut()
+        await page.until_state("offline")
+        await page.page.wait_for_timeout(2500)
+        wire.mend(place.url)
+        await page.until_state("active")
+        assert not await page.find("#problem").is_visible()
+
+
+async def test_a_picture_that_stood_still_is_given_more_credit(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    await page.start("a red circle")
+    place.stage.block_s = 1.2  # of 0.75 s of video
+    await page.until("() => document.querySelector('[data-figure=stalls]').textContent !== '0'")
+    place.stage.block_s = 0.0
+    await page.until_playing(4)
+    attached = [json.loads(message)["attach"] for message in page.sent if "attach" in json.loads(message)]
+    assert [each["maxUnackedSegments"] for each in attached] == [2, 4, 8][: len(attached)]
+    assert len(attached) >= 2
+    assert (await page.witness())["back"] == 0
+
+
+async def test_a_browser_that_wants_a_click_gets_one(enter: Enter, visit: OpenPage) -> None:
+    """As phones do that save power."""
+    place = await enter(open_town())
+    page = await visit(place.url)
+    await page.page.evaluate((Path(__file__).parent / "shy.js").read_text())
+    await page.send("a red circle")
+    await page.until_text("#cover-title", "Tap or click to play.")
+    await page.page.click("#screen")
+    await page.until_playing()
+    assert not await page.find("#cover").is_visible()
+
+
+async def test_the_way_to_the_prompt_does_not_load_the_page_again(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    await page.page.evaluate("() => { window.mark = 1; }")
+    await page.page.focus(".skip")
+    await page.page.keyboard.press("Enter")
+    await page.until("() => location.hash === '#prompt'")
+    await page.start("a red circle")
+    assert await page.page.evaluate("() => window.mark") == 1
+
+
 async def test_the_queue_counts_down(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town(capacity=1))
     first, second = await place.anybody.name(), await place.anybody.name()
@@ -84,6 +160,9 @@ async def test_what_is_refused_is_said_with_field_and_range(enter: Enter, visit:
     await page.find("#timeline [data-state=refused]").wait_for(state="attached")
     assert "token" in (await page.until_problem()).lower()
     await page.until_playing()
+    await page.page.reload()
+    await page.until_playing()
+    assert not await page.find("#problem").is_visible()
 
 
 @pytest.mark.parametrize(

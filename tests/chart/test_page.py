@@ -112,5 +112,14 @@ def test_notes_tell_the_address(values: Values, address: str) -> None:
     assert not re.search(r"%!|<no value>", text)
 
 
+def test_notes_warn_of_a_proxy_with_a_certificate() -> None:
+    """By which everybody behind it would be let in."""
+    mutual = merge(TLS, {"tls": {"gatewayRequiresClientCertificates": True}, "tests": {"enabled": False}})
+    for values in (WEB["webingress"], WEB["webroute"]):
+        assert "everybody's credential" in notes(Case("mutual", (), merge(mutual, values)))
+        assert "everybody's credential" not in notes(Case("open", (), merge(TLS, values)))
+    assert "everybody's credential" not in notes(Case("direct", (), mutual))
+
+
 def test_notes_of_no_page() -> None:
     assert "browser" not in notes(Case("nopage", (), WEB["nopage"]))

@@ -161,6 +161,7 @@ class Leg:
         self._news = asyncio.Event()
         self._sending = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
+        self._acking: set[asyncio.Task[None]] = set()
 
     async def send(self, **message: Any) -> None:
         async with asyncio.timeout(WAIT_S), self._sending:
@@ -184,25 +185,31 @@ class Leg:
     async def cut(self) -> None:
         """As a connection that is lost."""
         self.call.cancel()
-        if self._reading:
-            await asyncio.gather(self._reading, return_exceptions=True)
+        tasks = [*self._acking, *([self._reading] if self._reading else [])]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self) -> None:
         try:
             while (event := await self.call.read()) is not grpc.aio.EOF:
-                await self._take(event)
+                self._take(event)
         except grpc.aio.AioRpcError as error:
             self.error = error
         finally:
             self.is_over = True
             self._news.set()
 
-    async def _take(self, event: Response) -> None:
+    def _take(self, event: Response) -> None:
         self.events.append(event)
         self._news.set()
         if event.HasField("segment") and self.acks:
-            with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
-                await self.ack(event.segment.sequence)
+            task = asyncio.create_task(self._ack_quietly(event.segment.sequence))
+            self._acking.add(task)
+            task.add_done_callback(self._acking.discard)
+
+    async def _ack_quietly(self, sequence: int) -> None:
+        """Beside the reading: a write that meets the end of the stream waits until somebody has read it."""
+        with suppress(asyncio.InvalidStateError, asyncio.CancelledError, grpc.aio.AioRpcError):
+            await self.ack(sequence)
 
     async def until(self, condition: Callable[[], Any]) -> None:
         """Until it holds, looked at with each event."""

@@ -312,7 +312,8 @@ async def test_a_pause_gives_its_place_away_and_comes_back(priority: str) -> Non
             made = len(leg.segments)
             await place.anybody.resume(name, fresh_id())
             await leg.until_segments(made + 5)
-            assert leg.states[-4:] == ["PAUSED", "QUEUED", "STARTING", "ACTIVE"], leg.states
+            lasting = [state for state in leg.states if state != "STARTING"]  # which may be over at once
+            assert lasting[-3:] == ["PAUSED", "QUEUED", "ACTIVE"], leg.states
             assert leg.sequences == list(range(1, len(leg.sequences) + 1))
             assert [mark.block for mark in leg.marks] == list(range(len(leg.marks)))
             assert leg.segments[-1].epoch > 1

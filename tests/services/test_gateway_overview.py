@@ -208,6 +208,14 @@ async def test_models_come_with_the_default_first() -> None:
         models = (await place.visitor.get("/v1/models")).json()["models"]
         assert [model["name"] for model in models] == ["demo", "ant", "zebra"]
         assert models[0]["examplePrompts"] == examples
+        stages = (await place.visitor.get("/v1/overview")).json()["stages"]
+        shown = [
+            (stage["status"]["model"]["model"], stage["status"]["model"]["examplePrompts"])
+            for stage in stages
+        ]
+        assert sorted(shown) == [("ant", []), ("demo", []), ("zebra", [])], (
+            "who looks each second needs them not"
+        )
         name = await place.town.anybody.name()
         live = await place.town.anybody.until_state(name, "ACTIVE")
         assert live.model_licence == "none"

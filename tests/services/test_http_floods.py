@@ -1,6 +1,7 @@
 """Clients that want too much: of connections, messages, answers, time."""
 
 import asyncio
+import socket
 import struct
 from contextlib import AsyncExitStack
 from typing import Any
@@ -9,7 +10,8 @@ import httpx2
 import pytest
 import websockets
 
-from tests.services.gateway_support import WAIT_S
+from services.gateway.http.protocol import BoundedProtocol
+from tests.services.gateway_support import WAIT_S, until
 from tests.services.http_support import client, create, http_town, problem
 from tests.services.test_http_safety import open_line, rest
 from tests.services.video_support import Browser, open_socket, web_town
@@ -138,10 +140,10 @@ async def test_clients_of_a_trusted_proxy_are_counted_one_by_one() -> None:
 
 async def test_nobody_guesses_keys_for_long() -> None:
     """Ten seconds' worth at once, then as slowly as the setting says; others are not held up."""
-    settings = {"max_anonymous_per_s": 0.5, "trusted_proxies": ["127.0.0.1/32"]}
+    settings = {"max_anonymous_per_s": 0.2, "trusted_proxies": ["127.0.0.1/32"]}
     async with http_town(tenants=("acme",), http=settings) as place:
         web = place.visitor
-        for number in range(6):
+        for number in range(3):
             guess = {"authorization": f"Bearer guess-{number}"} if number % 2 else {}
             problem(await web.get("/v1/sessions", headers=guess), 401, "UNAUTHENTICATED")
         refused = await web.get("/v1/sessions", headers={"authorization": "Bearer guess"})
@@ -152,6 +154,18 @@ async def test_nobody_guesses_keys_for_long() -> None:
             for _ in range(20):
                 assert (await known.get("/v1/sessions")).status_code == 200
             await create(known)
+
+
+async def test_a_header_alone_is_no_credential() -> None:
+    """What is refused before a credential is looked at, or needs none, costs as much with as without."""
+    made_up = {"authorization": "Bearer guess", "content-type": "application/json"}
+    for path, content, status in (("/v1/sessions", b"{", 400), ("/openapi.json", None, 200)):
+        async with http_town(tenants=("acme",), http={"max_anonymous_per_s": 0.2}) as place:
+            for _ in range(3):
+                verb = "POST" if content else "GET"
+                answer = await place.visitor.request(verb, path, content=content, headers=made_up)
+                assert answer.status_code == status
+            problem(await place.visitor.get("/v1/sessions", headers=made_up), 429, "RATE_LIMITED")
 
 
 async def test_guesses_over_websockets_count_too() -> None:
@@ -165,3 +179,30 @@ async def test_guesses_over_websockets_count_too() -> None:
         with pytest.raises(websockets.InvalidStatus) as caught:
             await open_socket(place, "sessions/a")
         assert caught.value.response.status_code == 429
+
+
+async def test_few_bytes_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer than asyncio tells of by default: the connection would be closed, and never end."""
+    made: list[BoundedProtocol] = []
+    begin = BoundedProtocol.connection_made
+
+    def note(protocol: BoundedProtocol, transport: Any) -> None:
+        made.append(protocol)
+        begin(protocol, transport)
+
+    monkeypatch.setattr(BoundedProtocol, "connection_made", note)
+    async with http_town(http={"write_timeout_s": 0.3, "keep_alive_s": 1}) as place:
+        parts = httpx2.URL(place.town.url)
+        with socket.socket() as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.connect((parts.host, parts.port))
+            await until(lambda: made)
+            (protocol,) = made
+            for _ in range(10_000):
+                if protocol.transport.get_write_buffer_size():
+                    break
+                line.send(b"GET /static/page.css HTTP/1.1\r\nHost: a\r\n\r\n")
+                await until(lambda: protocol.cycle and protocol.cycle.response_complete)
+                await asyncio.sleep(0.001)
+            assert 0 < protocol.transport.get_write_buffer_size() < 64 * 1024
+            await until(lambda: protocol not in protocol.connections)

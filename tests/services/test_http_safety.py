@@ -59,6 +59,19 @@ async def test_request_ids_of_strangers_are_taken_where_harmless_only() -> None:
         assert answer.json()["requestId"] == answer.headers["x-request-id"]
 
 
+async def test_it_is_reached_by_its_own_names_alone() -> None:
+    async with http_town(http={"hosts": ["localhost", "[::1]", "cascade.example.com"]}) as place:
+        web = place.visitor
+        for own in ("localhost:8080", "LOCALHOST", "[::1]:8080", "cascade.example.com"):
+            assert (await web.get("/", headers={"host": own})).status_code == 200, own
+        for other in ("evil.example.com:8080", "localhost.evil.example.com", "127.0.0.1"):
+            body = {"requestId": "r", "spec": spec()}
+            headers = {"host": other, "origin": f"http://{other}"}
+            problem(await web.post("/v1/sessions", json=body, headers=headers), 421)
+            problem(await web.get("/v1/sessions", headers=headers), 421)
+        assert (await web.get("/healthz", headers={"host": "10.1.2.3:8080"})).status_code == 200
+
+
 async def test_pages_of_named_origins_may_call_and_of_others_not() -> None:
     async with http_town(http={"cors_origins": [OURS]}) as place:
         web, body = place.visitor, {"requestId": "a", "spec": spec()}
@@ -163,6 +176,17 @@ async def test_a_slow_body_is_refused() -> None:
         writer.close()
 
 
+async def test_a_body_that_comes_after_its_answer_ends_the_connection() -> None:
+    async with http_town(http={"body_timeout_s": 0.3}) as place:
+        reader, writer = await open_line(place.town.url)
+        writer.write(START + b"Content-Length: 10\r\n\r\n{")
+        async with asyncio.timeout(WAIT_S):
+            assert (await reader.readuntil(b"ok\n")).startswith(b"HTTP/1.1 200")
+        writer.write(b" ")
+        assert await rest(reader) == b""
+        writer.close()
+
+
 async def test_connections_beyond_the_bound_are_closed_at_once() -> None:
     async with http_town(http={"max_connections": 3}) as place:
         lines = [await open_line(place.town.url) for _ in range(3)]
@@ -200,6 +224,17 @@ async def test_nothing_secret_is_logged(
         await web.post(
             "/v1/sessions", content=f'{{"{secret}'.encode(), headers={"content-type": "text/plain"}
         )
+        for protocol in ("cascade.v1", "other"):
+            reader, writer = await open_line(place.town.url)
+            writer.write(
+                f"GET /v1/sessions/a/connect?resume_token={secret} HTTP/1.1\r\nHost: a\r\n"
+                f"Upgrade: websocket\r\nConnection: Upgrade\r\nAuthorization: Bearer {secret}\r\n"
+                f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+                f"Sec-WebSocket-Protocol: {protocol}\r\n\r\n".encode()
+            )
+            async with asyncio.timeout(WAIT_S):
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith((b"HTTP/1.1 101", b"HTTP/1.1 400"))
+            writer.close()
     ours = [record for record in caplog.records if not record.name.startswith("http")]
     written = "".join((*capfd.readouterr(), *(record.getMessage() for record in ours)))
     assert secret not in written

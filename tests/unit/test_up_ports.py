@@ -34,6 +34,14 @@ def test_each_gateway_has_the_next_one(tmp_path: Path) -> None:
     assert len(numbers) == 6
 
 
+def test_only_names_of_this_machine_lead_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (gateway,) = gateways(tmp_path, HttpPort(0, "--http-port"))
+    assert gateway.environment["CASCADE_HTTP_HOSTS"] == "localhost,127.0.0.1,[::1]"
+    monkeypatch.setenv("CASCADE_HTTP_HOST", "0.0.0.0")  # somebody wants to be reached from elsewhere
+    (gateway,) = gateways(tmp_path, HttpPort(0, "--http-port"))
+    assert "CASCADE_HTTP_HOSTS" not in gateway.environment
+
+
 def test_off_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(HTTP_VARIABLE, "8080")
     (gateway,) = gateways(tmp_path, HttpPort(None, "--http-port"))
@@ -45,6 +53,16 @@ def test_a_port_that_nobody_asked_for_gives_way(tmp_path: Path, taken: int) -> N
     (gateway,) = gateways(tmp_path, HttpPort(taken))
     assert gateway.page
     assert gateway.page != f"http://localhost:{taken}"
+
+
+def test_the_port_of_grpc_is_taken(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    (gateway,) = [each for each in make_plan(Wish(port=port, http=HttpPort(port))) if each.role == "gateway"]
+    assert gateway.port == port
+    assert gateway.page
+    assert gateway.page != f"http://localhost:{port}"
+    with pytest.raises(CommandFailed, match=f"--http-port: port {port} is taken"):
+        make_plan(Wish(port=port, http=HttpPort(port, "--http-port")))
 
 
 @pytest.mark.parametrize("source", ["--http-port", HTTP_VARIABLE])

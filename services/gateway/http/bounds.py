@@ -14,6 +14,8 @@ from services.gateway.http.problems import Problem, problem_of
 from services.gateway.http.websocket import CLOSE_CODES
 
 PROBES = ("/healthz", "/readyz", "/metrics")
+UNPROVEN = (400, 401, 408, 413, 415)
+"""Answers to a wrong credential, and those that come before it is looked at: anybody can write a header."""
 
 
 class Bounds:
@@ -44,7 +46,7 @@ class Bounds:
 
         async def watch(message: Message) -> None:
             nonlocal is_charged
-            is_charged = is_charged or status_of(message) == HTTPStatus.UNAUTHORIZED
+            is_charged = is_charged or status_of(message) in UNPROVEN
             await send(message)
 
         try:
@@ -78,6 +80,8 @@ def is_anonymous(connection: HTTPConnection) -> bool:
     scope = connection.scope
     if scope["type"] == "websocket" or scope["path"] in PROBES or scope["state"].get(CERTIFICATE_NAME):
         return False
+    if not scope["path"].startswith("/v1/"):
+        return True  # nobody looks at a credential there
     headers = connection.headers
     return not (
         AUTHORIZATION in headers or RESUME_HEADER in headers or RESUME_PARAMETER in connection.query_params

@@ -1,5 +1,6 @@
 """Who is here, by address: how many connections it has, and how often it shows no valid credential."""
 
+import re
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ BURST_S = 10.0
 """An address that was quiet for that long may come as often at once."""
 MAX_ADDRESSES = 10_000
 """Noted for their requests; one whose note went begins anew."""
+WITH_PORT = re.compile(r"([\d.]+):\d+|\[(.+)\](?::\d+)?")
 PREFIX_V6 = 64
 """Whoever has one IPv6 address has as many as this network holds."""
 Address = IPv4Address | IPv6Address
@@ -77,9 +79,10 @@ def place_of(host: str) -> str:
 
 
 def parse(host: str) -> Address | None:
-    """None: no address. One of IPv4 in IPv6's form is one of IPv4."""
+    """None: no address. One of IPv4 in IPv6's form is one of IPv4; some proxies write a port behind it."""
+    found = WITH_PORT.fullmatch(host)
     try:
-        address = ip_address(host.partition("%")[0])
+        address = ip_address((found[1] or found[2] if found else host).partition("%")[0])
     except ValueError:
         return None
     return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address

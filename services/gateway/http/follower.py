@@ -38,17 +38,19 @@ class Follower:
     """Follows a session as a viewer, over as many streams as it takes."""
 
     def __init__(self, backend: Backend, key: Key, credentials: Credentials) -> None:
-        """`credentials`: of whoever asks first. What follows is attached by the stream's own tokens."""
+        """`credentials`: of whoever asks first, of which a resume token alone will do: a wrong key beside it
+        would end the stream for all. What follows is attached by the stream's own tokens."""
         self.video = KeptVideo(MAX_SEGMENTS, MAX_BYTES)
         self.read_at = time.monotonic()
         """When somebody asked for it last."""
         self._backend = backend
-        self._credentials = credentials
+        token = credentials.resume_token
+        self._credentials = Credentials((), token) if token else credentials
         self._attach = Request.Attach(
             name=key[0],
             profile_id=key[1],
             role=session_pb2.CONNECT_ROLE_VIEWER,
-            resume_token=credentials.resume_token,
+            resume_token=token,
             from_oldest=True,
             client="cascade-gateway http",
         )

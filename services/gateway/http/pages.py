@@ -58,7 +58,7 @@ def routes(backend: Backend) -> list[BaseRoute]:
     files = read_files(FOLDER)
 
     async def page(request: Request) -> Response:
-        return answer(request, files[PAGES[request.url.path]])
+        return answer(request, files[PAGES[request.scope["path"]]])
 
     async def static(request: Request) -> Response:
         file = files.get(request.path_params["name"])

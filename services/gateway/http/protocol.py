@@ -58,7 +58,7 @@ class BoundedProtocol(BoundedWrites, H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
         self._stop_stalled()
-        if self.place:
+        if self.place is not None:
             self.config.crowd.leave(self.place)
         super().connection_lost(exc)
 
@@ -92,11 +92,20 @@ class BoundedProtocol(BoundedWrites, H11Protocol):
         self.transport.close()
 
     def _watch(self) -> None:
-        """The clock runs from the first byte to the last of the headers, and before the first request."""
-        if self.conn.their_state is not h11.IDLE:
+        """The clock runs from the first byte to the last of the headers, before the first request, and while
+        a body comes whose request is answered already: nobody reads that, and uvicorn's own clock stops."""
+        limit_s = self._limit_s()
+        if limit_s is None:
             self._stop_deadline()
         elif self._deadline is None and not self.transport.is_closing():
-            self._deadline = self.loop.call_later(self.config.bounds.header_timeout_s, self.transport.abort)
+            self._deadline = self.loop.call_later(limit_s, self.transport.abort)
+
+    def _limit_s(self) -> float | None:
+        """None: the application, or uvicorn, watches it now."""
+        if self.conn.their_state is h11.IDLE:
+            return self.config.bounds.header_timeout_s
+        is_late = self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE
+        return self.config.bounds.body_timeout_s if is_late else None
 
     def _stop_deadline(self) -> None:
         if self._deadline:

@@ -96,7 +96,8 @@ def same_as_before(segments: Sequence[Kept], etag: str) -> Sequence[Kept]:
 
 def etag_of(segments: Sequence[Kept]) -> str:
     first, last = segments[0], segments[-1]
-    return f'"{first.sequence}-{last.sequence}-{first.init.name.removesuffix(".mp4")}"'
+    sums = f"{first.init.name.removesuffix('.mp4')}-{size_of(segments)}"
+    return f'"{first.sequence}-{last.sequence}-{sums}"'
 
 
 def wanted_range(header: str, size: int) -> range | None:

@@ -1,5 +1,6 @@
 """What surrounds every request: bounds, origins, headers, one line in the log."""
 
+import re
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -16,6 +17,7 @@ from services.gateway.http.bounds import PROBES, Bounds, status_of
 from services.gateway.http.problems import HttpError, Problem
 
 log = structlog.get_logger(__name__)
+PORT = re.compile(r":\d*$")
 SAFE = ("GET", "HEAD", "OPTIONS")
 HEADERS: Mapping[str, str] = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
@@ -72,6 +74,9 @@ class Safety:
         num_bytes = sum(map(len, (scope.get("raw_path", b""), scope["query_string"], *pairs)))
         if num_bytes > self._settings.max_header_bytes:
             return HttpError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too large").problem
+        if scope["path"] not in PROBES and not is_known(connection.headers, self._settings.hosts):
+            text = "this server is not reached by that name; see the setting http.hosts"
+            return HttpError(HTTPStatus.MISDIRECTED_REQUEST, text).problem
         is_safe = scope["type"] == "http" and scope["method"] in SAFE
         if not is_safe and not is_allowed(connection.headers, self._settings.cors_origins):
             return HttpError(HTTPStatus.FORBIDDEN, "pages of this origin may not call here").problem
@@ -85,6 +90,12 @@ class Safety:
             headers.setdefault("strict-transport-security", HSTS)
         if self._backend.leaving.is_set():
             headers["connection"] = "close"
+
+
+def is_known(headers: Headers, hosts: tuple[str, ...]) -> bool:
+    """Whether it is asked by a name of its own; none are named: always."""
+    host = PORT.sub("", headers.get("host", "").lower())
+    return not hosts or host in hosts
 
 
 def is_allowed(headers: Headers, origins: tuple[str, ...]) -> bool:

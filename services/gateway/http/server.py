@@ -100,6 +100,7 @@ async def uvicorn_running(
         ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
+        log_level="warning",  # below it, each WebSocket's query with its token is written
         access_log=False,
         server_header=False,
         proxy_headers=False,

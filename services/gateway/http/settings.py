@@ -9,6 +9,7 @@ from cascade_core.config import STRICT
 from services.common.settings import MIB, Port, Seconds
 
 Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.\-\[\]:]+$")]
+HostName = Annotated[str, Field(pattern=r"^([a-z0-9.\-]+|\[[0-9a-f:.]+\])$")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -20,6 +21,11 @@ class HttpSettings:
     """Address to listen on; in a pod `0.0.0.0` or `::`."""
     port: Port | None = None
     """None: no HTTP. 0: any free port, told in the log."""
+    hosts: tuple[HostName, ...] = ()
+    """Names and addresses by which it is reached, without port, such as `cascade.example.com`; requests with
+    another `Host` are refused with 421. Empty: any. Where nobody is asked for a credential, name them: else a
+    page whose own name is made to lead here (DNS rebinding) is taken for ours. `cascade up` names those of
+    this machine."""
     cors_origins: tuple[Origin, ...] = ()
     """Whose pages may call from a browser, such as `https://app.example.com`, beside the host's own."""
     max_body_bytes: Annotated[int, Field(ge=1024, le=4 * MIB)] = MIB
@@ -32,8 +38,9 @@ class HttpSettings:
     """The same for one client address (of IPv6: one network of 64 bits). Behind a proxy that is not in
     `trusted_proxies`, all clients are one address."""
     max_anonymous_per_s: Annotated[float, Field(gt=0, le=100_000)] = 200.0
-    """Requests per second of one client address that show no credential or a wrong one, ten times as many in
-    a burst; further ones of this address are refused with 429. With a credential the tenant's rate counts."""
+    """Requests per second of one client address that show no credential or a wrong one, or that are refused
+    before it is looked at, ten times as many in a burst; beyond it all requests of this address are refused
+    with 429, whatever they show. With a credential the tenant's rate counts."""
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     """Networks of proxies before this port, such as `10.0.0.0/8`: whom they name in `X-Forwarded-For` is
     counted in their place."""

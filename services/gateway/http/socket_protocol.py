@@ -46,6 +46,6 @@ class BoundedSocket(BoundedWrites, WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_stalled()
-        if self.place:
+        if self.place is not None:
             self.config.crowd.leave(self.place)
         super().connection_lost(exc)

@@ -15,6 +15,11 @@ class BoundedWrites(asyncio.BaseProtocol):
     transport: asyncio.Transport
     _stalled: asyncio.TimerHandle | None = None
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Any byte that waits counts: by default only 64 KiB do, and to close waits for fewer without end."""
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits(high=1)
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stop_stalled()

@@ -17,7 +17,7 @@ const LEAST_WIDTH = 0.35;
 const HUES = [12, 48, 140, 190, 220, 265, 320];
 
 /** @typedef {{block: number, pass: number, rank: number}} Pass */
-/** @typedef {{key: string, time: number, passes: Pass[]}} Tick time: seconds of compute */
+/** @typedef {{time: number, passes: Pass[]}} Tick time: seconds of compute */
 
 export class CascadeView {
   /** @type {Tick[]} */
@@ -45,7 +45,7 @@ export class CascadeView {
   add(made) {
     this.numRanks = Math.max(1, made.numRanks ?? 1);
     this.numPasses = Math.max(1, made.numPasses ?? 1);
-    for (const tick of made.ticks ?? []) this.ticks.push(parseTick(tick, made.epoch));
+    for (const tick of made.ticks ?? []) this.ticks.push(parseTick(tick));
     this.ticks = this.ticks.slice(-MAX_TICKS);
     if (this.ticks.length) this.draw();
   }
@@ -119,12 +119,12 @@ export class CascadeView {
   }
 }
 
-/** @param {any} tick @param {string} epoch @returns {Tick} */
-function parseTick(tick, epoch) {
+/** @param {any} tick @returns {Tick} */
+function parseTick(tick) {
   const passes = (tick.passes ?? []).map((/** @type {any} */ each) => ({
     block: Number(each.block),
     pass: each.passIndex ?? 0,
     rank: each.rank ?? 0,
   }));
-  return { key: `${epoch}/${tick.index}`, time: seconds(tick.computeTime) ?? 0, passes };
+  return { time: seconds(tick.computeTime) ?? 0, passes };
 }

@@ -20,11 +20,12 @@ const RETRYABLE = [408, 429, 500, 502, 503, 504];
  *   token(token: string): void,
  *   isDue(): boolean,
  *   renew(): Promise<string | null>,
+ *   waits(problem: import("./problem.js").Problem): void,
  *   rejected(requestIds: string[], problem: import("./problem.js").Problem): void,
  *   finished(problem: import("./problem.js").Problem): void,
  * }} Listener
- *   isDue: whether a segment should have come by now; renew: a fresh token, or null;
- *   rejected: messages that can never be taken; finished: it cannot go on
+ *   isDue: whether a segment should have come by now; renew: another token, or null;
+ *   waits: why it is not attached yet; rejected: messages that can never be taken; finished: it cannot go on
  */
 
 export class Connection {
@@ -87,7 +88,13 @@ export class Connection {
   ack(sequence) {
     if (sequence <= this.acked) return;
     this.acked = sequence;
-    this.current?.send({ ack: { sequence: String(sequence) } });
+    this.sendAck();
+  }
+
+  /** As far as this line has brought the segments: an ack of one that it has not sent yet would end it. */
+  sendAck() {
+    const sequence = Math.min(this.acked, this.current?.newest ?? 0);
+    if (sequence) this.current?.send({ ack: { sequence: String(sequence) } });
   }
 
   /** Sent now or when attached again, until it is settled.
@@ -97,6 +104,7 @@ export class Connection {
     const requestId = freshId();
     const message = { [kind]: { requestId, ...content } };
     if (kind === "setPaused") this.settleAll(kind);
+    if (!this.outbox.size) this.heardAt = performance.now(); // From now on silence counts.
     if (this.outbox.size < MAX_OUTBOX) this.outbox.set(requestId, message);
     this.current?.send(message);
     return requestId;
@@ -115,26 +123,34 @@ export class Connection {
   /** @param {Line} line @param {string} kind @param {any} content @param {Uint8Array | null} media */
   event(line, kind, content, media) {
     this.heardAt = performance.now();
-    if (kind === "attached") this.takeOver(line);
+    if (kind === "attached") this.takeOver(line, Number(content.nextSequence) - 1);
     if (kind === "attached" || kind === "tokenRenewed") this.renewed(content.resumeToken);
-    if (kind === "segment") {
-      const sequence = Number(content.sequence);
-      if (sequence <= this.place.after) return;
-      this.place.after = sequence;
-    }
+    if (kind === "segment" && !this.isNew(line, Number(content.sequence))) return;
     if (kind === "reconnect") this.open();
     if (kind === "ended") this.close();
     this.listener.event(kind, content, media);
   }
 
-  /** @param {Line} line */
-  takeOver(line) {
+  /** Whether this segment has not come before, over another line. @param {Line} line @param {number} sequence */
+  isNew(line, sequence) {
+    line.newest = sequence;
+    if (sequence <= this.place.after) {
+      this.sendAck();
+      return false;
+    }
+    this.place.after = sequence;
+    return true;
+  }
+
+  /** @param {Line} line @param {number} newest segment that it takes for known */
+  takeOver(line, newest) {
     this.current?.retire();
     this.current = line;
+    line.newest = newest;
     this.coming = null;
     this.attempts = 0;
     this.listener.connected(true);
-    if (this.acked) line.send({ ack: { sequence: String(this.acked) } });
+    this.sendAck();
     for (const message of this.outbox.values()) line.send(message);
   }
 
@@ -154,7 +170,10 @@ export class Connection {
     this.listener.connected(Boolean(this.current));
     if (problem.status === 400 && this.outbox.size) this.reject(problem);
     else if (code >= PROBLEM_CODES && !this.isPassing(problem)) this.refused(problem);
-    else this.retryLater(problem.retryAfterSeconds ?? 0);
+    else {
+      if (line.problem && !this.current) this.listener.waits(line.problem);
+      this.retryLater(problem.retryAfterSeconds ?? 0);
+    }
   }
 
   /** A message that breaks the contract ends the stream: go on without it.
@@ -179,7 +198,7 @@ export class Connection {
     if (this.isOver) return;
     if (token) {
       this.renewed(token);
-      this.open();
+      this.retryLater(0);
     } else {
       this.close();
       this.listener.finished(problem);
@@ -201,9 +220,10 @@ export class Connection {
     this.open();
   }
 
-  /** A line can be dead without a close: when segments should come and none does, attach beside it. */
+  /** A line can be dead without a close: when segments or answers should come and none does, attach beside it. */
   probe() {
-    if (!this.current || this.coming || !this.listener.isDue()) return;
+    const isDue = this.outbox.size > 0 || this.listener.isDue();
+    if (!this.current || this.coming || !isDue) return;
     if (performance.now() - this.heardAt < SILENCE_MS) return;
     this.heardAt = performance.now();
     this.open();

@@ -18,6 +18,8 @@ export class Line {
     this.owner = owner;
     this.isAttached = false;
     this.isRetired = false;
+    /** Highest sequence that may be acknowledged over it. */
+    this.newest = 0;
     /** @type {import("./problem.js").Problem | null} Why the gateway closes it. */
     this.problem = null;
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";

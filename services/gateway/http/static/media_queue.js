@@ -16,7 +16,7 @@ export function isPlayable(type) {
   return Boolean(Source?.isTypeSupported(type));
 }
 
-/** @typedef {{type?: string, start?: number, data: Uint8Array}} Job with a type: an initialisation segment */
+/** @typedef {{type?: string, data: Uint8Array}} Job with a type: an initialisation segment */
 
 export class MediaQueue {
   /** @param {HTMLVideoElement} video @param {() => void} changed called after each append */
@@ -54,9 +54,9 @@ export class MediaQueue {
     this.pump();
   }
 
-  /** @param {Uint8Array} data @param {number} start seconds */
-  segment(data, start) {
-    this.jobs.push({ data, start });
+  /** @param {Uint8Array} data */
+  segment(data) {
+    this.jobs.push({ data });
     if (this.jobs.length > MAX_QUEUED)
       this.jobs.splice(
         this.jobs.findIndex((job) => !job.type),
@@ -119,8 +119,8 @@ export class MediaQueue {
     const [job] = this.jobs;
     if (!job) {
       if (this.hasEnded && this.buffer) this.source.endOfStream();
-    } else if ((job.start ?? 0) < this.video.currentTime + MAX_AHEAD_S || !this.hasMedia) {
-      this.append(job);
+    } else if (this.secondsAfter(this.video.currentTime) < MAX_AHEAD_S) {
+      this.append(job); // However far ahead it begins: a viewer may have missed what lies between.
     }
   }
 
@@ -131,7 +131,7 @@ export class MediaQueue {
       this.jobs.shift();
     } catch (error) {
       if (!(error instanceof DOMException) || error.name !== "QuotaExceededError") throw error;
-      if (!this.trim(KEEP_LITTLE_S)) setTimeout(() => this.pump(), 500);
+      this.trim(KEEP_LITTLE_S); // The player's next tick tries again.
     }
   }
 

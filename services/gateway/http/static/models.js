@@ -29,6 +29,7 @@ export class Models {
       const status = error instanceof ProblemError ? error.problem.status : 0;
       if (status === 404) return this.show();
       this.failed(error);
+      if (status === 401 || status === 403) return this.show(); // No key: not asked for it again and again.
     }
     this.fill();
     if (!this.models.length && attempt < MAX_TRIES) setTimeout(() => this.load(attempt + 1), AGAIN_MS);

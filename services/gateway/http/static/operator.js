@@ -5,7 +5,7 @@ import { Api } from "./api.js";
 import { byId, make, setAttribute, setText } from "./dom.js";
 import { KeyDialog } from "./key_dialog.js";
 import { condition, decoderRow, stageRow } from "./peers.js";
-import { ProblemBox } from "./problem.js";
+import { ProblemBox, ProblemError } from "./problem.js";
 import { Sparks } from "./spark.js";
 import { summarize } from "./summary.js";
 import { Table } from "./table.js";
@@ -33,9 +33,10 @@ class OperatorPage {
     if (!document.hidden) this.read();
   }
 
-  /** Then again, later where it failed; not while nobody looks. */
+  /** Then again, later where it failed; not while nobody looks, nor where nobody has a key. */
   async read() {
     let delay = EVERY_MS;
+    let isRefused = false;
     try {
       this.show(await this.api.get("/v1/overview"));
       this.problem.clear();
@@ -43,10 +44,11 @@ class OperatorPage {
       this.problem.show(error);
       this.showOld();
       delay = LATER_MS;
+      isRefused = error instanceof ProblemError && error.problem.status === 401;
     }
     document.body.classList.toggle("stale", delay === LATER_MS);
     clearTimeout(this.timer);
-    if (!document.hidden) this.timer = setTimeout(() => this.read(), delay);
+    if (!document.hidden && !isRefused) this.timer = setTimeout(() => this.read(), delay);
   }
 
   /** What stands there is not what is. */

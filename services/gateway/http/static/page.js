@@ -28,6 +28,9 @@ const MAX_WORDS = 12;
 class Page {
   constructor() {
     this.video = byId("video");
+    this.isWaiting = false;
+    /** @type {Set<string>} Words that were told to be unknown. */
+    this.told = new Set();
     this.problem = new ProblemBox(byId("problem"));
     this.notices = new Notices(byId("notices"));
     this.stateView = new StateView();
@@ -39,6 +42,7 @@ class Page {
       began: (piece) => this.began(piece),
       stalled: () => this.stalled(),
       moved: () => this.move(),
+      blocked: () => this.show(),
       broken: (after) => this.session.reattach(after),
       unplayable: (type) => this.problem.show(`This browser does not play ${type} piece by piece.`),
     });
@@ -48,6 +52,7 @@ class Page {
     this.session = new Session(api, this.player, {
       changed: () => this.show(),
       heard: (kind, content, media) => this.heard(kind, content, media),
+      waits: (problem) => this.waits(problem),
       rejected: (requestIds, problem) => this.rejected(requestIds, problem),
       finished: (problem) => this.problem.show(problem),
     });
@@ -66,7 +71,7 @@ class Page {
     byId("end").addEventListener("click", () => this.session.end());
     listen({ pause: () => this.pause(), prompt: () => this.prompts.box.focus() });
     addEventListener("pagehide", () => this.session.keep());
-    addEventListener("hashchange", () => location.reload());
+    addEventListener("hashchange", () => location.hash.startsWith("#view") && location.reload());
     addEventListener("resize", () => this.move());
     this.video.addEventListener("resize", () => this.shape());
     setInterval(() => this.countViewers(), VIEWERS_EVERY_MS);
@@ -115,6 +120,8 @@ class Page {
   }
 
   clear() {
+    if (this.recorder.isRecording) this.record();
+    this.told.clear();
     for (const part of [this.timeline, this.figures, this.cascade, this.notices, this.share, this.problem])
       part.clear();
   }
@@ -158,9 +165,12 @@ class Page {
   /** @param {any} content ConnectResponse.Attached */
   heardAttached(content) {
     const { session } = content;
+    if (this.isWaiting) this.problem.clear();
+    this.isWaiting = false;
     this.figures.show("viewers", String(session.numViewers ?? 0));
     if (session.queue) this.stateView.showQueue(session.queue);
-    for (const receipt of content.receipts ?? []) this.heardReceipt(receipt);
+    for (const receipt of content.receipts ?? [])
+      this.heardReceipt(receipt, this.timeline.isOpen(receipt.requestId));
     this.tellUnknown((session.unknownWords ?? []).flatMap((/** @type {any} */ each) => each.words));
   }
 
@@ -171,15 +181,16 @@ class Page {
     this.recorder.take(content, media);
   }
 
-  /** @param {any} receipt PromptReceipt; those of the first prompts have no id */
-  heardReceipt(receipt) {
+  /** @param {any} receipt PromptReceipt; those of the first prompts have no id
+   * @param {boolean} isNews Each attaching brings the last ones again. */
+  heardReceipt(receipt, isNews = true) {
     if (!receipt.requestId) return;
     const { text, time } = this.session.asked[receipt.requestId] ?? {
       text: "a new prompt",
       time: this.player.time,
     };
     this.timeline.receive(receipt, text, time);
-    if (receipt.state === "SWITCH_STATE_REFUSED") this.problem.show(fromStatus(receipt.status));
+    if (isNews && receipt.state === "SWITCH_STATE_REFUSED") this.problem.show(fromStatus(receipt.status));
     if (receipt.state === "SWITCH_STATE_APPLIED") this.tellUnknown(receipt.unknownWords ?? []);
   }
 
@@ -192,6 +203,12 @@ class Page {
   /** @param {any} content ConnectResponse.RequestFailed */
   heardFailure(content) {
     this.rejected([content.requestId], fromStatus(content.status));
+  }
+
+  /** @param {import("./problem.js").Problem} problem It tries again by itself: told until it is attached. */
+  waits(problem) {
+    this.isWaiting = true;
+    this.problem.show(problem);
   }
 
   /** @param {string[]} requestIds @param {import("./problem.js").Problem} problem */
@@ -209,9 +226,10 @@ class Page {
 
   /** @param {string[]} words */
   tellUnknown(words) {
-    if (!words.length || words.join() === this.toldWords) return;
-    this.toldWords = words.join();
-    this.note("words", `The model does not know: ${words.slice(0, MAX_WORDS).join(", ")}.`);
+    const fresh = words.filter((word) => !this.told.has(word));
+    if (!fresh.length) return;
+    for (const word of fresh) this.told.add(word);
+    this.note("words", `The model does not know: ${fresh.slice(0, MAX_WORDS).join(", ")}.`);
   }
 
   /** @param {string} kind @param {string} text */
@@ -243,7 +261,8 @@ class Page {
   }
 
   async countViewers() {
-    if (!this.session.isConnected || this.session.isViewer || document.hidden) return;
+    const { isLive, isConnected, isViewer } = this.session;
+    if (!isLive || !isConnected || isViewer || document.hidden) return;
     const found = await this.api.get(`/v1/${this.session.name}`, { quiet: true }).catch(() => null);
     if (found) this.figures.show("viewers", String(found.session.numViewers));
   }
@@ -253,12 +272,13 @@ class Page {
     const { session, player } = this;
     const state = session.shownState;
     const { isLive, isViewer } = session;
-    this.stateView.show(state, { hasPicture: player.begun > 0, isViewer, isLive });
+    const { begun, isBlocked } = player;
+    this.stateView.show(state, { hasPicture: begun > 0, isViewer, isLive, isBlocked });
     setText(byId("send"), isLive ? "Switch" : "Start");
     byId("send").disabled = state === "connecting" && !isLive;
-    for (const id of ["pause", "record"]) byId(id).disabled = !isLive;
-    byId("download").disabled = player.begun === 0;
-    for (const id of ["share", "end"]) byId(id).disabled = !isLive;
+    for (const id of ["pause", "share", "end"]) byId(id).disabled = !isLive;
+    byId("record").disabled = !isLive && !this.recorder.isRecording;
+    byId("download").disabled = begun === 0;
     setAttribute(byId("pause"), "aria-pressed", String(session.isPaused));
     setText(byId("pause-text"), session.isPaused ? "Resume" : "Pause");
     setAttribute(byId("record"), "aria-pressed", String(this.recorder.isRecording));

@@ -22,10 +22,10 @@ const MAX_KNOWN = 256;
 /**
  * @typedef {{sequence: number, epoch: number, start: number, end: number, frames: number, created: string,
  *   receivedAt: number}} Piece one segment; start, end: seconds on the session's clock; receivedAt: ms of the page
- * @typedef {{began(piece: Piece): void, stalled(): void, moved(): void, broken(after: number): void,
+ * @typedef {{began(piece: Piece): void, stalled(): void, moved(): void, blocked(): void, broken(after: number): void,
  *   unplayable(type: string): void}} Listener
- *   began: a segment's playing begins; moved: called a few times per second; broken: the browser gave up on the media
- *   after that segment; unplayable: it never takes media of this type
+ *   began: a segment's playing begins; moved: called a few times per second; blocked: the browser plays only when
+ *   somebody clicks; broken: it gave up on the media after that segment; unplayable: it never takes media of this type
  */
 
 export class Player {
@@ -41,6 +41,7 @@ export class Player {
   dryAt = Infinity;
   hasStarted = false;
   hasEnded = false;
+  isBlocked = false;
   fullSince = 0;
 
   /** @param {HTMLVideoElement} video @param {Listener} listener */
@@ -54,7 +55,7 @@ export class Player {
     video.addEventListener("playing", () => this.flow());
     video.addEventListener("waiting", () => this.tick());
     video.addEventListener("error", () => this.queue && this.listener.broken(this.begun));
-    document.addEventListener("visibilitychange", () => this.tick());
+    for (const name of ["visibilitychange", "click"]) document.addEventListener(name, () => this.tick());
     setInterval(() => this.tick(), 250);
   }
 
@@ -72,6 +73,7 @@ export class Player {
     this.isDry = true;
     this.hasStarted = false;
     this.hasEnded = false;
+    this.isBlocked = false;
     this.fullSince = 0;
     this.dryAt = Infinity;
     clearTimeout(this.dryTimer);
@@ -100,7 +102,7 @@ export class Player {
       receivedAt: performance.now(),
     });
     if (this.pieces.length > MAX_KNOWN) this.pieces.shift();
-    this.queue?.segment(data, start);
+    this.queue?.segment(data);
     this.tick();
   }
 
@@ -165,20 +167,30 @@ export class Player {
     const isLong = num > 0 && performance.now() - this.fullSince > START_WAIT_MS;
     if (this.isDry && num < enough && !isLong && !this.hasEnded) return;
     if (this.isDry && this.time > this.dryAt) this.video.currentTime = this.dryAt;
-    this.video.play().catch(() => {}); // Refused, or paused again meanwhile: the next tick tries again.
+    this.video.play().catch((error) => this.refused(error));
+  }
+
+  /** Phones that save power refuse it; otherwise it was paused again meanwhile. The next tick or click tries again.
+   * @param {Error} error */
+  refused(error) {
+    if (error.name !== "NotAllowedError" || this.isBlocked) return;
+    this.isBlocked = true;
+    this.listener.blocked();
   }
 
   flow() {
-    this.isDry = false;
+    this.isDry = this.isBlocked = false;
     this.dryAt = Infinity;
   }
 
-  /** Browsers let the time of a video without sound run on for seconds after its last picture: stop it there. */
+  /** Browsers let the time of a video without sound run on for seconds after its last picture: stop it there. Others
+   * wait at that picture by themselves, until there is one more. */
   watchDry() {
     clearTimeout(this.dryTimer);
     if (this.video.paused || this.video.seeking || this.hasEnded) return;
     const left = this.queue?.secondsAfter(this.time) ?? 0;
-    if (left <= DRY_S) this.runDry();
+    const waits = left < SOON_S && this.video.readyState < HTMLMediaElement.HAVE_FUTURE_DATA;
+    if (waits || left <= DRY_S) this.runDry();
     else if (left < SOON_S) this.dryTimer = setTimeout(() => this.tick(), left * 1000);
   }
 

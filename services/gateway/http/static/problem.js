@@ -1,6 +1,8 @@
 // @ts-check
 /** What went wrong, in words: problem+json of the paths, google.rpc.Status inside events. */
 
+import { setText } from "./dom.js";
+
 /**
  * @typedef {{title?: string, status?: number, detail?: string, reason?: string, retryAfterSeconds?: number,
  *   fieldViolations?: {field: string, description: string}[], requestId?: string}} Problem
@@ -73,7 +75,7 @@ export class ProblemBox {
   /** @param {unknown} error a ProblemError, a Problem, or text */
   show(error) {
     this.element.hidden = false;
-    this.element.textContent = error instanceof Error ? error.message : toText(error);
+    setText(this.element, error instanceof Error ? error.message : toText(error));
   }
 
   clear() {

@@ -29,9 +29,10 @@ export class Prompts {
     this.drawHistory();
   }
 
-  /** @param {KeyboardEvent} event Shift+Enter breaks the line; so does Enter while an input method composes. */
+  /** @param {KeyboardEvent} event Shift+Enter breaks the line; Enter while an input method composes is its own. */
   press(event) {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    const isComposing = event.isComposing || event.keyCode === 229; // The latter in Safari, as composing ends.
+    if (event.key !== "Enter" || event.shiftKey || isComposing) return;
     event.preventDefault();
     this.submit();
   }

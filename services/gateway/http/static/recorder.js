@@ -18,6 +18,7 @@ export class Recorder {
     this.parts = null;
     this.numBytes = 0;
     this.from = 0;
+    this.newest = 0;
     this.name = "";
   }
 
@@ -29,6 +30,7 @@ export class Recorder {
   start(name) {
     this.parts = [];
     this.numBytes = 0;
+    this.newest = 0;
     this.name = name;
   }
 
@@ -43,9 +45,12 @@ export class Recorder {
     this.init = data;
   }
 
-  /** @param {any} content ConnectResponse.Segment @param {Uint8Array} data */
+  /** Each once, also where the player needs it again.
+   * @param {any} content ConnectResponse.Segment @param {Uint8Array} data */
   take(content, data) {
-    if (!this.parts) return;
+    const sequence = Number(content.sequence);
+    if (!this.parts || sequence <= this.newest) return;
+    this.newest = sequence;
     if (!this.parts.length) this.from = seconds(content.media.presentationTime) ?? 0;
     this.parts.push(shifted(data, this.from));
     this.numBytes += data.length;

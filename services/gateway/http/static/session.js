@@ -20,7 +20,8 @@ export const VIEWER = "CONNECT_ROLE_VIEWER";
  *   what a reload goes on from; asked: switches by request id
  * @typedef {{text: string, time: number}} Asked time: seconds of the session
  * @typedef {{changed(): void, heard(kind: string, content: any, media: Uint8Array | null): void,
- *   rejected(requestIds: string[], problem: Problem): void, finished(problem: Problem): void}} Listener
+ *   waits(problem: Problem): void, rejected(requestIds: string[], problem: Problem): void,
+ *   finished(problem: Problem): void}} Listener
  */
 
 export class Session {
@@ -37,7 +38,11 @@ export class Session {
   isLost = false;
   received = 0;
   numBroken = 0;
+  /** Segments ahead that it asks for, and those that the gateway allows. */
+  wish = FIRST_CREDIT;
   credit = FIRST_CREDIT;
+  /** Of a viewer: the token of its link, good for longer than those that follow. */
+  link = "";
   /** @type {Record<string, Asked>} */
   asked = {};
 
@@ -62,7 +67,8 @@ export class Session {
     this.isLost = false;
     this.received = 0;
     this.numBroken = 0;
-    this.credit = FIRST_CREDIT;
+    this.wish = this.credit = FIRST_CREDIT;
+    this.link = "";
     this.asked = {};
   }
 
@@ -109,6 +115,7 @@ export class Session {
   watch(name, token) {
     this.forget();
     this.role = VIEWER;
+    this.link = token;
     this.attach({ name, token, sequence: 0, time: 0, asked: {} });
   }
 
@@ -117,14 +124,18 @@ export class Session {
     Object.assign(this, { name, token, asked, state: "connecting" });
     const after = Math.max(0, sequence - 1); // The segment that was on the screen is needed once more.
     this.player.reset({ isViewer: this.isViewer, from: time, credit: this.credit });
+    if (this.isPaused) this.player.want(false);
     this.connection = new Connection(
-      { name, token, role: this.role, after, credit: this.credit },
+      { name, token, role: this.role, after, credit: this.wish },
       {
         event: (kind, content, media) => this.hear(kind, content, media),
         connected: (isConnected) => this.setConnected(isConnected),
         token: (newest) => this.keep(newest),
         isDue: () => this.isDue(),
         renew: () => this.renew(),
+        waits: (problem) => {
+          if (!this.wasConnected) this.listener.waits(problem);
+        },
         rejected: (requestIds, problem) => this.listener.rejected(requestIds, problem),
         finished: (problem) => this.finish(problem),
       },
@@ -201,9 +212,9 @@ export class Session {
 
   /** The picture stood still: have more made ahead, at the price of slower switches. */
   stalled() {
-    if (this.isViewer || this.state !== "active" || this.credit >= MOST_CREDIT) return;
-    this.credit *= 2;
-    this.connection?.allow(this.credit);
+    if (this.isViewer || this.state !== "active" || this.wish >= MOST_CREDIT) return;
+    this.wish *= 2;
+    this.connection?.allow(this.wish);
   }
 
   isDue() {
@@ -211,9 +222,9 @@ export class Session {
     return !this.isViewer && this.state === "active" && !this.isPaused && !isFull && !document.hidden;
   }
 
-  /** @returns {Promise<string | null>} a fresh token, where a key or an open gateway gives one */
+  /** @returns {Promise<string | null>} another token, where a link, a key or an open gateway gives one */
   async renew() {
-    if (this.isViewer) return null;
+    if (this.isViewer) return this.token === this.link ? null : this.link;
     try {
       const answer = await this.api.post(`/v1/${this.name}:issueResumeToken`, { role: this.role });
       return answer.resumeToken;

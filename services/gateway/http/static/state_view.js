@@ -32,6 +32,8 @@ const COVER = {
   offline: ["Not connected.", "Trying again."],
   ended: ["This session is over.", "Type a prompt to start another."],
 };
+/** @type {[string, string]} */
+const BLOCKED = ["Tap or click to play.", "This browser does not play by itself now."];
 
 export class StateView {
   constructor() {
@@ -41,11 +43,12 @@ export class StateView {
     this.place = "";
   }
 
-  /** @param {string} state @param {{hasPicture: boolean, isViewer: boolean, isLive: boolean}} scene */
-  show(state, { hasPicture, isViewer, isLive }) {
+  /** @param {string} state @param {{hasPicture: boolean, isViewer: boolean, isLive: boolean, isBlocked: boolean}} scene
+   *   isBlocked: the browser does not play by itself */
+  show(state, { hasPicture, isViewer, isLive, isBlocked }) {
     setAttribute(this.state, "data-state", state);
     setText(this.state, WORDS[state] ?? state);
-    const [title, text] = COVER[state] ?? ["", ""];
+    const [title, text] = isBlocked ? BLOCKED : (COVER[state] ?? ["", ""]);
     setText(byId("cover-title"), title);
     const isOver = state === "offline" && !isLive;
     const own = isOver
@@ -54,7 +57,7 @@ export class StateView {
         ? "Thank you for watching."
         : "";
     setText(byId("cover-text"), own || (state === "queued" && this.place) || text);
-    const isTold = !hasPicture || ["ended", "offline", "recovering"].includes(state);
+    const isTold = !hasPicture || ["queued", "ended", "offline", "recovering"].includes(state);
     this.cover.hidden = !isTold || !title;
     this.cover.classList.toggle("strip", hasPicture);
     if (state !== "queued") this.showQueue(null);
@@ -68,7 +71,7 @@ export class StateView {
     if (!status) return setText(this.queue, "");
     const eta = seconds(status.eta);
     const wait = eta === null ? "" : `, about ${readable(Math.max(1, eta))}`;
-    setText(this.queue, `${status.position} of ${status.queueLength} in the queue${wait}`);
+    setText(this.queue, `${status.position} of ${status.queueLength} in the queue`); // Read aloud with every change.
     this.place = `You are number ${status.position} of ${status.queueLength}${wait}. It starts by itself.`;
     setText(byId("cover-text"), this.place);
   }

@@ -1,5 +1,5 @@
 // @ts-check
-/** A table with one row per item, kept in place from one reading to the next, so that nothing jumps under a finger. */
+/** A table with one row per item. It stands still while something in it is selected, such as a name to be copied. */
 
 import { make } from "./dom.js";
 
@@ -20,8 +20,8 @@ export class Table {
     const elements = rows.map((row) => this.row(row));
     if (!elements.length)
       elements.push(make("tr", {}, make("td", { class: "empty", colspan: this.width }, this.empty)));
-    const { activeElement } = document;
-    if (activeElement && this.body.contains(activeElement)) return; // Somebody reads it.
+    const selection = getSelection();
+    if (selection && !selection.isCollapsed && this.body.contains(selection.anchorNode)) return;
     this.body.replaceChildren(...elements);
   }
 

@@ -64,6 +64,11 @@ export class Timeline {
     this.draw(mark);
   }
 
+  /** @param {string} id @returns {boolean} whether what becomes of it is still to be heard */
+  isOpen(id) {
+    return ["asked", "accepted"].includes(this.marks.get(id)?.state ?? "");
+  }
+
   /** @param {string} id The session did not take it. */
   refuse(id) {
     const mark = this.marks.get(id);
