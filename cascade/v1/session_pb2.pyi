@@ -1340,7 +1340,9 @@ class ConnectRequest(_message.Message):
 
         SEQUENCE_FIELD_NUMBER: _builtins.int
         sequence: _builtins.int
-        """From 1. One that was not sent yet is a PROTOCOL_VIOLATION."""
+        """From 1. One that does not exist yet is a PROTOCOL_VIOLATION. What a former stream brought may be acknowledged over
+        the one that follows it.
+        """
         def __init__(
             self,
             *,

@@ -141,8 +141,8 @@ class Connection:
             self._attachment.put(Response(request_failed=failed))
 
     def _ack(self, sequence: int) -> None:
-        if sequence >= self._next:
-            newest = self._next - 1
+        newest = self._live.record.next_decoder_block  # which another stream of this client may have brought
+        if sequence > newest:
             raise ProtocolViolation(f"ack of segment {sequence}, which was not sent; {newest} is the newest")
         if self._attachment.is_controller:
             self._live.ack(sequence)

@@ -158,8 +158,8 @@ async def test_messages_out_of_order_end_the_stream_not_the_session() -> None:
             await leg.until_segments(6)
 
 
-async def test_an_ack_covers_what_was_sent_to_this_stream_only() -> None:
-    """Segments may be made, yet not sent: those between `next_sequence` and what the stream has got."""
+async def test_an_ack_covers_what_another_stream_brought() -> None:
+    """A client that attaches anew beside its old stream may have played what the new one has yet to send."""
     async with town() as place:
         name = await place.anybody.name()
         async with place.anybody.attached(name, acks=False) as leg:
@@ -170,6 +170,13 @@ async def test_an_ack_covers_what_was_sent_to_this_stream_only() -> None:
         async with place.anybody.attached(name, acks=False, after_sequence=8) as leg:
             await leg.ack(8)
             await leg.until_sequence(9)
+        leg = place.anybody.leg(acks=False)
+        await leg.send(attach={"name": name})
+        await leg.ack(9)
+        leg.start()
+        await leg.until_sequence(10)
+        assert leg.sequences[0] == 1
+        await leg.cut()
 
 
 async def test_resuming_ahead_of_what_was_sent_is_refused() -> None:

@@ -72,6 +72,11 @@ export class Connection {
     this.open();
   }
 
+  /** All has been well for a while. */
+  calmDown() {
+    this.failures = 0;
+  }
+
   /** Nothing is heard of it any more; the session goes on. */
   close() {
     this.isOver = true;
@@ -105,7 +110,12 @@ export class Connection {
     const message = { [kind]: { requestId, ...content } };
     if (kind === "setPaused") this.settleAll(kind);
     if (!this.outbox.size) this.heardAt = performance.now(); // From now on silence counts.
-    if (this.outbox.size < MAX_OUTBOX) this.outbox.set(requestId, message);
+    if (this.outbox.size >= MAX_OUTBOX) {
+      const detail = "Too much waits for the connection already.";
+      queueMicrotask(() => this.listener.rejected([requestId], { detail }));
+      return requestId;
+    }
+    this.outbox.set(requestId, message);
     this.current?.send(message);
     return requestId;
   }
@@ -139,6 +149,7 @@ export class Connection {
       return false;
     }
     this.place.after = sequence;
+    this.attempts = 0;
     return true;
   }
 
@@ -148,7 +159,6 @@ export class Connection {
     this.current = line;
     line.newest = newest;
     this.coming = null;
-    this.attempts = 0;
     this.listener.connected(true);
     this.sendAck();
     for (const message of this.outbox.values()) line.send(message);

@@ -11,6 +11,8 @@ const MAX_ASKED = 64;
 const MAX_BROKEN = 3;
 const FIRST_CREDIT = 2;
 const MOST_CREDIT = 8;
+const CALM_MS = 120_000;
+const MAX_ASKED_CHARS = 200;
 const CONTROLLER = "CONNECT_ROLE_CONTROLLER";
 export const VIEWER = "CONNECT_ROLE_VIEWER";
 
@@ -41,6 +43,7 @@ export class Session {
   /** Segments ahead that it asks for, and those that the gateway allows. */
   wish = FIRST_CREDIT;
   credit = FIRST_CREDIT;
+  stalledAt = performance.now();
   /** Of a viewer: the token of its link, good for longer than those that follow. */
   link = "";
   /** @type {Record<string, Asked>} */
@@ -68,6 +71,7 @@ export class Session {
     this.received = 0;
     this.numBroken = 0;
     this.wish = this.credit = FIRST_CREDIT;
+    this.stalledAt = performance.now();
     this.link = "";
     this.asked = {};
   }
@@ -178,7 +182,7 @@ export class Session {
   /** @param {string} text @param {string} mode "immediate", "boundary" or "recache" @returns {string} request id */
   switchPrompt(text, mode) {
     const promptSwitch = { text, mode: `SWITCH_MODE_${mode.toUpperCase()}` };
-    const asked = { text, time: this.player.time };
+    const asked = { text: text.slice(0, MAX_ASKED_CHARS), time: this.player.time };
     const requestId = this.connection?.request("switchPrompt", { promptSwitch }) ?? "";
     this.asked = Object.fromEntries([...Object.entries(this.asked), [requestId, asked]].slice(-MAX_ASKED));
     this.keep();
@@ -207,13 +211,25 @@ export class Session {
   /** @param {import("./player.js").Piece} piece It plays: that is what pays for further ones. */
   began(piece) {
     if (!this.isViewer) this.connection?.ack(piece.sequence);
+    if (this.isLive && performance.now() - this.stalledAt > CALM_MS) this.calmDown();
     this.keep();
   }
 
   /** The picture stood still: have more made ahead, at the price of slower switches. */
   stalled() {
+    this.stalledAt = performance.now();
     if (this.isViewer || this.state !== "active" || this.wish >= MOST_CREDIT) return;
     this.wish *= 2;
+    this.connection?.allow(this.wish);
+  }
+
+  /** It has played for a while without standing still: what went wrong is long ago. */
+  calmDown() {
+    this.stalledAt = performance.now();
+    this.numBroken = 0;
+    this.connection?.calmDown();
+    if (this.isViewer || this.wish <= FIRST_CREDIT) return;
+    this.wish /= 2;
     this.connection?.allow(this.wish);
   }
 
