@@ -47,9 +47,10 @@ proto: $(STAMP)  ## Python stubs from proto/
 proto-release: $(STAMP)  ## From now on, contracts are checked against what they are today
 	$(BIN)/python proto/generate.py --release
 
-# In the order of the folders: the many short tests of tests/unit come last, so that both processes end together.
+# In the order of the folders: the many short tests of tests/unit come last, so that all end together. Three processes
+# on two cores, since many tests wait.
 test: $(PACKAGES)/.package-lock.json  ## Everything that runs on a CPU machine; what fails beside others is run once more, alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder || \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder || \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 images-check: $(STAMP)  ## Build and run what the images hold, without a container engine; minutes

@@ -73,6 +73,11 @@ async def converse(
         raise LinkLost(f"{peer.address}: the stream broke: {error}") from None
     except (OutOfOrder, InvalidEntry) as error:
         raise LinkLost(f"{peer.address}: what came is not of this session: {error}") from None
+    except asyncio.CancelledError:
+        ours = asyncio.current_task()
+        if ours and ours.cancelling():
+            raise
+        raise LinkLost(f"{peer.address}: the channel was closed") from None  # grpc cancels whoever reads then
     finally:
         for task in tasks:
             task.cancel()

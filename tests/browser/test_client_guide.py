@@ -1,7 +1,6 @@
 """The browser client that docs/clients.md prints, on a page of another origin, in a real Chromium."""
 
 import re
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,12 +11,12 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, async_playwright
 
+from tests.browser.conftest import PROGRAM, needs_browser
 from tests.services.front import Front
 from tests.services.gateway_support import WAIT_S, until_value
 from tests.services.video_support import FPS, SIZE, WebTown, web_town
 
 GUIDE = Path(__file__).parents[2] / "docs/clients.md"
-CHROMIUM = shutil.which("chromium")
 PAGE = """<!doctype html><title>guide</title>
 <video muted autoplay playsinline></video>
 <script type="module">{}</script>
@@ -35,7 +34,7 @@ START = "window.events = []; window.start = (gateway, session, token) => {\n" + 
 SEEN = "kind => events.filter(event => kind in event).map(event => event[kind])"
 TIME = "() => document.querySelector('video').currentTime"
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+pytestmark = needs_browser
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ def origin() -> Iterator[str]:
 async def opened(origin: str) -> AsyncIterator[Page]:
     """The page, which must complain of nothing but lost connections."""
     async with async_playwright() as tool:
-        browser = await tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = await tool.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"])
         page = await browser.new_page()
         page.set_default_timeout(WAIT_S * 1000)
         errors: list[str] = []
