@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := tests/browser/node_modules
-PAGE := services/gateway/http/static
+PAGE := services/web/static
 
 .PHONY: up demo train-demo check settings values golden proto proto-release test images-check bench day clean
 

@@ -25,15 +25,15 @@ from tqdm import tqdm
 
 from benchmarks.clock import Clock, stopwatch
 from benchmarks.emulated import EmulatedExchange
-from cascade_core.attention import kernels
-from cascade_core.bench import table
+from cascade_core.attention.attention import kernels
+from cascade_core.attention.exchange import Exchange, SoloExchange
+from cascade_core.attention.joint_attention import JointAttention, Reader
+from cascade_core.commands.bench import table
 from cascade_core.config import InflightAttention, ModelCard, find_card
-from cascade_core.exchange import Exchange, SoloExchange
-from cascade_core.joint_attention import JointAttention, Reader
-from cascade_core.loading import build_model, compile_layer
 from cascade_core.machine import machine
-from cascade_core.model import CausalWanModel
-from cascade_core.runner import Runner
+from cascade_core.model.model import CausalWanModel
+from cascade_core.ranks.loading import build_model, compile_layer
+from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import (
     Shape,
     TickPlan,

@@ -19,10 +19,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cascade_core.bench import at_least, table
+from cascade_core.commands.bench import at_least, table
 from cascade_core.machine import machine
-from tests.services.faults import CASES, NUM_BLOCKS, UNDISTURBED, Case, run
-from tests.services.system import System, running_system
+from tests.services.support.faults import CASES, NUM_BLOCKS, UNDISTURBED, Case, run
+from tests.services.support.system import System, running_system
 
 Row = dict[str, Any]
 NOTES = (

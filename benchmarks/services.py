@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import services_load as load
 from benchmarks import services_real as real
 from cascade_client import CascadeClientError
-from cascade_core.bench import check_folder, table
+from cascade_core.commands.bench import check_folder, table
 from cascade_core.machine import machine
 
 Row = dict[str, Any]

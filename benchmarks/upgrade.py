@@ -20,10 +20,10 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
-from cascade_core.bench import at_least, table
+from cascade_core.commands.bench import at_least, table
 from cascade_core.machine import machine
-from tests.services.fleet import Shape, running_fleet
-from tests.services.rehearsal import ROLLING, Rehearsal, Seen, Upgrade, rehearse
+from tests.services.support.fleet import Shape, running_fleet
+from tests.services.support.rehearsal import ROLLING, Rehearsal, Seen, Upgrade, rehearse
 
 Row = dict[str, Any]
 FULL: tuple[Upgrade, ...] = (("stage", "in place"), ("decoder", "in place"))

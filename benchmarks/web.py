@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import web_page, web_viewers
-from cascade_core.bench import check_folder, table
+from cascade_core.commands.bench import check_folder, table
 from cascade_core.machine import machine
 
 Row = dict[str, Any]

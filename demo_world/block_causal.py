@@ -9,9 +9,9 @@ knows of a cascade.
 import torch
 from torch import Tensor, nn
 
+from cascade_core.attention.rope import rope_angles
 from cascade_core.config import TransformerConfig
-from cascade_core.model import CausalWanModel, Conditioning, Layer
-from cascade_core.rope import rope_angles
+from cascade_core.model.model import CausalWanModel, Conditioning, Layer
 
 
 class BlockCausal(nn.Module):

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from cascade_core.config import EngineConfig, SwitchMode
-from cascade_core.engine import Engine
+from cascade_core.engine.engine import Engine
+from cascade_core.engine.session import LatentBlock, PromptApplied
+from cascade_core.media.vae import VideoDecoder
 from cascade_core.request import SessionRequest
-from cascade_core.session import LatentBlock, PromptApplied
-from cascade_core.vae import VideoDecoder
 from demo_world.score import Scores, Track, judge, measure
 from demo_world.world import SIZE, Frames, Scene, block_frames
 

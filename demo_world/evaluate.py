@@ -23,9 +23,9 @@ from cascade_core.config import (
     uses_random_weights,
 )
 from cascade_core.errors import CascadeError, InvalidConfig, UserError
-from cascade_core.locate import locate_part
 from cascade_core.machine import has_fast_bfloat16, machine
-from cascade_core.vae import WanVaeDecoder, load_vae
+from cascade_core.media.vae import WanVaeDecoder, load_vae
+from cascade_core.weights.locate import locate_part
 from demo_world.clips import Clip, Take, film
 from demo_world.configurations import BASELINE, Amounts, choose, engine_config, plan
 from demo_world.experiments import (

@@ -6,7 +6,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
-from cascade_core.model import CausalWanModel
+from cascade_core.model.model import CausalWanModel
 
 
 def save_checkpoint(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from cascade_core.config import ModelCard
-from cascade_core.sampler import pass_sigmas
+from cascade_core.model.sampler import pass_sigmas
 from demo_world.block_causal import BlockCausal
 from demo_world.dataset import LATE_SHARE, Batch, Dataset
 from demo_world.training import train

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from services.common.reference import markdown
 from services.decoder.settings import Settings as DecoderSettings
-from services.gateway.settings import Settings as GatewaySettings
+from services.gateway.base.settings import Settings as GatewaySettings
 from services.stage.settings import Settings as StageSettings
 
 PATH = Path(__file__).with_name("settings.md")

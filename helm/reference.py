@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from services.common.reference import cell, meanings_of
 from services.decoder.settings import Settings as DecoderSettings
-from services.gateway.settings import Settings as GatewaySettings
+from services.gateway.base.settings import Settings as GatewaySettings
 from services.stage.settings import Settings as StageSettings
 
 CHART = Path(__file__).parent / "cascade"

@@ -12,9 +12,9 @@ import psutil
 import torch
 
 from cascade_core.config import MAX_SIDE, EngineConfig, make
-from cascade_core.engine import Engine
+from cascade_core.engine.engine import Engine
+from cascade_core.engine.session import Event, LatentBlock, Session
 from cascade_core.request import SessionRequest
-from cascade_core.session import Event, LatentBlock, Session
 
 WAIT_S = 60.0
 """Deadline of every wait: far above what an idle machine needs, so that only a hang reaches it."""
@@ -148,6 +148,6 @@ def rank_processes(parent: int | None = None) -> set[int]:
 
 def _is_rank(process: psutil.Process) -> bool:
     try:
-        return "cascade_core.worker" in process.cmdline()
+        return "cascade_core.ranks.worker" in process.cmdline()
     except psutil.NoSuchProcess:
         return False

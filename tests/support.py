@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cascade_core.attention.exchange import Exchange, SoloExchange, join_group
 from cascade_core.config import InflightAttention, ModelCard, SwitchMode, TransformerConfig, make
-from cascade_core.exchange import Exchange, SoloExchange, join_group
-from cascade_core.model import CausalWanModel
-from cascade_core.runner import Runner
-from cascade_core.sampler import block_noise
+from cascade_core.model.model import CausalWanModel
+from cascade_core.model.sampler import block_noise
+from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import Shape, Timeline, Work, context_blocks, plan_tick, switch_prompt
 
 CPU = torch.device("cpu")

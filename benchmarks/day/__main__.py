@@ -25,7 +25,7 @@ from benchmarks.day.outcome import Row, breakdown, end_s, oracle_row, summarise
 from benchmarks.day.plot import draw
 from benchmarks.day.scenarios import KINDS, WARM, settings
 from benchmarks.day.simulation import Setting, simulate
-from cascade_core.bench import at_least, table
+from cascade_core.commands.bench import at_least, table
 from cascade_core.machine import machine
 
 SHOWN = "KEDA, 4 warm"

@@ -18,16 +18,16 @@ from benchmarks.day.virtual_time import now
 from cascade.v1 import common_pb2, decoder_pb2, stage_pb2
 from cascade_core.config import make
 from services.common.errors import Draining
-from services.gateway.admission import Admission
-from services.gateway.endpoints import Endpoints, StaticEndpoints
-from services.gateway.keeper import Keeper
-from services.gateway.link import LinkLost
-from services.gateway.over import SessionOver, or_over
-from services.gateway.pool import Peer, Pool
-from services.gateway.race import race
-from services.gateway.reports import Backoff, Kind
-from services.gateway.settings import GatewaySettings, PeerSettings
-from services.gateway.slots import Slot, Wish
+from services.common.race import race
+from services.gateway.base.settings import GatewaySettings, PeerSettings
+from services.gateway.peers.endpoints import Endpoints, StaticEndpoints
+from services.gateway.peers.link import LinkLost
+from services.gateway.peers.pool import Peer, Pool
+from services.gateway.peers.reports import Backoff, Kind
+from services.gateway.placement.admission import Admission
+from services.gateway.placement.slots import Slot, Wish
+from services.gateway.session.keeper import Keeper
+from services.gateway.session.over import SessionOver, or_over
 
 HEARTBEAT_S = 60.0
 """The longest that the settings allow: changes are reported at once, and no stage falls silent here."""
@@ -89,7 +89,7 @@ class Story:
 
 
 class SimulatedLink:
-    """One Generate stream (services.gateway.keeper.Link)."""
+    """One Generate stream (services.gateway.session.keeper.Link)."""
 
     def __init__(self, pod: Pod | None, address: str, story: Story) -> None:
         self.is_open = False

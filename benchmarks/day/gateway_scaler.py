@@ -11,17 +11,17 @@ from benchmarks.day.replica_set import ReplicaSet
 from benchmarks.day.virtual_time import now
 from cascade_core.config import make
 from externalscaler import externalscaler_pb2 as pb
-from services.gateway.cluster.api import Api
-from services.gateway.cluster.chores import Chores
-from services.gateway.cluster.clock import Clock
-from services.gateway.cluster.deletion_cost import ANNOTATION, DeletionCosts
-from services.gateway.endpoints import Pod
-from services.gateway.scaling.component import Component, Sizes
-from services.gateway.scaling.gauges import ScalerCollector
-from services.gateway.scaling.pods import Pods
-from services.gateway.scaling.scaler import Scaler
-from services.gateway.scaling.servicer import METRICS, ScalerServicer
-from services.gateway.settings import KubernetesSettings, ScalerSettings
+from services.gateway.base.settings import KubernetesSettings, ScalerSettings
+from services.gateway.kubernetes.api import Api
+from services.gateway.kubernetes.chores import Chores
+from services.gateway.kubernetes.clock import Clock
+from services.gateway.kubernetes.deletion_cost import ANNOTATION, DeletionCosts
+from services.gateway.kubernetes.scaling.component import Component, Sizes
+from services.gateway.kubernetes.scaling.gauges import ScalerCollector
+from services.gateway.kubernetes.scaling.pods import Pods
+from services.gateway.kubernetes.scaling.scaler import Scaler
+from services.gateway.kubernetes.scaling.servicer import METRICS, ScalerServicer
+from services.gateway.peers.endpoints import Pod
 
 REFERENCE = pb.ScaledObjectRef(name="stage", namespace="day", scalerMetadata={"component": "stage"})
 API_S = 0.1

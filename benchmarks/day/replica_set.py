@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator
 
 from benchmarks.day.pods import Hardware, Node, Phase, Pod, between
 from benchmarks.day.virtual_time import now
-from services.gateway.endpoints import Endpoint
-from services.gateway.endpoints import Pod as PodName
-from services.gateway.wakeup import Wakeup
+from services.common.wakeup import Wakeup
+from services.gateway.peers.endpoints import Endpoint
+from services.gateway.peers.endpoints import Pod as PodName
 
 ENDPOINTS_S = 1.0
 """From a change of pods to the EndpointSlice watch of a client."""

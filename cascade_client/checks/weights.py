@@ -9,12 +9,12 @@ from cascade_client.console import Options
 from cascade_client.processes.plan import is_there
 
 LISTING_DEADLINE_S = 120.0
-LISTING = "import sys; from cascade_core.cli import main; sys.exit(main(['models', '--json']))"
+LISTING = "import sys; from cascade_core.commands.cli import main; sys.exit(main(['models', '--json']))"
 
 
 async def check_weights(options: Options) -> Sequence[Finding]:
     """Asks the engine, in a process of its own: it may bring torch with it."""
-    if not is_there("cascade_core.listing") or not is_there("pydantic"):
+    if not is_there("cascade_core.commands.listing") or not is_there("pydantic"):
         return [Finding("weights", "warn", "the engine is not installed", "pip install 'cascade[stage]'")]
     status, output = await run(sys.executable, "-c", LISTING, deadline_s=LISTING_DEADLINE_S)
     if status != 0:

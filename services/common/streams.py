@@ -1,15 +1,18 @@
-"""The beginning of a stream: messages that must come, in order and in time."""
+"""Streams: messages that must come first, in order and in time; what writing to one that is over raises."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
+import grpc
 from google.protobuf.message import Message
 
 from services.common.errors import FirstMessageLate, ProtocolViolation
 
 MESSAGE_DEADLINE_S = 10.0
 """For the first message, and for each further one that has to come before the stream is open."""
+BROKEN = (asyncio.InvalidStateError, grpc.aio.UsageError)
+"""What writing to a stream that is over raises."""
 
 
 M = TypeVar("M", bound=Message)

@@ -1,4 +1,4 @@
-"""What the service and its worker process say to each other; how it travels: `cascade_core/pipe.py`."""
+"""What the service and its worker process say to each other; how it travels: `cascade_core/ranks/pipe.py`."""
 
 from dataclasses import dataclass
 from typing import Literal

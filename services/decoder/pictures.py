@@ -12,10 +12,10 @@ from torch import Tensor
 
 from cascade_core.config import RANDOM, ModelCard
 from cascade_core.errors import InvalidConfig
-from cascade_core.locate import locate_part
 from cascade_core.machine import has_fast_bfloat16
-from cascade_core.taehv import load_taehv
-from cascade_core.vae import DecoderState, VideoDecoder, load_vae
+from cascade_core.media.taehv import load_taehv
+from cascade_core.media.vae import DecoderState, VideoDecoder, load_vae
+from cascade_core.weights.locate import locate_part
 from services.decoder.messages import DecodeBlock
 from services.decoder.settings import DecoderSettings
 

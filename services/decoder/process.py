@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from cascade_core.errors import CascadeError
-from cascade_core.pipe import pack, read_message
+from cascade_core.ranks.pipe import pack, read_message
 from services.decoder.messages import Command, Load, Ready, Reply, Unusable
 
 CLOSE_GRACE_S = 3.0

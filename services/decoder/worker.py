@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade_core.errors import CascadeError, InvalidConfig
-from cascade_core.pipe import ChildEnd
+from cascade_core.ranks.pipe import ChildEnd
 from services.decoder.messages import (
     Command,
     DecodeBlock,

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from cascade.v1 import common_pb2, stage_pb2
-from cascade_core.engine import Engine
-from cascade_core.session import Ended, EndReason, LatentBlock, PromptApplied, Session, TickTiming
+from cascade_core.engine.engine import Engine
+from cascade_core.engine.session import Ended, EndReason, LatentBlock, PromptApplied, Session, TickTiming
 from services.common.durations import to_duration
 from services.stage.tensors import to_tensor
 

@@ -8,7 +8,7 @@ import torch
 
 from cascade.v1 import common_pb2, stage_pb2
 from cascade_core.config import SwitchMode, load_cards
-from cascade_core.engine import Engine
+from cascade_core.engine.engine import Engine
 from cascade_core.errors import UnknownModel
 from cascade_core.request import SessionRequest, with_defaults
 from services.common.errors import ProtocolViolation, UnsupportedMedia, with_details

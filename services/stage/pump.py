@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from cascade_core.engine.session import Ended, LatentBlock, PromptApplied, Session
 from cascade_core.errors import SessionClosed, SessionLost
-from cascade_core.session import Ended, LatentBlock, PromptApplied, Session
 from services.common.drain import DRAINING, Drain
 from services.common.errors import Draining, ProtocolViolation
 from services.stage import messages

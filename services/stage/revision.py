@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cascade_core.config import RANDOM, EngineConfig, ModelCard, uses_random_weights
 from cascade_core.errors import WeightsError
-from cascade_core.locate import ModelFiles, locate
+from cascade_core.weights.locate import ModelFiles, locate
 
 PARTS = ("transformer", "lora", "text_encoder", "tokenizer")
 """What latents depend on."""

@@ -8,10 +8,10 @@ from typing import Any
 import grpc
 
 from cascade.v1 import stage_pb2, stage_pb2_grpc
-from cascade_core.engine import Engine
+from cascade_core.engine.engine import Engine
+from cascade_core.engine.session import Session
 from cascade_core.errors import InvalidPrompt, InvalidRequest, OutOfCapacity, SessionClosed
 from cascade_core.request import SessionRequest
-from cascade_core.session import Session
 from services.common.board import Board
 from services.common.call import current_call
 from services.common.drain import DRAINING

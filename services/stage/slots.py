@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cascade_core.engine import Engine
+from cascade_core.engine.engine import Engine
 from cascade_core.errors import InvalidRequest
 from cascade_core.request import SessionRequest
 from services.common.errors import UnsupportedMedia

@@ -8,9 +8,9 @@ from functools import partial
 import structlog
 from prometheus_client import CollectorRegistry
 
-from cascade_core.engine import Engine
+from cascade_core.engine.engine import Engine
 from cascade_core.errors import CascadeError, InvalidConfig, WeightsError
-from cascade_core.group import in_daemon_thread
+from cascade_core.ranks.group import in_daemon_thread
 from services.common.drain import DRAINING, MAX_REASON, Drain
 from services.common.epochs import Epochs
 from services.common.errors import NotReady

@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 
 from cascade.v1 import common_pb2, stage_pb2
-from cascade_core.engine import Engine
+from cascade_core.engine.engine import Engine
 from services.common.durations import to_duration
 from services.common.server_info import server_info
 from services.stage.stage import Stage

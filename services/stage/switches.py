@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from cascade_core.engine.session import MAX_UNREAD_EVENTS, PromptApplied, Session
 from cascade_core.errors import (
     CascadeError,
     InvalidPrompt,
@@ -12,7 +13,6 @@ from cascade_core.errors import (
     SessionClosed,
     SessionLost,
 )
-from cascade_core.session import MAX_UNREAD_EVENTS, PromptApplied, Session
 from services.common.errors import BlockNotAhead, RequestIdReused, TooManySwitches, with_details
 from services.common.status import describe, reason_of
 from services.stage import messages

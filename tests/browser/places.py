@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.services.fake_stage import FakeStage
-from tests.services.front import Front
-from tests.services.gateway_support import Town, town
-from tests.services.system import DECODER, GATEWAY, STAGE, Program, System, free_port
-from tests.services.video_support import FilmDecoder
+from tests.services.support.fake_stage import FakeStage
+from tests.services.support.front import Front
+from tests.services.support.gateway_support import Town, town
+from tests.services.support.system import DECODER, GATEWAY, STAGE, Program, System, free_port
+from tests.services.support.video_support import FilmDecoder
 
 ONE_RANK = STAGE | {"CASCADE_STAGE_NUM_RANKS": "1"}
 

@@ -12,11 +12,12 @@ import pytest
 from playwright.async_api import Page, async_playwright
 
 from tests.browser.conftest import PROGRAM, needs_browser
-from tests.services.front import Front
-from tests.services.gateway_support import WAIT_S, until_value
-from tests.services.video_support import FPS, SIZE, WebTown, web_town
+from tests.paths import ROOT
+from tests.services.support.front import Front
+from tests.services.support.gateway_support import WAIT_S, until_value
+from tests.services.support.video_support import FPS, SIZE, WebTown, web_town
 
-GUIDE = Path(__file__).parents[2] / "docs/clients.md"
+GUIDE = ROOT / "docs/clients.md"
 PAGE = """<!doctype html><title>guide</title>
 <video muted autoplay playsinline></video>
 <script type="module">{}</script>

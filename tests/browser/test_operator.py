@@ -8,7 +8,7 @@ from cascade.v1 import stage_pb2, stage_pb2_grpc
 from tests.browser.conftest import Enter, OpenPage
 from tests.browser.places import open_town
 from tests.browser.visit import WAIT_S
-from tests.services.gateway_support import fresh_id, open_channel
+from tests.services.support.gateway_support import fresh_id, open_channel
 
 
 async def test_it_shows_machines_queue_and_sessions_and_follows_a_drain(

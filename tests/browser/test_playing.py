@@ -12,10 +12,10 @@ import pytest
 from tests.browser.conftest import OpenPage
 from tests.browser.places import Machines, running_machines
 from tests.browser.visit import WAIT_S, Visit
-from tests.services.media_support import needs_ffprobe
-from tests.services.video_support import probed
+from tests.services.support.media_support import needs_ffprobe
+from tests.services.support.video_support import probed
 
-pytest_plugins = ("tests.services.system_fixtures",)
+pytest_plugins = ("tests.services.support.system_fixtures",)
 RED, BLUE = "a red circle bounces on a black background", "a blue square bounces on a black background"
 PLAY_S = 30.0
 

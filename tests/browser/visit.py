@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from playwright.async_api import ConsoleMessage, Locator, Page, Request, WebSocket, expect
 
-from tests.services.video_support import unpacked
+from tests.services.support.video_support import unpacked
 
 WAIT_S = 40.0
 """Deadline of every wait; only a hang reaches it."""

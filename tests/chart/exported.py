@@ -12,9 +12,9 @@ from services.common.server import running
 from services.decoder import service as decoder
 from services.decoder.settings import DecoderSettings as DecoderSection
 from services.decoder.settings import Settings as DecoderSettings
-from services.gateway import app as gateway
-from services.gateway.settings import KubernetesSettings
-from services.gateway.settings import Settings as GatewaySettings
+from services.gateway.app import assembly as gateway
+from services.gateway.base.settings import KubernetesSettings
+from services.gateway.base.settings import Settings as GatewaySettings
 from services.stage import service as stage
 from services.stage.settings import Settings as StageSettings
 from services.stage.settings import StageSettings as StageSection

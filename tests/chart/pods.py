@@ -8,7 +8,7 @@ from typing import Any
 
 from services.common.environment import load_settings
 from services.decoder.settings import Settings as DecoderSettings
-from services.gateway.settings import Settings as GatewaySettings
+from services.gateway.base.settings import Settings as GatewaySettings
 from services.stage.settings import Settings as StageSettings
 from tests.chart.rendering import NAMESPACE, Document, Rendering, Workload
 

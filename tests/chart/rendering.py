@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 CHART = ROOT / "helm" / "cascade"
 HELM = Path(sys.prefix) / "bin" / "helm"
 RELEASE = "demo"

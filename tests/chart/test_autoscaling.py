@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.settings import ScalerSettings
+from services.gateway.base.settings import ScalerSettings
 from tests.chart.pods import settings_of
 from tests.chart.rendering import NAMESPACE, Rendering, refusal, render
 from tests.chart.switches import merge

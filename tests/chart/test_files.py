@@ -8,8 +8,8 @@ import pytest
 from cascade_core.config import find_card
 from cascade_core.errors import InvalidConfig
 from services.common.auth import load_keys
-from services.gateway.quotas import Quotas
-from services.gateway.tokens import ResumeTokens
+from services.common.resume_tokens import ResumeTokens
+from services.gateway.base.quotas import Quotas
 from tests.chart.pods import secret_data, settings_of
 from tests.chart.rendering import ROOT, render
 from tests.chart.switches import ACME

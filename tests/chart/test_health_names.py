@@ -13,7 +13,7 @@ from services.common.server import Service
 from services.common.settings import GrpcSettings, ServerSettings
 from services.common.telemetry import Telemetry
 from services.decoder import service as decoder
-from services.gateway import app as gateway
+from services.gateway.app import assembly as gateway
 from services.stage import service as stage
 from tests.chart.cases import CASES, Case
 from tests.chart.rendering import Rendering

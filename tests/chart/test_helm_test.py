@@ -18,9 +18,9 @@ import pytest
 
 from tests.chart.rendering import Workload, render
 from tests.chart.switches import merge
-from tests.services.certificates import Authority
-from tests.services.redis_support import DIE_WITH_US
-from tests.services.system import ROOT, Program, clean_environment, free_port
+from tests.services.support.certificates import Authority
+from tests.services.support.redis_support import DIE_WITH_US
+from tests.services.support.system import ROOT, Program, clean_environment, free_port
 
 START_S, RUN_S = 240, 240
 """Deadlines that only a hang reaches."""

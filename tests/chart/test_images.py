@@ -18,7 +18,7 @@ from images.dockerfile import Dockerfile, Step, read_dockerfile
 from images.requirements import requirements
 from services.common.environment import load_settings
 from services.decoder.settings import Settings as DecoderSettings
-from services.gateway.settings import Settings as GatewaySettings
+from services.gateway.base.settings import Settings as GatewaySettings
 from services.stage.settings import Settings as StageSettings
 
 SETTINGS: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cascade_client.cli import build_parser as client_parser
-from cascade_core.cli import build_parser as engine_parser
+from cascade_core.commands.cli import build_parser as engine_parser
 from services.common import probe
 from tests.chart.cases import CASES, FILES, ROWS, Case
 from tests.chart.golden import normal

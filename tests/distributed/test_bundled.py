@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cascade_core.config import EngineConfig, load_card_file, make
-from cascade_core.engine import Engine
+from cascade_core.engine.engine import Engine
+from cascade_core.engine.session import PromptApplied
 from cascade_core.request import SessionRequest
-from cascade_core.session import PromptApplied
 from tests.checkpoint import write_checkpoint, write_package
 from tests.engine_support import WAIT_S, collect, write_card
 
@@ -55,9 +55,30 @@ async def test_unknown_words_come_with_the_session_and_the_receipts(
 
 def test_generate_says_it_in_one_line(card: Path, place: Path, tmp_path: Path) -> None:
     video, figures = tmp_path / "a.mp4", tmp_path / "a.json"
-    command = [sys.executable, "-m", "cascade_core.cli", "generate", "--model", str(card), "--prompt", DRAGON]
+    command = [
+        sys.executable,
+        "-m",
+        "cascade_core.commands.cli",
+        "generate",
+        "--model",
+        str(card),
+        "--prompt",
+        DRAGON,
+    ]
     result = subprocess.run(
-        [*command, "--switch", "2:a blue square", "--blocks", "4", "-o", str(video), "--json", str(figures)],
+        [
+            *command,
+            "--prompt",
+            DRAGON,
+            "--switch",
+            "2:a blue square",
+            "--blocks",
+            "4",
+            "-o",
+            str(video),
+            "--json",
+            str(figures),
+        ],
         capture_output=True,
         text=True,
         timeout=120,

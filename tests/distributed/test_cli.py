@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 SMALL = ("generate", "--weights", "random", "--prompt", "a red circle", "--size", "32x48", "--blocks", "3")
 
-COMMAND = (sys.executable, "-m", "cascade_core.cli")
+COMMAND = (sys.executable, "-m", "cascade_core.commands.cli")
 MARK = f"cascade-test-{os.getpid()}"
 ENVIRONMENT = os.environ | {"CASCADE_TEST_MARK": MARK}
 

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from cascade_core.config import find_card
-from cascade_core.locate import locate
 from cascade_core.machine import has_fast_bfloat16
-from cascade_core.vae import VideoDecoder, load_vae
+from cascade_core.media.vae import VideoDecoder, load_vae
+from cascade_core.weights.locate import locate
 from demo_world.clips import Take, film
 from demo_world.configurations import all_configurations, engine_config
 from demo_world.demo import PROMPTS, read_video

@@ -16,16 +16,16 @@ import pytest
 import pytest_asyncio
 import torch
 
-from cascade_core import group as group_module
-from cascade_core import ranks as ranks_module
-from cascade_core.engine import Engine
+from cascade_core.engine.engine import Engine
+from cascade_core.engine.session import Session
 from cascade_core.errors import OutOfCapacity, SessionClosed, SessionLost, WeightsError
-from cascade_core.locate import ModelFiles
-from cascade_core.messages import Command, Drop, Load, Open, Tick
-from cascade_core.pipe import HEADER, pack
+from cascade_core.ranks import group as group_module
+from cascade_core.ranks import ranks as ranks_module
+from cascade_core.ranks.messages import Command, Drop, Load, Open, Tick
+from cascade_core.ranks.pipe import HEADER, pack
 from cascade_core.request import SessionRequest
 from cascade_core.schedule import TickPlan, Work
-from cascade_core.session import Session
+from cascade_core.weights.locate import ModelFiles
 from tests.engine_support import (
     PROMPT,
     WAIT_S,
@@ -41,6 +41,7 @@ from tests.engine_support import (
     stop,
     wait_until,
 )
+from tests.paths import ROOT
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.filterwarnings("error")]
 
@@ -463,7 +464,7 @@ class TestStart:
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from cascade_core.engine import Engine
+from cascade_core.engine.engine import Engine
 from cascade_core.request import SessionRequest
 from tests.engine_support import engine_config
 
@@ -489,7 +490,7 @@ class TestParent:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
             env=os.environ | {"TMPDIR": str(tmp_path)},  # kill -9 leaves the folder of the rendezvous
             start_new_session=True,
         )
@@ -516,5 +517,5 @@ class TestParent:
         os.killpg(parent.pid, signal.SIGINT)
         _, errors = await asyncio.to_thread(parent.communicate)
         assert errors.rstrip().endswith("KeyboardInterrupt")
-        assert "cascade_core/worker.py" not in errors
+        assert "cascade_core/ranks/worker.py" not in errors
         assert not any(map(is_running, ranks))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cascade_core.engine import Engine
+from cascade_core.engine.engine import Engine
 from cascade_core.errors import InvalidPrompt, InvalidRequest, SessionLost
 from cascade_core.request import MAX_PROMPT_CHARACTERS, SessionRequest
 from tests.engine_support import engine_config

@@ -11,12 +11,12 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from cascade_core.attention.exchange import SoloExchange
 from cascade_core.config import EngineConfig, find_card, make
-from cascade_core.engine import Engine
-from cascade_core.exchange import SoloExchange
+from cascade_core.engine.engine import Engine
+from cascade_core.engine.session import Ended, LatentBlock, PromptApplied, Session
 from cascade_core.request import SessionRequest
 from cascade_core.schedule import context_blocks
-from cascade_core.session import Ended, LatentBlock, PromptApplied, Session
 from tests.support import Case, relative_error, run_rank, tiny_card, write_card
 
 Video = dict[int, Tensor]

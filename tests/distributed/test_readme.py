@@ -3,11 +3,10 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 from cascade_core.config import find_card
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 README, ENGINE = ROOT / "README.md", ROOT / "docs/engine.md"
 
 

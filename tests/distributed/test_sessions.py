@@ -14,13 +14,13 @@ import pytest
 import pytest_asyncio
 import torch
 
-from cascade_core import capacity as capacity_module
-from cascade_core import engine as engine_module
-from cascade_core.engine import Engine
+from cascade_core.engine import capacity as capacity_module
+from cascade_core.engine import engine as engine_module
+from cascade_core.engine.engine import Engine
+from cascade_core.engine.session import MAX_UNREAD_EVENTS, Ended, Event, LatentBlock, PromptApplied, Session
 from cascade_core.errors import InvalidPrompt, InvalidRequest, OutOfCapacity, SessionClosed
-from cascade_core.messages import AddPrompt, Command, Open
+from cascade_core.ranks.messages import AddPrompt, Command, Open
 from cascade_core.request import MAX_PROMPTS, SessionRequest
-from cascade_core.session import MAX_UNREAD_EVENTS, Ended, Event, LatentBlock, PromptApplied, Session
 from tests.engine_support import (
     NUM_PASSES,
     PROMPT,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cascade_core.engine import Engine
+from cascade_core.engine.engine import Engine
+from cascade_core.engine.session import MAX_TICKS, LatentBlock, TickTiming
 from cascade_core.request import SessionRequest
-from cascade_core.session import MAX_TICKS, LatentBlock, TickTiming
 from tests.engine_support import NUM_PASSES, PROMPT, collect, generate, running_engine
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cascade_core.attention.exchange import Exchange, SoloExchange
 from cascade_core.config import InflightAttention, ModelCard
-from cascade_core.exchange import Exchange, SoloExchange
-from cascade_core.model import CausalWanModel, keep_float32
-from cascade_core.runner import Runner
+from cascade_core.model.model import CausalWanModel, keep_float32
+from cascade_core.ranks.runner import Runner
 from tests.support import make_shape, tiny_card, tiny_model
 
 SIDE = 64

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from cascade_core.config import EngineConfig, find_card, make
-from cascade_core.engine import Engine
+from cascade_core.engine.engine import Engine
+from cascade_core.engine.session import LatentBlock
 from cascade_core.request import SessionRequest
-from cascade_core.session import LatentBlock
 
 NUM_BLOCKS = 9
 PROMPTS = {0: "a red circle moves left", 4: "a blue square"}

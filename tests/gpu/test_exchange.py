@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.emulated import EmulatedExchange
-from cascade_core.exchange import Exchange, GroupExchange
+from cascade_core.attention.exchange import Exchange, GroupExchange
 from tests.gpu.support import SIDE, placed_runner, small_card
 from tests.support import run_blocks
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cascade_core.attention import Kernel, kernels, merge
+from cascade_core.attention.attention import Kernel, kernels, merge
 from tests.gpu.support import relative_l2
 
 NAMES = ("flash3", "cudnn", "flash", "efficient")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cascade_core.attention import attend_partial
-from cascade_core.model import Conditioning
-from cascade_core.rope import rope_angles
-from cascade_core.sampler import block_noise
+from cascade_core.attention.attention import attend_partial
+from cascade_core.attention.rope import rope_angles
+from cascade_core.model.model import Conditioning
+from cascade_core.model.sampler import block_noise
 from tests.gpu.support import SIDE, placed_model, placed_runner, relative_l2, small_card
 from tests.support import CPU, Drive, prompt_embedding, run_blocks
 

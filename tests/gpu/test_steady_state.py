@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.emulated import EmulatedExchange
 from benchmarks.gpu import SteadySession
-from cascade_core.exchange import Exchange, SoloExchange
-from cascade_core.runner import Runner
+from cascade_core.attention.exchange import Exchange, SoloExchange
+from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import Shape
 from tests.gpu.support import placed_model, small_card
 

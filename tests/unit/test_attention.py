@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cascade_core.attention import attend_partial, merge
-from cascade_core.rope import rope_angles, rotate, time_shift_angles
+from cascade_core.attention.attention import attend_partial, merge
+from cascade_core.attention.rope import rope_angles, rotate, time_shift_angles
 from tests.support import CPU
 
 

@@ -1,6 +1,14 @@
 """What the benchmark's figures mean, on a tiny card; how large they are is for the benchmark."""
 
-from cascade_core.bench import Bench, cell, measure_length, measure_switch, measure_window, run_blocks, table
+from cascade_core.commands.bench import (
+    Bench,
+    cell,
+    measure_length,
+    measure_switch,
+    measure_window,
+    run_blocks,
+    table,
+)
 from tests.support import tiny_card
 
 

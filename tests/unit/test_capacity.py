@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from cascade_core.capacity import MEMORY_SHARE, check_room, num_slots
 from cascade_core.config import EngineConfig, make
+from cascade_core.engine.capacity import MEMORY_SHARE, check_room, num_slots
 from cascade_core.errors import InvalidRequest, OutOfCapacity
-from cascade_core.messages import Ready
+from cascade_core.ranks.messages import Ready
 from cascade_core.request import SessionRequest
 from tests.support import tiny_card
 

@@ -10,10 +10,10 @@ import torch
 
 from cascade_core.config import FileConfig, find_card, load_card_file, load_cards
 from cascade_core.errors import InvalidConfig, UnknownModel
-from cascade_core.locate import locate, missing_files
-from cascade_core.model import CausalWanModel
-from cascade_core.sampler import pass_timesteps
-from cascade_core.text import load_text_encoder
+from cascade_core.model.model import CausalWanModel
+from cascade_core.model.sampler import pass_timesteps
+from cascade_core.model.text import load_text_encoder
+from cascade_core.weights.locate import locate, missing_files
 from tests.support import CPU
 
 PUBLISHED = ["causal-forcing-1.3b", "causvid-1.3b", "krea-14b", "longlive-1.3b", "self-forcing-1.3b"]

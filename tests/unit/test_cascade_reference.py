@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cascade_core.attention import attend_partial, merge
+from cascade_core.attention.attention import attend_partial, merge
+from cascade_core.attention.kv_cache import KvCache
+from cascade_core.attention.rope import rope_angles
 from cascade_core.config import InflightAttention, ModelCard, SwitchMode
-from cascade_core.kv_cache import KvCache
-from cascade_core.model import CausalWanModel, Conditioning
-from cascade_core.rope import rope_angles
-from cascade_core.sampler import block_noise, clean_estimate, pass_sigmas, pass_timesteps, renoise
+from cascade_core.model.model import CausalWanModel, Conditioning
+from cascade_core.model.sampler import block_noise, clean_estimate, pass_sigmas, pass_timesteps, renoise
 from cascade_core.schedule import Timeline, Work, context_blocks
 from tests.support import (
     CPU,

@@ -9,10 +9,10 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
 
 from cascade_core.config import ModelCard, TransformerConfig, make
-from cascade_core.loading import build_model
-from cascade_core.locate import locate
-from cascade_core.sampler import block_noise, clean_estimate, pass_sigmas, renoise
-from cascade_core.text import load_text_encoder
+from cascade_core.model.sampler import block_noise, clean_estimate, pass_sigmas, renoise
+from cascade_core.model.text import load_text_encoder
+from cascade_core.ranks.loading import build_model
+from cascade_core.weights.locate import locate
 from demo_world import dataset, train_vae, training
 from demo_world.block_causal import BlockCausal
 from demo_world.dataset import Dataset, make_dataset, script_of

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 CODE = ("services", "cascade_core", "cascade_client", "helm/cascade/templates")
 SUFFIXES = r"(_total|_bucket|_sum|_count|_created)?$"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cascade_core.config import find_card
-from cascade_core.locate import missing_files
+from cascade_core.weights.locate import missing_files
 from tests.unit.fake_hub import FakeHub, serving
 
 DEADLINE_S = 120
@@ -73,7 +73,7 @@ def run(card: Path, folder: Path, url: str) -> subprocess.CompletedProcess[str]:
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     }
-    command = [sys.executable, "-m", "cascade_core.cli", "download", "--model", card, "--to", folder]
+    command = [sys.executable, "-m", "cascade_core.commands.cli", "download", "--model", card, "--to", folder]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S)
 
 

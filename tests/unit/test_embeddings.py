@@ -5,9 +5,9 @@ import asyncio
 import numpy as np
 import pytest
 
-from cascade_core.embeddings import MAX_WAITING, EmbeddingCache
+from cascade_core.engine.embeddings import MAX_WAITING, EmbeddingCache
 from cascade_core.errors import InvalidPrompt, OutOfCapacity
-from cascade_core.messages import Embedding
+from cascade_core.ranks.messages import Embedding
 
 
 class SlowEncoder:

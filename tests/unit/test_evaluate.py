@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cascade_core.config import EngineConfig
-from cascade_core.session import PromptApplied
+from cascade_core.engine.session import PromptApplied
 from demo_world import evaluate
 from demo_world.clips import Clip, Take, first_frame
 from demo_world.configurations import Amounts, plan

@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cascade_core.config import EngineConfig, find_card
-from cascade_core.decoding import DecodeJob, Decoding
-from cascade_core.errors import CascadeError, InvalidConfig
-from cascade_core.generate import (
+from cascade_core.commands.generate import (
     GenerateOptions,
     Run,
     check_options,
@@ -20,7 +17,10 @@ from cascade_core.generate import (
     unknown_words_warning,
     write,
 )
-from cascade_core.session import MAX_UNREAD_EVENTS, BlockTiming, LatentBlock
+from cascade_core.config import EngineConfig, find_card
+from cascade_core.engine.session import MAX_UNREAD_EVENTS, BlockTiming, LatentBlock
+from cascade_core.errors import CascadeError, InvalidConfig
+from cascade_core.media.decoding import DecodeJob, Decoding
 
 CONFIG = EngineConfig("demo", weights="random")
 DEMO = find_card("demo")

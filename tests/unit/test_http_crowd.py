@@ -4,8 +4,8 @@ import pytest
 
 from cascade_core.config import make
 from cascade_core.errors import InvalidConfig
-from services.gateway.http.crowd import MAX_ADDRESSES, Crowd
-from services.gateway.http.settings import HttpSettings
+from services.web.crowd import MAX_ADDRESSES, Crowd
+from services.web.settings import HttpSettings
 
 
 class Clock:

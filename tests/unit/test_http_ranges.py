@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.gateway.http.ranges import Unsatisfiable, parse_range
+from services.web.ranges import Unsatisfiable, parse_range
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cascade_core.attention.kv_cache import KvCache, contiguous_runs
 from cascade_core.config import TransformerConfig, WindowConfig
-from cascade_core.kv_cache import KvCache, contiguous_runs
 from cascade_core.schedule import context_blocks, recache_blocks
 from tests.support import CPU
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from cascade_core import loading
 from cascade_core.config import find_card
 from cascade_core.errors import InvalidConfig
+from cascade_core.ranks import loading
 from tests.support import CPU, tiny_card
 
 

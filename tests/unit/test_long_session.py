@@ -7,13 +7,12 @@ import psutil
 import pytest
 from torch import Tensor
 
-from cascade_core import joint_attention
-from cascade_core.attention import KeyValue, Partial, attend_partial
+from cascade_core.attention.attention import KeyValue, Partial, attend_partial, joint_attention
 from cascade_core.config import ModelCard
+from cascade_core.engine.session import Session
 from cascade_core.errors import InvalidRequest
 from cascade_core.request import SessionRequest, check_request, first_timeline, with_defaults
 from cascade_core.schedule import Timeline
-from cascade_core.session import Session
 from tests.support import Drive, make_runner, make_shape, prompt_embedding, tiny_card
 
 NUM_FRAMES = 10_000

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cascade_core.errors import CascadeError, InvalidConfig
-from cascade_core.media import Mp4Writer
+from cascade_core.media.media import Mp4Writer
 
 COLOURS = torch.tensor([[200, 30, 40], [10, 220, 60], [20, 50, 230]], dtype=torch.uint8)
 

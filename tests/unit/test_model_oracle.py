@@ -7,9 +7,9 @@ from diffusers import WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from torch import Tensor
 
+from cascade_core.attention.rope import rope_angles
 from cascade_core.config import TransformerConfig
-from cascade_core.model import CausalWanModel, Conditioning
-from cascade_core.rope import rope_angles
+from cascade_core.model.model import CausalWanModel, Conditioning
 from tests.support import CPU, relative_error, tiny_model
 
 SMALL = TransformerConfig(

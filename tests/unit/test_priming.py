@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from cascade_core.attention.kv_cache import KvCache
 from cascade_core.config import InflightAttention, ModelCard, SwitchMode
-from cascade_core.kv_cache import KvCache
+from cascade_core.ranks.runner import Runner
 from cascade_core.request import SessionRequest, check_request, first_timeline, initial_prompts, with_defaults
-from cascade_core.runner import Runner
 from cascade_core.schedule import SwitchReceipt, context_blocks, starting_block, switch_prompt
 from tests.support import Drive, make_runner, prompt_embedding, relative_error, tiny_card, tiny_model
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade_core.config import SamplingConfig
-from cascade_core.sampler import (
+from cascade_core.model.sampler import (
     block_noise,
     clean_estimate,
     pass_sigmas,
@@ -115,7 +115,7 @@ def test_noise_is_standard_normal() -> None:
 
 def test_noise_is_the_same_in_another_process() -> None:
     code = (
-        "import hashlib; from cascade_core.sampler import block_noise as n;"
+        "import hashlib; from cascade_core.model.sampler import block_noise as n;"
         f"print(hashlib.sha256(n(2**62, 41, 3, {SHAPE}).numpy().tobytes()).hexdigest())"
     )
     there = subprocess.run(

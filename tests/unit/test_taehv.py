@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d, relu
 
 from cascade_core.errors import WeightsError
-from cascade_core.taehv import TaehvDecoder, TaehvModel, load_taehv
-from cascade_core.vae import to_pixels
+from cascade_core.media.taehv import TaehvDecoder, TaehvModel, load_taehv
+from cascade_core.media.vae import to_pixels
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
 

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5Config, UMT
 
 from cascade_core.config import ModelCard, find_card
 from cascade_core.errors import InvalidPrompt, WeightsError
-from cascade_core.locate import ModelFiles
-from cascade_core.text import TextEncoder, clean_prompt, load_text_encoder, unknown_words
+from cascade_core.model.text import TextEncoder, clean_prompt, load_text_encoder, unknown_words
+from cascade_core.weights.locate import ModelFiles
 from tests.checkpoint import word_tokenizer
 
 CPU, FLOAT = torch.device("cpu"), torch.float32

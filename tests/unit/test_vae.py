@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cascade_core.config import ModelCard, find_card
 from cascade_core.errors import WeightsError
-from cascade_core.vae import WanVaeDecoder, load_vae
+from cascade_core.media.vae import WanVaeDecoder, load_vae
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
 SMALL: dict[str, Any] = {"base_dim": 4, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1}

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
-from cascade_core.checkpoint import read_tensors
+from cascade_core.attention.rope import rope_angles
 from cascade_core.config import (
     FileConfig,
     FilesConfig,
@@ -31,11 +31,11 @@ from cascade_core.config import (
     VideoConfig,
 )
 from cascade_core.errors import WeightsError
-from cascade_core.loading import build_model
-from cascade_core.locate import ModelFiles, locate
-from cascade_core.model import CausalWanModel, Conditioning, keep_float32
-from cascade_core.rope import rope_angles
-from cascade_core.weights import (
+from cascade_core.model.model import CausalWanModel, Conditioning, keep_float32
+from cascade_core.ranks.loading import build_model
+from cascade_core.weights.checkpoint import read_tensors
+from cascade_core.weights.locate import ModelFiles, locate
+from cascade_core.weights.weights import (
     load_state,
     merge_lora,
     randomize,

@@ -1,0 +1,1 @@
+"""Attention over the clean cache and the blocks in flight."""

@@ -1,0 +1,126 @@
+"""Self-attention of one rank's blocks in one tick: which keys each block sees, and where they are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cascade_core.attention.attention import KeyValue, Partial, attend_partial, merge
+from cascade_core.attention.exchange import Exchange, Gathering, Local
+from cascade_core.attention.kv_cache import KvCache, contiguous_runs
+from cascade_core.attention.rope import rotate, time_shift_angles
+from cascade_core.config import InflightAttention
+from cascade_core.schedule import Shape, TickPlan, Work, visible_in_flight, window_start
+
+
+@dataclass(frozen=True)
+class RankSetup:
+    """What does not change from tick to tick."""
+
+    shape: Shape
+    rank: int
+    exchange: Exchange
+    inflight_attention: InflightAttention
+
+
+class JointAttention:
+    """Self-attention of this rank's blocks in one tick: [clean cache | blocks in flight]."""
+
+    def __init__(self, setup: RankSetup, cache: KvCache, plan: TickPlan) -> None:
+        self._setup = setup
+        self._cache = cache
+        self._plan = plan
+        self._slots = max(len(rank) for rank in plan.ranks)
+        self._rows = {
+            work.block: rank * self._slots + slot
+            for rank, works in enumerate(plan.ranks)
+            for slot, work in enumerate(works)
+        }
+        context_pass = setup.shape.context_pass
+        self._to_cache = [work.block for work in plan.works if work.pass_index == context_pass]
+        self._travels = len(self._rows) > 1 or bool(self._to_cache)
+        if not self._travels:
+            self._rows = dict.fromkeys(self._rows, 0)
+        self._readers = [Reader(work, setup, cache, plan) for work in plan.ranks[setup.rank]]
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention output [N, L, H, D]; the gather runs while the clean cache is attended."""
+        gathering = self._gather(key, value)
+        clean = [reader.attend_clean(layer, q) for reader, q in zip(self._readers, query, strict=True)]
+        keys, values = gathering.wait()
+        outputs = [
+            merge(partials + reader.attend_in_flight(q, keys, values, self._rows))
+            for reader, q, partials in zip(self._readers, query, clean, strict=True)
+        ]
+        self._store(layer, keys, values)
+        return outputs[0][None] if len(outputs) == 1 else torch.stack(outputs)
+
+    def idle(self) -> None:
+        """A rank without work still takes part in the gathers and fills its cache."""
+        if not self._travels:
+            return
+        nothing = self._cache.empty_blocks(self._slots)
+        for layer in range(self._cache.num_layers):
+            keys, values = self._setup.exchange.gather(nothing, nothing).wait()
+            self._store(layer, keys, values)
+
+    def _gather(self, key: Tensor, value: Tensor) -> Gathering:
+        if not self._travels:
+            return Local(key, value)
+        missing = self._slots - key.shape[0]
+        if missing:
+            key, value = (F.pad(part, (0, 0, 0, 0, 0, 0, 0, missing)) for part in (key, value))
+        return self._setup.exchange.gather(key, value)
+
+    def _store(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """After every reader of this rank has read: a block may take the place of one just left behind."""
+        for block in self._to_cache:
+            if not (self._plan.recache and block < self._setup.shape.window.sink_blocks):
+                row = self._rows[block]
+                self._cache.write(layer, block, keys[row], values[row])
+
+
+class Reader:
+    """What one pass of one block sees, worked out once per tick."""
+
+    def __init__(self, work: Work, setup: RankSetup, cache: KvCache, plan: TickPlan) -> None:
+        shape = setup.shape
+        oldest = window_start(work, shape)
+        self._cache = cache
+        self._in_flight = visible_in_flight(work, plan.works, shape, setup.inflight_attention)
+        self._clean_sink, self._clean_window = ([], []) if plan.recache else cache.visible(oldest)
+        # rope = window: the sink stays right in front of the window instead of falling ever further behind.
+        shift = max(0, oldest - shape.window.sink_blocks) if shape.window.rope == "window" else 0
+        self._moved_sink = range(shape.window.sink_blocks) if shift else range(0)
+        self._angles = time_shift_angles(shift * shape.window.block_frames, cache.head_dim, cache.device)
+
+    def attend_clean(self, layer: int, query: Tensor) -> list[Partial]:
+        """Partial attention of queries [L, H, D] to the clean cache."""
+        if not self._moved_sink:
+            parts = self._cache.read(layer, self._clean_sink + self._clean_window)
+        else:
+            parts = [self._move(part) for part in self._cache.read(layer, self._clean_sink)]
+            parts += self._cache.read(layer, self._clean_window)
+        return [attend_partial(query, part) for part in parts]
+
+    def attend_in_flight(
+        self, query: Tensor, keys: Tensor, values: Tensor, rows: Mapping[int, int]
+    ) -> list[Partial]:
+        """Partial attention of queries [L, H, D] to gathered keys and values [W * N, L, H, D]."""
+
+        def read(blocks: list[int]) -> list[KeyValue]:
+            runs = contiguous_runs(sorted(rows[block] for block in blocks))
+            return [
+                (keys[start:stop].flatten(0, 1), values[start:stop].flatten(0, 1)) for start, stop in runs
+            ]
+
+        sink = [block for block in self._in_flight if block in self._moved_sink]
+        parts = read([block for block in self._in_flight if block not in self._moved_sink])
+        parts += [self._move(part) for part in read(sink)]
+        return [attend_partial(query, part) for part in parts]
+
+    def _move(self, key_value: KeyValue) -> KeyValue:
+        key, value = key_value
+        return rotate(key, *self._angles), value

@@ -1,0 +1,260 @@
+"""The command `cascade-engine`: generate a video, list the models, download one, measure.
+
+Errors that the caller can mend are one sentence on stderr and exit status 2; all others exit with 1.
+"""
+
+import argparse
+import asyncio
+import logging
+import re
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args
+
+from tqdm import tqdm
+
+from cascade_core.commands.bench import add_bench_arguments, run_bench
+from cascade_core.commands.download import download
+from cascade_core.commands.generate import GenerateOptions, Progress, check_options, generate
+from cascade_core.commands.listing import list_models
+from cascade_core.config import (
+    MAX_SIDE,
+    EngineConfig,
+    InflightAttention,
+    Rope,
+    SwitchMode,
+    find_card,
+    make,
+    uses_random_weights,
+)
+from cascade_core.errors import CascadeError, InvalidConfig, UserError
+
+T = TypeVar("T")
+FLAGS = {
+    "num_ranks": "--ranks",
+    "stagger": "--stagger",
+    "tick_deadline_s": "--tick-deadline",
+    "model": "--model",
+    "prompts": "--prompt",
+    "num_blocks": "--blocks",
+    "seed": "--seed",
+    "width, height": "--size",
+    "width": "--size",
+    "height": "--size",
+}
+"""What the library's fields are called here."""
+SIZE_HELP = "WIDTHxHEIGHT in pixels, multiples of 16 (default: the model's)"
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage in front."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="cascade-engine", description="Block-causal video diffusion as a block cascade.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_generate(commands.add_parser("generate", help="make one video from prompts"))
+    models = commands.add_parser("models", help="list the model cards")
+    models.add_argument("--weights", help="folder to look for files in (default: each model's own place)")
+    models.add_argument("--json", action="store_true", help="print JSON")
+    fetch = commands.add_parser("download", help="put a model's files into a folder")
+    fetch.add_argument("--model", required=True, help="a card's name, or a path to a .toml card")
+    fetch.add_argument("--to", required=True, type=Path, help="the folder; what is there stays")
+    add_bench_arguments(commands.add_parser("bench", help="measure this machine and write tables"))
+    return parser
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """The settings of EngineConfig that a person changes; the defaults stand there."""
+    defaults = {field.name: field.default for field in fields(EngineConfig)}
+    parser.add_argument(
+        "--model", default="demo", help="a card's name, or a path to a .toml card (default: demo)"
+    )
+    parser.add_argument("--weights", help="folder, file, hub id, or `random` (default: the model's own)")
+    parser.add_argument(
+        "--ranks", type=int, default=defaults["num_ranks"], help="rank processes, one GPU each"
+    )
+    parser.add_argument(
+        "--stagger", type=int, default=defaults["stagger"],
+        help="passes before the next block starts: 1 is the full cascade, P is sequential (default: 1)",
+    )  # fmt: skip
+    parser.add_argument("--inflight-attention", choices=get_args(InflightAttention), default="bidirectional")
+    parser.add_argument("--rope", choices=get_args(Rope), help="default: what the card says")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the layers")
+    parser.add_argument("--tick-deadline", type=float, default=defaults["tick_deadline_s"], metavar="SECONDS")
+
+
+def add_generate(parser: argparse.ArgumentParser) -> None:
+    add_engine_arguments(parser)
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument(
+        "--switch", type=parse_switch, action="append", default=[], metavar='BLOCK:"PROMPT"',
+        help="change the prompt when this block starts; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--switch-mode", choices=get_args(SwitchMode), default="immediate")
+    parser.add_argument("--blocks", type=int, default=20, help="12 frames each, the first 9 (default: 20)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=parse_size, default=(0, 0), help=SIZE_HELP)
+    parser.add_argument("--decoder", choices=("vae", "taehv"), default="vae")
+    parser.add_argument("--decoder-weights", type=Path, help="default: the VAE beside the model's weights")
+    parser.add_argument("-o", "--output", type=Path, help="MP4 to write")
+    parser.add_argument("--latents", type=Path, help="safetensors to write")
+    parser.add_argument("--json", type=Path, help="write the measured figures")
+
+
+def parse_switch(text: str) -> tuple[int, str]:
+    block, colon, prompt = text.partition(":")
+    if not (colon and block.strip().isdigit() and prompt.strip()):
+        raise argparse.ArgumentTypeError(f'{text!r} is not BLOCK:"PROMPT", such as 8:"a blue square"')
+    return int(block), prompt
+
+
+def switches(given: Sequence[tuple[int, str]]) -> dict[int, str]:
+    blocks = [block for block, _ in given]
+    twice = [block for block in blocks if blocks.count(block) > 1]
+    if twice:
+        raise InvalidConfig(f"--switch: block {twice[0]} is given twice")
+    return dict(given)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    width, cross, height = text.partition("x")
+    if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 832x480")
+    return int(width), int(height)
+
+
+def engine_config(arguments: argparse.Namespace) -> EngineConfig:
+    return make(
+        EngineConfig,
+        {
+            "model": arguments.model,
+            "weights": arguments.weights,
+            "num_ranks": arguments.ranks,
+            "stagger": arguments.stagger,
+            "inflight_attention": arguments.inflight_attention,
+            "rope": arguments.rope,
+            "device": arguments.device,
+            "dtype": arguments.dtype,
+            "compile": arguments.compile,
+            "tick_deadline_s": arguments.tick_deadline,
+            "max_pixels": MAX_SIDE**2,  # there is nobody else whose ticks a large size could spoil
+        },
+    )
+
+
+def run_generate(arguments: argparse.Namespace) -> None:
+    config = engine_config(arguments)
+    card = find_card(config.model)
+    options = GenerateOptions(
+        engine=config,
+        prompt=arguments.prompt,
+        num_blocks=arguments.blocks,
+        output=arguments.output,
+        latents=arguments.latents,
+        json=arguments.json,
+        switches=switches(arguments.switch),
+        switch_mode=arguments.switch_mode,
+        seed=arguments.seed,
+        width=arguments.size[0],
+        height=arguments.size[1],
+        decoder=arguments.decoder,
+        decoder_weights=arguments.decoder_weights,
+    )
+    check_options(options, card)
+    say(f"{card.name}: {card.title} · {card.licence}")
+    if uses_random_weights(config, card):
+        say("Random weights: the picture is noise. What you see is the machinery and its speed.")
+    with tqdm(total=options.num_blocks, unit="block", desc="loading", file=sys.stderr) as bar:
+
+        def report(progress: Progress) -> None:
+            if progress.num_blocks == 0:
+                bar.set_description("generating", refresh=False)
+                bar.reset()  # loading does not count to the time left
+                return
+            bar.set_postfix_str(f"{progress.num_frames / progress.elapsed_s:.1f} FPS", refresh=False)
+            bar.update(progress.num_blocks - bar.n)
+
+        def warn(text: str) -> None:
+            bar.write(text, file=sys.stderr)
+
+        figures = asyncio.run(cancelled_by_sigterm(generate(options, report, warn)))
+    say(summary(figures, [path for path in (options.output, options.latents, options.json) if path]))
+
+
+def run_download(arguments: argparse.Namespace) -> None:
+    card = find_card(arguments.model)
+    say(f"{card.name}: {card.title} · {card.licence}")
+    fetched = download(card, arguments.to, say)
+    say(f"{arguments.to}: complete, {len(fetched)} fetched")
+
+
+async def cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    """SIGTERM (docker stop, timeout) cancels the work once, as Ctrl-C does; cleaning up is left in peace."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        if not stopping.is_set():
+            stopping.set()
+            task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    return await task
+
+
+def summary(figures: dict[str, Any], written: list[Path]) -> str:
+    decode = figures["fps_with_decode"]
+    speed = f"{figures['fps_denoise']} FPS denoising" + (f", {decode} FPS with decoding" if decode else "")
+    names = ", ".join(str(path) for path in written)
+    return f"{figures['num_blocks']} blocks, {figures['num_frames']} frames, {speed}: {names}"
+
+
+def complaint(error: CascadeError) -> str:
+    """The error with flags for the fields that it starts with."""
+    names = "|".join(FLAGS)
+    return re.sub(rf"(?:^|(?<=; ))({names})(?=[.:])", lambda match: FLAGS[match[1]], str(error))
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    arguments = build_parser().parse_args(argv)
+    try:
+        match arguments.command:
+            case "generate":
+                run_generate(arguments)
+            case "models":
+                print(list_models(arguments.weights, arguments.json))
+            case "download":
+                run_download(arguments)
+            case "bench":
+                run_bench(arguments)
+    except UserError as error:
+        say(f"cascade-engine: {complaint(error)}")
+        sys.exit(2)
+    except CascadeError as error:
+        say(f"cascade-engine: {complaint(error)}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("cascade-engine: stopped")
+        sys.exit(130)
+    except asyncio.CancelledError:
+        say("cascade-engine: stopped")
+        sys.exit(143)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Fetch a model's files from the hub into a folder, which `weights` can then name. What is there stays, what
+is half there goes on.
+
+Imports no torch.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, snapshot_download
+
+from cascade_core.config import FileConfig, ModelCard
+from cascade_core.errors import WeightsError
+from cascade_core.weights.locate import missing_files
+from cascade_core.weights.shards import is_complete
+
+MARKS = ".complete"
+"""Folder beside a repository's files that names the folders which have arrived whole."""
+
+
+def download(card: ModelCard, folder: Path, tell: Callable[[str], None]) -> list[Path]:
+    """Put every file of the card into `folder/<repository name>/<path>`, where `locate` finds it. Uses no
+    network where all of them are there. `tell` hears of each that is fetched. Returns those.
+
+    Raises WeightsError where the card names no files, the hub refuses, or the line or the disk gives out;
+    called again, it goes on from there.
+    """
+    if card.files is None:
+        raise WeightsError(f"model {card.name}: has no files in the hub")
+    fetched = []
+    for part in parts(card):
+        if not is_there(part, folder):
+            tell(f"fetching {part.repo}: {part.path}")
+            fetched.append(fetch(part, folder))
+    if missing := missing_files(card, str(folder)):
+        raise WeightsError(f"model {card.name}: still not there: {'; '.join(missing)}")
+    return fetched
+
+
+def parts(card: ModelCard) -> list[FileConfig]:
+    """Everything that the card names."""
+    files = card.files
+    assert files is not None
+    known = (files.transformer, files.lora, files.vae, files.text_encoder, files.tokenizer)
+    return [part for part in known if part is not None]
+
+
+def home(part: FileConfig, folder: Path) -> Path:
+    """Where the files of its repository are."""
+    return folder / part.repo.rpartition("/")[2]
+
+
+def is_folder(part: FileConfig) -> bool:
+    return not Path(part.path).suffix
+
+
+def mark(part: FileConfig, folder: Path) -> Path:
+    return home(part, folder) / MARKS / part.path.replace("/", "-")
+
+
+def is_there(part: FileConfig, folder: Path) -> bool:
+    """A file takes its name when it is whole; a folder may lack files that nothing else tells of."""
+    path = home(part, folder) / part.path
+    if not is_folder(part):
+        return path.is_file()
+    try:
+        return mark(part, folder).is_file() and path.is_dir() and is_complete(path)
+    except WeightsError:
+        return False
+
+
+def fetch(part: FileConfig, folder: Path) -> Path:
+    """Raises WeightsError."""
+    root = home(part, folder)
+    try:
+        if is_folder(part):
+            snapshot_download(part.repo, allow_patterns=f"{part.path}/*", local_dir=root)
+            mark(part, folder).parent.mkdir(parents=True, exist_ok=True)
+            mark(part, folder).touch()
+        else:
+            hf_hub_download(part.repo, part.path, local_dir=root)
+    except Exception as error:  # the hub's client passes on whatever its transport raises
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"hub repository {part.repo}: {type(error).__name__}: {reason}") from None
+    return root / part.path

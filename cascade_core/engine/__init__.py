@@ -1,0 +1,1 @@
+"""The parent side: sessions in, clean latent blocks out."""

@@ -1,0 +1,299 @@
+"""The parent side: sessions in, clean latent blocks out. It plans ticks and never touches CUDA.
+
+engine = await Engine.start(make(EngineConfig, {"model": "demo", "weights": "random"}))
+session = await engine.open(SessionRequest({0: "a red circle moves left"}))
+async for event in session:
+    ...
+await engine.close()
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+
+import torch
+
+from cascade_core.config import EngineConfig, ModelCard, check_engine, find_card
+from cascade_core.engine.capacity import check_room, max_pixels, num_slots
+from cascade_core.engine.embeddings import EmbeddingCache
+from cascade_core.engine.session import BlockTiming, Ended, LatentBlock, PendingSwitch, PromptApplied, Session
+from cascade_core.engine.status import Counters, EngineObserver, EngineStatus
+from cascade_core.errors import CascadeError, SessionClosed, SessionLost
+from cascade_core.ranks.group import GroupLost
+from cascade_core.ranks.messages import AddPrompt, Drop, Tick, Ticked
+from cascade_core.ranks.ranks import CLOSED, Ranks
+from cascade_core.request import (
+    SessionRequest,
+    SwitchRequest,
+    check_request,
+    check_types,
+    initial_prompts,
+    with_defaults,
+)
+from cascade_core.schedule import (
+    Candidate,
+    TickPlan,
+    choose_session,
+    context_blocks,
+    engine_shape,
+    plan_tick,
+    starting_block,
+    switch_prompt,
+)
+
+log = logging.getLogger(__name__)
+
+TICKS_AHEAD = 2
+"""Plans sent before the first is answered, so that a rank finds its next tick waiting."""
+MAX_LEAD_S = 5.0
+"""A session that ran ahead while it was alone does not wait longer than this for those that come later."""
+
+
+class Engine:
+    """One model on one group of ranks, serving several sessions by playback deadline."""
+
+    def __init__(self, config: EngineConfig, observer: EngineObserver | None = None) -> None:
+        """Checks the configuration; `start` makes a running engine."""
+        self.config = config
+        self.card: ModelCard = find_card(config.model)
+        check_engine(config, self.card)
+        self.shape = engine_shape(config, self.card)
+        self._sessions: dict[int, Session] = {}
+        self._numbers = itertools.count(1)
+        self._wakeup = asyncio.Event()
+        self._ranks = Ranks(config, self.card)
+        self._embeddings = EmbeddingCache(self._ranks.encode, config.text_cache_entries)
+        self._ahead: deque[TickPlan] = deque()
+        """Sent to the ranks and not answered."""
+        self._counters = Counters(observer)
+        self._supervisor: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, config: EngineConfig, observer: EngineObserver | None = None) -> "Engine":
+        """Load the model on all ranks. Raises UserError, or SessionLost if the ranks cannot start."""
+        engine = cls(config, observer)
+        await engine._ranks.start()
+        engine._supervisor = asyncio.create_task(engine._supervise(), name="engine")
+        return engine
+
+    async def __aenter__(self) -> "Engine":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End all sessions and all rank processes."""
+        self._ranks.refuse()
+        if self._supervisor:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._end_all(SessionClosed(CLOSED))
+        await self._ranks.close()
+
+    @property
+    def status(self) -> EngineStatus:
+        group, counters = self._ranks.group, self._counters
+        return EngineStatus(
+            ready=self._ranks.are_up,
+            num_restarts=counters.num_restarts,
+            num_sessions=len(self._sessions),
+            max_sessions=self.num_slots(()),
+            num_blocks=counters.num_blocks,
+            device=group.ready[0].device if group.ready else "",
+            last_tick_s=counters.last_tick_s,
+            median_tick_s=counters.median_tick_s,
+            process_ids=tuple(group.process_ids),
+        )
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a tick is under way, or a session waits for one."""
+        return bool(self._ahead) or any(session.can_tick for session in self._sessions.values())
+
+    @property
+    def max_pixels(self) -> int:
+        """Largest width x height of a session."""
+        return max_pixels(self.config, self.card)
+
+    def num_slots(self, others: Sequence[SessionRequest]) -> int:
+        """Sessions of the card's size that fit, those others included; 0 before the ranks have told."""
+        ranks = self._ranks.group.ready
+        return num_slots(others, self.config, self.card, ranks) if ranks else 0
+
+    def check_room(self, request: SessionRequest, others: Sequence[SessionRequest]) -> None:
+        """Raise OutOfCapacity or InvalidRequest where the session does not fit beside those others. All of
+        them name their size, as after `with_defaults`."""
+        check_room(request, others, self.config, self.card, self._ranks.group.ready)
+
+    def context_blocks(self, start_block: int) -> list[int]:
+        """Blocks whose clean latents a session opened at `start_block` needs."""
+        return context_blocks(self.shape.window, start_block)
+
+    async def open(self, request: SessionRequest) -> Session:
+        """Open a session; returns when its context is in the caches, whatever its credit.
+
+        Raises UserError, OutOfCapacity, SessionClosed or SessionLost.
+        """
+        check_types(request)
+        request = with_defaults(request, self.card)
+        check_request(request, self.card, self.shape)
+        self._require_room(request)
+        initial = initial_prompts(request)
+        later = sorted(block for block in request.prompts if block > request.start_block)
+        embeddings = {
+            block: await self._embeddings.get(request.prompts[block]) for block in (*initial, *later)
+        }
+        self._require_room(request)  # embedding took a while
+        session = Session(self, next(self._numbers), request, self.shape)
+        for block in later:
+            session.switches.append(PendingSwitch(block, "", embeddings[block], request.switch_mode))
+        session.unknown_words = {
+            request.prompts[block]: embedding.unknown_words
+            for block, embedding in embeddings.items()
+            if embedding.unknown_words
+        }
+        self._sessions[session.number] = session
+        try:
+            rows = [embeddings[block].rows for block in initial]
+            await self._ranks.open(session.number, request, rows)
+            session.open()
+            self.wake()
+            await session.wait_primed()  # the deadline of a tick bounds it
+        except BaseException:
+            self._forget(session)
+            raise
+        return session
+
+    # For sessions (see session.Host).
+
+    def wake(self) -> None:
+        self._wakeup.set()
+
+    def end(self, session: Session, event: Ended) -> None:
+        session.push(event)
+        self._forget(session)
+
+    async def switch(self, session: Session, request: SwitchRequest) -> None:
+        async with session.switching():
+            try:
+                embedding = await self._embeddings.get(request.prompt)
+            except CascadeError:
+                session.require_open()  # what happened to the session counts more
+                raise
+            session.require_open()
+            session.schedule(PendingSwitch(request.at_block, request.request_id, embedding, request.mode))
+            self._apply_switches(session)
+        self.wake()
+
+    # The loop.
+
+    async def _supervise(self) -> None:
+        """Drive the ranks; when they are lost, end their sessions and start them again."""
+        while True:
+            try:
+                await self._drive()
+            except (GroupLost, CascadeError) as error:
+                log.error("ranks lost: %s", error)
+                reason = f"the ranks were lost: {error}"
+            except Exception as error:
+                log.exception("the engine failed")
+                reason = f"the engine failed: {error!r}"
+            self._end_all(SessionLost(reason))
+            await self._ranks.restart()
+            self._counters.count_restart()
+
+    async def _drive(self) -> None:
+        """Plan, run, emit."""
+        self._ahead.clear()
+        group = self._ranks.group
+        while True:
+            while len(self._ahead) < TICKS_AHEAD and (plan := self._plan()):
+                group.send(Tick(plan))
+                self._ahead.append(plan)
+            if self._ahead:
+                answers = await group.tick()
+                self._emit(self._ahead.popleft(), answers)
+            else:
+                await self._idle()
+
+    def _plan(self) -> TickPlan | None:
+        chosen = choose_session(
+            Candidate(session.number, session.deadline_s, session.can_tick)
+            for session in self._sessions.values()
+        )
+        if chosen is None:
+            return None
+        session = self._sessions[chosen]
+        self._apply_switches(session)
+        plan, session.timeline = plan_tick(session.timeline, self.shape)
+        assert plan is not None, "a session that can tick has work"
+        for prompt, embedding in session.take_prompts(plan).items():
+            self._ranks.group.send(AddPrompt(session.number, prompt, embedding))
+        session.book(plan, time.monotonic())
+        return plan
+
+    def _emit(self, plan: TickPlan, answers: list[Ticked]) -> None:
+        tick_s = max(answer.compute_s for answer in answers)
+        session = self._sessions.get(plan.session)
+        if session:
+            session.note_tick(plan, tick_s)
+        if session and plan.emits is not None:
+            latents = next(answer.latents for answer in answers if answer.latents is not None)
+            self._push_block(session, plan.emits, torch.from_numpy(latents), tick_s)
+        self._counters.count_tick(tick_s, has_block=session is not None and plan.emits is not None)
+
+    def _push_block(self, session: Session, block: int, latents: torch.Tensor, tick_s: float) -> None:
+        now = time.monotonic()
+        timing = BlockTiming(now - session.started.pop(block), now, tick_s, session.take_ticks())
+        session.push(LatentBlock(block, latents, timing))
+        # A viewer whose block came late has waited for it: playback goes on from now.
+        due_s = max(session.deadline_s, now) + self.card.num_frames(block) / session.request.fps
+        session.deadline_s = min(due_s, now + MAX_LEAD_S)
+        if block + 1 == session.timeline.end_block:
+            self.end(session, Ended(session.last_reason))
+
+    async def _idle(self) -> None:
+        """Wait until a session may tick, or the group is lost."""
+        self._wakeup.clear()
+        wakeup = asyncio.ensure_future(self._wakeup.wait())
+        try:
+            await self._ranks.group.first(wakeup)
+        finally:
+            wakeup.cancel()
+
+    # Helpers.
+
+    def _apply_switches(self, session: Session) -> None:
+        """Make the switches that are due, right before the tick in which their block starts."""
+        while switch := session.due_switch(starting_block(session.timeline, self.shape)):
+            prompt = next(session.prompt_numbers)
+            session.timeline, receipt = switch_prompt(session.timeline, self.shape, prompt, switch.mode)
+            session.add_prompt(prompt, switch.embedding.rows)
+            session.push(
+                PromptApplied(
+                    request_id=switch.request_id,
+                    first_block_touched=receipt.first_block_touched,
+                    first_block_full=receipt.first_block_full,
+                    unknown_words=switch.embedding.unknown_words,
+                )
+            )
+
+    def _require_room(self, request: SessionRequest) -> None:
+        self._ranks.require_up()
+        self.check_room(request, [session.request for session in self._sessions.values()])
+
+    def _forget(self, session: Session) -> None:
+        if self._sessions.pop(session.number, None) and self._ranks.are_up:
+            self._ranks.group.send(Drop(session.number))
+
+    def _end_all(self, error: CascadeError) -> None:
+        for session in self._sessions.values():
+            session.fail(error)
+        self._sessions.clear()

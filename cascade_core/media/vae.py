@@ -1,0 +1,143 @@
+"""Latents to frames: the Wan VAE, streamed block by block with explicit per-session state.
+
+Wan VAEs are 8x spatial and 4x temporal. The very first latent frame of a session decodes to one frame,
+each later one to four, so a first block of 3 gives 9 frames and every other block 12.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_weight_memory_format
+
+from cascade_core.config import ModelCard
+from cascade_core.weights.checkpoint import read_tensors
+from cascade_core.weights.shards import reading
+from cascade_core.weights.weights import load_state, read_vae
+
+
+@dataclass
+class DecoderState:
+    """What one session's decoder remembers. Unusable after an error inside `decode`: open a new one."""
+
+    memory: list[Any]
+    """One slot for each layer that looks back in time; None before the first latent frame."""
+    num_latents: int = 0
+    """Latent frames decoded so far."""
+
+
+class VideoDecoder(Protocol):
+    """Turns latents into frames; one decoder serves many sessions, in any order."""
+
+    def open(self) -> DecoderState:
+        """The state of a new session."""
+        ...
+
+    def decode(self, state: DecoderState, latents: Tensor) -> Tensor:
+        """Decode the session's next latents [F, C, h, w] to uint8 RGB [T, 8h, 8w, 3] on the CPU.
+
+        T is 4 * F, less 3 for the first call of a session (see ModelCard.num_frames).
+        """
+        ...
+
+
+def suit_processor(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Lay out the weights of convolutions as the CPU's bfloat16 kernels read them, or leave them."""
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        convert_conv2d_weight_memory_format(model, torch.channels_last)
+        convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
+
+
+def to_pixels(video: Tensor) -> Tensor:
+    """[T, 3, H, W] in [-1, 1] on any device -> uint8 [T, H, W, 3] on the CPU."""
+    pixels = (video.float() + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu()
+
+
+class WanVaeDecoder:
+    """diffusers' AutoencoderKLWan, streamed.
+
+    The class has no public streaming: its `_decode` walks over the latent frames with a feature cache that
+    it forgets at the end. The same walk with the cache kept by the session gives the same frames, but
+    relies on private parts, so diffusers is pinned and the tests compare with the whole decode.
+    """
+
+    def __init__(self, model: AutoencoderKLWan, device: torch.device, dtype: torch.dtype) -> None:
+        """`model` is moved to `device` and `dtype`."""
+        # torch's own `to`: diffusers' prints a warning about an empty list of modules.
+        self._model = nn.Module.to(model, device, dtype).eval().requires_grad_(False)
+        suit_processor(self._model, device, dtype)
+        self._device, self._dtype = device, dtype
+        shape = (1, -1, 1, 1, 1)
+        self._mean = torch.tensor(model.config.latents_mean, device=device).view(shape)
+        self._std = torch.tensor(model.config.latents_std, device=device).view(shape)
+
+    def open(self) -> DecoderState:
+        return DecoderState([None] * self._model._cached_conv_counts["decoder"])
+
+    def decode(self, state: DecoderState, latents: Tensor) -> Tensor:
+        return to_pixels(self.decode_float(state, latents))
+
+    @torch.inference_mode()
+    def decode_float(self, state: DecoderState, latents: Tensor) -> Tensor:
+        """As `decode`, but [T, 3, H, W] in [-1, 1], on the decoder's device and in its dtype."""
+        z = latents.to(self._device, torch.float32).transpose(0, 1)[None]  # [1, C, F, h, w]
+        z = self._model.post_quant_conv((z * self._std + self._mean).to(self._dtype))
+        video = torch.cat([self._decode_latent(state, frame) for frame in z.split(1, dim=2)], dim=2)
+        if self._model.config.patch_size is not None:
+            video = unpatchify(video, patch_size=self._model.config.patch_size)
+        return video[0].transpose(0, 1).clamp(-1, 1)
+
+    def _decode_latent(self, state: DecoderState, latent: Tensor) -> Tensor:
+        is_first = state.num_latents == 0
+        state.num_latents += 1
+        decoded: Tensor = self._model.decoder(
+            latent, feat_cache=state.memory, feat_idx=[0], first_chunk=is_first
+        )
+        return decoded
+
+
+def load_vae(
+    card: ModelCard, path: Path | None, device: torch.device, dtype: torch.dtype, seed: int = 0
+) -> WanVaeDecoder:
+    """The card's VAE from a diffusers folder, an original `.pth`, or (None) with random weights.
+
+    Raises WeightsError when the file is absent, damaged, or does not fit.
+    """
+    if path is None:
+        return WanVaeDecoder(_random_model(card, seed), device, dtype)
+    if path.is_dir():
+        model, state = _folder_model(path / "config.json"), read_tensors(path)
+    else:
+        model, state = _empty_model(dict(card.vae)), read_vae(path)
+    load_state(model, state, path, device, dtype)
+    return WanVaeDecoder(model, device, dtype)
+
+
+def _folder_model(config_file: Path) -> AutoencoderKLWan:
+    # Read here: diffusers takes whatever is no dictionary for a path or a hub id.
+    with reading(config_file):
+        config = json.loads(config_file.read_text())
+        if not isinstance(config, dict):
+            raise TypeError(f"a {type(config).__name__}, not an object")
+        model = _empty_model(config)
+        mean, std = (torch.tensor(values) for values in (model.config.latents_mean, model.config.latents_std))
+        if not mean.shape == std.shape == (model.config.z_dim,):
+            raise ValueError("latents_mean and latents_std need z_dim numbers each")
+        return model
+
+
+def _empty_model(config: dict[str, Any]) -> AutoencoderKLWan:
+    with torch.device("meta"):
+        return AutoencoderKLWan.from_config(config)
+
+
+def _random_model(card: ModelCard, seed: int) -> AutoencoderKLWan:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoencoderKLWan(**card.vae)

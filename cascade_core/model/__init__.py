@@ -1,0 +1,1 @@
+"""The causal Wan DiT, its sampler and its text encoder."""

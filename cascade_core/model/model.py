@@ -1,0 +1,232 @@
+"""The causal Wan diffusion transformer, for any dimensions, under its original key names.
+
+The model computes N blocks side by side, each at its own timestep, position and prompt. It knows neither
+ranks nor caches: self-attention is a function given to `forward`, so that parallelism is put on from
+outside. Source: Wan 2.1 and its causal descendants (Self-Forcing, LongLive), whose maths it reproduces.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cascade_core.attention.attention import KeyValue
+from cascade_core.attention.rope import rotate
+from cascade_core.config import TransformerConfig
+
+PATCH = (1, 2, 2)
+
+TextCache = tuple[tuple[Tensor, Tensor], ...]
+"""Per layer the cross-attention keys and values of one prompt, each [1, H, text_len, D]."""
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q, k, v), each [N, L, H, D], to the attention output [N, L, H, D]."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a forward needs besides latents, for N blocks."""
+
+    time: Tensor
+    """[N, dim], float32; see `CausalWanModel.embed_time`."""
+    modulation: Tensor
+    """[N, 6, dim], float32."""
+    cos: Tensor
+    """[N, L, 1, head_dim / 2], float32; see `rope_angles`."""
+    sin: Tensor
+    text: tuple[TextCache, ...]
+    """One per block; blocks in flight can straddle a prompt switch."""
+
+
+def keep_float32(name: str) -> bool:
+    """Parameters that stay in float32 whatever the compute type: small, and sensitive."""
+    return name.endswith("modulation") or "norm" in name or name.startswith("time_")
+
+
+def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
+    """Sinusoidal embedding [N, freq_dim] of timesteps [N], cosines first, computed in float64."""
+    half = freq_dim // 2
+    steps = torch.arange(half, dtype=torch.float64, device=timesteps.device)
+    angles = timesteps.double()[:, None] * torch.pow(10000.0, -steps / half)
+    return torch.cat([angles.cos(), angles.sin()], dim=1).float()
+
+
+class RmsNorm(nn.Module):
+    """Root-mean-square norm over the full width (not per head), in float32."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class Attention(nn.Module):
+    """The projections of one attention; the attention itself happens outside."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.num_heads
+        self.q = nn.Linear(config.dim, config.dim)
+        self.k = nn.Linear(config.dim, config.dim)
+        self.v = nn.Linear(config.dim, config.dim)
+        self.o = nn.Linear(config.dim, config.dim)
+        self.norm_q = RmsNorm(config.dim, config.eps)
+        self.norm_k = RmsNorm(config.dim, config.eps)
+
+    def query(self, x: Tensor) -> Tensor:
+        query: Tensor = self.norm_q(self.q(x))
+        return query.view(*x.shape[:2], self.heads, -1)  # [N, L, H, D]
+
+    def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        key, value = self.norm_k(self.k(x)), self.v(x)
+        shape = (*x.shape[:2], self.heads, -1)
+        return key.view(shape), value.view(shape)
+
+
+class Layer(nn.Module):
+    """One transformer layer in two halves, before and after self-attention."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        dim, eps = config.dim, config.eps
+        self.norm1 = LayerNorm(dim, eps, elementwise_affine=False)
+        self.self_attn = Attention(config)
+        self.norm3 = LayerNorm(dim, eps)
+        self.cross_attn = Attention(config)
+        self.norm2 = LayerNorm(dim, eps, elementwise_affine=False)
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
+        )
+        self.modulation = nn.Parameter(torch.zeros(1, 6, dim))
+
+    def qkv(self, x: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries and keys, and values, of tokens x [N, L, dim]."""
+        shift, scale = (self.modulation + cond.modulation)[:, :2].chunk(2, dim=1)  # [N, 1, dim]
+        hidden = torch.addcmul(shift, self.norm1(x), 1 + scale).to(x.dtype)
+        key, value = self.self_attn.key_value(hidden)
+        query = self.self_attn.query(hidden)
+        return rotate(query, cond.cos, cond.sin), rotate(key, cond.cos, cond.sin), value
+
+    def update(self, x: Tensor, attended: Tensor, cond: Conditioning, texts: list[KeyValue]) -> Tensor:
+        """Tokens [N, L, dim] after self-attention output [N, L, H, D], text and feed-forward."""
+        x, query = self.after_attention(x, attended, cond)
+        return self.feed_forward(x, self.read_text(query, texts), cond)
+
+    def after_attention(self, x: Tensor, attended: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor]:
+        """Tokens with the attention output added, and their queries [N, L, H, D] to the text."""
+        gate = (self.modulation + cond.modulation)[:, 2:3]  # [N, 1, dim]
+        x = torch.addcmul(x.float(), self.self_attn.o(attended.flatten(2)).float(), gate).to(x.dtype)
+        return x, self.cross_attn.query(self.norm3(x).to(x.dtype))
+
+    def read_text(self, query: Tensor, texts: list[KeyValue]) -> Tensor:
+        """Cross-attention output [N, L, dim]; neighbouring blocks of one prompt share a call."""
+        outputs, first = [], 0
+        for _, group in groupby(texts, key=id):
+            key, value = (members := list(group))[0]
+            part = query[first : first + len(members)].flatten(0, 1)[None].transpose(1, 2)  # [1, H, n*L, D]
+            attended = F.scaled_dot_product_attention(part, key, value).transpose(1, 2)
+            outputs.append(attended.reshape(len(members), query.shape[1], -1))
+            first += len(members)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def feed_forward(self, x: Tensor, read: Tensor, cond: Conditioning) -> Tensor:
+        """Tokens with what was read from the text, and then the feed-forward, added."""
+        shift, scale, gate = (self.modulation + cond.modulation)[:, 3:].chunk(3, dim=1)
+        x = x + self.cross_attn.o(read)
+        hidden = torch.addcmul(shift, self.norm2(x), 1 + scale).to(x.dtype)
+        return torch.addcmul(x.float(), self.ffn(hidden).float(), gate).to(x.dtype)
+
+
+class Head(nn.Module):
+    """Tokens to patches of velocity."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm = LayerNorm(config.dim, config.eps, elementwise_affine=False)
+        self.head = nn.Linear(config.dim, config.in_channels * math.prod(PATCH))
+        self.modulation = nn.Parameter(torch.zeros(1, 2, config.dim))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        shift, scale = (self.modulation + time[:, None]).chunk(2, dim=1)
+        patches: Tensor = self.head(torch.addcmul(shift, self.norm(x), 1 + scale).to(x.dtype))
+        return patches
+
+
+class CausalWanModel(nn.Module):
+    """Velocity of N blocks of noisy latents."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.config = config
+        self.patch_embedding = nn.Conv3d(config.in_channels, dim, kernel_size=PATCH, stride=PATCH)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.head = Head(config)
+
+    @property
+    def layers(self) -> Iterable[Layer]:
+        """The transformer layers (`blocks` in the checkpoints; a block here is latent frames)."""
+        return (layer for layer in self.blocks if isinstance(layer, Layer))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.patch_embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.patch_embedding.weight.device
+
+    def embed_time(self, timesteps: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Time embeddings [N, dim] and modulations [N, 6, dim], float32, of timesteps in 0..1000."""
+        steps = torch.tensor(timesteps, dtype=torch.float64, device=self.device)
+        time = self.time_embedding(timestep_embedding(steps, self.config.freq_dim))
+        return time, self.time_projection(time).unflatten(1, (6, -1))
+
+    def embed_text(self, embedding: Tensor) -> TextCache:
+        """Text cache of a prompt embedding [num_tokens <= text_len, text_dim].
+
+        Rows up to text_len are zeros, and they are attended: the reference has no mask.
+        """
+        padding = self.config.text_len - embedding.shape[0]
+        padded = F.pad(embedding.to(self.device, self.dtype), (0, 0, 0, padding))
+        hidden = self.text_embedding(padded[None])
+
+        def cache(layer: Layer) -> tuple[Tensor, Tensor]:
+            key, value = layer.cross_attn.key_value(hidden)
+            return key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
+
+        return tuple(cache(layer) for layer in self.layers)
+
+    def forward(self, latents: Tensor, cond: Conditioning, attend: Attend) -> Tensor:
+        """Velocity [N, F, C, h, w] in float32 of noisy latents [N, F, C, h, w]."""
+        patches = self.patch_embedding(latents.to(self.dtype).transpose(1, 2))  # [N, dim, F, h/2, w/2]
+        x = patches.flatten(2).transpose(1, 2).contiguous()  # [N, L, dim]
+        for index, layer in enumerate(self.layers):
+            query, key, value = layer.qkv(x, cond)
+            attended = attend(index, query, key, value)
+            x = layer.update(x, attended, cond, [text[index] for text in cond.text])
+        return self._unpatchify(self.head(x, cond.time), latents.shape)
+
+    def _unpatchify(self, x: Tensor, shape: torch.Size) -> Tensor:
+        blocks, frames, channels, height, width = shape
+        x = x.float().view(blocks, frames, height // 2, width // 2, 2, 2, channels)
+        return x.permute(0, 1, 6, 2, 4, 3, 5).reshape(shape)

@@ -1,0 +1,139 @@
+"""What travels between the engine and its ranks: commands down, replies up, on a private socket pair.
+
+How it travels: `pipe.py`. Latents and embeddings do as NumPy arrays.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade_core.config import EngineConfig, ModelCard
+from cascade_core.errors import CascadeError
+from cascade_core.schedule import TickPlan
+from cascade_core.weights.locate import ModelFiles
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A prompt as the model reads it."""
+
+    rows: Array
+    """[num_tokens, text_dim]."""
+    unknown_words: tuple[str, ...] = ()
+    """What the tokenizer has no token for, which the model therefore ignores."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """First command: build the model and join the group."""
+
+    card: ModelCard
+    config: EngineConfig
+    files: ModelFiles | None
+    """Where the weights are on this machine; None: random ones."""
+    rank: int
+    threads: int
+    rendezvous: Path
+    """Path of a file that does not exist yet, for the ranks to find each other."""
+
+
+@dataclass(frozen=True)
+class Open:
+    """Make room for a session; answered by Opened."""
+
+    session: int
+    seed: int
+    height: int
+    width: int
+    context: Mapping[int, Array]
+    """Clean latents [F, C, h, w] per block to prime with."""
+    prompts: Mapping[int, Array]
+    """Embeddings [num_tokens, text_dim] by prompt number."""
+
+
+@dataclass(frozen=True)
+class AddPrompt:
+    """Compute the text cache of another prompt before the next tick."""
+
+    session: int
+    prompt: int
+    embedding: Array
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Forget a session."""
+
+    session: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Run this rank's part of a tick; answered by Ticked."""
+
+    plan: TickPlan
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Rank 0: embed a prompt beside the ticks; answered by Encoded."""
+
+    request: int
+    prompt: str
+
+
+Command = Load | Open | AddPrompt | Drop | Tick | Encode
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Weights are loaded and the group is joined."""
+
+    device: str
+    free_bytes: int
+    """Memory left for sessions on this rank."""
+    bytes_per_value: int
+    load_s: float
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session has its memory, or not."""
+
+    session: int
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """A tick is done on this rank."""
+
+    latents: Array | None
+    """Latents [F, C, h, w] of the block that became clean, from the rank it lives on."""
+    compute_s: float
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt's embedding, or why there is none."""
+
+    request: int
+    embedding: Embedding | None = None
+    error: CascadeError | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The rank gives up and exits."""
+
+    message: str
+    error: CascadeError | None = None
+    """An error of our own tree that the user can act on."""
+
+
+Reply = Ready | Opened | Ticked | Encoded | Failed

@@ -1,0 +1,116 @@
+"""The ranks under an engine: one group at a time, started again when it is lost."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from cascade_core.config import EngineConfig, ModelCard, uses_random_weights
+from cascade_core.errors import OutOfCapacity, SessionClosed, SessionLost
+from cascade_core.ranks.group import GroupLost, RankGroup, in_daemon_thread
+from cascade_core.ranks.messages import Array, Embedding, Open
+from cascade_core.request import SessionRequest
+from cascade_core.weights.locate import ModelFiles, locate
+
+log = logging.getLogger(__name__)
+
+RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+CLOSED = "the engine was closed"
+
+
+class Ranks:
+    """Asks the group on behalf of sessions; its loss is told in their errors."""
+
+    group: RankGroup
+    """The current one, from `start` on."""
+
+    def __init__(self, config: EngineConfig, card: ModelCard) -> None:
+        self._config = config
+        self._card = card
+        self._files: ModelFiles | None = None
+        self._closed = False
+        self.are_up = False
+
+    async def start(self) -> None:
+        """Load the model. Raises UserError, or SessionLost if the ranks cannot start."""
+        if not uses_random_weights(self._config, self._card):
+            # Once and here: a download must not run against the ranks' deadline, nor again at a restart.
+            self._files = await in_daemon_thread(partial(locate, self._card, self._config.weights))
+        self.group = RankGroup(self._config, self._card, self._files)
+        try:
+            await self.group.start()
+        except GroupLost as error:
+            await self.group.close()
+            raise SessionLost(f"the ranks could not start: {error}") from None
+        except BaseException:
+            await self.group.close()
+            raise
+        self.are_up = True
+
+    async def restart(self) -> None:
+        """End what is left of the group; returns when the next is up, however many attempts it takes."""
+        self.are_up = False
+        for attempt in itertools.count():
+            self.group.kill()
+            await self.group.close()
+            await asyncio.sleep(RESTART_DELAYS_S[min(attempt, len(RESTART_DELAYS_S) - 1)])
+            try:
+                self.group = RankGroup(self._config, self._card, self._files)
+                await self.group.start()
+            except Exception as error:  # no weights, no processes, no disk: whatever it is may pass
+                log.error("ranks did not start, attempt %d: %s", attempt + 1, error)
+                continue
+            self.are_up = True
+            return
+
+    def refuse(self) -> None:
+        """Take no more calls: `close` follows."""
+        self._closed, self.are_up = True, False
+
+    async def close(self) -> None:
+        """End all rank processes."""
+        self.refuse()
+        await self.group.close()
+
+    def require_up(self) -> None:
+        """Raise SessionClosed or OutOfCapacity where no call can be answered."""
+        if self._closed:
+            raise SessionClosed(CLOSED)
+        if not self.are_up:
+            raise OutOfCapacity("the ranks are starting again; retry soon")
+
+    async def encode(self, prompt: str) -> Embedding:
+        """Raises InvalidPrompt, OutOfCapacity, SessionClosed or SessionLost."""
+        with self._lost_is_retryable():
+            return await self.group.encode(prompt)
+
+    async def open(self, session: int, request: SessionRequest, prompts: list[Array]) -> None:
+        """Give a session its memory; `prompts`: embeddings of its initial ones. Raises OutOfCapacity,
+        SessionClosed or SessionLost."""
+        command = Open(
+            session=session,
+            seed=request.seed,
+            height=request.height,
+            width=request.width,
+            context={
+                block: latents.detach().cpu().float().numpy() for block, latents in request.context.items()
+            },
+            prompts=dict(enumerate(prompts)),
+        )
+        try:
+            with self._lost_is_retryable():
+                await self.group.open(command)
+        except MemoryError as error:
+            raise OutOfCapacity(f"no memory for the session: {error}") from None
+
+    @contextmanager
+    def _lost_is_retryable(self) -> Iterator[None]:
+        self.require_up()
+        try:
+            yield
+        except GroupLost as error:
+            if self._closed:
+                raise SessionClosed(CLOSED) from None
+            raise SessionLost(f"the ranks were lost: {error}") from None

@@ -1,0 +1,136 @@
+"""One rank executes one TickPlan."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from cascade_core.attention.exchange import Exchange
+from cascade_core.attention.joint_attention import JointAttention, RankSetup
+from cascade_core.attention.kv_cache import KvCache
+from cascade_core.attention.rope import rope_angles
+from cascade_core.config import InflightAttention, ModelCard
+from cascade_core.model.model import CausalWanModel, Conditioning, TextCache
+from cascade_core.model.sampler import block_noise, clean_estimate, pass_sigmas, pass_timesteps, renoise
+from cascade_core.schedule import Shape, TickPlan, Work, recache_blocks
+
+
+@dataclass
+class SessionState:
+    """What one rank holds of one session. Everything can be rebuilt from the journal."""
+
+    seed: int
+    shape: tuple[int, int, int, int]
+    """[F, C, h, w] of a block's latents."""
+    cache: KvCache
+    prompts: dict[int, TextCache] = field(default_factory=dict)
+    noisy: dict[int, Tensor] = field(default_factory=dict)
+    """Input of the coming pass of this rank's blocks in flight."""
+    clean: dict[int, Tensor] = field(default_factory=dict)
+    """This rank's clean blocks that a recache or the context pass still needs."""
+
+
+class Runner:
+    """The model, the sessions' caches, and one tick at a time."""
+
+    def __init__(
+        self,
+        model: CausalWanModel,
+        card: ModelCard,
+        shape: Shape,
+        rank: int,
+        exchange: Exchange,
+        inflight_attention: InflightAttention,
+    ) -> None:
+        """`shape.window` counts, not the card's: the engine may override its rope."""
+        self.model = model
+        self.card = card
+        self.shape = shape
+        self.rank = rank
+        self.sessions: dict[int, SessionState] = {}
+        self._setup = RankSetup(shape, rank, exchange, inflight_attention)
+        self._sigmas = pass_sigmas(card.sampling)
+        with torch.inference_mode():
+            self._time, self._modulation = model.embed_time(pass_timesteps(card.sampling))
+
+    def open(self, session: int, seed: int, height: int, width: int, context: Mapping[int, Tensor]) -> None:
+        """Make room for a session; `context` holds the clean latents [F, C, h, w] it is primed with."""
+        tokens = self.card.tokens_per_block(height, width)
+        window = self.shape.window
+        cache = KvCache(self.model.config, window, tokens, self.model.device, self.model.dtype)
+        state = SessionState(seed, self.card.latent_shape(height, width), cache)
+        state.clean = {block: latents.to(self.model.device) for block, latents in context.items()}
+        self.sessions[session] = state
+
+    def close(self, session: int) -> None:
+        self.sessions.pop(session, None)
+
+    @torch.inference_mode()
+    def add_prompt(self, session: int, prompt: int, embedding: Tensor) -> None:
+        """Compute the text cache of a prompt embedding [num_tokens, text_dim]."""
+        self.sessions[session].prompts[prompt] = self.model.embed_text(embedding)
+
+    @torch.inference_mode()
+    def tick(self, plan: TickPlan) -> Tensor | None:
+        """Run this rank's part; returns the latents [F, C, h, w] if its block became clean."""
+        state = self.sessions[plan.session]
+        works = plan.ranks[self.rank]
+        attend = JointAttention(self._setup, state.cache, plan)
+        if works:
+            inputs = [self._input(state, work) for work in works]
+            velocity = self.model(torch.stack(inputs), self._conditioning(state, works), attend)
+            for work, noisy, direction in zip(works, inputs, velocity, strict=True):
+                self._advance(state, work, noisy, direction)
+        else:
+            attend.idle()
+        self._commit(state, plan)
+        emitted = next((work.block for work in works if work.block == plan.emits), None)
+        return None if emitted is None else state.clean[emitted]
+
+    def _input(self, state: SessionState, work: Work) -> Tensor:
+        if work.pass_index == self.shape.context_pass:
+            return state.clean[work.block]
+        if work.pass_index == 0:
+            return self._noise(state, work.block, 0)
+        return state.noisy.pop(work.block)
+
+    def _advance(self, state: SessionState, work: Work, noisy: Tensor, velocity: Tensor) -> None:
+        if work.pass_index == self.shape.context_pass:
+            return
+        clean = clean_estimate(noisy, velocity, self._sigmas[work.pass_index])
+        following = work.pass_index + 1
+        if following == self.shape.context_pass:
+            state.clean[work.block] = clean
+        else:
+            noise = self._noise(state, work.block, following)
+            state.noisy[work.block] = renoise(clean, noise, self._sigmas[following])
+
+    def _noise(self, state: SessionState, block: int, pass_index: int) -> Tensor:
+        noise = block_noise(state.seed, block, pass_index, state.shape)
+        return noise.to(self.model.device, non_blocking=True)
+
+    def _conditioning(self, state: SessionState, works: tuple[Work, ...]) -> Conditioning:
+        frames, _, height, width = state.shape
+        starts = [work.block * frames for work in works]
+        cos, sin = rope_angles(
+            starts, frames, height // 2, width // 2, self.model.config.head_dim, self.model.device
+        )
+        return Conditioning(
+            time=torch.stack([self._time[work.pass_index] for work in works]),
+            modulation=torch.stack([self._modulation[work.pass_index] for work in works]),
+            cos=cos,
+            sin=sin,
+            text=tuple(state.prompts[work.prompt] for work in works),
+        )
+
+    def _commit(self, state: SessionState, plan: TickPlan) -> None:
+        """Book what the tick made clean, and forget what no later tick reads."""
+        works = plan.works
+        cached = [work.block for work in works if work.pass_index == self.shape.context_pass]
+        for block in cached:
+            state.cache.commit(block)
+        kept = recache_blocks(self.shape.window, state.cache.end)
+        state.clean = {block: x for block, x in state.clean.items() if block >= min(kept, default=0)}
+        oldest_prompt = min(work.prompt for work in works)
+        state.prompts = {number: text for number, text in state.prompts.items() if number >= oldest_prompt}

@@ -1,0 +1,131 @@
+"""The process of one rank: reads commands, runs ticks, answers. Started by `RankGroup` as
+
+    python -m cascade_core.ranks.worker FILE_DESCRIPTOR
+
+It dies with its parent: a thread of its own reads the socket, and the end of the stream is the end of the
+process, even in the middle of a collective that never returns.
+"""
+
+import os
+import sys
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from cascade_core.errors import CascadeError
+from cascade_core.model.text import load_text_encoder
+from cascade_core.ranks.loading import build_runner, free_bytes, pick_device, pick_dtype, warm_up
+from cascade_core.ranks.messages import (
+    AddPrompt,
+    Array,
+    Command,
+    Drop,
+    Embedding,
+    Encode,
+    Encoded,
+    Failed,
+    Load,
+    Open,
+    Opened,
+    Ready,
+    Reply,
+    Tick,
+    Ticked,
+)
+from cascade_core.ranks.pipe import ChildEnd
+
+Link = ChildEnd[Command, Reply]
+"""The rank's end of the socket pair."""
+
+
+class Worker:
+    """Model, sessions and text encoder of one rank."""
+
+    def __init__(self, link: Link, load: Load) -> None:
+        """Loads weights and joins the group; takes minutes for large models."""
+        started = time.monotonic()
+        torch.set_num_threads(load.threads)
+        config, card = load.config, load.card
+        self._link = link
+        self._device = pick_device(config, load.rank)
+        dtype = pick_dtype(config, self._device)
+        self._runner = build_runner(load, self._device, dtype)
+        if load.rank == 0:
+            self._text = load_text_encoder(card, load.files, self._device, dtype)
+            self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
+        warm_up(self._runner, card, config.compile)
+        memory = free_bytes(self._device, config.num_ranks)
+        link.send(Ready(str(self._device), memory, dtype.itemsize, time.monotonic() - started))
+
+    def handle(self, command: Command) -> None:
+        match command:
+            case Tick():
+                self._tick(command)
+            case Encode():
+                self._text_thread.submit(self._encode, command)
+            case Open():
+                self._open(command)
+            case AddPrompt():
+                self._runner.add_prompt(command.session, command.prompt, torch.from_numpy(command.embedding))
+            case Drop():
+                self._runner.close(command.session)
+
+    def _tick(self, command: Tick) -> None:
+        started = time.monotonic()
+        latents = self._runner.tick(command.plan)
+        array: Array | None = None if latents is None else latents.cpu().numpy()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # so that a hang shows in the tick that hangs
+        self._link.send(Ticked(array, time.monotonic() - started))
+
+    def _open(self, command: Open) -> None:
+        try:
+            context = {block: torch.from_numpy(latents) for block, latents in command.context.items()}
+            self._runner.open(command.session, command.seed, command.height, command.width, context)
+            for prompt, embedding in command.prompts.items():
+                self._runner.add_prompt(command.session, prompt, torch.from_numpy(embedding))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._runner.close(command.session)
+            self._link.send(Opened(command.session, f"out of memory: {error}"))
+        else:
+            self._link.send(Opened(command.session))
+
+    def _encode(self, command: Encode) -> None:
+        """Runs on the text thread. What is not the caller's fault takes the rank down, loudly."""
+        try:
+            rows = self._text.encode(command.prompt).float().cpu().numpy()
+            embedding = Embedding(rows, self._text.unknown_words(command.prompt))
+        except CascadeError as error:
+            self._link.send(Encoded(command.request, error=error))
+        except Exception:
+            self._link.send(Failed(f"text encoder: {traceback.format_exc(limit=-3)}"))
+            os._exit(1)
+        else:
+            self._link.send(Encoded(command.request, embedding))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """On the CPU torch has no error class of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+
+
+def main() -> None:
+    link = Link(int(sys.argv[1]))
+    try:
+        load = link.commands.get()
+        assert isinstance(load, Load)
+        worker = Worker(link, load)
+        while True:
+            worker.handle(link.commands.get())
+    except Exception as error:
+        known = error if isinstance(error, CascadeError) else None
+        link.send(Failed(str(error) if known else traceback.format_exc(limit=-5), known))
+        os._exit(1)  # leaving the group in order would wait for the others
+
+
+if __name__ == "__main__":
+    main()

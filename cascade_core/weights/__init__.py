@@ -1,0 +1,1 @@
+"""Checkpoints of every form, found and read without executing code."""

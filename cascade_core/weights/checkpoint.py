@@ -1,0 +1,95 @@
+"""Reading tensors from files that may be damaged or hostile: nothing in a file is ever executed."""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cascade_core.errors import WeightsError
+from cascade_core.weights.shards import shard_files
+
+PICKLES = (".pt", ".pth", ".bin")
+MAX_NAMED = 10
+
+
+def read_tensors(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
+    """All tensors of a `.safetensors` file, a folder of them, or a `.pt`, `.pth` or `.bin` file, on the CPU.
+
+    A pickle is searched for the first of `keys` at its top level, and else must itself be flat. Large
+    files are mapped, not read: a tensor costs memory when it is first used.
+
+    Raises WeightsError, with the file's name, for one that is absent, cut short, of another format, or
+    holds anything but tensors.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in PICKLES:
+        return _pick(path, _read_pickle(path), keys)
+    raise WeightsError(f"{path}: unknown format; expected .safetensors, {', '.join(PICKLES)} or a folder")
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    files = shard_files(folder)
+    if not files:
+        raise WeightsError(f"{folder}: no .safetensors file in this folder")
+    state: dict[str, Tensor] = {}
+    for file in files:
+        shard = _read_safetensors(file)
+        if twice := sorted(state.keys() & shard.keys()):
+            raise WeightsError(f"{file}: repeats {_some(twice)}; keep one set of files per folder")
+        state.update(shard)
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: damaged or not a safetensors file ({error}); fetch it again") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        # Only torch's zip format can be mapped; files from before torch 1.6 are read whole.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged pickle stops at any byte, so with any exception
+        raise WeightsError(f"{path}: {_pickle_complaint(error)}") from None
+
+
+def _pickle_complaint(error: Exception) -> str:
+    code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if code:
+        return f"holds pickled code or objects ({code[1]}), which is refused; save plain tensors instead"
+    return "damaged, cut short, or not a PyTorch checkpoint of plain tensors; fetch it again"
+
+
+def _some(names: Sequence[str]) -> str:
+    """A hint for an error message, cut after ten names."""
+    rest = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _pick(path: Path, content: Any, keys: Sequence[str]) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, not named tensors")
+    found = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
+    others = [str(k) for k, value in found.items() if not (isinstance(k, str) and isinstance(value, Tensor))]
+    if others and found is content:
+        names = _some([str(name) for name in content])
+        raise WeightsError(
+            f"{path}: not flat, and none of {', '.join(keys)} at its top level, which has: {names}"
+        )
+    if others:
+        raise WeightsError(f"{path}: not tensors: {', '.join(others)}")
+    return dict(found)

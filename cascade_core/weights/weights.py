@@ -1,0 +1,190 @@
+"""Checkpoints in, a loaded model out: read in any published layout, merge the LoRA, check, load."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cascade_core.config import ModelCard
+from cascade_core.errors import WeightsError
+from cascade_core.weights.checkpoint import read_tensors
+from cascade_core.weights.layouts import original_transformer, strip_wrappers, transformers_umt5
+from cascade_core.weights.locate import ModelFiles
+from cascade_core.weights.shards import reading
+
+TRANSFORMER_KEYS = ("generator_ema", "generator", "model", "state_dict")
+"""Where training code keeps the tensors, in the order tried after the card's own key."""
+
+LORA_KEY = re.compile(r"(?:.*\.)?(blocks\..+)\.lora_([AB])(?:\.[^.]+)?\.weight")
+
+KeepFloat32 = Callable[[str], bool]
+
+
+def read_transformer(card: ModelCard, files: ModelFiles) -> dict[str, Tensor]:
+    """The transformer's tensors in our (the original Wan) names, its LoRA merged in.
+
+    Raises WeightsError for a file that is damaged, unsafe or ambiguous; whether the names fit the model
+    is for `load_state` to say.
+    """
+    config = card.files and card.files.transformer
+    keys = (config.key,) if config and config.key else ()
+    with reading(files.transformer):
+        state = original_transformer(read_tensors(files.transformer, keys + TRANSFORMER_KEYS))
+    if files.lora is None:
+        return state
+    lora = card.files and card.files.lora
+    assert lora, "locate() gives a LoRA only where the card has one"
+    with reading(files.lora):
+        tensors = read_tensors(files.lora, (lora.key,) if lora.key else ())
+        return merge_lora(state, tensors, lora.rank, lora.alpha)
+
+
+def merge_lora(
+    state: Mapping[str, Tensor], lora: Mapping[str, Tensor], rank: int, alpha: float
+) -> dict[str, Tensor]:
+    """W + alpha / rank * B @ A for each pair, computed in float32, in W's own dtype.
+
+    `lora` has peft's keys with any prefix before `blocks.`; A is [rank, in], B is [out, rank].
+    Raises WeightsError for a key that matches no weight, a pair with one half, or shapes that do not fit.
+    """
+    merged = dict(state)
+    for name, pair in _pair_up(lora).items():
+        _check_pair(name, pair, state, rank)
+        delta = pair["B"].float() @ pair["A"].float()  # [out, in]
+        merged[name] = (state[name].float() + alpha / rank * delta).to(state[name].dtype)
+    return merged
+
+
+def load_state(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: Path | str,
+    device: torch.device,
+    dtype: torch.dtype,
+    keep_float32: KeepFloat32 = lambda _name: False,
+) -> None:
+    """Give a model on the meta device the tensors of `state`, cast and moved one by one.
+
+    A tensor under two names (tied parameters) stays one tensor.
+    Raises one WeightsError that names `source`, where the tensors come from, and every missing, surplus,
+    misshapen and unusable key; or, found while casting, every tensor with NaN or infinity.
+    """
+    _check_state(model.state_dict(), state, source)
+    copies: dict[tuple[int, torch.dtype], Tensor] = {}
+    placed: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        key = (id(tensor), torch.float32 if keep_float32(name) else dtype)
+        if key not in copies:
+            copies[key] = tensor.to(device, key[1])
+            sums[name] = copies[key].sum()
+        placed[name] = copies[key]
+    _check_finite(sums, source)
+    model.load_state_dict(placed, assign=True)
+
+
+def randomize(
+    model: nn.Module, seed: int, device: torch.device, dtype: torch.dtype, keep_float32: KeepFloat32
+) -> None:
+    """Give a model on the meta device random weights, made on `device` and the same on each rank.
+
+    Matrices have a standard deviation of 1 / sqrt(fan-in), so activations keep their scale layer after
+    layer; biases are 0 and norm weights 1.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    state = {
+        name: _random(name, meta.shape, generator, torch.float32 if keep_float32(name) else dtype)
+        for name, meta in model.state_dict().items()
+    }
+    model.load_state_dict(state, assign=True)
+
+
+def read_text_encoder(path: Path) -> dict[str, Tensor]:
+    """An original Wan UMT5 `.pth` as the state of transformers' `UMT5EncoderModel`."""
+    with reading(path):
+        return transformers_umt5(read_tensors(path))
+
+
+def read_vae(path: Path) -> dict[str, Tensor]:
+    """An original `Wan2.1_VAE.pth` as the state of diffusers' `AutoencoderKLWan`."""
+    # Only the decoder installs diffusers; a stage must be able to import this module without it.
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
+    with reading(path):
+        converted: dict[str, Tensor] = convert_wan_vae_to_diffusers(read_tensors(path))
+        return converted
+
+
+def _pair_up(lora: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Weight name -> its halves under `A` and `B`."""
+    matches = {key: LORA_KEY.fullmatch(strip_wrappers(key)) for key in lora}
+    if unknown := [key for key, match in matches.items() if match is None]:
+        raise WeightsError(f"not LoRA keys: {', '.join(unknown)}")
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for key, match in matches.items():
+        assert match is not None
+        pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = lora[key]
+    return pairs
+
+
+def _check_pair(name: str, pair: Mapping[str, Tensor], state: Mapping[str, Tensor], rank: int) -> None:
+    if name not in state:
+        raise WeightsError(f"LoRA for {name}, which the transformer does not have")
+    if len(pair) != 2:
+        raise WeightsError(f"LoRA for {name} has {'A without B' if 'A' in pair else 'B without A'}")
+    if not all(map(_is_usable, (*pair.values(), state[name]))):
+        raise WeightsError(f"LoRA for {name}: A, B and the weight must be dense floating-point tensors")
+    a, b, weight = list(pair["A"].shape), list(pair["B"].shape), list(state[name].shape)
+    if (len(weight), a, b) != (2, [rank, weight[-1]], [weight[0], rank]):
+        raise WeightsError(f"LoRA for {name}: A {a} and B {b} do not fit weight {weight} at rank {rank}")
+
+
+def _check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: Path | str) -> None:
+    shared = [name for name in expected if name in state]
+    usable = [name for name in shared if _is_usable(state[name])]
+    complaints = {
+        "missing": [name for name in expected if name not in state],
+        "surplus": [name for name in state if name not in expected],
+        "misshapen": [
+            f"{name} {list(state[name].shape)} instead of {list(expected[name].shape)}"
+            for name in usable
+            if state[name].shape != expected[name].shape
+        ],
+        "not dense floating point": [
+            f"{name} ({_kind(state[name])})" for name in shared if not _is_usable(state[name])
+        ],
+    }
+    found = {kind: names for kind, names in complaints.items() if names}
+    if found:
+        counts = ", ".join(f"{len(names)} {kind}" for kind, names in found.items())
+        lists = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in found.items())
+        raise WeightsError(f"{source}: the checkpoint does not fit the model ({counts}); {lists}")
+
+
+def _check_finite(sums: Mapping[str, Tensor], source: Path | str) -> None:
+    """A sum is finite only where every value is, and costs one pass over what was just cast."""
+    if bad := [name for name, total in sums.items() if not total.isfinite()]:
+        raise WeightsError(f"{source}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad)}")
+
+
+def _is_usable(tensor: Tensor) -> bool:
+    """Dense floating-point numbers that are there (a nested tensor calls itself strided, too)."""
+    is_dense = tensor.layout is torch.strided and not tensor.is_nested
+    return is_dense and tensor.is_floating_point() and not tensor.is_meta
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_meta:
+        return "meta, without values"
+    layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+    return f"{layout} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _random(name: str, shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    tensor = torch.empty(shape, dtype=dtype, device=generator.device)
+    if len(shape) > 1:
+        return tensor.normal_(std=1 / math.sqrt(shape[1:].numel()), generator=generator)
+    return tensor.fill_(1.0 if name.endswith(".weight") else 0.0)

@@ -1,0 +1,105 @@
+"""What clients may ask of a session, each at most once per request id, whoever asks and however often."""
+
+import asyncio
+import hashlib
+from contextlib import suppress
+
+from cascade.v1 import session_pb2
+from services.common.errors import BlockNotAhead, RequestIdReused, TooManySwitches
+from services.common.remote import RemoteError
+from services.gateway.journal import Noted, PromptAccepted, Record, Requested
+from services.gateway.journal.switch_modes import mode_name
+from services.gateway.session import views
+from services.gateway.session.live import LiveSession
+from services.gateway.session.over import SessionOver
+from services.gateway.session.recovery import now_ms
+
+MAX_WAITING = 64
+"""Switches of a session that have not taken effect."""
+MAX_BLOCKS = 2**31
+VERDICT_S = 2.0
+"""For the stage to say whether the model can take a prompt; after that it is known by receipt only."""
+
+
+async def switch(
+    live: LiveSession, request_id: str, asked: session_pb2.PromptSwitch, *, wait_s: float = 0.0
+) -> session_pb2.PromptReceipt:
+    """Change the prompt; the receipt as it stands after up to `wait_s` for the stage's answer.
+
+    Raises RequestIdReused, TooManySwitches, BlockNotAhead, and RemoteError where the stage refused.
+    """
+    if is_new(live.record, request_id, b"switch", asked.SerializeToString(deterministic=True)):
+        await accept(live, request_id, asked, wait_s)
+    prompt = live.record.find_prompt(request_id)
+    if prompt is None:  # so long ago that it is forgotten, and has taken effect
+        return session_pb2.PromptReceipt(request_id=request_id, state=session_pb2.SWITCH_STATE_APPLIED)
+    receipt = views.receipt_of(prompt, live.record)
+    if wait_s and receipt.state == session_pb2.SWITCH_STATE_REFUSED:
+        raise RemoteError.from_status(receipt.status)
+    return receipt
+
+
+async def accept(live: LiveSession, request_id: str, asked: session_pb2.PromptSwitch, wait_s: float) -> None:
+    """Journal a switch, which the link to the stage then sends, and wait a moment for the stage's answer."""
+    num_waiting, next_block = len(live.record.waiting()), live.record.next_stage_block
+    if num_waiting >= MAX_WAITING:
+        raise TooManySwitches(f"{num_waiting} switches wait to take effect")
+    at_block = asked.at_block if asked.HasField("at_block") else None
+    if at_block is not None and at_block < next_block:
+        message = f"at_block: block {at_block} has been made; {next_block} is the next"
+        raise BlockNotAhead(message, next_block=next_block)
+    if at_block is not None and at_block >= (end := end_block(live)):
+        message = f"at_block: the session ends before block {end}"
+        raise BlockNotAhead(message, next_block=next_block)
+    verdict = live.verdicts.setdefault(request_id, asyncio.Event())
+    try:
+        await live.write(
+            note(request_id, b"switch", asked.SerializeToString(deterministic=True)),
+            PromptAccepted(request_id, asked.text, mode_name(asked.mode), at_block, now_ms()),
+        )
+        live.tell_receipt(request_id)
+        if wait_s and live.state == session_pb2.SESSION_STATE_ACTIVE:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await verdict.wait()
+    finally:
+        live.verdicts.pop(request_id, None)
+
+
+def end_block(live: LiveSession) -> int:
+    """One beyond the last block that there can be."""
+    asked = live.spec.num_blocks if live.spec.HasField("num_blocks") else MAX_BLOCKS
+    return min(asked, views.model_of(live.record).max_blocks or MAX_BLOCKS)
+
+
+async def set_paused(live: LiveSession, request_id: str, *, is_paused: bool) -> None:
+    """Note the wish; the session follows. Raises RequestIdReused."""
+    kind = b"pause" if is_paused else b"resume"
+    if not is_new(live.record, request_id, kind):
+        return
+    await live.write(note(request_id, kind), Noted(views.PAUSED, b"1" if is_paused else b""))
+
+
+async def delete(live: LiveSession, request_id: str) -> None:
+    """Order its end, which comes at once. Raises RequestIdReused."""
+    if is_new(live.record, request_id, b"delete"):
+        await live.write(note(request_id, b"delete"))
+    live.end(SessionOver(session_pb2.END_REASON_DELETED))
+
+
+def is_new(record: Record, request_id: str, kind: bytes, content: bytes = b"") -> bool:
+    """False for a repeat. Raises RequestIdReused where the id came with something else."""
+    known = record.requests.get(request_id)
+    if known is None:
+        return True
+    if known != digest(kind, content):
+        raise RequestIdReused(f"request_id {request_id}: was used for something else")
+    return False
+
+
+def note(request_id: str, kind: bytes, content: bytes = b"") -> Requested:
+    return Requested(request_id, digest(kind, content))
+
+
+def digest(kind: bytes, content: bytes) -> bytes:
+    return hashlib.sha256(kind + b"/" + content).digest()[:16]

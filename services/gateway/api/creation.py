@@ -1,0 +1,76 @@
+"""A new session: what is asked, completed and checked before anything is kept."""
+
+import hashlib
+from secrets import token_hex
+
+from cascade.v1 import common_pb2, session_pb2
+from cascade_core.errors import UnknownModel
+from services.common.errors import QueueFull, UnsupportedMedia, with_details
+from services.gateway.journal import Limits, NewSession
+from services.gateway.journal.switch_modes import mode_name
+from services.gateway.session.house import House
+
+
+def complete(request: session_pb2.CreateSessionRequest, tenant: str, house: House) -> NewSession:
+    """With all defaults that do not depend on the model; a repeat of the request gives the same again."""
+    settings = house.settings.gateway
+    spec = session_pb2.SessionSpec()
+    spec.CopyFrom(request.spec)
+    spec.model = spec.model or settings.default_model
+    spec.priority = spec.priority or session_pb2.PRIORITY_NORMAL
+    spec.switch_mode = spec.switch_mode or common_pb2.SWITCH_MODE_IMMEDIATE
+    if not spec.HasField("seed"):
+        seed = hashlib.sha256(f"{tenant}/{request.request_id}".encode()).digest()
+        spec.seed = int.from_bytes(seed[:8], "big") >> 1
+    if not spec.HasField("idle_timeout"):
+        spec.idle_timeout.FromMilliseconds(int(settings.idle_timeout_s * 1000))
+    if not spec.profiles:
+        spec.profiles.add(id="default")
+    for profile in spec.profiles:
+        profile.codec = profile.codec or common_pb2.VIDEO_CODEC_H264
+        profile.encoder = profile.encoder or common_pb2.VIDEO_ENCODER_SOFTWARE
+    limits = Limits(num_segments=settings.kept_segments, max_bytes=settings.session_bytes)
+    return NewSession(
+        session=request.session_id or f"s-{token_hex(8)}",
+        tenant=tenant,
+        specification=spec.SerializeToString(deterministic=True),
+        prompts=dict(spec.prompts),
+        request_id=request.request_id,
+        limits=limits,
+        switch_mode=mode_name(spec.switch_mode),
+    )
+
+
+def check_servable(spec: session_pb2.SessionSpec, house: House) -> None:
+    """Raise UnknownModel or UnsupportedMedia where no machine that has reported so far will ever do.
+
+    While none has, as after scaling down to nothing, whoever asks waits in the queue.
+    """
+    admission = house.admission
+    model = admission.find_model(spec.model)
+    if model is None:
+        if admission.has_stages:
+            known = ", ".join(sorted(admission.models))
+            error = UnknownModel(f"model: {spec.model} is not served here; known: {known}")
+            raise with_details(error, metadata={"known": known})
+        return
+    if spec.width * spec.height > model.max_pixels:
+        size = f"{spec.width}x{spec.height}"
+        message = f"{size} is more than {model.max_pixels} pixels in all"
+        raise UnsupportedMedia(message, field="spec.width")
+    statuses = [peer.status for peer in house.decoders.peers.values() if peer.status]
+    encoders = {encoder for status in statuses for encoder in status.encoders}
+    for profile in spec.profiles:
+        if encoders and profile.encoder not in encoders:
+            name = common_pb2.VideoEncoder.Name(profile.encoder)
+            message = f"no decoder here has {name} (profile {profile.id})"
+            raise UnsupportedMedia(message, field="spec.profiles")
+
+
+def check_room(tenant: str, num_open: int, priority: int, house: House) -> None:
+    """Raise QuotaExceeded, PermissionDenied or QueueFull."""
+    house.quotas.check_priority(tenant, priority)
+    house.quotas.check_sessions(tenant, num_open)
+    length = house.settings.gateway.queue_length
+    if house.admission.queue_length >= length:
+        raise QueueFull(f"{length} sessions wait for a place already")

@@ -1,0 +1,54 @@
+"""ListSessions: a tenant's sessions, newest first, page by page."""
+
+import hashlib
+from collections.abc import Callable
+
+from cascade.v1 import session_pb2
+from services.common.errors import InvalidPageToken
+from services.gateway.journal import Journal, Summary
+from services.gateway.journal.errors import InvalidEntry
+from services.gateway.session import views
+from services.gateway.session.live import LiveSession
+
+DEFAULT_PAGE = 50
+Find = Callable[[str], LiveSession | None]
+
+
+async def list_sessions(
+    request: session_pb2.ListSessionsRequest, tenant: str, journal: Journal, find: Find
+) -> session_pb2.ListSessionsResponse:
+    """Raises InvalidPageToken. A page may be short, since the filter looks at one page of the journal."""
+    mark = filter_mark(request)
+    position = ""
+    if request.page_token:
+        given, _, position = request.page_token.partition(".")
+        if given != mark or not position:
+            raise InvalidPageToken("page_token: is not of a call with this filter")
+    try:
+        page = await journal.list_sessions(tenant, position, request.page_size or DEFAULT_PAGE)
+    except InvalidEntry as error:
+        raise InvalidPageToken(str(error)) from None
+    sessions = [session for summary in page.sessions if matches(session := view(summary, find), request)]
+    token = f"{mark}.{page.next_page_token}" if page.next_page_token else ""
+    return session_pb2.ListSessionsResponse(sessions=sessions, next_page_token=token)
+
+
+def filter_mark(request: session_pb2.ListSessionsRequest) -> str:
+    """The same for calls with the same filter."""
+    wanted = session_pb2.ListSessionsRequest(states=sorted(request.states), labels=request.labels)
+    return hashlib.sha256(wanted.SerializeToString(deterministic=True)).hexdigest()[:12]
+
+
+def view(summary: Summary, find: Find) -> session_pb2.Session:
+    """With the prompt for block 0 only."""
+    live = find(summary.record.session)
+    session = live.view() if live else views.session_of(summary.record, summary.epoch)
+    for block in [block for block in session.spec.prompts if block]:
+        del session.spec.prompts[block]
+    return session
+
+
+def matches(session: session_pb2.Session, request: session_pb2.ListSessionsRequest) -> bool:
+    labels = session.spec.labels
+    has_state = not request.states or session.state in request.states
+    return has_state and all(labels.get(key) == value for key, value in request.labels.items())

@@ -1,0 +1,1 @@
+"""Assembly of a gateway, and the doors of its services."""

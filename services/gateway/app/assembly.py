@@ -1,0 +1,201 @@
+"""Puts a gateway together."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+
+from cascade.v1 import operator_pb2_grpc, session_pb2, session_pb2_grpc
+from cascade.v1.decoder_pb2 import DecoderStatus
+from cascade.v1.stage_pb2 import StageStatus
+from cascade_core.errors import InvalidConfig
+from externalscaler import externalscaler_pb2_grpc
+from services.common import server as scaffold
+from services.common.resume_tokens import ResumeTokens
+from services.common.server import Server, Service
+from services.common.telemetry import Telemetry
+from services.gateway.api.forward import Forwarder
+from services.gateway.api.rates import Rates
+from services.gateway.app import operator_servicer
+from services.gateway.app.overview import Overview
+from services.gateway.app.session_servicer import SessionServicer
+from services.gateway.base.quotas import Quotas
+from services.gateway.base.settings import Settings
+from services.gateway.journal import Journal, MemoryJournal, RedisStore, ReplicatedJournal, connect
+from services.gateway.kubernetes.scaling.assembly import make_scaler
+from services.gateway.kubernetes.scaling.gauges import ScalerCollector
+from services.gateway.kubernetes.scaling.scaler import Scaler
+from services.gateway.kubernetes.scaling.servicer import METHODS, ScalerServicer
+from services.gateway.kubernetes.scaling.servicer import NAME as SCALER_NAME
+from services.gateway.peers.endpoints import Endpoints, StaticEndpoints
+from services.gateway.peers.peer_metrics import PeerCollector
+from services.gateway.peers.pool import Pool
+from services.gateway.placement.admission import Admission
+from services.gateway.session.collector import RegistryCollector
+from services.gateway.session.house import House
+from services.gateway.session.metrics import GatewayMetrics
+from services.gateway.session.registry import Registry
+from services.gateway.session.traces import BlockTraces
+from services.web.server import HttpServer, serving
+
+if TYPE_CHECKING:
+    from services.gateway.kubernetes.cluster import Cluster
+
+EVERYWHERE = ("0.0.0.0", "::")
+"""Hosts to listen on that nobody can call."""
+NAME = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+
+
+@asynccontextmanager
+async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tuple[Service, Registry]]:
+    """A gateway that follows its peers, for as long as the block lasts."""
+    section = settings.gateway
+    cluster = make_cluster(settings, telemetry)
+    stages: Pool[StageStatus] = Pool("stage", find_stages(settings, cluster), section, settings.peer)
+    decoders: Pool[DecoderStatus] = Pool("decoder", find_decoders(settings, cluster), section, settings.peer)
+    if section.redis_url and not section.advertise and settings.grpc.host in EVERYWHERE:
+        raise InvalidConfig("gateway.advertise: needed with redis_url where grpc.host is every address")
+    address = section.advertise or f"{settings.grpc.host}:{settings.grpc.port}"
+    house = House(
+        settings=settings,
+        owner=f"{address}/{uuid.uuid4().hex}",
+        journal=make_journal(settings),
+        admission=Admission(section, stages, decoders),
+        stages=stages,
+        decoders=decoders,
+        quotas=Quotas(section),
+        tokens=ResumeTokens(section.token_key_file, section.token_ttl_s),
+        metrics=GatewayMetrics(telemetry.registry),
+        traces=BlockTraces(telemetry.tracer_provider),
+    )
+    registry, forwarder = Registry(house), Forwarder(settings.peer)
+    scaler = make_scaler(settings, house.owner, house.admission, stages, decoders)
+    telemetry.registry.register(RegistryCollector(registry))
+    telemetry.registry.register(ScalerCollector(scaler))
+    telemetry.registry.register(PeerCollector(stages, decoders))
+    try:
+        if cluster:
+            cluster.look_after(stages, decoders)
+        await stages.start()
+        await decoders.start()
+        registry.start()
+        await scaler.start()
+        async with serving(settings.http, settings.tls, house.tokens, telemetry.registry) as http:
+            yield describe(house, registry, forwarder, scaler, http), registry
+    finally:
+        await scaler.close()
+        await registry.close()
+        await forwarder.close()
+        house.admission.close()
+        await stages.close()
+        await decoders.close()
+        if cluster:
+            await cluster.close()
+        await house.journal.close()
+
+
+@dataclass(frozen=True)
+class Gateway(Service):
+    """A Service with an HTTP side."""
+
+    http: HttpServer | None = None
+    """None: it has none."""
+
+
+def describe(
+    house: House, registry: Registry, forwarder: Forwarder, scaler: Scaler, http: HttpServer | None
+) -> Service:
+    """What the scaffold serves."""
+    rates = Rates(house.quotas)
+    servicer = SessionServicer(house, registry, forwarder, rates)
+    operator = operator_servicer.OperatorServicer(house.settings, Overview(house, registry), rates)
+
+    def register(server: grpc.aio.Server) -> None:
+        session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server)
+        operator_pb2_grpc.add_OperatorServiceServicer_to_server(operator, server)
+        externalscaler_pb2_grpc.add_ExternalScalerServicer_to_server(ScalerServicer(scaler), server)
+        if http:
+            server.add_insecure_port(f"unix:{http.socket}")
+
+    async def drain(deadline_s: float) -> None:
+        if http:
+            http.leave()
+        forwarder.leave()
+        try:
+            await registry.drain(deadline_s)
+        finally:
+            scaler.leave()
+
+    return Gateway(
+        (NAME, operator_servicer.NAME, SCALER_NAME),
+        register,
+        drain=drain,
+        open_while_draining=(*METHODS, *operator_servicer.METHODS),
+        open_without_credentials=(f"/{NAME}/Connect", *(METHODS if house.settings.scaler.open else ())),
+        http=http,
+    )
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[tuple[Server, Registry]]:
+    """A started gateway for as long as the block lasts; for tests and for several in one process."""
+    registries: list[Registry] = []
+
+    @asynccontextmanager
+    async def build(telemetry: Telemetry) -> AsyncIterator[Service]:
+        async with assemble(settings, telemetry) as (service, registry):
+            registries.append(registry)
+            yield service
+
+    async with scaffold.running(settings, "gateway", build) as server:
+        yield server, registries[0]
+
+
+async def serve(settings: Settings) -> None:
+    """Run a gateway until SIGTERM has been answered in full."""
+
+    @asynccontextmanager
+    async def build(telemetry: Telemetry) -> AsyncIterator[Service]:
+        async with assemble(settings, telemetry) as (service, _):
+            yield service
+
+    await scaffold.serve(settings, "gateway", build)
+
+
+def make_cluster(settings: Settings, telemetry: Telemetry) -> "Cluster | None":
+    """None where no Service is followed. Raises InvalidConfig."""
+    if not settings.kubernetes.is_used:
+        return None
+    from services.gateway.kubernetes.cluster import (
+        Cluster,  # its client takes 64 MB, which others need not spend
+    )
+
+    return Cluster(settings.kubernetes, telemetry.registry)
+
+
+def find_stages(settings: Settings, cluster: "Cluster | None") -> Endpoints:
+    """By the cluster, or the list in the settings."""
+    service = settings.kubernetes.stage_service
+    return (
+        cluster.endpoints("stage", service)
+        if cluster and service
+        else StaticEndpoints(settings.gateway.stages)
+    )
+
+
+def find_decoders(settings: Settings, cluster: "Cluster | None") -> Endpoints:
+    """As `find_stages`."""
+    service, addresses = settings.kubernetes.decoder_service, settings.gateway.decoders
+    return cluster.endpoints("decoder", service) if cluster and service else StaticEndpoints(addresses)
+
+
+def make_journal(settings: Settings) -> Journal:
+    """In memory, or with a copy in Redis."""
+    section = settings.gateway
+    if section.redis_url is None:
+        return MemoryJournal(max_total_bytes=section.journal_bytes)
+    store = RedisStore(connect(section.redis_url), section.redis_prefix)
+    return ReplicatedJournal(store, max_total_bytes=section.journal_bytes)

@@ -1,0 +1,1 @@
+"""The ground: settings and quotas."""

@@ -1,0 +1,1 @@
+"""Stages and decoders, and the streams to them."""

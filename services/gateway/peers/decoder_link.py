@@ -1,0 +1,141 @@
+"""A session's stream to its decoder: opens it from the journal, sends latents, takes segments."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+import grpc
+
+from cascade.v1 import common_pb2, decoder_pb2, session_pb2
+from services.common.wakeup import Wakeup
+from services.gateway.base.settings import Settings
+from services.gateway.journal import Record
+from services.gateway.peers.link import LinkLost, converse, metadata, next_message, watch_stall
+from services.gateway.peers.pool import Peer
+from services.gateway.peers.wire import field
+
+METHOD = "/cascade.v1.DecoderService/Decode"
+Request = decoder_pb2.DecodeRequest
+Response = decoder_pb2.DecodeResponse
+DecoderPeer = Peer[decoder_pb2.DecoderStatus]
+
+
+class DecoderHost(Protocol):
+    """The session, as its link to the decoder sees it."""
+
+    @property
+    def record(self) -> Record: ...
+    @property
+    def wakeup(self) -> Wakeup: ...
+    @property
+    def spec(self) -> session_pb2.SessionSpec: ...
+
+    async def media_started(self, init: common_pb2.MediaInit) -> None: ...
+    async def segment_made(self, segments: list[Response.Segment]) -> None:
+        """One block, in every profile."""
+        ...
+
+    async def decoder_draining(self) -> None: ...
+
+
+class DecoderLink:
+    """One Decode stream, from Open to its end."""
+
+    def __init__(self, host: DecoderHost, peer: DecoderPeer, epoch: int, settings: Settings) -> None:
+        self.is_open = False
+        self.on_open: Callable[[], None] = lambda: None
+        self._host = host
+        self._peer = peer
+        self._epoch = epoch
+        self._settings = settings
+        self._max_pending = 0
+        self._next_block = host.record.next_decoder_block
+        """The next to be sent."""
+        self._is_closing = False
+        self._ended = False
+
+    async def run(self) -> None:
+        """Until the stream ended because of `close`. Raises LinkLost."""
+        open_call: Any = self._peer.channel.stream_stream(METHOD, None, Response.FromString)
+        call = open_call(metadata=metadata(self._settings.peer, self._host.record.session, self._epoch))
+        watch = watch_stall("segment", self._settings.gateway.stall_timeout_s, self._owed)
+        await converse(call, self._peer, self._read(call), self._write(call), watch)
+
+    def close(self) -> None:
+        """Ask the decoder to answer what it has, then to end."""
+        self._is_closing = True
+        self._host.wakeup.fire()
+
+    async def _write(self, call: Any) -> None:
+        async for request in self._requests():
+            await call.write(request)
+        await call.done_writing()
+
+    async def _requests(self) -> AsyncIterator[bytes]:
+        """Serialized, so that latents need not be read on their way."""
+        host, start = self._host, self._next_block
+        warmup = warmup_blocks(host.record, start, self._peer)
+        yield Request(open=self._opening(start, len(warmup))).SerializeToString()
+        for block in warmup:
+            yield self._block(block)
+        while not self._is_closing:
+            num_pending = self._next_block - host.record.next_decoder_block
+            if num_pending < self._max_pending and self._next_block < host.record.next_stage_block:
+                self._next_block += 1
+                yield self._block(self._next_block - 1)
+            else:
+                await host.wakeup.wait()
+        yield Request(close=Request.Close()).SerializeToString()
+
+    def _block(self, block: int) -> bytes:
+        return field(Request.BLOCK_FIELD_NUMBER, self._host.record.latents[block])
+
+    def _opening(self, start: int, num_warmup: int) -> Request.Open:
+        spec = self._host.spec
+        return Request.Open(
+            session=self._host.record.session,
+            epoch=self._epoch,
+            model=spec.model,
+            width=spec.width,
+            height=spec.height,
+            fps=spec.fps,
+            profiles=spec.profiles,
+            start_block=start,
+            num_warmup_blocks=num_warmup,
+        )
+
+    async def _read(self, call: Any) -> None:
+        first = await next_message(call, self._settings.gateway.open_timeout_s, "answer to Open")
+        if first is grpc.aio.EOF or not first.HasField("opened"):
+            raise LinkLost(f"{self._peer.address}: the first message is not `opened`")
+        self.is_open, self._max_pending = True, first.opened.max_pending_blocks
+        self.on_open()
+        self._host.wakeup.fire()
+        profiles: list[Response.Segment] = []
+        while (message := await call.read()) is not grpc.aio.EOF:
+            match message.WhichOneof("message"):
+                case "media_init":
+                    await self._host.media_started(message.media_init)
+                case "segment":
+                    profiles.append(message.segment)
+                    if len(profiles) == len(self._host.spec.profiles):
+                        await self._host.segment_made(profiles)
+                        profiles = []
+                case "draining":
+                    await self._host.decoder_draining()
+                case "ended":
+                    self._ended = True
+        if not self._ended:
+            raise LinkLost(f"{self._peer.address}: the stream ended without `ended`")
+
+    def _owed(self) -> int | None:
+        block = self._host.record.next_decoder_block
+        return block if self._next_block > block else None
+
+
+def warmup_blocks(record: Record, start: int, peer: DecoderPeer) -> range:
+    """The blocks right before `start` whose latents are kept, as many as this decoder finds worth sending."""
+    wanted = peer.status.warmup_blocks if peer.status else 0
+    first = start
+    while first > max(0, start - wanted) and first - 1 in record.latents:
+        first -= 1
+    return range(first, start)

@@ -1,0 +1,201 @@
+"""A session's stream to its stage: opens it from the journal, grants credit, sends switches, takes blocks."""
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+import grpc
+
+from cascade.v1 import common_pb2, session_pb2, stage_pb2, stage_pb2_grpc
+from services.common.wakeup import Wakeup
+from services.gateway.base.settings import Settings
+from services.gateway.journal import Prompt, Record
+from services.gateway.journal.switch_modes import MODES
+from services.gateway.peers.link import LinkLost, converse, metadata, next_message, watch_stall
+from services.gateway.peers.pool import Peer
+
+Request = stage_pb2.GenerateRequest
+Response = stage_pb2.GenerateResponse
+StagePeer = Peer[stage_pb2.StageStatus]
+MAX_PROMPTS = 1024
+"""Of a timeline, as the contract says."""
+
+
+class StageHost(Protocol):
+    """The session, as its link to the stage sees it."""
+
+    @property
+    def record(self) -> Record: ...
+    @property
+    def wakeup(self) -> Wakeup: ...
+    @property
+    def spec(self) -> session_pb2.SessionSpec: ...
+
+    def credit_end(self) -> int:
+        """Blocks below this index may be made."""
+        ...
+
+    async def stage_opened(self, opened: Response.Opened) -> None: ...
+    async def block_made(self, block: Response.Block) -> None: ...
+    async def prompt_applied(self, request_id: str, applied: Response.PromptApplied) -> None:
+        """`request_id`: as the journal names the switch, or the timeline's entry."""
+        ...
+
+    async def switch_answered(self, request_id: str, refusal: bytes) -> None:
+        """`refusal`: a google.rpc.Status, empty where the switch was accepted."""
+        ...
+
+    async def stage_draining(self) -> None: ...
+
+
+class StageLink:
+    """One Generate stream, from Open to its end."""
+
+    def __init__(self, host: StageHost, peer: StagePeer, epoch: int, settings: Settings) -> None:
+        self.is_open = False
+        self.on_open: Callable[[], None] = lambda: None
+        self._host = host
+        self._peer = peer
+        self._epoch = epoch
+        self._settings = settings
+        self._credit_end = 0
+        self._is_closing = False
+        self._scheduled: deque[int] = deque()
+        """Blocks of the timeline's entries that are still to take effect: their receipts have no name."""
+        self._ended = stage_pb2.GenerateResponse.Ended.REASON_UNSPECIFIED
+
+    async def run(self) -> int:
+        """The reason of a stream that ended without an error (Ended.Reason). Raises LinkLost."""
+        stub = stage_pb2_grpc.StageServiceStub(self._peer.channel)
+        call = stub.Generate(metadata=metadata(self._settings.peer, self._host.record.session, self._epoch))
+        watch = watch_stall("block", self._settings.gateway.stall_timeout_s, self._owed)
+        await converse(call, self._peer, self._read(call), self._write(call), watch)
+        return self._ended
+
+    def close(self) -> None:
+        """Ask the stage to end here; what it has made until then still arrives."""
+        self._is_closing = True
+        self._host.wakeup.fire()
+
+    async def _write(self, call: Any) -> None:
+        async for request in self._requests():
+            await call.write(request)
+        await call.done_writing()
+
+    async def _requests(self) -> AsyncIterator[Request]:
+        host, sent = self._host, set[str]()
+        record = host.record
+        blocks = context_blocks(record, self._peer)
+        yield Request(open=self._opening(record, blocks))
+        for block in blocks:
+            yield Request(context_block=common_pb2.LatentBlock.FromString(record.latents[block]))
+        kept = {prompt.request_id for prompt in record.waiting()}
+        while not self._is_closing:
+            if not self.is_open:
+                await host.wakeup.wait()
+                continue
+            todo = [prompt for prompt in host.record.waiting() if prompt.request_id not in sent]
+            for prompt in todo:
+                sent.add(prompt.request_id)
+                start = record.next_stage_block if prompt.request_id in kept else 0
+                yield Request(switch_prompt=switch_of(prompt, start))
+            if (end := host.credit_end()) > self._credit_end:
+                self._credit_end = end
+                yield Request(credit=Request.Credit(end_block=end))
+            elif not todo:
+                await host.wakeup.wait()
+        yield Request(close=Request.Close())
+
+    def _opening(self, record: Record, blocks: list[int]) -> Request.Open:
+        spec, start = self._host.spec, record.next_stage_block
+        self._credit_end = 0 if record.waiting() else self._host.credit_end()  # these come first
+        prompts = timeline(record, [*blocks, start])
+        self._scheduled = deque(sorted(block for block in prompts if block > start))
+        opening = Request.Open(
+            session=record.session,
+            epoch=self._epoch,
+            model=spec.model,
+            width=spec.width,
+            height=spec.height,
+            seed=spec.seed,
+            prompts=prompts,
+            switch_mode=spec.switch_mode,
+            start_block=start,
+            num_context_blocks=len(blocks),
+            credit_end_block=self._credit_end,
+            fps=spec.fps,
+            latent_dtype=common_pb2.DATA_TYPE_BFLOAT16,
+        )
+        if spec.HasField("num_blocks"):
+            opening.num_blocks = spec.num_blocks - start
+        return opening
+
+    async def _read(self, call: Any) -> None:
+        timeouts = self._settings.gateway
+        first = await next_message(call, timeouts.open_timeout_s, "answer to Open")
+        if first is grpc.aio.EOF or not first.HasField("opened"):
+            raise LinkLost(f"{self._peer.address}: the first message is not `opened`")
+        await self._host.stage_opened(first.opened)
+        self.is_open = True
+        self.on_open()
+        self._host.wakeup.fire()
+        while (message := await call.read()) is not grpc.aio.EOF:
+            await self._take(message)
+        if not self._ended:
+            raise LinkLost(f"{self._peer.address}: the stream ended without `ended`")
+
+    def _owed(self) -> int | None:
+        block = self._host.record.next_stage_block
+        return block if self.is_open and self._credit_end > block else None
+
+    async def _take(self, message: Response) -> None:
+        host = self._host
+        match message.WhichOneof("message"):
+            case "block":
+                await host.block_made(message.block)
+            case "prompt_applied":
+                applied = message.prompt_applied
+                await host.prompt_applied(applied.request_id or self._next_scheduled(), applied)
+            case "switch_accepted":
+                await host.switch_answered(message.switch_accepted.request_id, b"")
+            case "switch_refused":
+                refused = message.switch_refused
+                await host.switch_answered(refused.request_id, refused.status.SerializeToString())
+            case "draining":
+                await host.stage_draining()
+            case "ended":
+                self._ended = message.ended.reason
+
+    def _next_scheduled(self) -> str:
+        """The timeline's entry that takes effect next, as the journal names it."""
+        if not self._scheduled:
+            raise LinkLost(f"{self._peer.address}: a receipt for no entry of the timeline")
+        return f"create/{self._scheduled.popleft()}"
+
+
+def context_blocks(record: Record, peer: StagePeer) -> list[int]:
+    """Blocks whose latents a session that opens at the next block brings: see ModelInfo.sink_blocks."""
+    start = record.next_stage_block
+    if peer.status is None:
+        raise LinkLost(f"{peer.address}: gone")
+    model = peer.status.model
+    sink = range(min(model.sink_blocks, start))
+    return sorted({*sink, *range(max(0, start - model.context_blocks), start)})
+
+
+def timeline(record: Record, blocks: list[int]) -> dict[int, str]:
+    """The prompts of these blocks and all later ones; a session outlives thousands."""
+    entries = sorted(record.timeline().items())
+    starts = [start for start, _ in entries]
+    ruling = {max(0, bisect_right(starts, block) - 1) for block in blocks}
+    kept = [entry for at, entry in enumerate(entries) if at in ruling or entry[0] > blocks[-1]]
+    return dict(kept[:MAX_PROMPTS])
+
+
+def switch_of(prompt: Prompt, start: int) -> Request.SwitchPrompt:
+    """An accepted switch, as the stage is told of it; a block before `start` is not waited for any more."""
+    switch = Request.SwitchPrompt(request_id=prompt.request_id, text=prompt.prompt, mode=MODES[prompt.mode])
+    if prompt.at_block is not None and prompt.at_block >= start:
+        switch.at_block = prompt.at_block
+    return switch

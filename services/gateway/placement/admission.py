@@ -1,0 +1,201 @@
+"""Who gets a place, and when: recoveries first, then the queue, past those whom no free place serves."""
+
+import asyncio
+import time
+from bisect import insort
+from collections.abc import Callable, Collection
+from typing import Any
+
+from cascade.v1.decoder_pb2 import DecoderStatus
+from cascade.v1.session_pb2 import QueueStatus
+from cascade.v1.stage_pb2 import ModelInfo, StageStatus
+from services.common.errors import QueueFull
+from services.gateway.base.settings import GatewaySettings
+from services.gateway.peers.peer import Peer
+from services.gateway.peers.pool import Pool
+from services.gateway.peers.reports import Kind
+from services.gateway.placement.claims import Claim, Seats, Ticket
+from services.gateway.placement.ledger import Ledger
+from services.gateway.placement.pace import Pace
+from services.gateway.placement.slots import Slot, Wish, decoder_fits, stage_fits
+
+__all__ = ["Admission", "Seats", "Ticket"]
+MIN_SLEEP_S = 0.001
+MAX_ETA_S = 86_400.0
+
+
+class Admission:
+    """Places of all stages and decoders. Belongs to one event loop; nothing in it waits but its callers."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        stages: Pool[StageStatus],
+        decoders: Pool[DecoderStatus],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._max_queue = settings.queue_length
+        self._pace = Pace(clock)
+        self._models: dict[str, ModelInfo] = {}
+        self._urgent: list[Claim] = []
+        self._queue: list[Claim] = []
+        self._timer: asyncio.TimerHandle | None = None
+        stages.listen(self._learn)
+        self._stages = Ledger(
+            stages, stage_fits, clock, settings.open_timeout_s, self._move, self._pace.observe
+        )
+        self._decoders = Ledger(decoders, decoder_fits, clock, settings.open_timeout_s, self._move)
+
+    def enqueue(self, wish: Wish) -> Ticket:
+        """Queue for a stage and a decoder; served at once where both are free. Raises QueueFull."""
+        claim = Claim(wish, (self._stages, self._decoders), self._remove)
+        if len(self._queue) >= self._max_queue and not all(find_peers(claim)):
+            raise QueueFull(f"{self._max_queue} sessions wait for a place already")
+        self._insert(claim, self._queue)
+        return Ticket(claim, self._describe)
+
+    async def stage(self, wish: Wish, avoid: Collection[str] = ()) -> Slot[StageStatus]:
+        """A stage at another address than `avoid`, ahead of the queue. Waits as long as it takes."""
+        return await self._hurry(wish, self._stages, avoid)
+
+    async def decoder(self, wish: Wish, avoid: Collection[str] = ()) -> Slot[DecoderStatus]:
+        """As `stage`."""
+        return await self._hurry(wish, self._decoders, avoid)
+
+    def find_model(self, name: str) -> ModelInfo | None:
+        """As the last stage that reported it said, whatever became of that stage."""
+        return self._models.get(name)
+
+    @property
+    def models(self) -> Collection[str]:
+        """Names of all models that a stage has reported."""
+        return self._models.keys()
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether any stage has told its model yet."""
+        return bool(self._models)
+
+    @property
+    def queue_length(self) -> int:
+        """Sessions that wait for their first place, or for one after a pause."""
+        return len(self._queue)
+
+    @property
+    def last_in_queue(self) -> QueueStatus:
+        """Of the session that waits at the end; position 0: nobody waits."""
+        return self._describe(len(self._queue))
+
+    @property
+    def num_urgent(self) -> int:
+        """Places that recoveries and moves wait for."""
+        return len(self._urgent)
+
+    def num_recovering(self, kind: Kind) -> int:
+        """Sessions that lost their place there and wait for another; those that move have theirs still."""
+        ledger = self.ledger(kind)
+        return sum(ledger in claim.ledgers and not claim.avoid for claim in self._urgent)
+
+    def ledger(self, kind: Kind) -> Ledger[Any]:
+        """The places of the stages, or of the decoders."""
+        return self._stages if kind == "stage" else self._decoders
+
+    @property
+    def num_busy(self) -> int:
+        """Places on stages that sessions of this gateway hold, paused ones included."""
+        return self._stages.num_slots
+
+    def close(self) -> None:
+        """Watch no clock any more."""
+        if self._timer:
+            self._timer.cancel()
+
+    async def _hurry(self, wish: Wish, ledger: Ledger[Any], avoid: Collection[str]) -> Slot[Any]:
+        claim = Claim(wish, (ledger,), self._remove, avoid)
+        self._insert(claim, self._urgent)
+        return (await claim.wait())[0]
+
+    def _insert(self, claim: Claim, line: list[Claim]) -> None:
+        insort(line, claim, key=lambda waiting: waiting.wish.rank)
+        self._tell_positions()
+        self._move()
+
+    def _remove(self, *claims: Claim) -> None:
+        """Served, or given up."""
+        for line in (self._urgent, self._queue):
+            line[:] = [claim for claim in line if claim not in claims]
+        self._tell_positions()
+
+    def _learn(self, peer: Peer[StageStatus]) -> None:
+        if peer.status and peer.status.HasField("model"):
+            self._models[peer.status.model.model] = peer.status.model
+
+    def _move(self) -> None:
+        """Serve everybody who can be served."""
+        for ledger in (self._stages, self._decoders):
+            ledger.expire()
+        stuck = set()
+        served = []
+        for claim in (*self._urgent, *self._queue):
+            if claim.need in stuck:
+                continue
+            if serve(claim):
+                served.append(claim)
+            elif not make_room(claim):
+                stuck.add(claim.need)
+        if served:
+            self._remove(*served)
+        self._set_timer()
+
+    def _tell_positions(self) -> None:
+        for position, claim in enumerate(self._queue, 1):
+            claim.move(position)
+
+    def _describe(self, position: int) -> QueueStatus:
+        status = QueueStatus(position=position, queue_length=len(self._queue))
+        interval_s = self._pace.interval_s()
+        if position and interval_s is not None:
+            status.eta.FromMilliseconds(round(1000 * min(position * interval_s, MAX_ETA_S)))
+        return status
+
+    def _set_timer(self) -> None:
+        """For what no event will tell: the end of a back-off, a revoked place that nobody leaves."""
+        if self._timer:
+            self._timer.cancel()
+        dues = [due for ledger in (self._stages, self._decoders) if (due := ledger.next_due()) is not None]
+        if dues:
+            delay = max(min(dues) - self._clock(), MIN_SLEEP_S)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._move)
+
+
+def find_peers(claim: Claim) -> list[Peer[Any] | None]:
+    """For each of its ledgers the peer to go to."""
+    return [ledger.find(claim.wish, claim.avoid) for ledger in claim.ledgers]
+
+
+def serve(claim: Claim) -> bool:
+    """Grant the claim if all its places are free."""
+    peers = [peer for peer in find_peers(claim) if peer]
+    if len(peers) < len(claim.ledgers):
+        return False
+    places = zip(claim.ledgers, peers, strict=True)
+    claim.grant(tuple(ledger.grant(peer, claim.wish) for ledger, peer in places))
+    return True
+
+
+def make_room(claim: Claim) -> bool:
+    """Have missing places revoked, unless some are coming already; False where that does not help."""
+    missing = [ledger for ledger in claim.ledgers if not ledger.find(claim.wish, claim.avoid)]
+    coming = {ledger: slot for ledger, slot in claim.coming.items() if ledger.is_coming(slot)}
+    offered = {
+        ledger: slot
+        for ledger in missing
+        if ledger not in coming and (slot := ledger.find_offered(claim.wish, claim.avoid))
+    }
+    if len(offered) + sum(ledger in coming for ledger in missing) < len(missing):
+        return False
+    for ledger, slot in offered.items():
+        ledger.revoke(slot)
+    claim.coming = coming | offered
+    return True

@@ -1,0 +1,223 @@
+"""The life of one session that this gateway owns: it waits, plays, pauses, is rebuilt, and ends.
+
+The journal's record is all its state. The stage's link writes latents into it, the decoder's link reads them
+and writes segments, the clients' streams read those: each side goes on while another is lost.
+"""
+
+import asyncio
+import time
+
+import structlog
+
+from cascade.v1 import session_pb2
+from cascade.v1.stage_pb2 import ModelInfo
+from services.common.errors import NotReady, QueueFull, QuotaExceeded
+from services.common.interceptors.logs import bind_session
+from services.common.race import race
+from services.common.status import describe
+from services.gateway.journal import Ended, Lease, Limits, LimitsSet, Noted, Record
+from services.gateway.journal.errors import Fenced, NoSuchSession
+from services.gateway.peers.link import LinkLost
+from services.gateway.placement.admission import Seats, Ticket
+from services.gateway.session import views
+from services.gateway.session.attachment import Response
+from services.gateway.session.house import House
+from services.gateway.session.live import LiveSession
+from services.gateway.session.over import SessionOver, failed, or_over
+from services.gateway.session.player import Player, wish_of
+from services.gateway.session.recovery import Recoveries, now_ms
+
+log = structlog.get_logger(__name__)
+NOT_OURS = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
+"""Of a stage or decoder: it refuses this gateway, not the session's client."""
+QUEUE_NEWS_S = 1.0
+"""A client hears of its place in the queue at most that often."""
+QUEUE_RETRY_S = 0.1
+
+
+class Conductor:
+    """Runs a LiveSession from wherever its record stands to its end."""
+
+    def __init__(self, house: House, record: Record, lease: Lease, *, is_taken_over: bool = False) -> None:
+        self.live = LiveSession(house, record, lease)
+        self._house = house
+        self._recoveries = Recoveries(self.live, is_taken_over=is_taken_over)
+        self._player: Player | None = None
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """Of its stage and its decoder; empty: it has none."""
+        return self._player.addresses if self._player else ("", "")
+
+    async def run(self) -> None:
+        """Until it is over. Raises the journal's Fenced and NoSuchSession where another gateway has it."""
+        structlog.contextvars.clear_contextvars()  # those of the call that created it
+        bind_session(self.live.record.session, self.live.lease.epoch)
+        await self._end(await self._until_over())
+
+    async def _until_over(self) -> SessionOver:
+        try:
+            await race(self._live(), self._obey(), self._tell_state())
+        except SessionOver as over:
+            return over
+        except (Fenced, NoSuchSession):
+            raise
+        except LinkLost as lost:
+            if lost.error is None or lost.error.code.name in NOT_OURS:
+                return failed(NotReady(str(lost)))
+            return failed(lost.error)
+        except Exception as error:
+            log.exception("session failed")
+            return failed(error)
+        raise AssertionError("a session lives until it is over")
+
+    async def _live(self) -> None:
+        if self._recoveries.loss and self.live.is_paused:
+            await race(self._resumed(), self._leave_idle(), self._leave_late())
+        while True:
+            seats = await self._seats()
+            self.live.alone_since = time.monotonic()
+            await race(self._play(seats), self._leave_idle(), self._leave_late())
+            self._recoveries.put_off()
+            await race(self._resumed(), self._leave_idle(), self._leave_late())
+
+    async def _play(self, seats: Seats) -> None:
+        """Make video until the places are given away during a pause."""
+        self._player = Player(self.live, self._recoveries, seats)
+        try:
+            await self._note_model(seats)
+            await self._player.run()
+        finally:
+            self._player = None
+            seats.stage.release()
+            seats.decoder.release()
+
+    async def _seats(self) -> Seats:
+        """Places at a stage and a decoder: from the queue, or ahead of it for what ran before."""
+        if self._recoveries.is_urgent:
+            async with or_over(self._house.settings.gateway.recovery_timeout_s, "stage or decoder"):
+                return await self._seats_ahead()
+        self.live.ticket = ticket = await self._enqueue()
+        telling = asyncio.create_task(self._tell_queue())
+        try:
+            await self.live.set_state(session_pb2.SESSION_STATE_QUEUED)
+            return await ticket.wait()
+        finally:
+            telling.cancel()
+            ticket.cancel()
+            self.live.ticket = None
+
+    async def _enqueue(self) -> Ticket:
+        """A place in the queue. A full one refuses new sessions; one that exists waits until it has room."""
+        wish = wish_of(self.live, is_resumed=self._recoveries.was_active)
+        while True:
+            try:
+                return self._house.admission.enqueue(wish)
+            except QueueFull:
+                await asyncio.sleep(QUEUE_RETRY_S)
+
+    async def _seats_ahead(self) -> Seats:
+        wish = wish_of(self.live)
+        stage = await self._house.admission.stage(wish)
+        try:
+            return Seats(stage, await self._house.admission.decoder(wish))
+        except BaseException:
+            stage.release()
+            raise
+
+    async def _note_model(self, seats: Seats) -> None:
+        """Note which model makes it and what must be kept of it."""
+        live, stage, decoder = self.live, seats.stage.peer.status, seats.decoder.peer.status
+        if live.record.notes.get(views.MODEL):
+            return
+        model = stage.model if stage else self._house.admission.find_model(live.spec.model)
+        assert model, "a stage that gives a place has told its model"
+        settings = self._house.settings.gateway
+        limits = Limits(
+            num_sink_blocks=model.sink_blocks,
+            num_recent_blocks=max(1, model.context_blocks),
+            num_warmup_blocks=decoder.warmup_blocks if decoder else 0,
+            num_segments=settings.kept_segments,
+            max_bytes=settings.session_bytes,
+        )
+        noted = ModelInfo()
+        noted.CopyFrom(model)
+        noted.ClearField("example_prompts")  # no part of the session
+        await live.write(LimitsSet(limits), Noted(views.MODEL, noted.SerializeToString()))
+        live.spec = views.spec_of(live.record)
+
+    # What goes on beside it.
+
+    async def _obey(self) -> None:
+        """End when somebody orders it."""
+        while not self.live.ordered_end:
+            await self.live.wakeup.wait()
+        raise self.live.ordered_end
+
+    async def _tell_state(self) -> None:
+        """Note and tell every change of state."""
+        while True:
+            await self.live.set_state(self._state())
+            await self.live.wakeup.wait()
+
+    def _state(self) -> "session_pb2.SessionState.ValueType":
+        live, losing = self.live, self._recoveries.is_urgent
+        if self._player is None and not losing:
+            is_waiting = live.ticket or not live.is_paused
+            return session_pb2.SESSION_STATE_QUEUED if is_waiting else session_pb2.SESSION_STATE_PAUSED
+        if self._player is None or not self._player.is_open:
+            return session_pb2.SESSION_STATE_RECOVERING if losing else session_pb2.SESSION_STATE_STARTING
+        return session_pb2.SESSION_STATE_PAUSED if live.is_paused else session_pb2.SESSION_STATE_ACTIVE
+
+    async def _tell_queue(self) -> None:
+        """Tell how far it is in the queue, at most once a second."""
+        told = 0
+        while (ticket := self.live.ticket) and (status := ticket.status).position:
+            if status.position == told:
+                await ticket.changed()
+                continue
+            told = status.position
+            self.live.publish(Response(queue_changed=status))
+            await asyncio.sleep(QUEUE_NEWS_S)
+
+    async def _resumed(self) -> None:
+        while self.live.is_paused:
+            await self.live.wakeup.wait()
+
+    async def _leave_idle(self) -> None:
+        """End a session that nobody controls."""
+        timeout_s = self.live.spec.idle_timeout.ToMilliseconds() / 1000
+        while True:
+            left_s = self.live.alone_since + timeout_s - time.monotonic()
+            if self.live.controller:
+                await self.live.wakeup.wait()
+            elif left_s <= 0:
+                raise SessionOver(session_pb2.END_REASON_IDLE)
+            else:
+                await race(self.live.wakeup.wait(), asyncio.sleep(left_s))
+
+    async def _leave_late(self) -> None:
+        """End a session that is longer than its tenant may have."""
+        limit_s = self._house.quotas.of(self.live.record.tenant).max_session_s
+        if limit_s is None:
+            await asyncio.Event().wait()
+            return
+        started_ms = int(self.live.record.notes.get(views.STARTED, now_ms()))
+        await asyncio.sleep(max(0.0, started_ms / 1000 + limit_s - time.time()))
+        tenant = self.live.record.tenant
+        error = QuotaExceeded(f"a session lasts at most {limit_s:g} s", subject=f"tenant:{tenant}")
+        raise SessionOver(session_pb2.END_REASON_EVICTED, describe(error, ""))
+
+    async def _end(self, over: SessionOver) -> None:
+        live = self.live
+        end = session_pb2.SessionEnd(
+            reason=over.reason,
+            status=over.status,
+            end_time=views.timestamp(now_ms()),
+            last_sequence=live.record.next_decoder_block,
+        )
+        await live.write(Noted(views.EPOCH, str(live.lease.epoch).encode()), Ended(end.SerializeToString()))
+        log.info("session ended", reason=str(over), status=over.status and over.status.message)
+        self._house.metrics.session_ended(live.record.session, over.reason)
+        await live.set_state(session_pb2.SESSION_STATE_ENDED)
+        live.publish(Response(ended=end))

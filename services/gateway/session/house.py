@@ -1,0 +1,36 @@
+"""What all sessions of a gateway share."""
+
+from dataclasses import dataclass
+
+from cascade.v1.decoder_pb2 import DecoderStatus
+from cascade.v1.stage_pb2 import StageStatus
+from services.common.resume_tokens import ResumeTokens
+from services.gateway.base.quotas import Quotas
+from services.gateway.base.settings import Settings
+from services.gateway.journal import Journal
+from services.gateway.peers.pool import Pool
+from services.gateway.placement.admission import Admission
+from services.gateway.session.metrics import GatewayMetrics
+from services.gateway.session.traces import BlockTraces
+
+
+@dataclass(frozen=True)
+class House:
+    """One per process."""
+
+    settings: Settings
+    owner: str
+    """This process's life, for leases: `ADDRESS/INSTANCE`."""
+    journal: Journal
+    admission: Admission
+    stages: Pool[StageStatus]
+    decoders: Pool[DecoderStatus]
+    quotas: Quotas
+    tokens: ResumeTokens
+    metrics: GatewayMetrics
+    traces: BlockTraces
+
+    @property
+    def address(self) -> str:
+        """Where other gateways reach this one."""
+        return self.owner.partition("/")[0]

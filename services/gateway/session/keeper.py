@@ -1,0 +1,161 @@
+"""Keeps one of a session's two streams going: opens it, opens it elsewhere when it is lost, moves it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+
+from services.common.race import race
+from services.gateway.peers.link import LinkLost
+from services.gateway.peers.pool import Peer
+from services.gateway.placement.slots import Slot
+
+log = structlog.get_logger(__name__)
+S = TypeVar("S")
+CLOSE_S = 5.0
+"""For a stream to end that was asked to."""
+MAX_FAILURES = 8
+"""Streams in a row that brought nothing: then the session is at fault, not the machines."""
+
+
+class Link(Protocol):
+    """A stream to a stage or a decoder."""
+
+    is_open: bool
+    on_open: Callable[[], None]
+    """Called when the peer has taken the session."""
+
+    async def run(self) -> Any:
+        """Until it ended in order. Raises LinkLost."""
+        ...
+
+    def close(self) -> None:
+        """Ask for that end."""
+        ...
+
+
+class Keeper(Generic[S]):
+    """One session's place at a stage or a decoder, whichever it is at the time."""
+
+    def __init__(
+        self,
+        slot: Slot[S],
+        *,
+        find: Callable[[Collection[str]], Awaitable[Slot[S]]],
+        open_link: Callable[[Peer[S]], Awaitable[Link]],
+        lost: Callable[[LinkLost | None], None],
+        progress: Callable[[], int],
+    ) -> None:
+        """`find`: another place, none of those addresses. `lost`: tell the session, before another place is
+        looked for; None: it moves on purpose. `progress`: grows with what the streams bring."""
+        self.slot = slot
+        self.is_done = False
+        """The stream ended in order: nothing is left to do."""
+        self._find = find
+        self._open_link = open_link
+        self._lost = lost
+        self._progress = progress
+        self._link: Link | None = None
+        self._moving: asyncio.Task[Slot[S]] | None = None
+        self._closing = asyncio.Event()
+        """The stream was asked to end, since another place is there: however it ends, that is as planned."""
+        self._num_failures = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self.is_done or (self._link is not None and self._link.is_open)
+
+    @property
+    def address(self) -> str:
+        """Where it has its place; empty: nowhere."""
+        return "" if self.slot.is_released else self.slot.peer.address
+
+    async def run(self) -> None:
+        """Until the stream ended in order. Raises what `find`, `open_link` and `lost` do."""
+        try:
+            while not self.is_done:
+                await self._run_once()
+        finally:
+            self._drop_move()
+            self.slot.release()
+
+    def drain(self) -> None:
+        """Move as soon as another has a place; until then go on here."""
+        if self._moving is None:
+            self._moving = asyncio.create_task(self._find({self.slot.peer.address}))  # type: ignore[arg-type]
+            self._moving.add_done_callback(self._close_link)
+
+    async def _run_once(self) -> None:
+        before = self._progress()
+        self._closing.clear()
+        self._link = await self._open_link(self.slot.peer)
+        self._link.on_open = self.slot.praise
+        leaving = asyncio.create_task(self._leave(self.slot.peer))
+        try:
+            await race(self._link.run(), self._close_late())
+        except LinkLost as lost:
+            if not self._closing.is_set():
+                await self._replace(lost, has_progress=self._progress() > before)
+                return
+        finally:
+            leaving.cancel()
+        if self._moving is None:
+            self.is_done = True
+            return
+        self._lost(None)
+        await self._take(self._moving)
+
+    async def _leave(self, peer: Peer[S]) -> None:
+        """Drain when the pod is told to go, should it not say so itself."""
+        await peer.wait_terminating()
+        self.drain()
+
+    async def _close_late(self) -> None:
+        """Leave a machine that does not answer any more: its own deadlines are longer than a viewer's."""
+        await self._closing.wait()
+        await asyncio.sleep(CLOSE_S)
+        log.warning("a stream that moves did not end", address=self.slot.peer.address, after_s=CLOSE_S)
+
+    async def _replace(self, lost: LinkLost, *, has_progress: bool) -> None:
+        self._num_failures = 1 if has_progress else self._num_failures + 1
+        self._link = None
+        self.slot.blame()
+        self._lost(lost)
+        if self._num_failures >= MAX_FAILURES:
+            raise lost
+        if self._moving is None or not self._moving.done():
+            self._drop_move()
+            self._moving = asyncio.create_task(self._find(()))  # type: ignore[arg-type]
+        await self._take(self._moving)
+
+    async def _take(self, finding: "asyncio.Future[Slot[S]]") -> None:
+        self._moving = None
+        self.slot.release()
+        self._link = None
+        try:
+            self.slot = await finding
+        except asyncio.CancelledError:
+            release_later(finding)
+            raise
+
+    def _close_link(self, finding: "asyncio.Future[Slot[S]]") -> None:
+        if not finding.cancelled() and finding.exception() is None and self._link:
+            self._closing.set()
+            self._link.close()
+
+    def _drop_move(self) -> None:
+        if self._moving:
+            release_later(self._moving)
+            self._moving = None
+
+
+def release_later(finding: "asyncio.Future[Slot[S]]") -> None:
+    """Give back a place that nobody waits for any more."""
+
+    def release(found: "asyncio.Future[Slot[S]]") -> None:
+        if not found.cancelled() and found.exception() is None:
+            found.result().release()
+
+    finding.cancel()
+    finding.add_done_callback(release)

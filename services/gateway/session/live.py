@@ -1,0 +1,208 @@
+"""The present of a session that this gateway owns: its record, its clients, and what wakes whoever waits."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from cascade.v1 import session_pb2
+from services.common.errors import ControllerReplaced
+from services.common.interceptors.logs import bind_session
+from services.common.wakeup import Wakeup
+from services.gateway.journal import Acked, Change, Lease, Noted, Record
+from services.gateway.placement.admission import Ticket
+from services.gateway.session import views
+from services.gateway.session.attachment import Attachment, Response
+from services.gateway.session.house import House
+from services.gateway.session.media import Segment, unpack
+from services.gateway.session.over import SessionOver
+
+
+class LiveSession:
+    """All that is known of one session. Whatever changes is journalled first, then told."""
+
+    def __init__(self, house: House, record: Record, lease: Lease) -> None:
+        self.house = house
+        self.record = record
+        self.lease = lease
+        self.spec = views.spec_of(record)
+        self.state = views.state_of(record)
+        """As told last."""
+        self._told_paused = self.is_paused
+        self.wakeup = Wakeup()
+        """Fired with every change."""
+        self.ticket: Ticket | None = None
+        """Its place in the queue."""
+        self.num_acked = record.num_acked
+        self.max_unacked = house.settings.gateway.max_unacked_segments
+        self.alone_since = time.monotonic()
+        """When the last controller left."""
+        self.verdicts: dict[str, asyncio.Event] = {}
+        """Of switches that somebody waits for the stage's answer to."""
+        self.ordered_end: SessionOver | None = None
+        """Somebody wants it to end."""
+        self._attachments: set[Attachment] = set()
+        self._writing = asyncio.Lock()
+        self._is_epoch_used = False
+
+    # The journal.
+
+    async def write(self, *changes: Change, is_urgent: bool = True) -> None:
+        """Journal these changes, and what has been acknowledged meanwhile.
+
+        `is_urgent` False: does not wait until other gateways can see it.
+        """
+        writing = self._write(changes, is_urgent=is_urgent)
+        await (to_its_end(writing) if is_urgent else writing)
+
+    async def _write(self, changes: tuple[Change, ...], *, is_urgent: bool) -> None:
+        async with self._writing:
+            acks = (Acked(self.num_acked),) if self.num_acked > self.record.num_acked else ()
+            self.record = await self.house.journal.write(self.lease, *acks, *changes, is_urgent=is_urgent)
+        self.wakeup.fire()
+
+    async def begin_epoch(self) -> None:
+        """An epoch under which no stream was opened yet."""
+        if self._is_epoch_used:
+            await self.next_epoch()
+        self._is_epoch_used = True
+
+    async def next_epoch(self) -> int:
+        """A new epoch for a new stream, which fences those of the former ones."""
+        await to_its_end(self._claim())
+        bind_session(self.record.session, self.lease.epoch)
+        return self.lease.epoch
+
+    async def _claim(self) -> None:
+        async with self._writing:
+            lease_s = self.house.settings.gateway.lease_s
+            self.lease = await self.house.journal.claim(self.record.session, self.house.owner, lease_s)
+
+    async def renew(self) -> None:
+        """Keep other gateways from claiming it."""
+        async with self._writing:
+            if not self.record.end:
+                await self.house.journal.renew(self.lease, self.house.settings.gateway.lease_s)
+
+    async def release(self) -> None:
+        """Let another gateway claim it now."""
+        async with self._writing:
+            await self.house.journal.release(self.lease)
+
+    async def set_state(self, state: "session_pb2.SessionState.ValueType") -> None:
+        """Note and tell where it stands and whether it is to pause, if either is new."""
+        is_new, is_paused = state != self.state, self.is_paused
+        if not is_new and is_paused == self._told_paused:
+            return
+        self.state, self._told_paused = state, is_paused
+        changed = Response.StateChanged(state=state, epoch=self.lease.epoch, paused=is_paused)
+        self.publish(Response(state_changed=changed))
+        if is_new and not self.record.end:
+            name = session_pb2.SessionState.Name(state)
+            await self.write(Noted(views.STATE, name.encode()))
+
+    @property
+    def is_paused(self) -> bool:
+        """The wish, not the state."""
+        return views.PAUSED in self.record.notes
+
+    # Its clients.
+
+    @property
+    def controller(self) -> Attachment | None:
+        return next((attachment for attachment in self._attachments if attachment.is_controller), None)
+
+    @property
+    def num_viewers(self) -> int:
+        return len(self._attachments) - (self.controller is not None)
+
+    def attach(self, attachment: Attachment, max_unacked: int) -> None:
+        """Add a client's stream; a controller takes the place of the one before."""
+        if attachment.is_controller:
+            if former := self.controller:
+                former.close(ControllerReplaced("another stream attached as controller"))
+                self._attachments.discard(former)
+            self.max_unacked = max_unacked
+        self._attachments.add(attachment)
+        self.wakeup.fire()
+
+    def detach(self, attachment: Attachment) -> None:
+        if attachment in self._attachments and attachment.is_controller:
+            self.alone_since = time.monotonic()
+        self._attachments.discard(attachment)
+        self.wakeup.fire()
+
+    def close(self, error: BaseException | None, *, at_once: bool = True) -> None:
+        """End its clients' streams; with no error, or not at once, after what they are still to be sent."""
+        for attachment in self._attachments:
+            attachment.close(error, at_once=at_once)
+
+    def publish(self, event: Response) -> None:
+        """Tell every client."""
+        for attachment in self._attachments:
+            attachment.put(event)
+
+    @property
+    def wants_ticks(self) -> bool:
+        """Whether any client wants `block_made`."""
+        return any(attachment.with_ticks for attachment in self._attachments)
+
+    def publish_made(self, event: Response) -> None:
+        """Tell how a block was made, where that is wanted."""
+        for attachment in self._attachments:
+            attachment.put_made(event)
+
+    def publish_segment(self, block: int) -> None:
+        """Let every client have the segment of this block."""
+        for attachment in self._attachments:
+            attachment.put_segment(block + 1)
+
+    def publish_init(self, profile_id: str, event: Response) -> None:
+        """Tell those that watch this profile."""
+        for attachment in self._attachments:
+            if self.spec.profiles[attachment.profile].id == profile_id:
+                attachment.put(event)
+
+    def tell_receipt(self, request_id: str) -> None:
+        """Tell how far a switch is."""
+        if prompt := self.record.find_prompt(request_id):
+            self.publish(Response(prompt_receipt=views.receipt_of(prompt, self.record)))
+
+    # What they ask and see.
+
+    def ack(self, sequence: int) -> None:
+        """All segments up to this one were played or stored; journalled with the next change."""
+        self.num_acked = max(self.num_acked, sequence)
+        self.wakeup.fire()
+
+    def end(self, over: SessionOver) -> None:
+        """Let it end; the first who asks is heard."""
+        self.ordered_end = self.ordered_end or over
+        self.wakeup.fire()
+
+    def segment(self, sequence: int, profile: int) -> Segment | None:
+        """None where it is not kept any more."""
+        if sequence <= self.record.oldest_segment_block:
+            return None
+        (found,) = self.record.read(sequence - 1, 1)
+        return list(unpack(found.data))[profile]
+
+    def view(self) -> session_pb2.Session:
+        """As GetSession shows it."""
+        session = views.session_of(self.record, self.lease.epoch)
+        session.state, session.paused = self.state, self.is_paused
+        session.acked_sequence = self.num_acked
+        session.has_controller, session.num_viewers = self.controller is not None, self.num_viewers
+        if self.ticket:
+            session.queue.CopyFrom(self.ticket.status)
+        return session
+
+
+async def to_its_end(step: Coroutine[Any, Any, None]) -> None:
+    """Also where the caller is cancelled meanwhile: a session knows of all that its journal has done."""
+    task = asyncio.ensure_future(step)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})  # as long as a call of the journal takes
+        raise

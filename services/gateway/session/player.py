@@ -1,0 +1,265 @@
+"""A session that has its places: its two streams, and what they bring."""
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+import structlog
+
+from cascade.v1 import common_pb2, decoder_pb2, session_pb2, stage_pb2
+from services.common.race import race
+from services.common.wakeup import Wakeup
+from services.gateway.journal import (
+    Change,
+    LatentsMade,
+    Noted,
+    PromptApplied,
+    PromptRefused,
+    Record,
+    SegmentMade,
+)
+from services.gateway.peers.decoder_link import DecoderLink, DecoderPeer
+from services.gateway.peers.stage_link import StageLink, StagePeer
+from services.gateway.placement.admission import Seats
+from services.gateway.placement.slots import Slot, Wish
+from services.gateway.session import views
+from services.gateway.session.attachment import Response
+from services.gateway.session.block_made import block_made
+from services.gateway.session.keeper import Keeper
+from services.gateway.session.live import LiveSession
+from services.gateway.session.media import Segment, pack
+from services.gateway.session.over import SessionOver, or_over
+from services.gateway.session.recovery import Recoveries, now_ms
+
+log = structlog.get_logger(__name__)
+LOOKAHEAD = 3
+"""Blocks beyond the last that a stage may make at a time, so that a pause takes effect soon."""
+
+
+class Player:
+    """Host of the links to stage and decoder (see their Protocols); `run` makes video."""
+
+    def __init__(self, live: LiveSession, recoveries: Recoveries, seats: Seats) -> None:
+        self._live = live
+        self._recoveries = recoveries
+        self._opened = set[str]()
+        self._stage: Keeper[stage_pb2.StageStatus] = Keeper(
+            seats.stage,
+            find=self._find_stage,
+            open_link=self._open_stage,
+            lost=recoveries.stage_lost,
+            progress=lambda: live.record.next_stage_block,
+        )
+        self._decoder: Keeper[decoder_pb2.DecoderStatus] = Keeper(
+            seats.decoder,
+            find=self._find_decoder,
+            open_link=self._open_decoder,
+            lost=recoveries.decoder_lost,
+            progress=lambda: live.record.next_decoder_block,
+        )
+
+    async def run(self) -> None:
+        """Until the places are given away during a pause. Raises SessionOver, LinkLost."""
+        try:
+            await self._live.begin_epoch()
+            await race(self._make(), self._decoder.run(), self._give_away(), self._complete())
+        finally:
+            self._stage.slot.release()
+            self._decoder.slot.release()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether video can be made now."""
+        return self._stage.is_open and self._decoder.is_open
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """Of its stage and its decoder; empty: it has none."""
+        return self._stage.address, self._decoder.address
+
+    async def _make(self) -> None:
+        """Run the stage's stream; when all blocks are made the rest goes on without it."""
+        if not self._is_made():
+            await self._stage.run()
+        self._stage.is_done = True
+        self._stage.slot.release()
+        self._live.wakeup.fire()
+        await asyncio.Event().wait()
+
+    async def _complete(self) -> None:
+        """End when all blocks are made and acknowledged."""
+        while not (self._is_made() and self._live.num_acked >= self.record.next_stage_block):
+            await self.wakeup.wait()
+        is_full = self.record.next_stage_block == self._end_block()
+        exhausted, complete = session_pb2.END_REASON_POSITIONS_EXHAUSTED, session_pb2.END_REASON_COMPLETE
+        raise SessionOver(complete if is_full else exhausted)
+
+    def _is_made(self) -> bool:
+        return self._stage.is_done or self.record.next_stage_block == self._end_block()
+
+    def _end_block(self) -> int | None:
+        """One beyond the last, where the session has a length of its own."""
+        return self.spec.num_blocks if self.spec.HasField("num_blocks") else None
+
+    async def _give_away(self) -> None:
+        """While paused, offer the places to whoever needs them; returns when they are taken."""
+        while True:
+            while not self._live.is_paused:
+                await self.wakeup.wait()
+            slots = self._slots
+            for slot in slots:
+                slot.offer()
+            await race(*(slot.revoked.wait() for slot in slots), self._resumed(), self._replaced(slots))
+            kept = [slot.withdraw() for slot in slots]
+            if not all(kept):
+                log.info("places given away during a pause")
+                return
+
+    async def _resumed(self) -> None:
+        while self._live.is_paused:
+            await self.wakeup.wait()
+
+    async def _replaced(self, slots: list[Slot[Any]]) -> None:
+        """Until it has other places than these, after a loss."""
+        while self._slots == slots:
+            await self.wakeup.wait()
+
+    @property
+    def _slots(self) -> list[Slot[Any]]:
+        return [self._stage.slot, self._decoder.slot]
+
+    # Host of the links.
+
+    @property
+    def record(self) -> Record:
+        return self._live.record
+
+    @property
+    def wakeup(self) -> Wakeup:
+        return self._live.wakeup
+
+    @property
+    def spec(self) -> session_pb2.SessionSpec:
+        return self._live.spec
+
+    def credit_end(self) -> int:
+        """Blocks below this index may be made now."""
+        made = self.record.next_stage_block
+        if self._live.is_paused:
+            return made
+        end, limit = self._end_block(), self._live.num_acked + self._live.max_unacked
+        return min(limit, made + LOOKAHEAD, *(() if end is None else (end,)))
+
+    async def stage_opened(self, opened: stage_pb2.GenerateResponse.Opened) -> None:
+        words = session_pb2.Session(unknown_words=opened.unknown_words).SerializeToString()
+        if words != self.record.notes.get(views.UNKNOWN_WORDS, b""):
+            await self._live.write(Noted(views.UNKNOWN_WORDS, words))
+        for prompt in self.record.prompts:
+            block = prompt.at_block or 0
+            is_due = block <= self.record.next_stage_block and prompt.first_block_touched is None
+            if prompt.is_created and is_due:  # it rules from the first block on, so no receipt comes
+                await self._live.write(PromptApplied(prompt.request_id, block, block, now_ms()))
+                self._live.tell_receipt(prompt.request_id)
+
+    async def block_made(self, block: stage_pb2.GenerateResponse.Block) -> None:
+        latents = block.block
+        self._live.house.metrics.block_made(block)
+        self._live.house.traces.made(self.record.session, block)
+        change = LatentsMade(latents.index, latents.SerializeToString())
+        await self._live.write(change, is_urgent=False)
+        self._tell_made(block)
+
+    def _tell_made(self, block: stage_pb2.GenerateResponse.Block) -> None:
+        """Before its segment can come."""
+        if not self._live.wants_ticks:
+            return
+        if made := block_made(block, self._live.lease.epoch, self._stage.slot.peer):
+            self._live.publish_made(made)
+
+    async def prompt_applied(
+        self, request_id: str, applied: stage_pb2.GenerateResponse.PromptApplied
+    ) -> None:
+        prompt = self.record.find_prompt(request_id)
+        if prompt is None or prompt.first_block_touched is not None:
+            return  # a stage that was opened after it took effect has it in its timeline
+        touched, full = applied.first_block_touched, applied.first_block_full
+        words = tuple(applied.unknown_words)
+        await self._live.write(PromptApplied(request_id, touched, full, now_ms(), words))
+        if done := self.record.find_prompt(request_id):
+            self._live.house.metrics.prompt_applied(done)
+        self._live.tell_receipt(request_id)
+
+    async def switch_answered(self, request_id: str, refusal: bytes) -> None:
+        if refusal:
+            await self._live.write(PromptRefused(request_id, refusal))
+            self._live.tell_receipt(request_id)
+        if request_id in self._live.verdicts:
+            self._live.verdicts[request_id].set()
+
+    async def media_started(self, init: common_pb2.MediaInit) -> None:
+        name, value = views.INIT + init.profile_id, init.SerializeToString()
+        if self.record.notes.get(name) != value:
+            await self._live.write(Noted(name, value))
+            self._live.publish_init(init.profile_id, Response(media_init=init))
+
+    async def segment_made(self, segments: list[decoder_pb2.DecodeResponse.Segment]) -> None:
+        now, block, epoch = now_ms(), segments[0].media.block, self._live.lease.epoch
+        made = [
+            Segment(sequence=block + 1, epoch=epoch, media=segment.media, create_time=views.timestamp(now))
+            for segment in segments
+        ]
+        changes: list[Change] = [SegmentMade(block, pack(made))]
+        is_first = not self.record.notes.get(views.STARTED)
+        if is_first:
+            changes.append(Noted(views.STARTED, str(now).encode()))
+        await self._live.write(*changes, is_urgent=False)
+        self._recoveries.segment_made(block)
+        self._live.publish_segment(block)
+        self._live.house.metrics.segment_made(self.record, segments, is_first=is_first)
+        self._live.house.traces.delivered(self.record.session, epoch, segments)
+
+    async def stage_draining(self) -> None:
+        self._stage.drain()
+
+    async def decoder_draining(self) -> None:
+        self._decoder.drain()
+
+    # Places and streams.
+
+    async def _open_stage(self, peer: StagePeer) -> StageLink:
+        return StageLink(self, peer, await self._epoch_for("stage"), self._live.house.settings)
+
+    async def _open_decoder(self, peer: DecoderPeer) -> DecoderLink:
+        return DecoderLink(self, peer, await self._epoch_for("decoder"), self._live.house.settings)
+
+    async def _epoch_for(self, what: str) -> int:
+        """The first streams share one; each that replaces another has the next."""
+        is_first = what not in self._opened
+        self._opened.add(what)
+        return self._live.lease.epoch if is_first else await self._live.next_epoch()
+
+    async def _find_stage(self, avoid: Collection[str]) -> Slot[stage_pb2.StageStatus]:
+        house = self._live.house
+        async with or_over(None if avoid else house.settings.gateway.recovery_timeout_s, "stage"):
+            return await house.admission.stage(wish_of(self._live), avoid)
+
+    async def _find_decoder(self, avoid: Collection[str]) -> Slot[decoder_pb2.DecoderStatus]:
+        house = self._live.house
+        async with or_over(None if avoid else house.settings.gateway.recovery_timeout_s, "decoder"):
+            return await house.admission.decoder(wish_of(self._live), avoid)
+
+
+def wish_of(live: LiveSession, *, is_resumed: bool = False) -> Wish:
+    """What the session needs of a stage and of a decoder."""
+    spec = live.spec
+    return Wish(
+        session=live.record.session,
+        tenant=live.record.tenant,
+        model=spec.model,
+        revision=views.model_of(live.record).revision,
+        width=spec.width,
+        height=spec.height,
+        encoders=frozenset(profile.encoder for profile in spec.profiles),
+        priority=spec.priority,
+        is_resumed=is_resumed,
+    )

@@ -1,0 +1,237 @@
+"""The sessions of this gateway, and where the others are."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from services.common.errors import Draining, NotReady, SessionNotFound
+from services.gateway.journal import Lease, Noted, Record
+from services.gateway.journal.errors import (
+    Fenced,
+    JournalError,
+    JournalUnavailable,
+    LeaseHeld,
+    NoSuchSession,
+    SessionEnded,
+)
+from services.gateway.session import views
+from services.gateway.session.attachment import Response
+from services.gateway.session.conductor import Conductor
+from services.gateway.session.house import House
+from services.gateway.session.live import LiveSession
+from services.gateway.session.over import failed
+
+log = structlog.get_logger(__name__)
+MOVES = "the session moves to another gateway; attach again"
+NUM_ORPHANS = 32
+"""Sessions taken over at a time."""
+END_S = 5.0
+"""For a session's end to be journalled."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Another gateway has the session."""
+
+    address: str
+
+
+class Registry:
+    """Starts, finds, takes over and gives away sessions."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self._conductors: dict[str, Conductor] = {}
+        self._runs: dict[str, asyncio.Task[None]] = {}
+        self._chores: list[asyncio.Task[None]] = []
+        self._takeovers: dict[str, asyncio.Task[LiveSession]] = {}
+        self.is_leaving = False
+
+    def start(self) -> None:
+        """Renew leases and take over orphans from now on."""
+        lease_s = self.house.settings.gateway.lease_s
+        chores = (self._every(lease_s / 4, self._renew), self._every(lease_s / 2, self._adopt))
+        self._chores = [asyncio.create_task(chore) for chore in chores]
+
+    async def close(self) -> None:
+        """Stop all that runs; what Redis has of it another gateway goes on with."""
+        tasks: list[asyncio.Task[Any]] = [*self._chores, *self._takeovers.values(), *self._runs.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def conductors(self) -> list[Conductor]:
+        """Of the sessions that this gateway owns."""
+        return list(self._conductors.values())
+
+    @property
+    def sessions(self) -> list[LiveSession]:
+        """Those that this gateway owns."""
+        return [conductor.live for conductor in self._conductors.values()]
+
+    def find(self, session: str) -> LiveSession | None:
+        """A session that this gateway owns."""
+        conductor = self._conductors.get(session)
+        return conductor.live if conductor else None
+
+    def run(self, record: Record, lease: Lease, *, is_taken_over: bool = False) -> LiveSession:
+        """Own a session from here on, unless it was taken over here meanwhile."""
+        session = record.session
+        if known := self.find(session):
+            return known
+        conductor = Conductor(self.house, record, lease, is_taken_over=is_taken_over)
+        self._conductors[session] = conductor
+        self._runs[session] = asyncio.create_task(self._run(conductor), name=f"session {session}")
+        return conductor.live
+
+    async def locate(self, session: str, tenant: str) -> LiveSession | Record | Elsewhere:
+        """The session here, its record where it has ended, or who has it; claimed where nobody does.
+
+        Raises SessionNotFound.
+        """
+        if live := self.find(session):
+            check_tenant(live.record, tenant)
+            return live
+        try:
+            summary = await self.house.journal.summary(session)
+        except NoSuchSession:
+            raise SessionNotFound(f"no session {session}") from None
+        check_tenant(summary.record, tenant)
+        if summary.record.end:
+            return await self.house.journal.load(session)
+        if summary.owner != self.house.owner or not summary.lease_left_s or session in self._takeovers:
+            with suppress(LeaseHeld, SessionEnded):
+                return await self._take_over(session)
+        if summary.owner == self.house.owner:
+            raise NotReady(f"session {session} is just coming to this gateway, or leaving it")
+        return Elsewhere(summary.owner.split("/")[0])
+
+    async def ended(self, live: LiveSession) -> None:
+        """Until its end is journalled. Raises NotReady if that takes long."""
+        run = self._runs.get(live.record.session)
+        if run:
+            await asyncio.wait({run}, timeout=END_S)
+            if not run.done():
+                raise NotReady("the session is ending")
+
+    async def drain(self, deadline_s: float) -> None:
+        """Give all sessions to other gateways; without a journal that they share, let the sessions end."""
+        self.is_leaving = True
+        if self.house.settings.gateway.redis_url:
+            await asyncio.gather(*map(self._give_away, list(self._conductors)))
+            return
+        runs = list(self._runs.values())
+        if runs and deadline_s > END_S:
+            await asyncio.wait(runs, timeout=deadline_s - END_S)
+        for live in self.sessions:
+            live.end(failed(NotReady("the gateway stopped, and its journal with it")))
+        if runs := list(self._runs.values()):
+            await asyncio.wait(runs, timeout=END_S)
+
+    async def _give_away(self, session: str) -> None:
+        """Streams closed, everything journalled, lease released: then clients are told to attach again."""
+        live, run = self.find(session), self._runs.get(session)
+        if live is None or run is None:
+            return  # it has ended meanwhile
+        try:
+            await live.write(Noted(views.MOVED, b"1"))
+            run.cancel()
+            await asyncio.wait({run}, timeout=END_S)
+            await live.release()
+        except JournalError as error:  # it has ended, or another has it
+            log.info("not given away", session=session, reason=str(error))
+        live.publish(Response(reconnect=Response.Reconnect()))
+        live.close(Draining(MOVES), at_once=False)
+
+    async def _run(self, conductor: Conductor) -> None:
+        """Its clients' streams end with it; where it is cancelled, whoever does that ends them."""
+        live, session = conductor.live, conductor.live.record.session
+        try:
+            await conductor.run()
+            live.close(None)
+        except (Fenced, NoSuchSession) as lost:
+            log.warning("session left", session=session, reason=str(lost))
+            live.close(NotReady(MOVES))
+        except Exception:
+            live.close(NotReady(MOVES))
+            log.exception("a session's conductor failed", session=session)
+        finally:
+            if self._conductors.get(session) is conductor:
+                del self._conductors[session], self._runs[session]
+            self.house.metrics.forget(session)
+
+    async def _take_over(self, session: str) -> LiveSession:
+        """Once for all who find it at a time, whoever of them stays."""
+        if self.is_leaving:
+            raise NotReady(MOVES)
+        if live := self.find(session):
+            return live
+        takeover = self._takeovers.get(session)
+        if takeover is None:
+            takeover = self._takeovers[session] = asyncio.create_task(self._claim(session))
+            takeover.add_done_callback(lambda _: self._takeovers.pop(session))
+        return await asyncio.shield(takeover)
+
+    async def _claim(self, session: str) -> LiveSession:
+        journal, settings = self.house.journal, self.house.settings.gateway
+        lease = await journal.claim(session, self.house.owner, settings.lease_s)
+        record = await journal.load(session)
+        log.info("session taken over", session=session, epoch=lease.epoch)
+        live = self.run(record, lease, is_taken_over=True)
+        if views.MOVED in record.notes:
+            await live.write(Noted(views.MOVED, b""))
+        return live
+
+    async def _renew(self) -> None:
+        """One after the other, so that segments need not wait for all of them."""
+        sessions = self.sessions
+        spread_s = self.house.settings.gateway.lease_s / 8
+
+        async def renew(place: int, live: LiveSession) -> None:
+            await asyncio.sleep(spread_s * place / len(sessions))
+            if self.find(live.record.session) is not live:
+                return
+            with suppress(JournalUnavailable):
+                try:
+                    await live.renew()
+                except (Fenced, NoSuchSession) as lost:
+                    log.warning("session lost", session=live.record.session, reason=str(lost))
+                    if run := self._runs.get(live.record.session):
+                        run.cancel()
+                    live.close(NotReady(MOVES))
+
+        await asyncio.gather(*(renew(*item) for item in enumerate(sessions)))
+
+    async def _adopt(self) -> None:
+        if self.is_leaving:
+            return
+        for session in await self.house.journal.orphans(NUM_ORPHANS):
+            if session not in self._conductors:
+                with suppress(JournalError):
+                    await self._take_over(session)
+
+    async def _every(self, seconds: float, chore: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await chore()
+            except JournalError as error:
+                log.warning("the journal does not answer", reason=str(error))
+            except Exception:
+                log.exception("a chore of the registry failed")
+
+
+def check_tenant(record: Record, tenant: str) -> None:
+    """Sessions of other tenants do not exist."""
+    if record.tenant != tenant:
+        raise SessionNotFound(f"no session {record.session}")
+
+
+def session_id(name: str) -> str:
+    """`sessions/ID` -> `ID`."""
+    return name.removeprefix("sessions/")

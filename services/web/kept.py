@@ -1,0 +1,139 @@
+"""What is kept of a session's video at this gateway, for readers that come and go."""
+
+from collections import deque
+from dataclasses import dataclass
+from hashlib import sha256
+
+from cascade.v1 import session_pb2
+from services.common.wakeup import Wakeup
+
+Response = session_pb2.ConnectResponse
+
+
+@dataclass(frozen=True)
+class Init:
+    """An MP4 initialisation segment."""
+
+    name: str
+    """The same at every gateway, and another for other content."""
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One segment."""
+
+    sequence: int
+    """From 1."""
+    start_s: float
+    """On the session's clock."""
+    duration_s: float
+    num_frames: int
+    full_s: float
+    """What a whole block lasts: block 0 is shorter."""
+    init: Init
+    """What it is played with."""
+    data: bytes
+
+
+class KeptVideo:
+    """The newest segments, without a gap between them. Fed with the events of one or more streams."""
+
+    def __init__(self, max_segments: int, max_bytes: int) -> None:
+        self.segments: deque[Kept] = deque()
+        self.num_cuts = 0
+        """Changes of the initialisation segment before the oldest segment here."""
+        self.started_ms: int | None = None
+        """When the session's first segment was made, in ms since 1970."""
+        self.is_over = False
+        self.error: Exception | None = None
+        """Why no more comes."""
+        self.wakeup = Wakeup()
+        """Fired with every change."""
+        self._max_segments, self._max_bytes = max_segments, max_bytes
+        self._num_bytes = 0
+        self._init: Init | None = None
+        self._due: int | None = None
+        self._is_ending = False
+
+    @property
+    def last_sequence(self) -> int:
+        """The newest, 0 if there is none."""
+        return self.segments[-1].sequence if self.segments else 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all is here that was kept when the stream was attached: it ends, or has caught up."""
+        is_caught_up = self._due is not None and self.segments and self.last_sequence >= self._due
+        return bool(self.is_over or self.error or (is_caught_up and not self._is_ending))
+
+    def take(self, event: Response) -> None:
+        """An event of the stream; those that are no video pass."""
+        match event.WhichOneof("message"):
+            case "attached":
+                self._take_attached(event.attached.session)
+            case "media_init":
+                data = event.media_init.data
+                self._init = Init(f"init-{sha256(data).hexdigest()[:12]}.mp4", data)
+            case "segment":
+                self._take_segment(event.segment)
+            case "ended":
+                self.is_over = True
+        self.wakeup.fire()
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self.wakeup.fire()
+
+    def find(self, sequence: int) -> Kept | None:
+        """None: it is not here any more, or not yet."""
+        at = sequence - self.segments[0].sequence if self.segments else -1
+        return self.segments[at] if 0 <= at < len(self.segments) else None
+
+    def find_init(self, name: str) -> Init | None:
+        """None: no segment here needs it."""
+        return next((kept.init for kept in self.segments if kept.init.name == name), None)
+
+    def _take_attached(self, session: session_pb2.Session) -> None:
+        self._is_ending = session.state == session_pb2.SESSION_STATE_ENDED
+        if self._due is None:
+            self._due = session.last_sequence
+        if session.HasField("start_time"):
+            self.started_ms = session.start_time.ToMilliseconds()
+
+    def _take_segment(self, segment: Response.Segment) -> None:
+        assert self._init, "media_init comes before the first segment"
+        if segment.sequence <= self.last_sequence:
+            return  # sent again after a loss
+        if self.segments and segment.sequence != self.last_sequence + 1:
+            while self.segments:
+                self._forget_oldest()
+        if segment.sequence == 1 and self.started_ms is None:
+            self.started_ms = segment.create_time.ToMilliseconds()
+        media = segment.media
+        frame_s = media.duration.ToNanoseconds() / 1e9 / media.num_frames
+        num_missing = 0 if media.block else 3
+        self.segments.append(
+            Kept(
+                segment.sequence,
+                start_s=media.presentation_time.ToNanoseconds() / 1e9,
+                duration_s=frame_s * media.num_frames,
+                num_frames=media.num_frames,
+                full_s=frame_s * (media.num_frames + num_missing),
+                init=self._init,
+                data=media.data,
+            )
+        )
+        self._num_bytes += len(media.data)
+        while len(self.segments) > 1 and self._is_full:
+            self._forget_oldest()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self.segments) > self._max_segments or self._num_bytes > self._max_bytes
+
+    def _forget_oldest(self) -> None:
+        oldest = self.segments.popleft()
+        self._num_bytes -= len(oldest.data)
+        following = self.segments[0].init if self.segments else self._init
+        self.num_cuts += following != oldest.init

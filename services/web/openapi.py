@@ -1,0 +1,201 @@
+"""The OpenAPI 3.1 document, from the contract's descriptors and the ranges beside its fields; the paths that
+are not of the contract come from `video_paths.py`."""
+
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+
+from services.web.backend import SERVICE
+from services.web.body import JSON
+from services.web.mirror import METHODS, Method, is_map
+from services.web.problems import MEDIA_TYPE
+from services.web.rules import Rules, rules_of
+from services.web.video_paths import SESSION, VIDEO_PATHS
+
+Schema = dict[str, Any]
+SCHEMAS = "#/components/schemas/"
+FAILURES = (400, 401, 403, 404, 408, 409, 413, 415, 429, 431, 500, 503, 504)
+INT64 = (FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT64)
+PLAIN: dict[int, Schema] = {
+    FieldDescriptor.TYPE_STRING: {"type": "string"},
+    FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
+    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
+    FieldDescriptor.TYPE_DOUBLE: {"type": "number", "format": "double"},
+    FieldDescriptor.TYPE_FLOAT: {"type": "number", "format": "float"},
+    FieldDescriptor.TYPE_INT32: {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1},
+    FieldDescriptor.TYPE_UINT32: {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+    FieldDescriptor.TYPE_INT64: {"type": "string", "format": "int64", "pattern": "^-?[0-9]{1,19}$"},
+    FieldDescriptor.TYPE_UINT64: {"type": "string", "format": "uint64", "pattern": "^[0-9]{1,20}$"},
+}
+WELL_KNOWN: dict[str, Schema] = {
+    "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
+    "google.protobuf.Duration": {"type": "string", "pattern": "^[0-9]{1,12}([.][0-9]{1,9})?s$"},
+    "google.protobuf.Any": {"type": "object", "properties": {"@type": {"type": "string"}}},
+}
+TEXT: Schema = {"type": "string"}
+PROBLEM: Schema = {
+    "description": "RFC 9457; `reason` is the ErrorReason of the contract without its prefix.",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": TEXT,
+        "status": {"type": "integer"},
+        "detail": TEXT,
+        "reason": TEXT,
+        "requestId": TEXT,
+        "metadata": {"type": "object", "additionalProperties": TEXT},
+        "fieldViolations": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["field", "description"],
+                "properties": {"field": TEXT, "description": TEXT},
+            },
+        },
+        "retryAfterSeconds": {"type": "number", "minimum": 0},
+    },
+}
+KEY: Schema = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The `requestId`, where the body does not bring it: a repeat has no further effect.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9._-]+$"},
+}
+
+
+def document() -> Schema:
+    """All methods of the contract that have one answer, and what streams video."""
+    paths: dict[str, Schema] = {}
+    for method in METHODS:
+        paths.setdefault(method.path, {})[method.verb.lower()] = operation(method)
+    for video in VIDEO_PATHS:
+        paths[video.path] = {"get": video.operation(failures())}
+    schemas = {"Problem": PROBLEM}
+    for method in METHODS:
+        schemas |= message_schemas(method.response)
+        schemas |= message_schemas(method.request)
+    problem = {"content": {MEDIA_TYPE: {"schema": {"$ref": SCHEMAS + "Problem"}}}}
+    problem["description"] = "An error"  # type: ignore[assignment]
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Cascade",
+            "version": SERVICE.file.package.rpartition(".")[2],
+            "description": "Endless, steerable videos: the JSON mirror of cascade.v1, and the video itself.",
+        },
+        "paths": paths,
+        "security": [{"bearer": []}],
+        "components": {
+            "schemas": schemas,
+            "responses": {"Problem": problem},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "An API key or a JWT."}
+            },
+        },
+    }
+
+
+def operation(method: Method) -> Schema:
+    content = {JSON: {"schema": {"$ref": SCHEMAS + name_of(method.response)}}}
+    found: Schema = {
+        "operationId": method.name[0].lower() + method.name[1:],
+        "responses": {
+            str(method.status.value): {"description": HTTPStatus(method.status).phrase, "content": content},
+            **failures(),
+        },
+    }
+    if parameters := list(parameters_of(method)):
+        found["parameters"] = parameters
+    if method.has_body:
+        schema = message_schema(method.request, method.fields)
+        is_needed = bool(schema.get("required"))
+        found["requestBody"] = {"required": is_needed, "content": {JSON: {"schema": schema}}}
+    return found
+
+
+def failures() -> dict[str, Schema]:
+    """Answers by status."""
+    return {str(status): {"$ref": "#/components/responses/Problem"} for status in FAILURES}
+
+
+def parameters_of(method: Method) -> Iterable[Schema]:
+    if method.names_session:
+        yield SESSION
+    if method.is_idempotent:
+        yield KEY
+    for field in () if method.has_body else method.fields:
+        style = {"style": "deepObject", "explode": True} if is_map(field) else {}
+        yield {"name": field.json_name, "in": "query", "schema": field_schema(field), **style}
+
+
+def message_schemas(message: Descriptor) -> dict[str, Schema]:
+    """Of this message and of all inside it, by name."""
+    found: dict[str, Schema] = {}
+    waiting = [message]
+    while waiting:
+        each = waiting.pop()
+        if each.full_name in WELL_KNOWN or name_of(each) in found:
+            continue
+        if not each.GetOptions().map_entry:
+            found[name_of(each)] = message_schema(each, each.fields)
+        waiting += [item.message_type for item in each.fields if item.message_type]
+    return found
+
+
+def message_schema(message: Descriptor, fields: Sequence[FieldDescriptor]) -> Schema:
+    required = [item.json_name for item in fields if rules_of(item).is_required]
+    schema: Schema = {
+        "type": "object",
+        "properties": {item.json_name: field_schema(item) for item in fields},
+        "additionalProperties": False,
+    }
+    return schema | ({"required": required} if required else {})
+
+
+def field_schema(field: FieldDescriptor) -> Schema:
+    rules = rules_of(field)
+    if is_map(field) and field.message_type:
+        key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
+        names = {"pattern": "^[0-9]{1,20}$"}
+        if key.type not in INT64:
+            names = ranges(key, rules.inside("map", "keys"))
+        bounds = rules.named("map", min_pairs="minProperties", max_pairs="maxProperties")
+        values = one(value, rules.inside("map", "values"))
+        return {"type": "object", "additionalProperties": values, "propertyNames": names} | bounds
+    if field.is_repeated:
+        bounds = rules.named("repeated", min_items="minItems", max_items="maxItems", unique="uniqueItems")
+        return {"type": "array", "items": one(field, rules.inside("repeated", "items"))} | bounds
+    return one(field, rules)
+
+
+def one(field: FieldDescriptor, rules: Rules) -> Schema:
+    """A single value."""
+    if field.enum_type:
+        return enum_schema(field.enum_type)
+    if field.message_type:
+        known = WELL_KNOWN.get(field.message_type.full_name)
+        return dict(known) if known else {"$ref": SCHEMAS + name_of(field.message_type)}
+    return PLAIN[field.type] | ranges(field, rules)
+
+
+def ranges(field: FieldDescriptor, rules: Rules) -> Schema:
+    """What JSON Schema can say of the rules: numbers as text have none, and where zero means unset only an
+    upper bound is left."""
+    if field.type == FieldDescriptor.TYPE_STRING:
+        return rules.named("string", min_len="minLength", max_len="maxLength", pattern="pattern")
+    if field.type in INT64 or field.message_type:
+        return {}
+    kind = {FieldDescriptor.TYPE_DOUBLE: "double", FieldDescriptor.TYPE_UINT32: "uint32"}.get(field.type, "")
+    found = rules.named(kind, gte="minimum", lte="maximum")
+    return found if not rules.ignores_zero else {name: found[name] for name in found if name != "minimum"}
+
+
+def enum_schema(enum: EnumDescriptor) -> Schema:
+    return {"type": "string", "enum": [value.name for value in enum.values]}
+
+
+def name_of(message: Descriptor) -> str:
+    return str(message.full_name).removeprefix(f"{SERVICE.file.package}.")

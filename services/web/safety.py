@@ -1,0 +1,106 @@
+"""What surrounds every request: bounds, origins, headers, one line in the log."""
+
+import re
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.common.call import REQUEST_ID
+from services.web.backend import Backend, request_id_of
+from services.web.bounds import PROBES, Bounds, status_of
+from services.web.problems import HttpError, Problem
+
+log = structlog.get_logger(__name__)
+PORT = re.compile(r":\d*$")
+SAFE = ("GET", "HEAD", "OPTIONS")
+HEADERS: Mapping[str, str] = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "cache-control": "no-store",
+}
+"""Of every answer that does not bring its own."""
+HSTS = "max-age=31536000"
+
+
+class Safety:
+    """The outermost layer, so that answers to failures have it too."""
+
+    def __init__(self, app: ASGIApp, backend: Backend) -> None:
+        self._app = Bounds(app, backend)
+        self._backend = backend
+        self._settings = backend.settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+        connection = HTTPConnection(scope)
+        request_id, started, status = request_id_of(connection), time.monotonic(), 0
+
+        async def dress(message: Message) -> None:
+            nonlocal status
+            status = status_of(message) or status
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                self._dress(MutableHeaders(scope=message), request_id, scope["scheme"])
+            await send(message)
+
+        refused = self._refusal(connection)
+        try:
+            await (refused.response() if refused else self._app)(scope, receive, dress)
+        finally:
+            tell = log.debug if scope["path"] in PROBES else log.info
+            tell(
+                "http request ended",
+                method=scope.get("method", "WEBSOCKET"),
+                path=scope.get("raw_path", b"").decode("ascii", "replace"),
+                status=status,
+                request_id=request_id,
+                duration_ms=round((time.monotonic() - started) * 1000, 1),
+            )
+
+    def _refusal(self, connection: HTTPConnection) -> Problem | None:
+        scope = connection.scope
+        pairs = [part for pair in scope["headers"] for part in pair]
+        num_bytes = sum(map(len, (scope.get("raw_path", b""), scope["query_string"], *pairs)))
+        if num_bytes > self._settings.max_header_bytes:
+            return HttpError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too large").problem
+        if scope["path"] not in PROBES and not is_known(connection.headers, self._settings.hosts):
+            text = "this server is not reached by that name; see the setting http.hosts"
+            return HttpError(HTTPStatus.MISDIRECTED_REQUEST, text).problem
+        is_safe = scope["type"] == "http" and scope["method"] in SAFE
+        if not is_safe and not is_allowed(connection.headers, self._settings.cors_origins):
+            return HttpError(HTTPStatus.FORBIDDEN, "pages of this origin may not call here").problem
+        return None
+
+    def _dress(self, headers: MutableHeaders, request_id: str, scheme: str) -> None:
+        for name, value in HEADERS.items():
+            headers.setdefault(name, value)
+        headers[REQUEST_ID] = request_id
+        if scheme in ("https", "wss"):
+            headers.setdefault("strict-transport-security", HSTS)
+        if self._backend.leaving.is_set():
+            headers["connection"] = "close"
+
+
+def is_known(headers: Headers, hosts: tuple[str, ...]) -> bool:
+    """Whether it is asked by a name of its own; none are named: always."""
+    host = PORT.sub("", headers.get("host", "").lower())
+    return not hosts or host in hosts
+
+
+def is_allowed(headers: Headers, origins: tuple[str, ...]) -> bool:
+    """Whether this may change something: no browser, our own page, or one that was named."""
+    origin = headers.get("origin")
+    if origin is None or origin in origins:
+        return True
+    return bool(urlsplit(origin).netloc) and urlsplit(origin).netloc == headers.get("host")

@@ -1,0 +1,179 @@
+"""uvicorn inside the gateway's process: it begins and ends with it, and leaves signals to it."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from cascade_core.errors import InvalidConfig
+from services.common.resume_tokens import ResumeTokens
+from services.common.settings import TlsSettings
+from services.common.watched import Watched
+from services.web.app import make_app
+from services.web.backend import Backend
+from services.web.bounded_config import BoundedConfig
+from services.web.protocol import BoundedProtocol
+from services.web.settings import HttpSettings
+from services.web.socket_protocol import BoundedSocket
+
+log = structlog.get_logger(__name__)
+BACKLOG = 1024
+GRACE_S = 2
+"""For answers under way at the end; the gRPC server, which makes them, has stopped by then."""
+MAX_MESSAGE_BYTES = 256 * 1024
+"""Of one WebSocket message from a client: acks, and prompts of 32768 characters."""
+
+
+class Uvicorn(uvicorn.Server):
+    """Tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+@dataclass(frozen=True)
+class HttpServer:
+    """A running one."""
+
+    port: int
+    socket: Path
+    """Where it expects the gateway's gRPC server, in plain text; only this process's user gets there."""
+    backend: Backend
+
+    def leave(self) -> None:
+        """The gateway goes away: keep no connection open beyond its answer."""
+        self.backend.leaving.set()
+
+
+@asynccontextmanager
+async def serving(
+    settings: HttpSettings, tls: TlsSettings, tokens: ResumeTokens, registry: CollectorRegistry
+) -> AsyncIterator[HttpServer | None]:
+    """For as long as the block lasts; None: off. Raises InvalidConfig."""
+    if settings.port is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="cascade-") as folder:  # of mode 0700
+        listener = await listen(settings.host, settings.port)
+        backend = Backend(settings, tokens, Path(folder) / "grpc.sock")
+        try:
+            async with uvicorn_running(settings, tls, backend, registry, listener):
+                port = listener.getsockname()[1]
+                log.info("listening for http", host=settings.host, port=port)
+                yield HttpServer(port, Path(folder) / "grpc.sock", backend)
+        finally:
+            listener.close()
+            await backend.close()
+
+
+@asynccontextmanager
+async def uvicorn_running(
+    settings: HttpSettings,
+    tls: TlsSettings,
+    backend: Backend,
+    registry: CollectorRegistry,
+    listener: socket.socket,
+) -> AsyncIterator[None]:
+    contexts = tls_contexts(tls)
+    config = BoundedConfig(
+        make_app(backend, registry),
+        http=BoundedProtocol,
+        ws=BoundedSocket,
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        log_config=None,
+        log_level="warning",  # below it, each WebSocket's query with its token is written
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=GRACE_S,
+        ssl_context_factory=(lambda *_: renewing(contexts)) if contexts else None,
+        h11_max_incomplete_event_size=settings.max_header_bytes,
+    )
+    config.bounds, config.crowd = settings, backend.crowd
+    server = Uvicorn(config)
+    serve = asyncio.create_task(server.serve([listener]), name="http")
+    waiting = asyncio.create_task(server.listening.wait())
+    await asyncio.wait((serve, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if serve.done():
+        serve.result()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.wait({serve}, timeout=2 * GRACE_S + 1)
+        serve.cancel()
+        await asyncio.wait({serve})
+
+
+async def listen(host: str, port: int) -> socket.socket:
+    """Raises InvalidConfig. The protocol is named, since asyncio sets TCP_NODELAY by it: without, each answer
+    waits 40 ms for an acknowledgement."""
+    loop = asyncio.get_running_loop()
+    listener: socket.socket | None = None
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        listener = socket.socket(found[0][0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(found[0][4])
+        listener.listen(BACKLOG)
+    except OSError:
+        if listener:
+            listener.close()
+        text = f"http.host, http.port: {host}:{port} is taken, or no address of this machine"
+        raise InvalidConfig(text) from None
+    return listener
+
+
+def tls_contexts(tls: TlsSettings) -> Watched[ssl.SSLContext] | None:
+    """None: plain text. Another object when files have changed. Raises InvalidConfig."""
+    if tls.certificate is None or tls.key is None:
+        return None
+    certificate, key, ca = tls.certificate, tls.key, tls.ca
+
+    def load() -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        if ca:
+            context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_cert_chain(certificate, key)
+        except (OSError, ValueError) as error:
+            raise InvalidConfig(f"tls: {certificate}, {key}: {error}") from None
+        return context
+
+    files: Sequence[Path] = [path for path in (certificate, key, ca) if path]
+    return Watched(files, load)
+
+
+def renewing(contexts: Watched[ssl.SSLContext]) -> ssl.SSLContext:
+    """A context that hands each handshake over to the newest one, certificate and authorities alike."""
+
+    def hand_over(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = contexts.get()
+
+    first = contexts.get()
+    first.sni_callback = hand_over
+    return first

@@ -1,0 +1,136 @@
+"""What comes out is video: valid, continuous, the same again, and close to undisturbed after a warm-up."""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cascade.v1 import common_pb2
+from cascade_core.config import find_card
+from services.decoder.messages import DecodeBlock, Refused
+from services.decoder.pictures import PictureDecoder
+from services.decoder.segments import SegmentEncoder
+from services.decoder.settings import DecoderSettings
+from services.decoder.video_settings import VideoSettings
+from services.decoder.worker import encode
+from tests.services.support.decoder_support import MEDIA, NUM_BLOCKS, demo_latents, serving, whole
+from tests.services.support.media_support import assert_gapless, decode, ffprobe, fragment, needs_ffprobe
+
+RICH = common_pb2.MediaProfile(id="rich", bitrate_kbps=1000)
+INVISIBLE_DB = 50.0
+Segments = Sequence[common_pb2.MediaSegment]
+
+
+def psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """In dB, over all pictures."""
+    error = float(np.mean((one.astype(np.float64) - other) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def of(profile: str, segments: Segments) -> list[common_pb2.MediaSegment]:
+    return [segment for segment in segments if segment.profile_id == profile]
+
+
+def joined(init: common_pb2.MediaInit, segments: Segments) -> bytes:
+    return init.data + b"".join(segment.data for segment in segments)
+
+
+async def test_every_profile_is_one_valid_video_from_any_segment() -> None:
+    async with serving() as decoder:
+        inits, segments = await whole(decoder.stub, range(NUM_BLOCKS), profiles=[MEDIA, RICH])
+    for init in inits:
+        mine = of(init.profile_id, segments)
+        frames = [segment.num_frames for segment in mine]
+        assert frames == [9] + [12] * (NUM_BLOCKS - 1)
+        data = [segment.data for segment in mine]
+        assert_gapless(init.data, data, frames, Fraction(16))
+        assert_gapless(init.data, data[5:], frames[5:], Fraction(16))
+        for segment in mine:
+            told = segment.presentation_time.ToNanoseconds() * 90_000 // 10**9
+            assert fragment(segment.data).decode_ticks == told
+    plain, rich = (joined(init, of(init.profile_id, segments)) for init in inits)
+    assert len(rich) > 1.5 * len(plain), "the bitrate has no effect"
+    assert psnr(decode(plain), decode(rich)) > 30, "two profiles show different pictures"
+
+
+@needs_ffprobe
+async def test_ffprobe_agrees(tmp_path: Path) -> None:
+    async with serving() as decoder:
+        (init,), segments = await whole(decoder.stub, range(4), fps=30000 / 1001)
+    path = tmp_path / "video.mp4"
+    path.write_bytes(joined(init, segments))
+    report = ffprobe(path)
+    (stream,) = report["streams"]
+    assert (stream["codec_name"], stream["nb_read_frames"]) == ("h264", "45")
+    assert stream["avg_frame_rate"] == "30000/1001"
+    assert [packet["pts"] for packet in report["packets"]] == [3003 * number for number in range(45)]
+
+
+async def test_each_session_has_its_own_fps_and_the_same_latents_give_the_same_bytes() -> None:
+    """In another worker process, whatever else it did before."""
+    async with serving() as decoder:
+        first = await whole(decoder.stub, range(4))
+        other = await whole(decoder.stub, range(4), fps=24.0)
+        warm = await whole(decoder.stub, [3], num_warmup_blocks=3)
+    assert warm[1][0].data == first[1][3].data, "a warm-up from block 0 leaves no trace"
+    assert warm[0] == first[0]
+    assert other[1][1].presentation_time.ToNanoseconds() == 9 * 10**9 // 24
+    assert_gapless(other[0][0].data, [each.data for each in other[1]], [9, 12, 12, 12], Fraction(24))
+    async with serving() as decoder:
+        await whole(decoder.stub, [7, 8], fps=12.0)
+        again = await whole(decoder.stub, range(4))
+    assert again == first
+
+
+async def test_bfloat16_gives_the_picture_too() -> None:
+    async with serving() as decoder:
+        (init,), exact = await whole(decoder.stub, range(3))
+        _, rounded = await whole(decoder.stub, range(3), bfloat16=True)
+    assert psnr(decode(joined(init, rounded)), decode(joined(init, exact))) > 35
+    assert rounded != exact
+
+
+async def test_taehv_decodes_too() -> None:
+    async with serving(decoder={"kind": "taehv", "weights": "random"}) as decoder:
+        (init,), segments = await whole(decoder.stub, [5, 6])
+    assert_gapless(init.data, [each.data for each in segments], [12, 12], Fraction(16))
+
+
+def test_a_segment_that_no_message_holds_is_refused() -> None:
+    settings = VideoSettings(width=1024, height=1024, crf=1, preset="ultrafast")
+    noise = np.random.default_rng(0).integers(0, 256, (9, 1024, 1024, 3), dtype=np.uint8)
+    block = DecodeBlock(7, 0, "float32", (3, 16, 128, 128), b"", False, 0.0)
+    answer = encode(block, (SegmentEncoder(settings),), noise, (0.0, 0.0))
+    assert isinstance(answer, Refused)
+    assert (answer.session, answer.field) == (7, "open.profiles[0].bitrate_kbps")
+
+
+def job(index: int) -> DecodeBlock:
+    latents = demo_latents()[index]
+    return DecodeBlock(0, index, "float32", latents.shape, latents.tobytes(), False, 0.0)
+
+
+def decoded(decoder: PictureDecoder, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
+    state = decoder.open()
+    pictures = [decoder.decode(state, job(index)) for index in indices]
+    assert all(block is not None for block in pictures)
+    return pictures  # type: ignore[return-value]
+
+
+def test_after_the_warm_up_no_difference_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    """The default of `warmup_blocks` is the first number of blocks that is enough, wherever one opens."""
+    settings = DecoderSettings(device="cpu", threads=1)
+    decoder = PictureDecoder(find_card("demo"), settings)
+    undisturbed = decoded(decoder, range(NUM_BLOCKS))
+    worst: dict[int, float] = {}
+    for num_warmup in range(5):
+        starts = range(num_warmup + 1, NUM_BLOCKS)
+        pictures = {start: decoded(decoder, range(start - num_warmup, start + 1))[-1] for start in starts}
+        worst[num_warmup] = min(psnr(pictures[start], undisturbed[start]) for start in starts)
+    with capsys.disabled():
+        print("\nwarm-up blocks, worst first block in dB PSNR:", {k: round(v, 1) for k, v in worst.items()})
+    assert min(k for k, db in worst.items() if db >= INVISIBLE_DB) == settings.warmup_blocks

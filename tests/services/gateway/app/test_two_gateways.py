@@ -1,0 +1,290 @@
+"""Two gateways that share a Redis: any of them answers for every session, and each goes on for the other."""
+
+import asyncio
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cascade.v1 import session_pb2 as pb
+from services.common.server import Server
+from services.gateway.api import creation
+from services.gateway.app import session_servicer as servicer
+from services.gateway.app.assembly import running
+from services.gateway.session.registry import Registry
+from tests.services.support.fake_decoder import FakeDecoder
+from tests.services.support.fake_stage import FakeStage
+from tests.services.support.gateway_support import (
+    CAUSES,
+    CONTROLLER,
+    PROMPT,
+    STATES,
+    VIEWER,
+    Leg,
+    Tenant,
+    fails,
+    fresh_id,
+    gateway_settings,
+    open_channel,
+    reason_of,
+    until,
+    write_keys,
+)
+from tests.services.support.redis_support import RedisServer, needs_redis
+
+pytestmark = needs_redis
+LEASE_S = 1.0
+
+
+@dataclass
+class Gateway:
+    """One of two, as its clients see it."""
+
+    server: Server
+    registry: Registry
+    acme: Tenant
+    other: Tenant
+
+    async def kill(self) -> None:
+        """As a process that dies: nothing is released, nobody is told."""
+        self.registry.is_leaving = True
+        await asyncio.gather(self.registry.close(), self.server._grpc.stop(None))
+
+
+@dataclass
+class Pair:
+    first: Gateway
+    second: Gateway
+    stage: FakeStage
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    server = RedisServer(persistent=False)
+    yield server
+    server.close()
+
+
+@asynccontextmanager
+async def pair(redis: RedisServer, **gateway: Any) -> AsyncIterator[Pair]:
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "token").write_bytes(bytes(range(32)))
+        write_keys(folder / "keys.toml", ["acme", "other"])
+        stage = await stack.enter_async_context(FakeStage(block_s=0.01))
+        decoder = await stack.enter_async_context(FakeDecoder())
+        options = {"redis_url": redis.url, "token_key_file": folder / "token", "lease_s": LEASE_S} | gateway
+        settings = gateway_settings([stage.address], [decoder.address], folder / "keys.toml", **options)
+        gateways = []
+        for _ in range(2):
+            own = replace(settings, grpc=replace(settings.grpc, port=free_port()))
+            server, registry = await stack.enter_async_context(running(own))
+            channel = await stack.enter_async_context(open_channel(server.port))
+            gateways.append(Gateway(server, registry, Tenant(channel, "acme"), Tenant(channel, "other")))
+        await until(lambda: all(one.registry.house.admission.has_stages for one in gateways))
+        await until(lambda: stage.num_watchers == decoder.num_watchers == 2)
+        yield Pair(*gateways, stage)
+
+
+def free_port() -> int:
+    with socket.socket() as line:
+        line.bind(("127.0.0.1", 0))
+        return int(line.getsockname()[1])
+
+
+def check_whole(number: int, *legs: Leg) -> None:
+    """Each block once, in order, over all of these streams."""
+    sequences = [sequence for leg in legs for sequence in leg.sequences]
+    assert sequences == list(range(1, number + 1))
+    assert [mark.block for leg in legs for mark in leg.marks] == list(range(number))
+    assert legs[-1].end_reason == "COMPLETE"
+
+
+async def test_a_drained_gateway_gives_its_sessions_to_the_other(redis: RedisServer) -> None:
+    async with pair(redis) as both:
+        name = await both.first.acme.name(num_blocks=60)
+        async with both.first.acme.attached(name) as leg:
+            await leg.until_sequence(5)
+            async with asyncio.timeout(10):
+                await both.first.registry.drain(5.0)
+            await leg.until_over()
+            assert leg.kinds[-1] == "reconnect"
+            assert reason_of(leg.error) == "UNAVAILABLE DRAINING"  # type: ignore[arg-type]
+        assert not both.first.registry.sessions
+        newest = leg.sequences[-1]
+        token = leg.all("attached")[0].resume_token
+        later = both.second.acme.leg(with_credential=False)
+        await later.attach(resume_token=token, after_sequence=newest)
+        await later.ack(newest)
+        await later.until_over()
+        check_whole(60, leg, later)
+        assert [CAUSES[done.cause] for done in later.all("recovery_done")] == ["MIGRATION"]
+        assert {segment.epoch for segment in later.segments} >= {2}
+
+
+async def test_a_gateway_that_drains_sends_the_clients_of_other_gateways_elsewhere(
+    redis: RedisServer,
+) -> None:
+    """Those whose streams it only forwards; until they have moved, the streams go on."""
+    async with pair(redis) as both:
+        name = await both.first.acme.name()
+        async with both.second.acme.attached(name) as leg:
+            await leg.until_sequence(3)
+            await both.second.server.service.drain(5.0)
+            await leg.first("reconnect")
+            await leg.until_sequence(leg.sequences[-1] + 3)
+            later = both.first.acme.leg()
+            await later.attach(name=name, after_sequence=leg.sequences[-1])
+            await leg.until_over()
+            assert reason_of(leg.error) == "ABORTED CONTROLLER_REPLACED"  # type: ignore[arg-type]
+            assert len(leg.all("reconnect")) == 1
+            await later.until_sequence(leg.sequences[-1] + 3)
+            await both.first.acme.delete(name)
+            await later.until_over()
+        assert not later.all("recovery_done"), "the session itself stayed where it was"
+
+
+async def test_clients_that_come_back_at_once_find_one_session(redis: RedisServer) -> None:
+    async with pair(redis) as both:
+        name = await both.first.acme.name()
+        await both.first.acme.until_state(name, "ACTIVE")
+        await both.first.kill()
+        async with AsyncExitStack() as stack:
+            legs = [
+                stack.enter_async_context(both.second.acme.attached(name, role=role))
+                for role in (CONTROLLER, VIEWER, VIEWER, VIEWER)
+            ]
+            watching = await asyncio.gather(*legs)
+            for leg in watching:
+                await leg.until_sequence(10)
+                assert leg.error is None
+        assert len(both.second.registry.sessions) == 1
+        assert (await both.second.acme.get(name)).epoch == 2
+
+
+async def test_every_call_is_answered_by_the_gateway_that_has_not_the_session(redis: RedisServer) -> None:
+    async with pair(redis) as both:
+        near, far = both.first.acme, both.second.acme
+        name = await near.name(labels={"a": "b"})
+        await near.until_state(name, "ACTIVE")
+        assert (await far.get(name)).epoch == 1
+        assert [
+            session.name for session in (await far.call("ListSessions", pb.ListSessionsRequest())).sessions
+        ]
+        assert (await far.pause(name)).paused
+        assert (await near.until_state(name, "PAUSED")).paused
+        assert not (await far.resume(name)).paused
+        assert (await far.switch(name, "a blue square", "s1")).request_id == "s1"
+        assert (await near.switch(name, "a blue square", "s1")).request_id == "s1"
+        with fails("FAILED_PRECONDITION BLOCK_NOT_AHEAD", next_block=str((await near.get(name)).num_blocks)):
+            await far.switch(name, "late", at_block=0)
+        async with far.attached(resume_token=await far.token(name), acks=False) as viewer:
+            assert viewer.all("attached")[0].role == VIEWER
+        deleted = await far.delete(name, "d1")
+        assert STATES[deleted.state] == "ENDED"
+        assert (await far.delete(name, "d1")).end == (await near.get(name)).end
+        assert not both.second.registry.sessions
+
+
+async def test_a_stream_goes_through_the_other_gateway(redis: RedisServer) -> None:
+    async with pair(redis) as both:
+        far = both.second.acme
+        name = await both.first.acme.name(num_blocks=40)
+        async with far.attached(name, acks=False) as leg, far.attached(name, role=VIEWER) as viewer:
+            await leg.until_sequence(4)
+            await leg.send(switch_prompt={"request_id": "s1", "prompt_switch": {"text": "a blue square"}})
+            await leg.receipt("s1", "ACCEPTED")
+            leg.acks = True
+            await leg.ack(4)
+            await leg.until_over()
+            await viewer.until_over()
+        check_whole(40, leg)
+        assert await leg.receipt("s1")
+        assert viewer.end_reason == "COMPLETE"
+        assert not both.second.registry.sessions
+
+
+async def test_what_ends_a_stream_does_so_through_the_other_gateway(redis: RedisServer) -> None:
+    async with pair(redis) as both:
+        near, far = both.first.acme, both.second.acme
+        name = await near.name()
+        with fails("OUT_OF_RANGE SEQUENCE_AHEAD"):
+            async with far.attached(name, after_sequence=10_000):
+                pass
+        async with far.attached(name, acks=False) as leg:
+            await leg.until_segments(1)
+            await leg.ack(0)
+            await leg.until_over()
+            assert reason_of(leg.error) == "INVALID_ARGUMENT INVALID_FIELD"  # type: ignore[arg-type]
+        async with far.attached(name, acks=False) as leg, near.attached(name):
+            await leg.until_over()
+            assert reason_of(leg.error) == "ABORTED CONTROLLER_REPLACED"  # type: ignore[arg-type]
+        await until(lambda: not both.first.registry.sessions[0].controller)
+
+
+async def test_a_stream_that_finds_the_owner_dead_goes_on_after_its_lease(redis: RedisServer) -> None:
+    async with pair(redis) as both:
+        name = await both.first.acme.name(num_blocks=60)
+        async with both.first.acme.attached(name) as leg:
+            await leg.until_sequence(5)
+            await both.first.kill()
+            await leg.until_over()
+        newest = leg.sequences[-1]
+        async with both.second.acme.attached(name, after_sequence=newest) as later:
+            await later.ack(newest)
+            await later.until_over()
+        check_whole(60, leg, later)
+        assert [CAUSES[done.cause] for done in later.all("recovery_done")] == ["GATEWAY_LOST"]
+        assert (await both.second.acme.get(name)).end.reason == pb.END_REASON_COMPLETE
+
+
+async def test_calls_that_find_the_owner_dead_are_answered_after_its_lease(redis: RedisServer) -> None:
+    async with pair(redis) as both:
+        name = await both.first.acme.name()
+        await both.first.acme.until_state(name, "ACTIVE")
+        await both.first.kill()
+        session, receipt = await asyncio.gather(
+            both.second.acme.pause(name, "p1"), both.second.acme.switch(name, "a blue square", "s1")
+        )
+        assert session.paused
+        assert receipt.request_id == "s1"
+
+
+async def test_an_owner_that_nobody_reaches_is_waited_for_so_long(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servicer, "CHANGING_S", 0.2)
+    async with pair(redis) as both:
+        house = both.first.registry.house
+        request = pb.CreateSessionRequest(request_id=fresh_id(), spec={"prompts": {0: PROMPT}})
+        new = creation.complete(request, "acme", house)
+        await house.journal.create(new, "127.0.0.1:1/far", 60.0)
+        with fails("UNAVAILABLE NOT_READY"):
+            await both.second.acme.get(f"sessions/{new.session}")
+        with fails("UNAVAILABLE NOT_READY"):
+            async with both.second.acme.attached(f"sessions/{new.session}"):
+                pass
+
+
+async def test_sessions_of_another_tenant_do_not_exist_at_the_other_gateway_either(
+    redis: RedisServer,
+) -> None:
+    async with pair(redis) as both:
+        stranger = both.second.other
+        name = await both.first.acme.name()
+        await both.first.acme.until_state(name, "ACTIVE")
+        for call in (stranger.get, stranger.delete, stranger.pause, stranger.resume, stranger.token):
+            with fails("NOT_FOUND SESSION_NOT_FOUND"):
+                await call(name)
+        with fails("NOT_FOUND SESSION_NOT_FOUND"):
+            await stranger.switch(name, "mine now")
+        with fails("NOT_FOUND SESSION_NOT_FOUND"):
+            async with stranger.attached(name):
+                pass
+        assert not (await stranger.call("ListSessions", pb.ListSessionsRequest())).sessions
+        assert STATES[(await both.first.acme.get(name)).state] == "ACTIVE"

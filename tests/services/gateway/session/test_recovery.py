@@ -1,0 +1,438 @@
+"""Stages and decoders that die, fall silent, refuse, break off and drain under a session: no block is lost,
+none comes twice, and clients are told what happened."""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+from cascade.v1 import common_pb2
+from cascade.v1 import session_pb2 as pb
+from cascade_core.errors import InvalidPrompt, OutOfCapacity, SessionLost, UnknownModel
+from services.common.errors import Draining, Fenced, NotReady, ProtocolViolation, UnsupportedMedia
+from services.common.status import reason_of
+from services.gateway.placement import ledger
+from services.gateway.session import keeper
+from tests.services.support.fake_decoder import FakeDecoder
+from tests.services.support.fake_machine import OPEN, Fault, prompt_mark
+from tests.services.support.fake_stage import FakeStage
+from tests.services.support.gateway_support import (
+    CAUSES,
+    CLASSES,
+    PROMPT,
+    STATES,
+    Leg,
+    Town,
+    status_reason,
+    town,
+    until,
+)
+
+NUM_BLOCKS = 16
+MENDED: dict[str, Callable[[], Fault]] = {
+    "out_of_capacity": lambda: OutOfCapacity("full"),
+    "not_ready": lambda: NotReady("starting"),
+    "draining": lambda: Draining("leaving"),
+    "session_lost": lambda: SessionLost("the ranks died"),
+    "fenced": lambda: Fenced("moved on", epoch=1),
+    "internal": lambda: grpc.StatusCode.INTERNAL,
+    "unknown": lambda: grpc.StatusCode.UNKNOWN,
+    "unavailable": lambda: grpc.StatusCode.UNAVAILABLE,
+    "cancelled": lambda: grpc.StatusCode.CANCELLED,
+    "cut": lambda: "cut",
+}
+
+
+def machines(number: int = 2, **stage: int) -> tuple[list[FakeStage], list[FakeDecoder]]:
+    return [FakeStage(**stage) for _ in range(number)], [FakeDecoder() for _ in range(number)]
+
+
+def check_whole(leg: Leg, number: int = NUM_BLOCKS) -> None:
+    """Each block once, in order, and what reached the decoder is what the stage made last."""
+    assert leg.error is None, leg.error
+    assert leg.end_reason == "COMPLETE"
+    assert leg.sequences == list(range(1, number + 1))
+    assert [segment.media.block for segment in leg.segments] == list(range(number))
+    assert [mark.block for mark in leg.marks] == list(range(number))
+    epochs = [segment.epoch for segment in leg.segments]
+    assert epochs == sorted(epochs)
+
+
+def check_context(place: Town, leg: Leg) -> None:
+    """Streams were opened with the blocks of the session as its clients have seen them."""
+    made = {mark.block: mark for mark in leg.marks}
+    for stage in place.stages:
+        for stream in stage.streams:
+            assert [mark.block for mark in stream.context] == stream.needed
+            assert all(made[mark.block] == mark for mark in stream.context)
+    for decoder in place.decoders:
+        for stream in decoder.streams:
+            start = stream.opening.start_block
+            wanted = range(max(0, start - decoder.warmup_blocks), start)
+            assert [mark.block for mark in stream.warmup] == list(wanted)
+            assert all(made[mark.block] == mark for mark in (*stream.warmup, *stream.marks))
+            assert stream.most_pending <= decoder.max_pending
+
+
+def check_prompts(leg: Leg, starts: dict[int, str]) -> None:
+    """Each block was made under the prompt that rules it."""
+    for block, mark in enumerate(leg.marks):
+        ruling = starts[max(start for start in starts if start <= block)]
+        assert mark.prompt == prompt_mark(ruling), block
+
+
+def check_told(leg: Leg, cause: str, recovery_class: str) -> None:
+    started, done = leg.all("recovery_started"), leg.all("recovery_done")
+    assert [CAUSES[event.cause] for event in started] == [cause]
+    assert [CAUSES[event.cause] for event in done] == [cause]
+    assert [CLASSES[event.recovery_class] for event in done] == [recovery_class]
+    assert started[0].HasField("start_time")
+    assert done[0].gap.ToMilliseconds() >= 0
+    at = leg.position("recovery_done")
+    after = next(event.segment for event in leg.events[at:] if event.HasField("segment"))
+    assert leg.events[at + 1].HasField("segment"), leg.kinds[at : at + 3]
+    assert (after.sequence, after.epoch) == (done[0].first_sequence, done[0].epoch)
+    assert leg.position("recovery_started") < at
+    assert "RECOVERING" in leg.states
+    assert done[0].epoch > 1
+
+
+async def play(place: Town, number: int = NUM_BLOCKS, **spec: object) -> Leg:
+    """A session to its end."""
+    name = await place.anybody.name(num_blocks=number, **spec)
+    async with place.anybody.attached(name) as leg:
+        await leg.until_over()
+    return leg
+
+
+def used(place: Town, kind: str) -> list[FakeStage | FakeDecoder]:
+    """Machines that have a session; `kind`: stage, decoder or both."""
+    groups = {"stage": place.stages, "decoder": place.decoders, "both": [*place.stages, *place.decoders]}
+    return [machine for machine in groups[kind] if machine.sessions]
+
+
+@pytest.mark.parametrize("fault", MENDED)
+@pytest.mark.parametrize("block", [1, 7])
+async def test_a_stage_that_fails_is_replaced(fault: str, block: int) -> None:
+    stages, decoders = machines()
+    stages[0].fail(block, MENDED[fault]())
+    stages[1].faults = stages[0].faults
+    async with town(stages=stages, decoders=decoders) as place:
+        leg = await play(place)
+        check_whole(leg)
+        check_context(place, leg)
+        if block > 4:  # else there may have been no segment yet, so that nothing was lost
+            check_told(leg, "STAGE_LOST", "REBUILT")
+            assert leg.all("recovery_done")[0].first_sequence == block + 1
+
+
+@pytest.mark.parametrize("fault", MENDED)
+@pytest.mark.parametrize("block", [1, 7])
+async def test_a_decoder_that_fails_is_replaced(fault: str, block: int) -> None:
+    stages, decoders = machines()
+    decoders[0].fail(block, MENDED[fault]())
+    decoders[1].faults = decoders[0].faults
+    async with town(stages=stages, decoders=decoders) as place:
+        leg = await play(place)
+        check_whole(leg)
+        check_context(place, leg)
+        check_told(leg, "DECODER_LOST", "UNAFFECTED")
+        assert leg.all("recovery_done")[0].first_sequence == block + 1
+        assert {mark.epoch for mark in leg.marks} == {1}, "the stage went on"
+
+
+@pytest.mark.parametrize("fault", ["out_of_capacity", "not_ready", "draining", "unavailable", "cut"])
+async def test_machines_that_refuse_at_the_start_are_passed_over(fault: str) -> None:
+    stages, decoders = machines()
+    for machine in (stages[0], decoders[0]):
+        machine.fail(OPEN, MENDED[fault]())
+    stages[1].faults, decoders[1].faults = stages[0].faults, decoders[0].faults
+    async with town(stages=stages, decoders=decoders) as place:
+        leg = await play(place)
+        check_whole(leg)
+        assert not leg.all("recovery_started"), "nothing was lost"
+        assert "RECOVERING" not in leg.states
+
+
+@pytest.mark.parametrize("kind", ["stage", "decoder", "both"])
+@pytest.mark.parametrize("way", ["die", "silence"])
+async def test_machines_that_die_or_fall_silent_are_replaced(kind: str, way: str) -> None:
+    stages, decoders = machines()
+    async with town(stages=stages, decoders=decoders) as place:
+        name = await place.anybody.name(num_blocks=NUM_BLOCKS)
+        async with place.anybody.attached(name, acks=False) as leg:
+            await leg.until_sequence(4)
+            lost = used(place, kind)
+            for machine in lost:
+                await machine.kill() if way == "die" else machine.silence()
+            await leg.first("recovery_started")
+            leg.acks = True
+            await leg.ack(4)
+            await leg.until_over()
+        check_whole(leg)
+        check_context(place, leg)
+        causes = {"stage": "STAGE_LOST", "decoder": "DECODER_LOST", "both": "STAGE_AND_DECODER_LOST"}
+        done = leg.all("recovery_done")
+        assert [CAUSES[event.cause] for event in done] == [causes[kind]]
+        assert CLASSES[done[0].recovery_class] == ("UNAFFECTED" if kind == "decoder" else "REBUILT")
+        for machine in lost:
+            machine.silence(False)
+
+
+@pytest.mark.parametrize("kind", ["stage", "decoder"])
+async def test_a_machine_that_stalls_is_replaced(kind: str) -> None:
+    stages, decoders = machines()
+    group: list[FakeStage] | list[FakeDecoder] = stages if kind == "stage" else decoders
+    group[0].fail(5, "silent")
+    group[1].faults = group[0].faults
+    async with town(stages=stages, decoders=decoders, stall_timeout_s=0.5) as place:
+        leg = await play(place)
+        check_whole(leg)
+        check_context(place, leg)
+
+
+@pytest.mark.parametrize("kind", ["stage", "decoder"])
+async def test_a_machine_that_does_not_answer_open_is_replaced(kind: str) -> None:
+    stages, decoders = machines()
+    group: list[FakeStage] | list[FakeDecoder] = stages if kind == "stage" else decoders
+    group[0].fail(OPEN, "silent")
+    group[1].faults = group[0].faults
+    async with town(stages=stages, decoders=decoders, open_timeout_s=0.5) as place:
+        check_whole(await play(place))
+
+
+async def test_a_single_stage_and_decoder_that_come_back_are_used_again() -> None:
+    async with town() as place:
+        name = await place.anybody.name(num_blocks=NUM_BLOCKS)
+        async with place.anybody.attached(name, acks=False) as leg:
+            await leg.until_sequence(4)
+            await place.stage.restart()
+            await place.decoder.restart()
+            leg.acks = True
+            await leg.ack(4)
+            await leg.until_over()
+        check_whole(leg)
+        check_context(place, leg)
+
+
+@pytest.mark.parametrize("error", [InvalidPrompt("x"), UnknownModel("x"), ProtocolViolation("x")])
+async def test_what_another_stage_would_say_too_ends_the_session(error: Exception) -> None:
+    stages, decoders = machines()
+    stages[0].fail(3, error)
+    stages[1].faults = stages[0].faults
+    async with town(stages=stages, decoders=decoders) as place:
+        leg = await play(place)
+        assert leg.end_reason == "FAILED"
+        assert leg.sequences == [1, 2, 3][: len(leg.sequences)]
+        assert status_reason(leg.all("ended")[0].status) == reason_of(error)
+
+
+async def test_what_another_decoder_would_say_too_ends_the_session() -> None:
+    stages, decoders = machines()
+    for decoder in decoders:
+        decoder.fail(OPEN, UnsupportedMedia("no", field="open.width"))
+    async with town(stages=stages, decoders=decoders) as place:
+        leg = await play(place)
+        assert leg.end_reason == "FAILED"
+        assert status_reason(leg.all("ended")[0].status) == "UNSUPPORTED_MEDIA"
+
+
+async def test_a_session_that_finds_no_other_machine_fails_in_time() -> None:
+    async with town(recovery_timeout_s=0.6) as place:
+        name = await place.anybody.name()
+        async with place.anybody.attached(name) as leg:
+            await leg.until_segments(3)
+            await place.stage.kill()
+            await leg.until_over()
+        assert leg.end_reason == "FAILED"
+        assert status_reason(leg.all("ended")[0].status) == "NOT_READY"
+        assert leg.all("recovery_started")
+
+
+async def test_a_machine_that_fails_every_time_fails_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "FIRST_BACKOFF_S", 0.01)
+    async with town(recovery_timeout_s=60.0) as place:
+        place.stage.faults[2] = [SessionLost("again") for _ in range(50)]
+        leg = await play(place)
+        assert leg.end_reason == "FAILED"
+        assert status_reason(leg.all("ended")[0].status) == "SESSION_LOST"
+        assert len(place.stage.streams) == keeper.MAX_FAILURES
+
+
+@pytest.mark.parametrize("kind", ["stage", "decoder", "both"])
+async def test_a_drain_moves_sessions_to_a_spare_and_loses_nothing(kind: str) -> None:
+    stages, decoders = machines()
+    async with town(stages=stages, decoders=decoders) as place:
+        name = await place.anybody.name(num_blocks=NUM_BLOCKS)
+        async with place.anybody.attached(name, acks=False) as leg:
+            await leg.until_sequence(4)
+            drained = used(place, kind)
+            for machine in drained:
+                machine.begin_drain(30.0)
+            await until(lambda: all(not machine.sessions for machine in drained))
+            leg.acks = True
+            await leg.ack(4)
+            await leg.until_over()
+            assert all(machine.drain_status().safe_to_delete for machine in drained)
+        check_whole(leg)
+        check_context(place, leg)
+        assert [CAUSES[event.cause] for event in leg.all("recovery_done")] == ["MIGRATION"]
+
+
+async def test_a_drain_without_a_spare_goes_on_until_the_deadline() -> None:
+    async with town() as place:
+        name = await place.anybody.name(num_blocks=200)
+        async with place.anybody.attached(name) as leg:
+            await leg.until_sequence(4)
+            place.stage.begin_drain(0.4)
+            at = leg.sequences[-1]
+            await leg.until_sequence(at + 3)
+            await until(lambda: not place.stage.sessions)
+            await place.stage.restart()
+            await leg.until_over()
+        check_whole(leg, 200)
+        check_context(place, leg)
+
+
+async def test_a_drain_that_gets_a_spare_later_uses_it() -> None:
+    stages, decoders = machines()
+    stages[1].capacity = 0
+    async with town(stages=stages, decoders=decoders) as place:
+        name = await place.anybody.name(num_blocks=400)
+        async with place.anybody.attached(name, acks=False) as leg:
+            await leg.until_sequence(4)
+            stages[0].begin_drain(30.0)
+            await leg.ack(2)
+            await leg.until_sequence(6)
+            assert stages[0].sessions, "it goes on until another has a place"
+            stages[1].set_capacity(1)
+            await until(lambda: not stages[0].sessions and stages[1].sessions)
+            leg.acks = True
+            await leg.ack(6)
+            await leg.until_over()
+        check_whole(leg, 400)
+        check_context(place, leg)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_faults_at_random_lose_nothing(seed: int) -> None:
+    choose = random.Random(seed)
+    stages, decoders = machines(3)
+    kinds = [*MENDED, "die"]
+    for group in (stages, decoders):
+        for _ in range(3):
+            name = choose.choice(kinds)
+            group[0].fail(choose.randrange(40), "die" if name == "die" else MENDED[name]())
+        for machine in group:
+            machine.faults = group[0].faults
+    starts = {0: PROMPT, 9: "nine", 20: "twenty", 31: "thirty-one"}
+    async with town(stages=stages, decoders=decoders) as place:
+        leg = await play(place, 40, prompts=starts)
+        check_whole(leg, 40)
+        check_context(place, leg)
+        check_prompts(leg, starts)
+        applied = [item for item in leg.all("prompt_receipt") if item.state == pb.SWITCH_STATE_APPLIED]
+        assert [item.first_block_touched for item in applied] == [9, 20, 31]
+
+
+@pytest.mark.parametrize("loss_at", [4, 5, 6, 7, 8, 9])
+async def test_switches_survive_the_loss_of_the_stage(loss_at: int) -> None:
+    """Around a timeline's entry at block 6 and a switch that waits for block 8."""
+    stages, decoders = machines()
+    stages[0].fail(loss_at, SessionLost("lost"))
+    stages[1].faults = stages[0].faults
+    async with town(stages=stages, decoders=decoders) as place:
+        name = await place.anybody.name(num_blocks=14, prompts={0: PROMPT, 6: "six", 11: "eleven"})
+        async with place.anybody.attached(name, acks=False, max_unacked_segments=2) as leg:
+            await leg.until_sequence(2)
+            await place.anybody.switch(name, "eight", "s8", at_block=8)
+            await place.anybody.switch(name, "now", "now")
+            leg.acks = True
+            await leg.ack(leg.sequences[-1])  # up to 4, made before it attached with a smaller number
+            await leg.until_over()
+        check_whole(leg, 14)
+        check_context(place, leg)
+        applied = [item for item in leg.all("prompt_receipt") if item.state == pb.SWITCH_STATE_APPLIED]
+        touched = {item.request_id or item.first_block_touched: item.first_block_touched for item in applied}
+        now = touched.pop("now")
+        assert touched == {6: 6, "s8": 8, 11: 11}
+        assert len(applied) == 4
+        starts = {0: PROMPT, now: "now", 6: "six", 8: "eight", 11: "eleven"}
+        check_prompts(leg, starts)
+
+
+async def test_a_switch_that_is_asked_for_during_a_recovery_waits_and_takes_effect() -> None:
+    async with town() as place:
+        name = await place.anybody.name(num_blocks=NUM_BLOCKS)
+        async with place.anybody.attached(name, acks=False) as leg:
+            await leg.until_sequence(4)
+            await place.stage.kill()
+            await leg.until(lambda: leg.states[-1] == "RECOVERING")
+            assert STATES[(await place.anybody.get(name)).state] == "RECOVERING"
+            receipt = await place.anybody.switch(name, "after", "s1")
+            assert receipt.state == pb.SWITCH_STATE_ACCEPTED
+            await place.anybody.switch(name, "at ten", "s2", at_block=10)
+            await place.stage.start()
+            leg.acks = True
+            await leg.ack(4)
+            await leg.until_over()
+        check_whole(leg)
+        assert (await leg.receipt("s1")).first_block_touched == 4
+        assert (await leg.receipt("s2")).first_block_touched == 10
+
+
+async def test_a_session_paused_during_a_recovery_comes_back_paused() -> None:
+    async with town() as place:
+        name = await place.anybody.name(num_blocks=NUM_BLOCKS)
+        async with place.anybody.attached(name) as leg:
+            await leg.until_sequence(4)
+            await place.stage.kill()
+            await leg.until(lambda: leg.states[-1] == "RECOVERING")
+            await place.anybody.pause(name)
+            await place.stage.start()
+            await asyncio.sleep(0.5)
+            await place.anybody.resume(name)
+            await leg.until_over()
+        check_whole(leg)
+
+
+async def test_the_place_of_a_lost_stream_is_free_again() -> None:
+    async with town() as place:
+        place.stage.fail(3, SessionLost("lost"))
+        place.decoder.fail(5, SessionLost("lost"))
+        check_whole(await play(place))
+        await until(lambda: not place.stage.sessions and not place.decoder.sessions)
+        assert place.registry.house.admission.num_busy == 0
+
+
+async def test_a_decoder_with_another_encoder_gives_another_init() -> None:
+    decoders = [FakeDecoder(encoder_name="one"), FakeDecoder(encoder_name="two")]
+    async with town(decoders=decoders) as place:
+        name = await place.anybody.name(num_blocks=NUM_BLOCKS)
+        async with place.anybody.attached(name, acks=False) as leg:
+            await leg.until_sequence(4)
+            await next(decoder for decoder in decoders if decoder.sessions).kill()
+            leg.acks = True
+            await leg.ack(4)
+            await leg.until_over()
+        check_whole(leg)
+        assert len({init.data for init in leg.all("media_init")}) == 2
+        second = [at for at, kind in enumerate(leg.kinds) if kind == "media_init"][1]
+        assert second < leg.position("segment", lambda item: item.epoch > 1)
+
+
+async def test_a_stage_of_another_revision_does_not_continue_a_session() -> None:
+    stages = [FakeStage(), FakeStage(revision="r2")]
+    stages[1].set_state(common_pb2.SERVING_STATE_UNHEALTHY)
+    async with town(stages=stages, recovery_timeout_s=0.8) as place:
+        stages[1].set_capacity(0)
+        name = await place.anybody.name()
+        async with place.anybody.attached(name) as leg:
+            await leg.until_sequence(3)
+            stages[1].set_capacity(4)
+            await stages[0].kill()
+            await leg.until_over()
+        assert leg.end_reason == "FAILED"
+        assert not stages[1].streams

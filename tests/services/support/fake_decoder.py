@@ -1,0 +1,212 @@
+"""A decoder without a picture: it keeps the contract of decoder.proto, and its segments carry the Mark of the
+latents that they are made of.
+
+As a process:
+`python -m tests.services.support.fake_decoder --port 50071 --capacity 200 --segment-bytes 150000`.
+"""
+
+import argparse
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+from cascade.v1 import common_pb2, decoder_pb2, decoder_pb2_grpc
+from cascade_core.errors import UnknownModel
+from services.common.errors import ProtocolViolation
+from services.common.validation import validate
+from tests.services.support.fake_machine import FORMAT, Machine, Mark, Stream, next_of, told
+from tests.services.support.fake_stage import serve
+
+Request, Response = decoder_pb2.DecodeRequest, decoder_pb2.DecodeResponse
+
+
+class FakeDecoder(Machine):
+    """Answers each block with one segment per profile."""
+
+    def __init__(
+        self,
+        *,
+        segment_bytes: int = 64,
+        block_s: float = 0.0,
+        models: tuple[str, ...] = ("demo",),
+        warmup_blocks: int = 2,
+        max_pending: int = 2,
+        encoder_name: str = "fake",
+        **machine: Any,
+    ) -> None:
+        """`block_s`: seconds per block. `encoder_name`: stands in the MediaInit, which differs with it."""
+        super().__init__(**machine)
+        self.block_s = block_s
+        self.models = models
+        self.warmup_blocks = warmup_blocks
+        self.max_pending = max_pending
+        self.encoder_name = encoder_name
+        self.filler = bytes(max(0, segment_bytes - FORMAT.size))
+
+    def register(self, server: grpc.aio.Server) -> None:
+        decoder_pb2_grpc.add_DecoderServiceServicer_to_server(self, server)
+
+    def fill_status(self, status: decoder_pb2.DecoderStatus) -> None:
+        status.models.extend(self.models)
+        status.codecs.append(common_pb2.VIDEO_CODEC_H264)
+        status.encoders.append(common_pb2.VIDEO_ENCODER_SOFTWARE)
+        status.warmup_blocks = self.warmup_blocks
+
+    async def Decode(self, requests: Any, context: Any) -> AsyncIterator[Response]:
+        async for response in told(self._decode(aiter(requests)), context):
+            yield response
+
+    async def WatchStatus(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        async for report in self.watch(request, decoder_pb2.DecoderServiceWatchStatusResponse, context):
+            yield report
+
+    async def Drain(self, request: Any, context: Any) -> decoder_pb2.DecoderServiceDrainResponse:
+        return decoder_pb2.DecoderServiceDrainResponse(drain=self.take_drain(request))
+
+    async def _decode(self, requests: AsyncIterator[Request]) -> AsyncIterator[Response]:
+        opening = await next_of(requests, "open")
+        validate(Request(open=opening))
+        if opening.model not in self.models:
+            raise UnknownModel(f"{opening.model} is none of {', '.join(self.models)}")
+        stream = DecodeStream(self, opening)
+        await self.admit(stream)
+        reading = None
+        try:
+            await stream.take_warmup(requests)
+            await asyncio.sleep(self.open_s)
+            await self.audible()
+            yield Response(opened=Response.Opened(epoch=stream.epoch, max_pending_blocks=self.max_pending))
+            for profile in opening.profiles:
+                yield Response(media_init=media_init(profile.id, self.encoder_name))
+            reading = asyncio.create_task(stream.read(requests))
+            async for response in stream.responses():
+                await self.audible()
+                yield response
+        finally:
+            self.leave(stream)
+            if reading:
+                reading.cancel()
+
+
+class DecodeStream(Stream):
+    """One session at the decoder."""
+
+    machine: FakeDecoder
+
+    def __init__(self, machine: FakeDecoder, opening: Request.Open) -> None:
+        super().__init__(machine, opening.session, opening.epoch)
+        self.opening = opening
+        self.warmup: list[Mark] = []
+        self.marks: list[Mark] = []
+        """Of the blocks to decode, as they came."""
+        self.most_pending = 0
+        self.num_answered = 0
+        self.next_block = opening.start_block
+        self._pending: deque[common_pb2.LatentBlock] = deque()
+
+    async def take_warmup(self, requests: AsyncIterator[Request]) -> None:
+        start = self.opening.start_block
+        for block in range(start - self.opening.num_warmup_blocks, start):
+            latents = await next_of(requests, "block")
+            mark = Mark.of(latents.latents.data)
+            if latents.index != block or mark.block != block:
+                raise ProtocolViolation(f"warm-up block {block} is due, not {latents.index}")
+            self.warmup.append(mark)
+
+    def take(self, request: Request) -> None:
+        match request.WhichOneof("message"):
+            case "block":
+                self._take_block(request.block)
+            case "close":
+                self.is_closing = True
+            case kind:
+                raise ProtocolViolation(f"{kind} does not belong here")
+
+    def _take_block(self, block: common_pb2.LatentBlock) -> None:
+        mark = Mark.of(block.latents.data)
+        if block.index != self.next_block or mark.block != self.next_block:
+            raise ProtocolViolation(f"block {self.next_block} is due, not {block.index}")
+        self.next_block += 1
+        self.marks.append(mark)
+        self._pending.append(block)
+        self.most_pending = max(self.most_pending, len(self._pending))
+        if len(self._pending) > self.machine.max_pending:
+            raise ProtocolViolation(f"{len(self._pending)} blocks are unanswered")
+
+    async def responses(self) -> AsyncIterator[Response]:
+        """From `opened` to `ended`."""
+        while True:
+            self.news.clear()
+            if self.error:
+                raise self.error
+            if self.machine.drain and not self.is_drain_told:
+                self.is_drain_told = True
+                draining = Response.Draining()
+                draining.time_left.FromMilliseconds(int(1000 * self.machine.drain_left_s()))
+                yield Response(draining=draining)
+            elif self._pending:
+                await asyncio.sleep(self.machine.block_s)
+                for segment in await self._answer():
+                    yield segment
+            elif self.is_closing:
+                yield Response(ended=Response.Ended(num_blocks=self.num_answered))
+                return
+            else:
+                await self.news.wait()
+
+    async def _answer(self) -> list[Response]:
+        """Taken as answered when it is about to be sent: the client may send the next one at once."""
+        await self.machine.suffer(self._pending[0].index)
+        block = self._pending.popleft()
+        self.num_answered += 1
+        self.machine.num_blocks += 1
+        segments = [segment_of(block, self.opening, profile.id) for profile in self.opening.profiles]
+        for segment in segments:
+            segment.segment.media.data = block.latents.data[: FORMAT.size] + self.machine.filler
+        return segments
+
+
+def segment_of(block: common_pb2.LatentBlock, opening: Request.Open, profile_id: str) -> Response:
+    """Without its data."""
+    frames = 4 * block.latents.shape[0]
+    first = frames * block.index - 3 if block.index else 0
+    number = frames if block.index else frames - 3
+    media = common_pb2.MediaSegment(
+        profile_id=profile_id,
+        block=block.index,
+        first_frame=first,
+        num_frames=number,
+        presentation_time=seconds(first / opening.fps),
+        duration=seconds(number / opening.fps),
+    )
+    return Response(segment=Response.Segment(media=media))
+
+
+def media_init(profile_id: str, encoder_name: str) -> common_pb2.MediaInit:
+    data = f"init {profile_id} {encoder_name}".encode()
+    return common_pb2.MediaInit(profile_id=profile_id, mime_type='video/mp4; codecs="avc1.640028"', data=data)
+
+
+def seconds(number: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(number * 1e9))
+    return duration
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--capacity", type=int, default=4)
+    parser.add_argument("--segment-bytes", type=int, default=64)
+    parser.add_argument("--block-s", type=float, default=0.0)
+    parser.add_argument("--open-s", type=float, default=0.0)
+    parser.add_argument("--warmup-blocks", type=int, default=2)
+    asyncio.run(serve(FakeDecoder(**vars(parser.parse_args()))))
+
+
+if __name__ == "__main__":
+    main()

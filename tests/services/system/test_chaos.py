@@ -1,0 +1,105 @@
+"""Machines die, freeze and leave under a running session; its client sees one unbroken video."""
+
+import asyncio
+import signal
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cascade.v1 import common_pb2
+from cascade_client import Client
+from tests.services.support import faults
+from tests.services.support.faults import CASES, NUM_BLOCKS, Case, Outcome
+from tests.services.support.media_support import decode
+from tests.services.support.playing import Played, jumps, playing
+from tests.services.support.redis_support import needs_redis
+from tests.services.support.system import System
+
+pytest_plugins = ("tests.services.support.system_fixtures",)
+pytestmark = needs_redis
+MAX_GAP_S = 60.0
+"""Only a session that had to wait for something that it should not; figures: benchmarks/recovery.py."""
+MIN_PSNR_DB = 35.0
+"""Between pictures that nobody can tell apart after encoding."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(processes: System) -> Played:
+    """The same session, nothing happens to it."""
+    processes.ready()
+    played = asyncio.run(faults.run(faults.UNDISTURBED, processes)).played
+    played.check(NUM_BLOCKS)
+    assert not played.recoveries
+    return played
+
+
+def tell(case: Case, outcome: Outcome) -> None:
+    gap = "none" if outcome.gap_s is None else f"{outcome.gap_s:.2f} s"
+    played = outcome.played
+    print(
+        f"\n{case.name}: gap {gap}, longest wait for a segment {played.longest_wait_s:.2f} s, "
+        f"standstill on the screen {played.standstill_s:.2f} s"
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+async def test_the_session_goes_on(case: Case, undisturbed: Played, system: System) -> None:
+    outcome = await faults.run(case, system)
+    tell(case, outcome)
+    played = outcome.played
+    played.check(NUM_BLOCKS)
+    assert jumps(played.track()).max() <= jumps(undisturbed.track()).max()
+    check_pictures(outcome, undisturbed, is_unaffected=case.recovery_class == "UNAFFECTED")
+
+    assert outcome.cause == case.cause
+    if case.cause is None:
+        assert not played.recoveries
+        return
+    assert outcome.gap_s is not None
+    assert outcome.gap_s < MAX_GAP_S
+    assert outcome.first_block is not None
+    first = played.segments[outcome.first_block]
+    assert first.epoch > played.segments[0].epoch
+    if played.recoveries or not case.moves_client:
+        (told,) = played.recoveries
+        assert (told.cause, told.recovery_class) == (case.cause, case.recovery_class)
+        assert (told.first_sequence, told.epoch) == (first.sequence, first.epoch)
+        assert told.gap_s == pytest.approx(outcome.gap_s, abs=0.001)
+        assert played.events.index(told) < played.events.index(first)
+
+
+def check_pictures(outcome: Outcome, undisturbed: Played, *, is_unaffected: bool) -> None:
+    """Those that would have come anyway: to the byte without a recovery and before one, and to the eye after
+    one that left the latents as they were."""
+    num_same = NUM_BLOCKS if outcome.first_block is None else outcome.first_block
+    for segment, expected in zip(outcome.played.segments[:num_same], undisturbed.segments, strict=False):
+        assert segment.data == expected.data, f"block {segment.block}"
+    if is_unaffected:
+        assert psnr_db(outcome.played, undisturbed).min() >= MIN_PSNR_DB
+
+
+def psnr_db(played: Played, expected: Played) -> NDArray[np.float64]:
+    """[T] of each picture."""
+    error = decode(played.video).astype(np.float64) - decode(expected.video)
+    return 10 * np.log10(255**2 / np.maximum((error**2).mean((1, 2, 3)), 1e-3))
+
+
+async def test_health_follows_progress(system: System) -> None:
+    async with Client(system.target) as client:
+        session = await client.create(faults.PROMPT, seed=faults.SEED, num_blocks=NUM_BLOCKS)
+        async with playing(client, session) as player:
+            await player.reached(faults.FAULT_SEQUENCE)
+            stage = system.busy_stage()
+            ranks = stage.workers()
+            for rank in ranks:
+                rank.send_signal(signal.SIGSTOP)
+            await asyncio.to_thread(system.wait, "it does not serve", lambda: stage.health() == "NOT_SERVING")
+            assert stage.status().state == common_pb2.SERVING_STATE_UNHEALTHY
+            await player.reached(faults.FAULT_SEQUENCE + 5)  # more than had been made by then: elsewhere
+            assert stage.health() == "NOT_SERVING"
+            for rank in ranks:
+                rank.send_signal(signal.SIGCONT)
+            await asyncio.to_thread(system.wait, "it serves again", lambda: stage.health() == "SERVING")
+    player.played.check(NUM_BLOCKS)
+    assert [done.cause for done in player.played.recoveries] == ["STAGE_LOST"]
