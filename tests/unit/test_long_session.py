@@ -7,7 +7,8 @@ import psutil
 import pytest
 from torch import Tensor
 
-from cascade_core.attention.attention import KeyValue, Partial, attend_partial, joint_attention
+from cascade_core.attention import joint_attention
+from cascade_core.attention.attention import KeyValue, Partial, attend_partial
 from cascade_core.config import ModelCard
 from cascade_core.engine.session import Session
 from cascade_core.errors import InvalidRequest
