@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := tests/browser/node_modules
 PAGE := services/web/static
 
-.PHONY: up demo train-demo check settings values golden proto proto-release test images-check bench day clean
+.PHONY: up demo train-demo check settings values golden proto proto-release test test-all images-check bench day clean
 
 up: $(STAMP)  ## All services on this machine, and their page at http://localhost:8080; Ctrl-C ends them
 	$(BIN)/cascade up
@@ -48,10 +48,18 @@ proto-release: $(STAMP)  ## From now on, contracts are checked against what they
 	$(BIN)/python proto/generate.py --release
 
 # In the order of the folders: the many short tests of tests/unit come last, so that all end together. Three processes
-# on two cores, since many tests wait.
-test: $(PACKAGES)/.package-lock.json  ## Everything that runs on a CPU machine; what fails beside others is run once more, alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder || \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+# on two cores, since many tests wait. What failed is run once more, alone, to show whether it fails on its own: under
+# CI the run fails all the same.
+TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+BESIDE = --numprocesses 3 --dist loadfile --no-loadscope-reorder
+ALONE = { $(TESTS) --last-failed --last-failed-no-failures none && \
+	  echo "failed beside others, passes alone" && test "$$CI" != true; }
+
+test: $(PACKAGES)/.package-lock.json  ## What a commit needs, on any CPU machine
+	$(TESTS) $(BESIDE) -m "not slow" || $(ALONE)
+
+test-all: $(PACKAGES)/.package-lock.json  ## Every test, those too that are marked slow
+	$(TESTS) $(BESIDE) || $(ALONE)
 
 images-check: $(STAMP)  ## Build and run what the images hold, without a container engine; minutes
 	$(BIN)/python -m images.check
