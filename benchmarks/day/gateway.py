@@ -1,7 +1,7 @@
 """The gateway's own admission, pools and keepers, with sessions and stages that make no video.
 
 Real: Pool, Peer, Ledger, Claim, Admission, Pace, Slot, Keeper. Simulated: the network between them and the
-stages (`DirectPool`, `SimulatedLink`), the video, and one decoder with room for everybody.
+stages (`DirectPool`, `SimulatedStream`), the video, and one decoder with room for everybody.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from services.common.errors import Draining
 from services.common.race import race
 from services.gateway.base.settings import GatewaySettings, PeerSettings
 from services.gateway.peers.endpoints import Endpoints, StaticEndpoints
-from services.gateway.peers.link import LinkLost
 from services.gateway.peers.pool import Peer, Pool
 from services.gateway.peers.reports import Backoff, Kind
+from services.gateway.peers.stream import StreamLost
 from services.gateway.placement.admission import Admission
 from services.gateway.placement.slots import Slot, Wish
 from services.gateway.session.keeper import Keeper
@@ -88,8 +88,8 @@ class Story:
     """All of its video."""
 
 
-class SimulatedLink:
-    """One Generate stream (services.gateway.session.keeper.Link)."""
+class SimulatedStream:
+    """One Generate stream (services.gateway.session.keeper.PeerStream)."""
 
     def __init__(self, pod: Pod | None, address: str, story: Story) -> None:
         self.is_open = False
@@ -101,12 +101,12 @@ class SimulatedLink:
 
     async def run(self) -> None:
         if self._pod is None:
-            raise LinkLost(f"{self._address}: nobody listens")
+            raise StreamLost(f"{self._address}: nobody listens")
         opened = asyncio.Event()
         try:
             await race(self._generate(self._pod, opened), self._closed.wait(), self._count(opened))
         except (Refused, Draining) as error:
-            raise LinkLost(str(error)) from None
+            raise StreamLost(str(error)) from None
 
     def close(self) -> None:
         self._closed.set()
@@ -151,7 +151,7 @@ class Gateway:
         await self.decoders.close()
 
     async def play(self, story: Story) -> None:
-        """A session from its arrival to its end, as Conductor and Player run it."""
+        """A session from its arrival to its end, as Conductor and Production run it."""
         wish = Wish(story.visit.name, "day", MODEL.model, width=MODEL.width, height=MODEL.height)
         story.left_s = story.visit.length_s
         try:
@@ -167,26 +167,26 @@ class Gateway:
 
     async def _stay(self, story: Story, wish: Wish, slot: Slot[stage_pb2.StageStatus]) -> None:
         """On one stage after the other, kept by the real Keeper, until the video is made."""
-        links: list[SimulatedLink] = []
+        streams: list[SimulatedStream] = []
 
         async def find(avoid: Collection[str]) -> Slot[stage_pb2.StageStatus]:
             async with or_over(None if avoid else self.settings.recovery_timeout_s, "stage"):
                 return await self.admission.stage(wish, avoid)
 
-        async def open_link(peer: Peer[stage_pb2.StageStatus]) -> SimulatedLink:
+        async def open_stream(peer: Peer[stage_pb2.StageStatus]) -> SimulatedStream:
             pod = self._replica_set.find(peer.address)
-            links.append(SimulatedLink(pod, peer.address, story))
-            return links[-1]
+            streams.append(SimulatedStream(pod, peer.address, story))
+            return streams[-1]
 
-        def lost(loss: LinkLost | None) -> None:
+        def lost(loss: StreamLost | None) -> None:
             story.num_moves += loss is None
-            story.num_cuts += loss is not None and links[-1].is_open
-            story.num_refusals += loss is not None and not links[-1].is_open
+            story.num_cuts += loss is not None and streams[-1].is_open
+            story.num_refusals += loss is not None and not streams[-1].is_open
 
         keeper: Keeper[stage_pb2.StageStatus] = Keeper(
-            slot, find=find, open_link=open_link, lost=lost, progress=lambda: -int(story.left_s)
+            slot, find=find, open_stream=open_stream, lost=lost, progress=lambda: -int(story.left_s)
         )
-        await race(keeper.run(), story.made.wait())  # as Player.run: what is complete moves no more
+        await race(keeper.run(), story.made.wait())  # as Production.run: what is complete moves no more
 
     async def _watch_stage(self, address: str) -> AsyncIterator[stage_pb2.StageStatus]:
         if pod := self._replica_set.find(address):

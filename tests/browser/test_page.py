@@ -173,7 +173,7 @@ async def test_what_is_refused_is_said_with_field_and_range(enter: Enter, visit:
 async def test_a_link_that_is_no_good_says_so(enter: Enter, visit: OpenPage, tail: str, word: str) -> None:
     place = await enter(open_town())
     session = (await place.anybody.name()).removeprefix("sessions/")
-    expired, _ = place.registry.house.tokens.issue(session, "", "viewer", -1.0)
+    expired, _ = place.registry.shared.tokens.issue(session, "", "viewer", -1.0)
     page = await visit(f"{place.url}/#view={session}{tail.format(expired=expired)}")
     assert word in (await page.until_problem()).lower()
 

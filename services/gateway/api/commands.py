@@ -40,7 +40,7 @@ async def switch(
 
 
 async def accept(live: LiveSession, request_id: str, asked: session_pb2.PromptSwitch, wait_s: float) -> None:
-    """Journal a switch, which the link to the stage then sends, and wait a moment for the stage's answer."""
+    """Journal a switch, which the stage's stream then sends, and wait a moment for the stage's answer."""
     num_waiting, next_block = len(live.record.waiting()), live.record.next_stage_block
     if num_waiting >= MAX_WAITING:
         raise TooManySwitches(f"{num_waiting} switches wait to take effect")

@@ -13,25 +13,25 @@ from services.gateway.api import commands
 from services.gateway.journal import Record
 from services.gateway.session import views
 from services.gateway.session.attachment import MAX_BEHIND, Attachment, Response
-from services.gateway.session.house import House
 from services.gateway.session.live import LiveSession
 from services.gateway.session.media import unpack
+from services.gateway.session.shared import Shared
 
 Request = session_pb2.ConnectRequest
 Requests = AsyncIterator[Request]
 
 
-class Connection:
+class ClientStream:
     """A stream that is attached, from `attached` to its end."""
 
-    def __init__(self, house: House, live: LiveSession, attach: Request.Attach, token: ResumeToken) -> None:
+    def __init__(self, shared: Shared, live: LiveSession, attach: Request.Attach, token: ResumeToken) -> None:
         """`token`: what the client may do, whether it brought a token or a credential."""
-        self._house = house
+        self._shared = shared
         self._live = live
         self._attach = attach
         self._token = token
         profile = profile_index(live.spec, attach.profile_id)
-        kept = house.settings.gateway.kept_segments if attach.from_oldest else 0
+        kept = shared.settings.gateway.kept_segments if attach.from_oldest else 0
         self._attachment = Attachment(
             token.role == "controller",
             attach.client,
@@ -75,7 +75,7 @@ class Connection:
 
     def _begin(self) -> list[Response]:
         """Attach, all at once, so that nothing falls between what is sent now and what comes."""
-        live, attachment, settings = self._live, self._attachment, self._house.settings.gateway
+        live, attachment, settings = self._live, self._attachment, self._shared.settings.gateway
         if not attachment.is_controller and live.num_viewers >= settings.max_viewers:
             raise OutOfCapacity(f"the session has {settings.max_viewers} viewers already")
         start = first_sequence(live.record, self._attach, is_controller=attachment.is_controller)
@@ -162,7 +162,7 @@ class Connection:
 
     async def _renew_token(self) -> None:
         while True:
-            await asyncio.sleep(self._house.settings.gateway.token_ttl_s / 2)
+            await asyncio.sleep(self._shared.settings.gateway.token_ttl_s / 2)
             token, expires_s = self._issue()
             renewed = Response.TokenRenewed(resume_token=token)
             renewed.expire_time.FromMilliseconds(int(expires_s * 1000))
@@ -170,7 +170,7 @@ class Connection:
 
     def _issue(self) -> tuple[str, float]:
         token = self._token
-        return self._house.tokens.issue(token.session, token.tenant, token.role)
+        return self._shared.tokens.issue(token.session, token.tenant, token.role)
 
 
 async def replay(

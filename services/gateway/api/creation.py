@@ -8,12 +8,12 @@ from cascade_core.errors import UnknownModel
 from services.common.errors import QueueFull, UnsupportedMedia, with_details
 from services.gateway.journal import Limits, NewSession
 from services.gateway.journal.switch_modes import mode_name
-from services.gateway.session.house import House
+from services.gateway.session.shared import Shared
 
 
-def complete(request: session_pb2.CreateSessionRequest, tenant: str, house: House) -> NewSession:
+def complete(request: session_pb2.CreateSessionRequest, tenant: str, shared: Shared) -> NewSession:
     """With all defaults that do not depend on the model; a repeat of the request gives the same again."""
-    settings = house.settings.gateway
+    settings = shared.settings.gateway
     spec = session_pb2.SessionSpec()
     spec.CopyFrom(request.spec)
     spec.model = spec.model or settings.default_model
@@ -41,12 +41,12 @@ def complete(request: session_pb2.CreateSessionRequest, tenant: str, house: Hous
     )
 
 
-def check_servable(spec: session_pb2.SessionSpec, house: House) -> None:
+def check_servable(spec: session_pb2.SessionSpec, shared: Shared) -> None:
     """Raise UnknownModel or UnsupportedMedia where no machine that has reported so far will ever do.
 
     While none has, as after scaling down to nothing, whoever asks waits in the queue.
     """
-    admission = house.admission
+    admission = shared.admission
     model = admission.find_model(spec.model)
     if model is None:
         if admission.has_stages:
@@ -58,7 +58,7 @@ def check_servable(spec: session_pb2.SessionSpec, house: House) -> None:
         size = f"{spec.width}x{spec.height}"
         message = f"{size} is more than {model.max_pixels} pixels in all"
         raise UnsupportedMedia(message, field="spec.width")
-    statuses = [peer.status for peer in house.decoders.peers.values() if peer.status]
+    statuses = [peer.status for peer in shared.decoders.peers.values() if peer.status]
     encoders = {encoder for status in statuses for encoder in status.encoders}
     for profile in spec.profiles:
         if encoders and profile.encoder not in encoders:
@@ -67,10 +67,10 @@ def check_servable(spec: session_pb2.SessionSpec, house: House) -> None:
             raise UnsupportedMedia(message, field="spec.profiles")
 
 
-def check_room(tenant: str, num_open: int, priority: int, house: House) -> None:
+def check_room(tenant: str, num_open: int, priority: int, shared: Shared) -> None:
     """Raise QuotaExceeded, PermissionDenied or QueueFull."""
-    house.quotas.check_priority(tenant, priority)
-    house.quotas.check_sessions(tenant, num_open)
-    length = house.settings.gateway.queue_length
-    if house.admission.queue_length >= length:
+    shared.quotas.check_priority(tenant, priority)
+    shared.quotas.check_sessions(tenant, num_open)
+    length = shared.settings.gateway.queue_length
+    if shared.admission.queue_length >= length:
         raise QueueFull(f"{length} sessions wait for a place already")

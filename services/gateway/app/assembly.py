@@ -35,9 +35,9 @@ from services.gateway.peers.peer_metrics import PeerCollector
 from services.gateway.peers.pool import Pool
 from services.gateway.placement.admission import Admission
 from services.gateway.session.collector import RegistryCollector
-from services.gateway.session.house import House
 from services.gateway.session.metrics import GatewayMetrics
 from services.gateway.session.registry import Registry
+from services.gateway.session.shared import Shared
 from services.gateway.session.traces import BlockTraces
 from services.web.server import HttpServer, serving
 
@@ -59,7 +59,7 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
     if section.redis_url and not section.advertise and settings.grpc.host in EVERYWHERE:
         raise InvalidConfig("gateway.advertise: needed with redis_url where grpc.host is every address")
     address = section.advertise or f"{settings.grpc.host}:{settings.grpc.port}"
-    house = House(
+    shared = Shared(
         settings=settings,
         owner=f"{address}/{uuid.uuid4().hex}",
         journal=make_journal(settings),
@@ -71,8 +71,8 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
         metrics=GatewayMetrics(telemetry.registry),
         traces=BlockTraces(telemetry.tracer_provider),
     )
-    registry, forwarder = Registry(house), Forwarder(settings.peer)
-    scaler = make_scaler(settings, house.owner, house.admission, stages, decoders)
+    registry, forwarder = Registry(shared), Forwarder(settings.peer)
+    scaler = make_scaler(settings, shared.owner, shared.admission, stages, decoders)
     telemetry.registry.register(RegistryCollector(registry))
     telemetry.registry.register(ScalerCollector(scaler))
     telemetry.registry.register(PeerCollector(stages, decoders))
@@ -83,18 +83,18 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
         await decoders.start()
         registry.start()
         await scaler.start()
-        async with serving(settings.http, settings.tls, house.tokens, telemetry.registry) as http:
-            yield describe(house, registry, forwarder, scaler, http), registry
+        async with serving(settings.http, settings.tls, shared.tokens, telemetry.registry) as http:
+            yield describe(shared, registry, forwarder, scaler, http), registry
     finally:
         await scaler.close()
         await registry.close()
         await forwarder.close()
-        house.admission.close()
+        shared.admission.close()
         await stages.close()
         await decoders.close()
         if cluster:
             await cluster.close()
-        await house.journal.close()
+        await shared.journal.close()
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,12 @@ class Gateway(Service):
 
 
 def describe(
-    house: House, registry: Registry, forwarder: Forwarder, scaler: Scaler, http: HttpServer | None
+    shared: Shared, registry: Registry, forwarder: Forwarder, scaler: Scaler, http: HttpServer | None
 ) -> Service:
     """What the scaffold serves."""
-    rates = Rates(house.quotas)
-    servicer = SessionServicer(house, registry, forwarder, rates)
-    operator = operator_servicer.OperatorServicer(house.settings, Overview(house, registry), rates)
+    rates = Rates(shared.quotas)
+    servicer = SessionServicer(shared, registry, forwarder, rates)
+    operator = operator_servicer.OperatorServicer(shared.settings, Overview(shared, registry), rates)
 
     def register(server: grpc.aio.Server) -> None:
         session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server)
@@ -134,7 +134,7 @@ def describe(
         register,
         drain=drain,
         open_while_draining=(*METHODS, *operator_servicer.METHODS),
-        open_without_credentials=(f"/{NAME}/Connect", *(METHODS if house.settings.scaler.open else ())),
+        open_without_credentials=(f"/{NAME}/Connect", *(METHODS if shared.settings.scaler.open else ())),
         http=http,
     )
 

@@ -11,8 +11,8 @@ from services.gateway.peers.peer import Peer
 from services.gateway.peers.pool import Pool
 from services.gateway.session import views
 from services.gateway.session.conductor import Conductor
-from services.gateway.session.house import House
 from services.gateway.session.registry import Registry
+from services.gateway.session.shared import Shared
 
 DEFAULT_SESSIONS = 100
 MAX_PEERS = 1024
@@ -23,8 +23,8 @@ MAX_LOST_CHARS = 512
 class Overview:
     """What one gateway knows."""
 
-    def __init__(self, house: House, registry: Registry) -> None:
-        self._house = house
+    def __init__(self, shared: Shared, registry: Registry) -> None:
+        self._shared = shared
         self._registry = registry
         self._server = server_info()
 
@@ -32,14 +32,14 @@ class Overview:
         """`max_sessions` 0: as many as usual."""
         conductors = [each for each in self._registry.conductors if not each.live.record.end]
         conductors.sort(key=lambda each: (-each.live.record.created_ms, each.live.record.session))
-        house = self._house
+        shared = self._shared
         return pb.GetOverviewResponse(
             read_time=views.timestamp(round(time.time() * 1000)),
             gateway=self._server,
-            gateway_address=house.address,
+            gateway_address=shared.address,
             is_leaving=self._registry.is_leaving,
-            stages=[pb.StageView(**view) for view in self._peers(house.stages)],
-            decoders=[pb.DecoderView(**view) for view in self._peers(house.decoders)],
+            stages=[pb.StageView(**view) for view in self._peers(shared.stages)],
+            decoders=[pb.DecoderView(**view) for view in self._peers(shared.decoders)],
             queue=self._queue(),
             sessions=map(session_view, conductors[: max_sessions or DEFAULT_SESSIONS]),
             num_sessions=len(conductors),
@@ -52,7 +52,7 @@ class Overview:
             yield view | ({"status": brief(peer.status)} if peer.status else {})
 
     def _peer(self, pool: Pool[Any], peer: Peer[Any]) -> pb.PeerView:
-        ledger = self._house.admission.ledger(pool.kind)
+        ledger = self._shared.admission.ledger(pool.kind)
         return pb.PeerView(
             address=peer.address,
             pod=peer.pod.name if peer.pod else "",
@@ -63,10 +63,10 @@ class Overview:
         )
 
     def _queue(self) -> pb.QueueView:
-        admission = self._house.admission
+        admission = self._shared.admission
         queue = pb.QueueView(
             length=admission.queue_length,
-            max_length=self._house.settings.gateway.queue_length,
+            max_length=self._shared.settings.gateway.queue_length,
             num_urgent=admission.num_urgent,
         )
         last = admission.last_in_queue

@@ -23,7 +23,7 @@ from services.common.remote import RemoteError
 from services.common.resume_tokens import ResumeToken, Role
 from services.common.streams import next_message
 from services.gateway.api import commands
-from services.gateway.api.connect import Connection, Requests, replay
+from services.gateway.api.connect import ClientStream, Requests, replay
 from services.gateway.api.creation import check_room, check_servable, complete
 from services.gateway.api.forward import Forwarder, check_not_forwarded, is_changing_hands
 from services.gateway.api.listing import list_sessions
@@ -31,9 +31,9 @@ from services.gateway.api.models import list_models
 from services.gateway.api.rates import Rates
 from services.gateway.journal import Record, errors
 from services.gateway.session import views
-from services.gateway.session.house import House
 from services.gateway.session.live import LiveSession
 from services.gateway.session.registry import Elsewhere, Registry, session_id
+from services.gateway.session.shared import Shared
 
 pb = session_pb2
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -48,8 +48,8 @@ Over = Callable[[Record], Any]
 class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     """Any gateway answers for any session: its own, ended ones, and by forwarding those of others."""
 
-    def __init__(self, house: House, registry: Registry, forwarder: Forwarder, rates: Rates) -> None:
-        self._house = house
+    def __init__(self, shared: Shared, registry: Registry, forwarder: Forwarder, rates: Rates) -> None:
+        self._shared = shared
         self._registry = registry
         self._forwarder = forwarder
         self._rates = rates
@@ -58,18 +58,18 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         self, request: pb.CreateSessionRequest, context: Context
     ) -> pb.CreateSessionResponse:
         tenant = self._enter()
-        house, journal = self._house, self._house.journal
-        new = complete(request, tenant, house)
+        shared, journal = self._shared, self._shared.journal
+        new = complete(request, tenant, shared)
         if not await journal.find_request(tenant, request.request_id):
             spec = pb.SessionSpec.FromString(new.specification)
             try:
-                check_servable(spec, house)
-                check_room(tenant, await journal.num_open(tenant), spec.priority, house)
+                check_servable(spec, shared)
+                check_room(tenant, await journal.num_open(tenant), spec.priority, shared)
             except CascadeError:  # unless the same request, sent twice, was served meanwhile
                 if not await journal.find_request(tenant, request.request_id):
                     raise
         try:
-            creation = await journal.create(new, house.owner, house.settings.gateway.lease_s)
+            creation = await journal.create(new, shared.owner, shared.settings.gateway.lease_s)
         except errors.RequestConflict as conflict:
             raise RequestIdReused(str(conflict)) from None
         except errors.SessionExists:
@@ -82,7 +82,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         else:
             session = await self._view(creation.session)
         bind_session(creation.session, session.epoch)
-        token, expires_s = house.tokens.issue(creation.session, tenant, "controller")
+        token, expires_s = shared.tokens.issue(creation.session, tenant, "controller")
         response = pb.CreateSessionResponse(session=session, resume_token=token)
         response.resume_token_expire_time.FromMilliseconds(int(expires_s * 1000))
         return response
@@ -100,7 +100,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
         tenant = self._enter()
-        return await list_sessions(request, tenant, self._house.journal, self._registry.find)
+        return await list_sessions(request, tenant, self._shared.journal, self._registry.find)
 
     async def DeleteSession(
         self, request: pb.DeleteSessionRequest, context: Context
@@ -156,7 +156,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             }
             ttl_s = request.ttl.ToMilliseconds() / 1000 if request.HasField("ttl") else None
             record = live.record
-            token, expires_s = self._house.tokens.issue(
+            token, expires_s = self._shared.tokens.issue(
                 record.session, record.tenant, roles[request.role], ttl_s
             )
             response = pb.IssueResumeTokenResponse(resume_token=token)
@@ -167,7 +167,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         self._enter()
-        return list_models(self._house.admission, self._house.settings.gateway.default_model)
+        return list_models(self._shared.admission, self._shared.settings.gateway.default_model)
 
     async def Connect(self, requests: Requests, context: Context) -> AsyncIterator[pb.ConnectResponse]:
         call = current_call()
@@ -190,7 +190,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         while True:
             found = await self._locate(token.session, token.tenant)
             if isinstance(found, LiveSession):
-                return Connection(self._house, found, first.attach, token).run(requests)
+                return ClientStream(self._shared, found, first.attach, token).run(requests)
             if isinstance(found, Record):
                 return replay(found, first.attach, token)
             check_not_forwarded(call)
@@ -225,7 +225,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         """What the client may do, whether it brought a token or a credential."""
         wants_viewer = attach.role == pb.CONNECT_ROLE_VIEWER
         if attach.resume_token:
-            token = self._house.tokens.read(attach.resume_token)
+            token = self._shared.tokens.read(attach.resume_token)
             if attach.name and session_id(attach.name) != token.session:
                 raise Denied("resume_token: is of another session than name")
             if attach.role == pb.CONNECT_ROLE_CONTROLLER and token.role == "viewer":
@@ -276,11 +276,11 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         """Of a session that exists already."""
         if live := self._registry.find(session):
             return live.view()
-        summary = await self._house.journal.summary(session)
+        summary = await self._shared.journal.summary(session)
         return views.session_of(summary.record, summary.epoch)
 
     def _patience_s(self) -> float:
-        return self._house.settings.gateway.lease_s + CHANGING_S
+        return self._shared.settings.gateway.lease_s + CHANGING_S
 
 
 async def begun(

@@ -12,9 +12,9 @@ from services.common.channel import Channels
 from services.common.wakeup import Wakeup
 from services.gateway.base.settings import GatewaySettings, PeerSettings
 from services.gateway.peers.endpoints import Endpoint, Endpoints
-from services.gateway.peers.link import credential
 from services.gateway.peers.peer import Peer, S, instance_of
 from services.gateway.peers.reports import Backoff, Kind, Lost, reports
+from services.gateway.peers.stream import credential
 
 __all__ = ["Peer", "Pool"]
 log = structlog.get_logger(__name__)

@@ -17,15 +17,15 @@ class RegistryCollector(Collector):
         self._registry = registry
 
     def collect(self) -> Iterable[Metric]:
-        house, sessions = self._registry.house, list(self._registry.sessions)
+        shared, sessions = self._registry.shared, list(self._registry.sessions)
         states = GaugeMetricFamily("cascade_sessions", "Sessions of this gateway.", labels=["state"])
         counts = Counter(session_pb2.SessionState.Name(live.state) for live in sessions)
         for name in {"SESSION_STATE_ACTIVE", *counts}:
             states.add_metric([name.removeprefix("SESSION_STATE_").lower()], counts[name])
         yield states
-        behind = house.journal.behind()
+        behind = shared.journal.behind()
         for name, text, value in (
-            ("cascade_queue_length", "Sessions that wait for a place.", house.admission.queue_length),
+            ("cascade_queue_length", "Sessions that wait for a place.", shared.admission.queue_length),
             ("cascade_viewers", "Streams of viewers.", sum(live.num_viewers for live in sessions)),
             ("cascade_controllers", "Streams of controllers.", len([s for s in sessions if s.controller])),
             ("cascade_journal_behind_writes", "Changes that the journal's store lacks.", behind.num_writes),

@@ -1,6 +1,6 @@
 """The life of one session that this gateway owns: it waits, plays, pauses, is rebuilt, and ends.
 
-The journal's record is all its state. The stage's link writes latents into it, the decoder's link reads them
+The journal's record is all its state. The stage's stream writes latents into it, the decoder's reads them
 and writes segments, the clients' streams read those: each side goes on while another is lost.
 """
 
@@ -17,15 +17,15 @@ from services.common.race import race
 from services.common.status import describe
 from services.gateway.journal import Ended, Lease, Limits, LimitsSet, Noted, Record
 from services.gateway.journal.errors import Fenced, NoSuchSession
-from services.gateway.peers.link import LinkLost
+from services.gateway.peers.stream import StreamLost
 from services.gateway.placement.admission import Seats, Ticket
 from services.gateway.session import views
 from services.gateway.session.attachment import Response
-from services.gateway.session.house import House
 from services.gateway.session.live import LiveSession
 from services.gateway.session.over import SessionOver, failed, or_over
-from services.gateway.session.player import Player, wish_of
+from services.gateway.session.production import Production, wish_of
 from services.gateway.session.recovery import Recoveries, now_ms
+from services.gateway.session.shared import Shared
 
 log = structlog.get_logger(__name__)
 NOT_OURS = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
@@ -38,16 +38,16 @@ QUEUE_RETRY_S = 0.1
 class Conductor:
     """Runs a LiveSession from wherever its record stands to its end."""
 
-    def __init__(self, house: House, record: Record, lease: Lease, *, is_taken_over: bool = False) -> None:
-        self.live = LiveSession(house, record, lease)
-        self._house = house
+    def __init__(self, shared: Shared, record: Record, lease: Lease, *, is_taken_over: bool = False) -> None:
+        self.live = LiveSession(shared, record, lease)
+        self._shared = shared
         self._recoveries = Recoveries(self.live, is_taken_over=is_taken_over)
-        self._player: Player | None = None
+        self._production: Production | None = None
 
     @property
     def addresses(self) -> tuple[str, str]:
         """Of its stage and its decoder; empty: it has none."""
-        return self._player.addresses if self._player else ("", "")
+        return self._production.addresses if self._production else ("", "")
 
     async def run(self) -> None:
         """Until it is over. Raises the journal's Fenced and NoSuchSession where another gateway has it."""
@@ -62,7 +62,7 @@ class Conductor:
             return over
         except (Fenced, NoSuchSession):
             raise
-        except LinkLost as lost:
+        except StreamLost as lost:
             if lost.error is None or lost.error.code.name in NOT_OURS:
                 return failed(NotReady(str(lost)))
             return failed(lost.error)
@@ -83,19 +83,19 @@ class Conductor:
 
     async def _play(self, seats: Seats) -> None:
         """Make video until the places are given away during a pause."""
-        self._player = Player(self.live, self._recoveries, seats)
+        self._production = Production(self.live, self._recoveries, seats)
         try:
             await self._note_model(seats)
-            await self._player.run()
+            await self._production.run()
         finally:
-            self._player = None
+            self._production = None
             seats.stage.release()
             seats.decoder.release()
 
     async def _seats(self) -> Seats:
         """Places at a stage and a decoder: from the queue, or ahead of it for what ran before."""
         if self._recoveries.is_urgent:
-            async with or_over(self._house.settings.gateway.recovery_timeout_s, "stage or decoder"):
+            async with or_over(self._shared.settings.gateway.recovery_timeout_s, "stage or decoder"):
                 return await self._seats_ahead()
         self.live.ticket = ticket = await self._enqueue()
         telling = asyncio.create_task(self._tell_queue())
@@ -112,15 +112,15 @@ class Conductor:
         wish = wish_of(self.live, is_resumed=self._recoveries.was_active)
         while True:
             try:
-                return self._house.admission.enqueue(wish)
+                return self._shared.admission.enqueue(wish)
             except QueueFull:
                 await asyncio.sleep(QUEUE_RETRY_S)
 
     async def _seats_ahead(self) -> Seats:
         wish = wish_of(self.live)
-        stage = await self._house.admission.stage(wish)
+        stage = await self._shared.admission.stage(wish)
         try:
-            return Seats(stage, await self._house.admission.decoder(wish))
+            return Seats(stage, await self._shared.admission.decoder(wish))
         except BaseException:
             stage.release()
             raise
@@ -130,9 +130,9 @@ class Conductor:
         live, stage, decoder = self.live, seats.stage.peer.status, seats.decoder.peer.status
         if live.record.notes.get(views.MODEL):
             return
-        model = stage.model if stage else self._house.admission.find_model(live.spec.model)
+        model = stage.model if stage else self._shared.admission.find_model(live.spec.model)
         assert model, "a stage that gives a place has told its model"
-        settings = self._house.settings.gateway
+        settings = self._shared.settings.gateway
         limits = Limits(
             num_sink_blocks=model.sink_blocks,
             num_recent_blocks=max(1, model.context_blocks),
@@ -162,10 +162,10 @@ class Conductor:
 
     def _state(self) -> "session_pb2.SessionState.ValueType":
         live, losing = self.live, self._recoveries.is_urgent
-        if self._player is None and not losing:
+        if self._production is None and not losing:
             is_waiting = live.ticket or not live.is_paused
             return session_pb2.SESSION_STATE_QUEUED if is_waiting else session_pb2.SESSION_STATE_PAUSED
-        if self._player is None or not self._player.is_open:
+        if self._production is None or not self._production.is_open:
             return session_pb2.SESSION_STATE_RECOVERING if losing else session_pb2.SESSION_STATE_STARTING
         return session_pb2.SESSION_STATE_PAUSED if live.is_paused else session_pb2.SESSION_STATE_ACTIVE
 
@@ -198,7 +198,7 @@ class Conductor:
 
     async def _leave_late(self) -> None:
         """End a session that is longer than its tenant may have."""
-        limit_s = self._house.quotas.of(self.live.record.tenant).max_session_s
+        limit_s = self._shared.quotas.of(self.live.record.tenant).max_session_s
         if limit_s is None:
             await asyncio.Event().wait()
             return
@@ -218,6 +218,6 @@ class Conductor:
         )
         await live.write(Noted(views.EPOCH, str(live.lease.epoch).encode()), Ended(end.SerializeToString()))
         log.info("session ended", reason=str(over), status=over.status and over.status.message)
-        self._house.metrics.session_ended(live.record.session, over.reason)
+        self._shared.metrics.session_ended(live.record.session, over.reason)
         await live.set_state(session_pb2.SESSION_STATE_ENDED)
         live.publish(Response(ended=end))

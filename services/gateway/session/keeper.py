@@ -7,8 +7,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 
 from services.common.race import race
-from services.gateway.peers.link import LinkLost
 from services.gateway.peers.pool import Peer
+from services.gateway.peers.stream import StreamLost
 from services.gateway.placement.slots import Slot
 
 log = structlog.get_logger(__name__)
@@ -19,7 +19,7 @@ MAX_FAILURES = 8
 """Streams in a row that brought nothing: then the session is at fault, not the machines."""
 
 
-class Link(Protocol):
+class PeerStream(Protocol):
     """A stream to a stage or a decoder."""
 
     is_open: bool
@@ -27,7 +27,7 @@ class Link(Protocol):
     """Called when the peer has taken the session."""
 
     async def run(self) -> Any:
-        """Until it ended in order. Raises LinkLost."""
+        """Until it ended in order. Raises StreamLost."""
         ...
 
     def close(self) -> None:
@@ -43,8 +43,8 @@ class Keeper(Generic[S]):
         slot: Slot[S],
         *,
         find: Callable[[Collection[str]], Awaitable[Slot[S]]],
-        open_link: Callable[[Peer[S]], Awaitable[Link]],
-        lost: Callable[[LinkLost | None], None],
+        open_stream: Callable[[Peer[S]], Awaitable[PeerStream]],
+        lost: Callable[[StreamLost | None], None],
         progress: Callable[[], int],
     ) -> None:
         """`find`: another place, none of those addresses. `lost`: tell the session, before another place is
@@ -53,10 +53,10 @@ class Keeper(Generic[S]):
         self.is_done = False
         """The stream ended in order: nothing is left to do."""
         self._find = find
-        self._open_link = open_link
+        self._open_stream = open_stream
         self._lost = lost
         self._progress = progress
-        self._link: Link | None = None
+        self._stream: PeerStream | None = None
         self._moving: asyncio.Task[Slot[S]] | None = None
         self._closing = asyncio.Event()
         """The stream was asked to end, since another place is there: however it ends, that is as planned."""
@@ -64,7 +64,7 @@ class Keeper(Generic[S]):
 
     @property
     def is_open(self) -> bool:
-        return self.is_done or (self._link is not None and self._link.is_open)
+        return self.is_done or (self._stream is not None and self._stream.is_open)
 
     @property
     def address(self) -> str:
@@ -72,7 +72,7 @@ class Keeper(Generic[S]):
         return "" if self.slot.is_released else self.slot.peer.address
 
     async def run(self) -> None:
-        """Until the stream ended in order. Raises what `find`, `open_link` and `lost` do."""
+        """Until the stream ended in order. Raises what `find`, `open_stream` and `lost` do."""
         try:
             while not self.is_done:
                 await self._run_once()
@@ -84,17 +84,17 @@ class Keeper(Generic[S]):
         """Move as soon as another has a place; until then go on here."""
         if self._moving is None:
             self._moving = asyncio.create_task(self._find({self.slot.peer.address}))  # type: ignore[arg-type]
-            self._moving.add_done_callback(self._close_link)
+            self._moving.add_done_callback(self._close_stream)
 
     async def _run_once(self) -> None:
         before = self._progress()
         self._closing.clear()
-        self._link = await self._open_link(self.slot.peer)
-        self._link.on_open = self.slot.praise
+        self._stream = await self._open_stream(self.slot.peer)
+        self._stream.on_open = self.slot.praise
         leaving = asyncio.create_task(self._leave(self.slot.peer))
         try:
-            await race(self._link.run(), self._close_late())
-        except LinkLost as lost:
+            await race(self._stream.run(), self._close_late())
+        except StreamLost as lost:
             if not self._closing.is_set():
                 await self._replace(lost, has_progress=self._progress() > before)
                 return
@@ -117,9 +117,9 @@ class Keeper(Generic[S]):
         await asyncio.sleep(CLOSE_S)
         log.warning("a stream that moves did not end", address=self.slot.peer.address, after_s=CLOSE_S)
 
-    async def _replace(self, lost: LinkLost, *, has_progress: bool) -> None:
+    async def _replace(self, lost: StreamLost, *, has_progress: bool) -> None:
         self._num_failures = 1 if has_progress else self._num_failures + 1
-        self._link = None
+        self._stream = None
         self.slot.blame()
         self._lost(lost)
         if self._num_failures >= MAX_FAILURES:
@@ -132,17 +132,17 @@ class Keeper(Generic[S]):
     async def _take(self, finding: "asyncio.Future[Slot[S]]") -> None:
         self._moving = None
         self.slot.release()
-        self._link = None
+        self._stream = None
         try:
             self.slot = await finding
         except asyncio.CancelledError:
             release_later(finding)
             raise
 
-    def _close_link(self, finding: "asyncio.Future[Slot[S]]") -> None:
-        if not finding.cancelled() and finding.exception() is None and self._link:
+    def _close_stream(self, finding: "asyncio.Future[Slot[S]]") -> None:
+        if not finding.cancelled() and finding.exception() is None and self._stream:
             self._closing.set()
-            self._link.close()
+            self._stream.close()
 
     def _drop_move(self) -> None:
         if self._moving:

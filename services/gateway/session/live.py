@@ -13,16 +13,16 @@ from services.gateway.journal import Acked, Change, Lease, Noted, Record
 from services.gateway.placement.admission import Ticket
 from services.gateway.session import views
 from services.gateway.session.attachment import Attachment, Response
-from services.gateway.session.house import House
 from services.gateway.session.media import Segment, unpack
 from services.gateway.session.over import SessionOver
+from services.gateway.session.shared import Shared
 
 
 class LiveSession:
     """All that is known of one session. Whatever changes is journalled first, then told."""
 
-    def __init__(self, house: House, record: Record, lease: Lease) -> None:
-        self.house = house
+    def __init__(self, shared: Shared, record: Record, lease: Lease) -> None:
+        self.shared = shared
         self.record = record
         self.lease = lease
         self.spec = views.spec_of(record)
@@ -34,7 +34,7 @@ class LiveSession:
         self.ticket: Ticket | None = None
         """Its place in the queue."""
         self.num_acked = record.num_acked
-        self.max_unacked = house.settings.gateway.max_unacked_segments
+        self.max_unacked = shared.settings.gateway.max_unacked_segments
         self.alone_since = time.monotonic()
         """When the last controller left."""
         self.verdicts: dict[str, asyncio.Event] = {}
@@ -58,7 +58,7 @@ class LiveSession:
     async def _write(self, changes: tuple[Change, ...], *, is_urgent: bool) -> None:
         async with self._writing:
             acks = (Acked(self.num_acked),) if self.num_acked > self.record.num_acked else ()
-            self.record = await self.house.journal.write(self.lease, *acks, *changes, is_urgent=is_urgent)
+            self.record = await self.shared.journal.write(self.lease, *acks, *changes, is_urgent=is_urgent)
         self.wakeup.fire()
 
     async def begin_epoch(self) -> None:
@@ -75,19 +75,19 @@ class LiveSession:
 
     async def _claim(self) -> None:
         async with self._writing:
-            lease_s = self.house.settings.gateway.lease_s
-            self.lease = await self.house.journal.claim(self.record.session, self.house.owner, lease_s)
+            lease_s = self.shared.settings.gateway.lease_s
+            self.lease = await self.shared.journal.claim(self.record.session, self.shared.owner, lease_s)
 
     async def renew(self) -> None:
         """Keep other gateways from claiming it."""
         async with self._writing:
             if not self.record.end:
-                await self.house.journal.renew(self.lease, self.house.settings.gateway.lease_s)
+                await self.shared.journal.renew(self.lease, self.shared.settings.gateway.lease_s)
 
     async def release(self) -> None:
         """Let another gateway claim it now."""
         async with self._writing:
-            await self.house.journal.release(self.lease)
+            await self.shared.journal.release(self.lease)
 
     async def set_state(self, state: "session_pb2.SessionState.ValueType") -> None:
         """Note and tell where it stands and whether it is to pause, if either is new."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import structlog
 
 from cascade.v1 import session_pb2
-from services.gateway.peers.link import LinkLost
+from services.gateway.peers.stream import StreamLost
 from services.gateway.session import views
 from services.gateway.session.attachment import Response
 from services.gateway.session.live import LiveSession
@@ -81,7 +81,7 @@ class Recoveries:
         if self.loss:
             self.loss.is_put_off = True
 
-    def stage_lost(self, lost: LinkLost | None) -> None:
+    def stage_lost(self, lost: StreamLost | None) -> None:
         """None: it moves on purpose. Raises SessionOver where no other stage would do better."""
         block = self._live.record.next_stage_block
         loss = self._note("stage", lost, block)
@@ -89,7 +89,7 @@ class Recoveries:
         loss.is_rebuilt |= block > 0
         self._tell(loss)
 
-    def decoder_lost(self, lost: LinkLost | None) -> None:
+    def decoder_lost(self, lost: StreamLost | None) -> None:
         """As `stage_lost`."""
         loss = self._note("decoder", lost, self._live.record.next_decoder_block)
         loss.decoder |= lost is not None
@@ -103,7 +103,7 @@ class Recoveries:
         self._last_segment_ms = now
         self.was_active = True
 
-    def _note(self, what: str, lost: LinkLost | None, block: int) -> Loss:
+    def _note(self, what: str, lost: StreamLost | None, block: int) -> Loss:
         if lost:
             log.warning("stream lost", what=what, reason=str(lost), block=block)
         else:
@@ -133,7 +133,7 @@ class Recoveries:
         if self._last_segment_ms:
             done.gap.FromMilliseconds(max(0, now - self._last_segment_ms))
         self.loss = None
-        self._live.house.metrics.recovered(done)
+        self._live.shared.metrics.recovered(done)
         log.info(
             "recovered",
             cause=session_pb2.RecoveryCause.Name(loss.cause),

@@ -21,9 +21,9 @@ from services.gateway.journal.errors import (
 from services.gateway.session import views
 from services.gateway.session.attachment import Response
 from services.gateway.session.conductor import Conductor
-from services.gateway.session.house import House
 from services.gateway.session.live import LiveSession
 from services.gateway.session.over import failed
+from services.gateway.session.shared import Shared
 
 log = structlog.get_logger(__name__)
 MOVES = "the session moves to another gateway; attach again"
@@ -43,8 +43,8 @@ class Elsewhere:
 class Registry:
     """Starts, finds, takes over and gives away sessions."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
         self._conductors: dict[str, Conductor] = {}
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._chores: list[asyncio.Task[None]] = []
@@ -53,7 +53,7 @@ class Registry:
 
     def start(self) -> None:
         """Renew leases and take over orphans from now on."""
-        lease_s = self.house.settings.gateway.lease_s
+        lease_s = self.shared.settings.gateway.lease_s
         chores = (self._every(lease_s / 4, self._renew), self._every(lease_s / 2, self._adopt))
         self._chores = [asyncio.create_task(chore) for chore in chores]
 
@@ -84,7 +84,7 @@ class Registry:
         session = record.session
         if known := self.find(session):
             return known
-        conductor = Conductor(self.house, record, lease, is_taken_over=is_taken_over)
+        conductor = Conductor(self.shared, record, lease, is_taken_over=is_taken_over)
         self._conductors[session] = conductor
         self._runs[session] = asyncio.create_task(self._run(conductor), name=f"session {session}")
         return conductor.live
@@ -98,16 +98,16 @@ class Registry:
             check_tenant(live.record, tenant)
             return live
         try:
-            summary = await self.house.journal.summary(session)
+            summary = await self.shared.journal.summary(session)
         except NoSuchSession:
             raise SessionNotFound(f"no session {session}") from None
         check_tenant(summary.record, tenant)
         if summary.record.end:
-            return await self.house.journal.load(session)
-        if summary.owner != self.house.owner or not summary.lease_left_s or session in self._takeovers:
+            return await self.shared.journal.load(session)
+        if summary.owner != self.shared.owner or not summary.lease_left_s or session in self._takeovers:
             with suppress(LeaseHeld, SessionEnded):
                 return await self._take_over(session)
-        if summary.owner == self.house.owner:
+        if summary.owner == self.shared.owner:
             raise NotReady(f"session {session} is just coming to this gateway, or leaving it")
         return Elsewhere(summary.owner.split("/")[0])
 
@@ -122,7 +122,7 @@ class Registry:
     async def drain(self, deadline_s: float) -> None:
         """Give all sessions to other gateways; without a journal that they share, let the sessions end."""
         self.is_leaving = True
-        if self.house.settings.gateway.redis_url:
+        if self.shared.settings.gateway.redis_url:
             await asyncio.gather(*map(self._give_away, list(self._conductors)))
             return
         runs = list(self._runs.values())
@@ -163,7 +163,7 @@ class Registry:
         finally:
             if self._conductors.get(session) is conductor:
                 del self._conductors[session], self._runs[session]
-            self.house.metrics.forget(session)
+            self.shared.metrics.forget(session)
 
     async def _take_over(self, session: str) -> LiveSession:
         """Once for all who find it at a time, whoever of them stays."""
@@ -178,8 +178,8 @@ class Registry:
         return await asyncio.shield(takeover)
 
     async def _claim(self, session: str) -> LiveSession:
-        journal, settings = self.house.journal, self.house.settings.gateway
-        lease = await journal.claim(session, self.house.owner, settings.lease_s)
+        journal, settings = self.shared.journal, self.shared.settings.gateway
+        lease = await journal.claim(session, self.shared.owner, settings.lease_s)
         record = await journal.load(session)
         log.info("session taken over", session=session, epoch=lease.epoch)
         live = self.run(record, lease, is_taken_over=True)
@@ -190,7 +190,7 @@ class Registry:
     async def _renew(self) -> None:
         """One after the other, so that segments need not wait for all of them."""
         sessions = self.sessions
-        spread_s = self.house.settings.gateway.lease_s / 8
+        spread_s = self.shared.settings.gateway.lease_s / 8
 
         async def renew(place: int, live: LiveSession) -> None:
             await asyncio.sleep(spread_s * place / len(sessions))
@@ -210,7 +210,7 @@ class Registry:
     async def _adopt(self) -> None:
         if self.is_leaving:
             return
-        for session in await self.house.journal.orphans(NUM_ORPHANS):
+        for session in await self.shared.journal.orphans(NUM_ORPHANS):
             if session not in self._conductors:
                 with suppress(JournalError):
                     await self._take_over(session)

@@ -334,7 +334,7 @@ async def town(
         async with built(stages, decoders, tenants, gateway) as place:
             if is_ready:
                 await until(lambda: all(machine.num_watchers for machine in (*stages, *decoders)))
-                await until(lambda: place.registry.house.admission.has_stages or not stages)
+                await until(lambda: place.registry.shared.admission.has_stages or not stages)
             yield place
     finally:
         for machine in (*stages, *decoders):

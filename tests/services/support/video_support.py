@@ -100,7 +100,7 @@ async def web_town(
                 people = {name: Tenant(channel, name) for name in tenants}
                 anybody = people[tenants[0]]
                 place = WebTown(server, registry, stages, decoders, channel, anybody, people)
-                await until(lambda: registry.house.admission.has_stages)
+                await until(lambda: registry.shared.admission.has_stages)
                 await until(lambda: all(machine.num_watchers for machine in (*stages, *decoders)))
                 yield place
         finally:

@@ -222,7 +222,7 @@ async def test_tokens_of_others_and_expired_ones() -> None:
         viewer = await place.anybody.token(name)
         attach = json.dumps({"attach": {"resumeToken": viewer, "role": "CONNECT_ROLE_CONTROLLER"}})
         assert (await closed(place, name, attach))[0] == 4403
-        old, _ = place.registry.house.tokens.issue(name.removeprefix("sessions/"), "acme", "viewer", -1.0)
+        old, _ = place.registry.shared.tokens.issue(name.removeprefix("sessions/"), "acme", "viewer", -1.0)
         code, problem = await closed(place, name, json.dumps({"attach": {"resumeToken": old}}))
         assert (code, problem["reason"]) == (4401, "EXPIRED_CREDENTIAL")
 

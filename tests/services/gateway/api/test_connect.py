@@ -86,7 +86,7 @@ async def test_an_expired_token_is_refused_as_such(monkeypatch: pytest.MonkeyPat
     async with town(tenants=["acme"]) as place:
         name = await place.anybody.name()
         token = await place.anybody.token(name, ttl_s=10)
-        monkeypatch.setattr(place.registry.house.tokens, "_clock", lambda: time.time() + 11)
+        monkeypatch.setattr(place.registry.shared.tokens, "_clock", lambda: time.time() + 11)
         with fails("UNAUTHENTICATED EXPIRED_CREDENTIAL"):
             await refused(place.anybody.leg(with_credential=False), resume_token=token)
 

@@ -191,7 +191,7 @@ async def test_streams_that_never_attach_are_bounded_and_end(monkeypatch: pytest
             growth.append(memory_bytes() - before)
             before += growth[-1]
         assert growth[-1] <= FLAT_BYTES, f"each thousand takes more: {growth}"
-        await until(lambda: not place.registry.house.admission.num_busy)
+        await until(lambda: not place.registry.shared.admission.num_busy)
         await check_healthy(place)
 
 

@@ -95,9 +95,9 @@ async def test_the_queue_and_those_who_wait() -> None:
             assert (views[first].num_viewers, views[first].has_controller) == (1, True)
             await leg.until(lambda: leg.segments)
         await place.anybody.delete(first)
-        await until(lambda: place.registry.house.admission.queue_length == 1)
+        await until(lambda: place.registry.shared.admission.queue_length == 1)
         await place.anybody.delete(waiting[0])
-        await until(lambda: place.registry.house.admission.queue_length == 0)
+        await until(lambda: place.registry.shared.admission.queue_length == 0)
         found = await overview(place)
         assert not found.queue.HasField("last_eta"), "nobody waits"
 
@@ -193,7 +193,7 @@ async def test_models_come_with_the_default_first() -> None:
     stages = [FakeStage(model=name, max_blocks=number) for number, name in enumerate(("zebra", "ant"))]
     stages.append(FakeStage(model="demo", example_prompts=examples))
     async with http_town(stages=stages, max_sessions_per_tenant=5) as place:
-        admission = place.town.registry.house.admission
+        admission = place.town.registry.shared.admission
         await until(lambda: len(admission.models) == 3)
         found = await place.town.anybody.call("ListModels", session_pb2.ListModelsRequest())
         assert [(model.name, model.is_default) for model in found.models] == [

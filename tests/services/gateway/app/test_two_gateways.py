@@ -86,7 +86,7 @@ async def pair(redis: RedisServer, **gateway: Any) -> AsyncIterator[Pair]:
             server, registry = await stack.enter_async_context(running(own))
             channel = await stack.enter_async_context(open_channel(server.port))
             gateways.append(Gateway(server, registry, Tenant(channel, "acme"), Tenant(channel, "other")))
-        await until(lambda: all(one.registry.house.admission.has_stages for one in gateways))
+        await until(lambda: all(one.registry.shared.admission.has_stages for one in gateways))
         await until(lambda: stage.num_watchers == decoder.num_watchers == 2)
         yield Pair(*gateways, stage)
 
@@ -260,10 +260,10 @@ async def test_an_owner_that_nobody_reaches_is_waited_for_so_long(
 ) -> None:
     monkeypatch.setattr(servicer, "CHANGING_S", 0.2)
     async with pair(redis) as both:
-        house = both.first.registry.house
+        shared = both.first.registry.shared
         request = pb.CreateSessionRequest(request_id=fresh_id(), spec={"prompts": {0: PROMPT}})
-        new = creation.complete(request, "acme", house)
-        await house.journal.create(new, "127.0.0.1:1/far", 60.0)
+        new = creation.complete(request, "acme", shared)
+        await shared.journal.create(new, "127.0.0.1:1/far", 60.0)
         with fails("UNAVAILABLE NOT_READY"):
             await both.second.acme.get(f"sessions/{new.session}")
         with fails("UNAVAILABLE NOT_READY"):

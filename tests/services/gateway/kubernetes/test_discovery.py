@@ -51,7 +51,7 @@ async def cluster(
         settings = replace(gateway_settings([], []), kubernetes=kubernetes_settings(server.url, **fields))
         async with running(settings) as (gateway, registry), open_channel(gateway.port) as channel:
             await until(lambda: all(machine.num_watchers for machine in (*stages, *decoders)))
-            await until(lambda: registry.house.admission.has_stages or not stages)
+            await until(lambda: registry.shared.admission.has_stages or not stages)
             yield Town(gateway, registry, stages, decoders, channel, Tenant(channel, None)), server
         assert not server.watches or await emptied(server)
     finally:
@@ -119,7 +119,7 @@ async def test_told_by_the_api_and_by_the_stage_a_session_moves_once(first: str)
             await leg.until_segments(3)
             old = busy(stages)
             new = other(stages, old)
-            peer = place.registry.house.admission._stages._pool.peers[old.address]
+            peer = place.registry.shared.admission._stages._pool.peers[old.address]
             if first == "stage":
                 old.begin_drain(60.0)
                 await more(leg, 1)
@@ -142,7 +142,7 @@ async def test_a_session_whose_pod_goes_stays_until_there_is_another_place() -> 
         async with place.anybody.attached(name) as leg:
             await leg.until_segments(3)
             publish(server, stages[0], pod_of(stages[0]), terminating=True)
-            await until(lambda: place.registry.house.admission.num_urgent == 1)
+            await until(lambda: place.registry.shared.admission.num_urgent == 1)
             await more(leg)
             async with FakeStage(block_s=0.02) as late:
                 publish(server, late, "late")
@@ -172,7 +172,7 @@ async def test_sessions_go_on_while_the_api_server_is_away() -> None:
             server.remove("endpointslices", f"stage-{pod_of(old)}")
             await server.start()
             await until(lambda: place.metric("cascade_cluster_connected", kind="stage") == 1)
-            await until(lambda: old.address not in place.registry.house.admission._stages._pool.peers)
+            await until(lambda: old.address not in place.registry.shared.admission._stages._pool.peers)
             await more(leg)
             assert_gapless(leg)
 
@@ -183,7 +183,7 @@ async def test_a_pod_at_the_address_of_another_is_another_server() -> None:
         name = await place.anybody.name()
         async with place.anybody.attached(name) as leg:
             await leg.until_segments(3)
-            peers = place.registry.house.admission._stages._pool.peers
+            peers = place.registry.shared.admission._stages._pool.peers
             before = peers[stages[0].address]
             server.put("pods", pod_object("next"))
             host, _, port = stages[0].address.partition(":")

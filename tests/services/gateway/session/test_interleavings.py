@@ -72,9 +72,9 @@ def asks(*names: str) -> Callable[..., bool]:
 async def orphan(place: Town) -> str:
     """The id of a session whose owner is gone."""
     request = pb.CreateSessionRequest(request_id=fresh_id(), spec={"prompts": {0: PROMPT}})
-    house = place.registry.house
-    new = creation.complete(request, "default", house)
-    await house.journal.create(new, "127.0.0.1:1/gone", 0.0)
+    shared = place.registry.shared
+    new = creation.complete(request, "default", shared)
+    await shared.journal.create(new, "127.0.0.1:1/gone", 0.0)
     return new.session
 
 
@@ -168,7 +168,7 @@ async def test_a_conductor_that_leaves_late_does_not_take_its_successor_along() 
         name = await place.anybody.name()
         await place.anybody.until_state(name, "ACTIVE")
         registry, session = place.registry, name.removeprefix("sessions/")
-        journal, owner = registry.house.journal, registry.house.owner
+        journal, owner = registry.shared.journal, registry.shared.owner
         former = registry._runs[session]
         registry._conductors.pop(session)
         lease = await journal.claim(session, owner, 5.0)
@@ -371,4 +371,4 @@ async def test_a_session_that_left_leaves_no_number_behind() -> None:
             await leg.until_segments(2)
         place.registry._runs[name.removeprefix("sessions/")].cancel()
         await until(lambda: not place.registry.sessions)
-        assert not place.registry.house.metrics._due
+        assert not place.registry.shared.metrics._due

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from services.gateway.peers.endpoints import Endpoint
-from services.gateway.peers.link import LinkLost
 from services.gateway.peers.peer import Peer
+from services.gateway.peers.stream import StreamLost
 from services.gateway.placement.slots import Slot
 from services.gateway.session import keeper as module
 from services.gateway.session.keeper import Keeper
@@ -33,8 +33,8 @@ class Accounts:
         return lambda slot: None
 
 
-class FakeLink:
-    """Ends as it is told to: `in order`, with LinkLost, or not at all."""
+class FakeStream:
+    """Ends as it is told to: `in order`, with StreamLost, or not at all."""
 
     def __init__(self, end: str) -> None:
         self.is_open = True
@@ -47,7 +47,7 @@ class FakeLink:
         self.running.set()
         await self._closed.wait()
         if self._end == "lost":
-            raise LinkLost("ended its status stream")
+            raise StreamLost("ended its status stream")
         if self._end == "never":
             await asyncio.Event().wait()
 
@@ -61,10 +61,10 @@ class Place:
     def __init__(self, end: str) -> None:
         self.accounts = Accounts()
         self.peers = {name: Peer[Any](name, None) for name in "ab"}  # type: ignore[arg-type]
-        self.links = {"a": FakeLink(end), "b": FakeLink("in order")}
-        self.losses: list[LinkLost | None] = []
+        self.streams = {"a": FakeStream(end), "b": FakeStream("in order")}
+        self.losses: list[StreamLost | None] = []
         self.keeper: Keeper[Any] = Keeper(
-            self.slot("a"), find=self.find, open_link=self.open, lost=self.losses.append, progress=lambda: 0
+            self.slot("a"), find=self.find, open_stream=self.open, lost=self.losses.append, progress=lambda: 0
         )
 
     def slot(self, name: str) -> Slot[Any]:
@@ -74,8 +74,8 @@ class Place:
         assert avoid == {"a"}
         return self.slot("b")
 
-    async def open(self, peer: Peer[Any]) -> FakeLink:
-        return self.links[peer.address]
+    async def open(self, peer: Peer[Any]) -> FakeStream:
+        return self.streams[peer.address]
 
 
 @pytest.mark.parametrize("end", ["in order", "lost", "never"])
@@ -87,15 +87,15 @@ async def test_a_move_is_one_however_the_old_stream_ends(
     place = Place(end)
     running = asyncio.create_task(place.keeper.run())
     async with asyncio.timeout(WAIT_S):
-        await place.links["a"].running.wait()
+        await place.streams["a"].running.wait()
         if announcement == "in-band":
             place.keeper.drain()
         else:
             place.peers["a"].notice(Endpoint("a", is_terminating=True))
-        await place.links["b"].running.wait()
+        await place.streams["b"].running.wait()
         assert place.losses == [None], "on purpose"
         assert place.accounts.blamed == []
         assert place.accounts.released == ["a"]
-        place.links["b"].close()
+        place.streams["b"].close()
         await running
     assert place.accounts.released == ["a", "b"]

@@ -404,7 +404,7 @@ async def test_the_place_of_a_lost_stream_is_free_again() -> None:
         place.decoder.fail(5, SessionLost("lost"))
         check_whole(await play(place))
         await until(lambda: not place.stage.sessions and not place.decoder.sessions)
-        assert place.registry.house.admission.num_busy == 0
+        assert place.registry.shared.admission.num_busy == 0
 
 
 async def test_a_decoder_with_another_encoder_gives_another_init() -> None:

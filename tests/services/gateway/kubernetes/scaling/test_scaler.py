@@ -47,10 +47,10 @@ async def fill(gateway: Gateway, *stages: FakeStage) -> None:
 
 async def queue(gateway: Gateway, number: int) -> None:
     """So many more sessions that wait."""
-    before = gateway.registry.house.admission.queue_length
+    before = gateway.registry.shared.admission.queue_length
     for _ in range(number):
         await gateway.tenant.create()
-    assert gateway.registry.house.admission.queue_length == before + number
+    assert gateway.registry.shared.admission.queue_length == before + number
 
 
 # One gateway.
@@ -84,7 +84,7 @@ async def test_before_all_pods_have_reported_there_is_no_number() -> None:
     """A low one would kill pods. The metric itself is known: without it the HPA would fall back to CPU."""
     async with scaled(stages=[FakeStage(), NOBODY]) as town:
         gateway = await town.add()
-        await until(lambda: gateway.registry.house.admission.has_stages)
+        await until(lambda: gateway.registry.shared.admission.has_stages)
         assert (await gateway.stage.spec()).metricName == "cascade-desired-stage-pods"
         with fails("UNAVAILABLE NOT_READY"):
             await gateway.stage.value("cascade-desired-stage-pods")
@@ -138,7 +138,7 @@ async def test_it_comes_down_only_after_the_time_set(after_s: float, expected: i
         await gateway.until_replicas(4)
         for name in names:
             await gateway.tenant.delete(name)
-        await until(lambda: not gateway.registry.house.admission.num_busy)
+        await until(lambda: not gateway.registry.shared.admission.num_busy)
         await until(lambda: gateway.metric("cascade_queued_sessions") == 0)
         assert await gateway.until_replicas(expected) == expected
 
@@ -440,7 +440,7 @@ async def test_the_queue_of_a_gateway_that_dies_is_forgotten(redis: RedisServer)
         first.registry.is_leaving = True
         first.making.cancel()
         await asyncio.gather(first.registry.close(), first.server._grpc.stop(None))
-        admission = second.registry.house.admission
+        admission = second.registry.shared.admission
         await until(lambda: redis.command("HLEN", "cascade:{scaler}:gateways") == ":1\r\n")
         await until(lambda: second.metric("cascade_queued_sessions") == admission.queue_length)
         assert await second.replicas() == 5, "hysteresis bridges the takeover"

@@ -18,8 +18,8 @@ from services.gateway.journal import (
     Record,
     SegmentMade,
 )
-from services.gateway.peers.decoder_link import DecoderLink, DecoderPeer
-from services.gateway.peers.stage_link import StageLink, StagePeer
+from services.gateway.peers.decoder_stream import DecoderPeer, DecoderStream
+from services.gateway.peers.stage_stream import StagePeer, StageStream
 from services.gateway.placement.admission import Seats
 from services.gateway.placement.slots import Slot, Wish
 from services.gateway.session import views
@@ -36,8 +36,8 @@ LOOKAHEAD = 3
 """Blocks beyond the last that a stage may make at a time, so that a pause takes effect soon."""
 
 
-class Player:
-    """Host of the links to stage and decoder (see their Protocols); `run` makes video."""
+class Production:
+    """Host of the streams to stage and decoder (see their Protocols); `run` makes video."""
 
     def __init__(self, live: LiveSession, recoveries: Recoveries, seats: Seats) -> None:
         self._live = live
@@ -46,20 +46,20 @@ class Player:
         self._stage: Keeper[stage_pb2.StageStatus] = Keeper(
             seats.stage,
             find=self._find_stage,
-            open_link=self._open_stage,
+            open_stream=self._open_stage,
             lost=recoveries.stage_lost,
             progress=lambda: live.record.next_stage_block,
         )
         self._decoder: Keeper[decoder_pb2.DecoderStatus] = Keeper(
             seats.decoder,
             find=self._find_decoder,
-            open_link=self._open_decoder,
+            open_stream=self._open_decoder,
             lost=recoveries.decoder_lost,
             progress=lambda: live.record.next_decoder_block,
         )
 
     async def run(self) -> None:
-        """Until the places are given away during a pause. Raises SessionOver, LinkLost."""
+        """Until the places are given away during a pause. Raises SessionOver, StreamLost."""
         try:
             await self._live.begin_epoch()
             await race(self._make(), self._decoder.run(), self._give_away(), self._complete())
@@ -128,7 +128,7 @@ class Player:
     def _slots(self) -> list[Slot[Any]]:
         return [self._stage.slot, self._decoder.slot]
 
-    # Host of the links.
+    # Host of the streams.
 
     @property
     def record(self) -> Record:
@@ -163,8 +163,8 @@ class Player:
 
     async def block_made(self, block: stage_pb2.GenerateResponse.Block) -> None:
         latents = block.block
-        self._live.house.metrics.block_made(block)
-        self._live.house.traces.made(self.record.session, block)
+        self._live.shared.metrics.block_made(block)
+        self._live.shared.traces.made(self.record.session, block)
         change = LatentsMade(latents.index, latents.SerializeToString())
         await self._live.write(change, is_urgent=False)
         self._tell_made(block)
@@ -186,7 +186,7 @@ class Player:
         words = tuple(applied.unknown_words)
         await self._live.write(PromptApplied(request_id, touched, full, now_ms(), words))
         if done := self.record.find_prompt(request_id):
-            self._live.house.metrics.prompt_applied(done)
+            self._live.shared.metrics.prompt_applied(done)
         self._live.tell_receipt(request_id)
 
     async def switch_answered(self, request_id: str, refusal: bytes) -> None:
@@ -215,8 +215,8 @@ class Player:
         await self._live.write(*changes, is_urgent=False)
         self._recoveries.segment_made(block)
         self._live.publish_segment(block)
-        self._live.house.metrics.segment_made(self.record, segments, is_first=is_first)
-        self._live.house.traces.delivered(self.record.session, epoch, segments)
+        self._live.shared.metrics.segment_made(self.record, segments, is_first=is_first)
+        self._live.shared.traces.delivered(self.record.session, epoch, segments)
 
     async def stage_draining(self) -> None:
         self._stage.drain()
@@ -226,11 +226,11 @@ class Player:
 
     # Places and streams.
 
-    async def _open_stage(self, peer: StagePeer) -> StageLink:
-        return StageLink(self, peer, await self._epoch_for("stage"), self._live.house.settings)
+    async def _open_stage(self, peer: StagePeer) -> StageStream:
+        return StageStream(self, peer, await self._epoch_for("stage"), self._live.shared.settings)
 
-    async def _open_decoder(self, peer: DecoderPeer) -> DecoderLink:
-        return DecoderLink(self, peer, await self._epoch_for("decoder"), self._live.house.settings)
+    async def _open_decoder(self, peer: DecoderPeer) -> DecoderStream:
+        return DecoderStream(self, peer, await self._epoch_for("decoder"), self._live.shared.settings)
 
     async def _epoch_for(self, what: str) -> int:
         """The first streams share one; each that replaces another has the next."""
@@ -239,14 +239,14 @@ class Player:
         return self._live.lease.epoch if is_first else await self._live.next_epoch()
 
     async def _find_stage(self, avoid: Collection[str]) -> Slot[stage_pb2.StageStatus]:
-        house = self._live.house
-        async with or_over(None if avoid else house.settings.gateway.recovery_timeout_s, "stage"):
-            return await house.admission.stage(wish_of(self._live), avoid)
+        shared = self._live.shared
+        async with or_over(None if avoid else shared.settings.gateway.recovery_timeout_s, "stage"):
+            return await shared.admission.stage(wish_of(self._live), avoid)
 
     async def _find_decoder(self, avoid: Collection[str]) -> Slot[decoder_pb2.DecoderStatus]:
-        house = self._live.house
-        async with or_over(None if avoid else house.settings.gateway.recovery_timeout_s, "decoder"):
-            return await house.admission.decoder(wish_of(self._live), avoid)
+        shared = self._live.shared
+        async with or_over(None if avoid else shared.settings.gateway.recovery_timeout_s, "decoder"):
+            return await shared.admission.decoder(wish_of(self._live), avoid)
 
 
 def wish_of(live: LiveSession, *, is_resumed: bool = False) -> Wish:

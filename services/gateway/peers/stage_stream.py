@@ -12,8 +12,8 @@ from services.common.wakeup import Wakeup
 from services.gateway.base.settings import Settings
 from services.gateway.journal import Prompt, Record
 from services.gateway.journal.switch_modes import MODES
-from services.gateway.peers.link import LinkLost, converse, metadata, next_message, watch_stall
 from services.gateway.peers.pool import Peer
+from services.gateway.peers.stream import StreamLost, converse, metadata, next_message, watch_stall
 
 Request = stage_pb2.GenerateRequest
 Response = stage_pb2.GenerateResponse
@@ -23,7 +23,7 @@ MAX_PROMPTS = 1024
 
 
 class StageHost(Protocol):
-    """The session, as its link to the stage sees it."""
+    """The session, as its stream to the stage sees it."""
 
     @property
     def record(self) -> Record: ...
@@ -49,7 +49,7 @@ class StageHost(Protocol):
     async def stage_draining(self) -> None: ...
 
 
-class StageLink:
+class StageStream:
     """One Generate stream, from Open to its end."""
 
     def __init__(self, host: StageHost, peer: StagePeer, epoch: int, settings: Settings) -> None:
@@ -66,7 +66,7 @@ class StageLink:
         self._ended = stage_pb2.GenerateResponse.Ended.REASON_UNSPECIFIED
 
     async def run(self) -> int:
-        """The reason of a stream that ended without an error (Ended.Reason). Raises LinkLost."""
+        """The reason of a stream that ended without an error (Ended.Reason). Raises StreamLost."""
         stub = stage_pb2_grpc.StageServiceStub(self._peer.channel)
         call = stub.Generate(metadata=metadata(self._settings.peer, self._host.record.session, self._epoch))
         watch = watch_stall("block", self._settings.gateway.stall_timeout_s, self._owed)
@@ -135,7 +135,7 @@ class StageLink:
         timeouts = self._settings.gateway
         first = await next_message(call, timeouts.open_timeout_s, "answer to Open")
         if first is grpc.aio.EOF or not first.HasField("opened"):
-            raise LinkLost(f"{self._peer.address}: the first message is not `opened`")
+            raise StreamLost(f"{self._peer.address}: the first message is not `opened`")
         await self._host.stage_opened(first.opened)
         self.is_open = True
         self.on_open()
@@ -143,7 +143,7 @@ class StageLink:
         while (message := await call.read()) is not grpc.aio.EOF:
             await self._take(message)
         if not self._ended:
-            raise LinkLost(f"{self._peer.address}: the stream ended without `ended`")
+            raise StreamLost(f"{self._peer.address}: the stream ended without `ended`")
 
     def _owed(self) -> int | None:
         block = self._host.record.next_stage_block
@@ -170,7 +170,7 @@ class StageLink:
     def _next_scheduled(self) -> str:
         """The timeline's entry that takes effect next, as the journal names it."""
         if not self._scheduled:
-            raise LinkLost(f"{self._peer.address}: a receipt for no entry of the timeline")
+            raise StreamLost(f"{self._peer.address}: a receipt for no entry of the timeline")
         return f"create/{self._scheduled.popleft()}"
 
 
@@ -178,7 +178,7 @@ def context_blocks(record: Record, peer: StagePeer) -> list[int]:
     """Blocks whose latents a session that opens at the next block brings: see ModelInfo.sink_blocks."""
     start = record.next_stage_block
     if peer.status is None:
-        raise LinkLost(f"{peer.address}: gone")
+        raise StreamLost(f"{peer.address}: gone")
     model = peer.status.model
     sink = range(min(model.sink_blocks, start))
     return sorted({*sink, *range(max(0, start - model.context_blocks), start)})

@@ -15,7 +15,7 @@ from services.gateway.session.traces import BlockTraces
 
 
 @dataclass(frozen=True)
-class House:
+class Shared:
     """One per process."""
 
     settings: Settings

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 
@@ -13,6 +13,7 @@ from services.common.remote import RemoteError, remote_error
 from services.common.streams import BROKEN
 from services.gateway.base.settings import PeerSettings
 from services.gateway.journal.errors import InvalidEntry, OutOfOrder
+from services.gateway.peers.peer import Peer
 
 STATUS_S = 1.0
 """For the status of a stream that broke while we wrote."""
@@ -23,20 +24,7 @@ LOOKS = 4
 Task = asyncio.Future[None]
 
 
-class Watched(Protocol):
-    """A peer whose end can be waited for."""
-
-    @property
-    def address(self) -> str:
-        """`host:port`."""
-        ...
-
-    async def wait_gone(self) -> str:
-        """Returns why."""
-        ...
-
-
-class LinkLost(Exception):
+class StreamLost(Exception):
     """The stream is over before its time: the peer died, fell silent, stalled, or gave up the session."""
 
     def __init__(self, reason: str, error: RemoteError | None = None) -> None:
@@ -58,25 +46,27 @@ def credential(api_key_file: Path | None) -> tuple[tuple[str, str], ...]:
 
 
 async def converse(
-    call: Any, peer: Watched, read: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]
+    call: Any, peer: Peer[Any], read: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]
 ) -> None:
-    """Until `read` returns; `others` write, or watch. Raises LinkLost, or what one of them raises of its own;
-    the stream is over then."""
+    """Until `read` returns; `others` write, or watch. Raises StreamLost, or what one of them raises of its
+    own; the stream is over then."""
     reading = asyncio.ensure_future(read)
     tasks: list[Task] = [reading, *map(asyncio.ensure_future, others), asyncio.ensure_future(lose(peer))]
     try:
         (await first_end(reading, tasks)).result()
     except grpc.aio.AioRpcError as error:
-        raise LinkLost(f"{peer.address}: {error.details()}", remote_error(error)) from None
+        raise StreamLost(f"{peer.address}: {error.details()}", remote_error(error)) from None
     except BROKEN as error:
-        raise LinkLost(f"{peer.address}: the stream broke: {error}") from None
+        raise StreamLost(f"{peer.address}: the stream broke: {error}") from None
     except (OutOfOrder, InvalidEntry) as error:
-        raise LinkLost(f"{peer.address}: what came is not of this session: {error}") from None
+        raise StreamLost(f"{peer.address}: what came is not of this session: {error}") from None
     except asyncio.CancelledError:
         ours = asyncio.current_task()
         if ours and ours.cancelling():
             raise
-        raise LinkLost(f"{peer.address}: the channel was closed") from None  # grpc cancels whoever reads then
+        raise StreamLost(
+            f"{peer.address}: the channel was closed"
+        ) from None  # grpc cancels whoever reads then
     finally:
         for task in tasks:
             task.cancel()
@@ -97,22 +87,22 @@ async def first_end(reading: Task, tasks: list[Task]) -> Task:
             return reading if reading.done() else failed[0]
 
 
-async def lose(peer: Watched) -> None:
-    """Raises LinkLost when the peer is gone."""
-    raise LinkLost(await peer.wait_gone())
+async def lose(peer: Peer[Any]) -> None:
+    """Raises StreamLost when the peer is gone."""
+    raise StreamLost(await peer.wait_gone())
 
 
 async def next_message(call: Any, deadline_s: float, what: str) -> Any:
-    """The next message; EOF at the end of the stream. Raises LinkLost after the deadline."""
+    """The next message; EOF at the end of the stream. Raises StreamLost after the deadline."""
     try:
         async with asyncio.timeout(deadline_s):
             return await call.read()
     except TimeoutError:
-        raise LinkLost(f"no {what} within {deadline_s:g} s") from None
+        raise StreamLost(f"no {what} within {deadline_s:g} s") from None
 
 
 async def watch_stall(what: str, limit_s: float, owed: Callable[[], int | None]) -> None:
-    """Raises LinkLost when something owed does not come: `owed` gives its number, None while nothing is."""
+    """Raises StreamLost when something owed does not come: `owed` gives its number, None while nothing is."""
     seen, since = None, time.monotonic()
     while True:
         await asyncio.sleep(limit_s / LOOKS)
@@ -120,4 +110,4 @@ async def watch_stall(what: str, limit_s: float, owed: Callable[[], int | None])
         if number is None or number != seen:
             seen, since = number, time.monotonic()
         elif time.monotonic() - since >= limit_s:
-            raise LinkLost(f"no {what} within {limit_s:g} s")
+            raise StreamLost(f"no {what} within {limit_s:g} s")

@@ -9,8 +9,8 @@ from cascade.v1 import common_pb2, decoder_pb2, session_pb2
 from services.common.wakeup import Wakeup
 from services.gateway.base.settings import Settings
 from services.gateway.journal import Record
-from services.gateway.peers.link import LinkLost, converse, metadata, next_message, watch_stall
 from services.gateway.peers.pool import Peer
+from services.gateway.peers.stream import StreamLost, converse, metadata, next_message, watch_stall
 from services.gateway.peers.wire import field
 
 METHOD = "/cascade.v1.DecoderService/Decode"
@@ -20,7 +20,7 @@ DecoderPeer = Peer[decoder_pb2.DecoderStatus]
 
 
 class DecoderHost(Protocol):
-    """The session, as its link to the decoder sees it."""
+    """The session, as its stream to the decoder sees it."""
 
     @property
     def record(self) -> Record: ...
@@ -37,7 +37,7 @@ class DecoderHost(Protocol):
     async def decoder_draining(self) -> None: ...
 
 
-class DecoderLink:
+class DecoderStream:
     """One Decode stream, from Open to its end."""
 
     def __init__(self, host: DecoderHost, peer: DecoderPeer, epoch: int, settings: Settings) -> None:
@@ -54,7 +54,7 @@ class DecoderLink:
         self._ended = False
 
     async def run(self) -> None:
-        """Until the stream ended because of `close`. Raises LinkLost."""
+        """Until the stream ended because of `close`. Raises StreamLost."""
         open_call: Any = self._peer.channel.stream_stream(METHOD, None, Response.FromString)
         call = open_call(metadata=metadata(self._settings.peer, self._host.record.session, self._epoch))
         watch = watch_stall("segment", self._settings.gateway.stall_timeout_s, self._owed)
@@ -106,7 +106,7 @@ class DecoderLink:
     async def _read(self, call: Any) -> None:
         first = await next_message(call, self._settings.gateway.open_timeout_s, "answer to Open")
         if first is grpc.aio.EOF or not first.HasField("opened"):
-            raise LinkLost(f"{self._peer.address}: the first message is not `opened`")
+            raise StreamLost(f"{self._peer.address}: the first message is not `opened`")
         self.is_open, self._max_pending = True, first.opened.max_pending_blocks
         self.on_open()
         self._host.wakeup.fire()
@@ -125,7 +125,7 @@ class DecoderLink:
                 case "ended":
                     self._ended = True
         if not self._ended:
-            raise LinkLost(f"{self._peer.address}: the stream ended without `ended`")
+            raise StreamLost(f"{self._peer.address}: the stream ended without `ended`")
 
     def _owed(self) -> int | None:
         block = self._host.record.next_decoder_block

@@ -8,8 +8,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from cascade.v1.stage_pb2 import StageStatus
-from services.gateway.peers.link import LinkLost, converse
 from services.gateway.peers.peer import Peer
+from services.gateway.peers.stream import StreamLost, converse
 
 WAIT_S = 20.0
 
@@ -34,7 +34,7 @@ async def test_a_channel_that_closes_is_a_loss_and_no_cancellation() -> None:
             conversation = asyncio.create_task(converse(call, peer, read()))
             await has_come.wait()
             await channel.close()
-            with pytest.raises(LinkLost, match="channel"):
+            with pytest.raises(StreamLost, match="channel"):
                 await conversation
     finally:
         await server.stop(0)
