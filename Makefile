@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := tests/browser/node_modules
 PAGE := services/web/static
 
-.PHONY: up demo train-demo check settings values golden proto proto-release test test-all images-check bench day clean
+.PHONY: up demo train-demo check settings values golden surface proto proto-release test test-all images-check bench day clean
 
 up: $(STAMP)  ## All services on this machine, and their page at http://localhost:8080; Ctrl-C ends them
 	$(BIN)/cascade up
@@ -40,6 +40,9 @@ values: $(STAMP)  ## What the chart says of its values: schema of the settings, 
 
 golden: $(STAMP)  ## What each values file installs, as tests/chart compares it; read the diff
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest --quiet tests/chart/test_golden.py
+
+surface: $(STAMP)  ## What users rely on by name, as tests/chart compares it; read the diff
+	$(BIN)/python -m tests.surface
 
 proto: $(STAMP)  ## Python stubs from proto/
 	$(BIN)/python proto/generate.py
