@@ -1,4 +1,4 @@
 """The engine: prompts to clean latent blocks, sequentially or as a block cascade over several ranks.
 
-Begin with `engine.Engine`, `request.SessionRequest` and the events in `session`.
+Begin with `cascade_core.engine`, which has `Engine`, `SessionRequest` and the events of a session.
 """

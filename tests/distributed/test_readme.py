@@ -21,12 +21,3 @@ def test_the_library_example() -> None:
     shape = card.latent_shape(card.video.height, card.video.width)
     assert [line for line in lines if line[0].isdigit()] == [f"{n} {shape}" for n in range(9)]
     assert sum("new prompt shows from block" in line for line in lines) == 1
-
-
-def test_every_path_in_the_table_exists() -> None:
-    rows = re.findall(r"^\| (`.*?`.*?) \|", README.read_text(), re.MULTILINE)
-    names = [name for row in rows for name in re.findall(r"`([\w/.]+)`", row)]
-    paths = [name for name in names if "." in name or "/" in name]
-    assert len(paths) > 20
-    folders = (ROOT, ROOT / "cascade_core", ROOT / "services/gateway", ROOT / "services/decoder")
-    assert [path for path in paths if not any((folder / path).exists() for folder in folders)] == []

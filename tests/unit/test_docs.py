@@ -9,12 +9,22 @@ import pytest
 from tests.paths import ROOT
 
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+GUIDES = [*DOCS, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md")), ROOT / "helm/cascade/README.md"]
 CODE = ("services", "cascade_core", "cascade_client", "helm/cascade/templates")
 SUFFIXES = r"(_total|_bucket|_sum|_count|_created)?$"
 PACKAGES = {"cascade_core", "cascade_client"}
 OTHERS = {"cascade_release"}
 """Labels that Prometheus adds."""
+MODULE = r"((?:benchmarks|cascade|demo_world|docs|images|services|tests)[a-z_.]*)"
+RECORD = (
+    r"(?P<number>\d+)\. [^\n]+\n\n\d{4}-\d\d-\d\d, "
+    r"(?P<status>accepted|(changed|superseded) by \d+( and \d+)?)\n\n\S"
+)
 WILD = re.compile(r"CASCADE_[A-Z]+_\*")
+
+
+def called(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 def named(text: str, pattern: str) -> set[str]:
@@ -45,7 +55,7 @@ def code() -> str:
     return "\n".join(sources())
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", GUIDES, ids=called)
 def test_links_lead_somewhere(path: Path) -> None:
     links = named(prose(path), r"\]\(([^)\s]+)\)")
     broken = []
@@ -57,7 +67,47 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", GUIDES, ids=called)
+def test_paths_exist(path: Path) -> None:
+    """A name in backticks that begins with a folder of the repository, whole or with a `*` in it."""
+    folders = "|".join(
+        re.escape(entry.name) for entry in ROOT.iterdir() if entry.is_dir() and entry.name != "out"
+    )
+    names = named(path.read_text(), rf"`((?:{folders})/[\w./*-]*)`")
+    assert sorted(name for name in names if not any(ROOT.glob(name.rstrip("/")))) == []
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=called)
+def test_modules_exist(path: Path) -> None:
+    """What is run with `python -m`, and what an example imports from where."""
+    text = path.read_text()
+    imports = re.findall(rf"^from {MODULE} import (.+)", text, flags=re.MULTILINE)
+    wanted = [(module, "") for module in re.findall(rf"python -m {MODULE}\b", text)]
+    wanted += [(module, name) for module, names in imports for name in names.split(", ")]
+    assert [one for one in wanted if not holds(*one)] == []
+
+
+def holds(module: str, name: str) -> bool:
+    base = ROOT / module.replace(".", "/")
+    sources = [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()]
+    return bool(sources) and (not name or bool(re.search(rf"\b{name}\b", sources[0].read_text())))
+
+
+def test_decisions_are_numbered_and_dated() -> None:
+    """Each with a status; what a status or a text refers to exists; the index has every record once."""
+    index, *records = re.split(r"^## ", (ROOT / "docs/decisions.md").read_text(), flags=re.MULTILINE)
+    numbers = list(range(1, len(records) + 1))
+    heads = [re.match(RECORD, record) for record in records]
+    assert [record.partition("\n")[0] for record, head in zip(records, heads, strict=True) if not head] == []
+    assert [int(head["number"]) for head in heads if head] == numbers
+    statuses = " ".join(head["status"] for head in heads if head)
+    references = re.findall(r"\d+", statuses + " ".join(re.findall(r"\brecords? \d+", "".join(records))))
+    assert {int(reference) for reference in references} <= set(numbers)
+    rows = re.findall(r"\| (\d+) to (\d+) \|", index)
+    assert [number for first, last in rows for number in range(int(first), int(last) + 1)] == numbers
+
+
+@pytest.mark.parametrize("path", DOCS, ids=called)
 def test_settings_exist(path: Path) -> None:
     """Those of the services are in `settings.md`, which is compared with the code; the client has few."""
     known = named((ROOT / "docs/settings.md").read_text(), r"CASCADE_[A-Z0-9_]+")
@@ -67,7 +117,7 @@ def test_settings_exist(path: Path) -> None:
     assert sorted(named(text, r"CASCADE_[A-Z0-9]+(?:_[A-Z0-9]+)+") - known) == []
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCS, ids=called)
 def test_metrics_exist(path: Path, code: str) -> None:
     known = named(code, r"\"(cascade_[a-z0-9_]+)\"") | PACKAGES | OTHERS
     known |= {f"cascade_decoder_{name}" for name in named(code, r"(?:counter|histogram)\(\"(\w+)\"")}
