@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from cascade.v1.session_pb2 import SessionState
 from tests.paths import ROOT
 
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 GUIDES = [*DOCS, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md")), ROOT / "helm/cascade/README.md"]
 CODE = ("services", "cascade_core", "cascade_client", "helm/cascade/templates")
+ARCHITECTURE = ROOT / "docs/architecture.md"
 SUFFIXES = r"(_total|_bucket|_sum|_count|_created)?$"
 PACKAGES = {"cascade_core", "cascade_client"}
 OTHERS = {"cascade_release"}
@@ -105,6 +107,17 @@ def test_decisions_are_numbered_and_dated() -> None:
     assert {int(reference) for reference in references} <= set(numbers)
     rows = re.findall(r"\| (\d+) to (\d+) \|", index)
     assert [number for first, last in rows for number in range(int(first), int(last) + 1)] == numbers
+
+
+def test_the_architecture_shows_what_is_there() -> None:
+    """The states of a session are the contract's; each arrow of a block's way is a step of the table."""
+    processes, way, life = re.findall(r"```mermaid\n(.*?)```", ARCHITECTURE.read_text(), re.DOTALL)
+    assert processes.count("subgraph") == len(re.findall(r"^    end$", processes, re.MULTILINE))
+    states = {state.removeprefix("SESSION_STATE_") for state, _ in SessionState.items()} - {"UNSPECIFIED"}
+    assert named(life, r"\b[A-Z]{5,}\b") == states
+    steps = re.findall(r"^\| (\d+(?:, \d+)*) \|", ARCHITECTURE.read_text(), re.MULTILINE)
+    numbers = [int(number) for step in steps for number in step.split(", ")]
+    assert numbers == list(range(1, len(re.findall(r"->>", way)) + 1))
 
 
 @pytest.mark.parametrize("path", DOCS, ids=called)
