@@ -30,7 +30,7 @@ def called(path: Path) -> str:
 
 
 def named(text: str, pattern: str) -> set[str]:
-    return set(re.findall(pattern, text))
+    return set(re.findall(pattern, text, re.MULTILINE))
 
 
 def prose(path: Path) -> str:
@@ -93,6 +93,12 @@ def holds(module: str, name: str) -> bool:
     base = ROOT / module.replace(".", "/")
     sources = [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()]
     return bool(sources) and (not name or bool(re.search(rf"\b{name}\b", sources[0].read_text())))
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=called)
+def test_make_has_what_is_named(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert sorted(named(path.read_text(), r"(?:`|^ {4})make ([a-z-]+)") - targets) == []
 
 
 def test_decisions_are_numbered_and_dated() -> None:
