@@ -1,1 +1,1 @@
-"""The command `cascade-engine`."""
+"""The command `cascade-engine`: begin with `cli.py`."""

@@ -1,1 +1,1 @@
-"""The causal Wan DiT, its sampler and its text encoder."""
+"""The causal Wan DiT (`model.py`), its sampler and its text encoder. It knows no ranks."""

@@ -1,1 +1,1 @@
-"""The rank processes: what travels to them, and what they do with it."""
+"""The rank processes: what travels to them (`messages.py`), and what they do with it (`runner.py`)."""

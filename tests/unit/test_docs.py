@@ -18,6 +18,17 @@ PACKAGES = {"cascade_core", "cascade_client"}
 OTHERS = {"cascade_release"}
 """Labels that Prometheus adds."""
 MODULE = r"((?:benchmarks|cascade|demo_world|docs|images|services|tests)[a-z_.]*)"
+SOURCES = (
+    "benchmarks",
+    "cascade_client",
+    "cascade_core",
+    "demo_world",
+    "docs",
+    "helm",
+    "proto",
+    "services",
+    "tests",
+)
 RECORD = (
     r"(?P<number>\d+)\. [^\n]+\n\n\d{4}-\d\d-\d\d, "
     r"(?P<status>accepted|(changed|superseded) by \d+( and \d+)?)\n\n\S"
@@ -77,6 +88,19 @@ def test_paths_exist(path: Path) -> None:
     )
     names = named(path.read_text(), rf"`((?:{folders})/[\w./*-]*)`")
     assert sorted(name for name in names if not any(ROOT.glob(name.rstrip("/")))) == []
+
+
+def test_files_that_the_code_names_exist() -> None:
+    """Files of Python in backticks: of any folder, or with the way to them from here or from the top."""
+    files = [file for folder in SOURCES for file in (ROOT / folder).rglob("*.py")]
+    names = {file.name for file in files}
+    missing = []
+    for file in files:
+        for name in named(file.read_text(), r"`((?:\w+/)*\w+\.py)`"):
+            found = (file.parent / name).exists() or (ROOT / name).exists()
+            if not (found if "/" in name else name in names):
+                missing.append((called(file), name))
+    assert missing == []
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=called)

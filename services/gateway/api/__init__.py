@@ -1,1 +1,1 @@
-"""What clients ask of a gateway."""
+"""What clients ask of a gateway, answered here or by the gateway that has the session (`forward.py`)."""

@@ -1,1 +1,1 @@
-"""Assembly of a gateway, and the doors of its services."""
+"""A gateway put together (`assembly.py`), and the doors of its services."""

@@ -1,1 +1,1 @@
-"""Who gets which place, and when."""
+"""Who gets which place, and when: begin with `admission.py`."""

@@ -1,1 +1,1 @@
-"""One session's life."""
+"""One session's life, from its record to its end: begin with `conductor.py`. `registry.py` has them all."""
