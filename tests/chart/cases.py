@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from tests.chart.pairs import pairwise
 from tests.chart.rendering import Rendering, chart_values, render, value_files
+from tests.chart.schemas import VERSIONS
 from tests.chart.switches import SWITCHES, Values, combine, merge
 
 
@@ -15,7 +16,7 @@ class Case:
     files: tuple[str, ...] = ()
     values: Values = field(default_factory=dict)
 
-    def render(self, kube_version: str | None = None) -> Rendering:
+    def render(self, kube_version: str = VERSIONS[-1]) -> Rendering:
         return render(*self.files, set=self.values, kube_version=kube_version)
 
     def all_values(self) -> Values:

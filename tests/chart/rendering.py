@@ -1,4 +1,4 @@
-"""Runs the real helm over the chart and reads what it prints; each rendering is made once per process."""
+"""Runs the real helm over the chart and reads what it prints; each rendering is made once (`kept.py`)."""
 
 import functools
 import json
@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.chart.kept import Printed, kept
 from tests.paths import ROOT
 
 CHART = ROOT / "helm" / "cascade"
@@ -152,15 +153,31 @@ def refusal(*files: str, set: Values | None = None, kube_version: str | None = N
     return done.stderr
 
 
-@functools.cache
+def notes(*files: str, set: Values | None = None) -> str:
+    """What helm tells after an installation. Fails the test with helm's text."""
+    command = ["install", RELEASE, "--dry-run=client", *flags_of(files)]
+    done = on_chart(tuple(command), json.dumps(set or {}, sort_keys=True))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition("\nNOTES:\n")[2]
+
+
 def template(
     files: tuple[str, ...], values: str, kube_version: str | None, release: str, upgrade: bool
-) -> subprocess.CompletedProcess[str]:
-    paths = [part for file in files for part in ("--values", str(CHART / file))]
+) -> Printed:
     version = ["--kube-version", kube_version] if kube_version else []
-    flags = ["--is-upgrade"] if upgrade else []
-    command = ["template", release, str(CHART), "--namespace", NAMESPACE, *paths, "--values", "-"]
-    return helm(*command, *version, *flags, stdin=values)
+    command = ["template", release, *flags_of(files), *version, *(["--is-upgrade"] if upgrade else [])]
+    return on_chart(tuple(command), values)
+
+
+def flags_of(files: Sequence[str]) -> list[str]:
+    """For the chart's own values files, and more values on stdin."""
+    paths = [part for file in files for part in ("--values", str(CHART / file))]
+    return [str(CHART), "--namespace", NAMESPACE, *paths, "--values", "-"]
+
+
+@functools.cache
+def on_chart(command: tuple[str, ...], values: str) -> Printed:
+    return kept(lambda: helm(*command, stdin=values), CHART, HELM, [*command, values])
 
 
 def helm(

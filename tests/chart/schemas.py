@@ -31,15 +31,22 @@ CUSTOM = {
 
 def complaints(document: dict[str, Any], version: str) -> list[str]:
     """What a Kubernetes of that minor would refuse; unknown fields are refused too."""
-    kind, api = document["kind"], document["apiVersion"]
-    if (api, kind) in CUSTOM:
+    if (document["apiVersion"], document["kind"]) in CUSTOM:
         return []
+    return list(complaints_about(json.dumps(document), version))
+
+
+@functools.cache
+def complaints_about(text: str, version: str) -> tuple[str, ...]:
+    """By the document's JSON: most are alike in many installations."""
+    document = json.loads(text)
+    kind, api = document["kind"], document["apiVersion"]
     name = f"{kind}/{document['metadata']['name']}"
     validator = schema(kind, api, version)
     if validator is None:
-        return [f"{name}: Kubernetes {version} has no {api} {kind}"]
+        return (f"{name}: Kubernetes {version} has no {api} {kind}",)
     found = sorted(validator.iter_errors(document), key=lambda error: list(map(str, error.path)))
-    return [f"{name} {'.'.join(map(str, error.path))}: {error.message[:200]}" for error in found]
+    return tuple(f"{name} {'.'.join(map(str, error.path))}: {error.message[:200]}" for error in found)
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Files that the chart writes for the services are read here by those services' own readers."""
 
+import copy
 import hashlib
 from pathlib import Path
 
@@ -82,4 +83,12 @@ def test_a_broken_card_is_seen(tmp_path: Path) -> None:
     broken = {"model": {"name": "mine", "card": 'name = "mine"\nno_such_key = 1\n'}, "weights": weights}
     rendering = render(set=broken)
     with pytest.raises(InvalidConfig, match="no_such_key"):
+        settings_of(rendering, rendering.workload("stage"), tmp_path)
+
+
+def test_misspelt_variables_are_found(tmp_path: Path) -> None:
+    """The oracle of properties/start.py does see a mistake."""
+    rendering = copy.deepcopy(render())
+    rendering.workload("stage").main["env"].append({"name": "CASCADE_STAGE_MODLE", "value": "demo"})
+    with pytest.raises(InvalidConfig, match="CASCADE_STAGE_MODLE"):
         settings_of(rendering, rendering.workload("stage"), tmp_path)

@@ -222,3 +222,10 @@ def pattern_of(sentence: str) -> str:
     """What stands in for a value matches anything."""
     parts = re.split(r"\{\{.*?\}\}|%[sv]", sentence.strip())
     return r"[\s\S]{0,200}?".join(map(re.escape, parts))
+
+
+@pytest.mark.parametrize("name", ["HOME", "NCCL_DEBUG"])
+def test_a_variable_that_would_stand_twice_is_refused(name: str) -> None:
+    """helm 4 applies at the server, which takes no list of variables with a name twice."""
+    text = refusal(set={"stage": {"extraEnv": [{"name": name, "value": "x"}]}})
+    assert f"stage.extraEnv has {name}" in text

@@ -1,11 +1,12 @@
 """What the probes ask for is what the servers answer: the names are asked of real servers."""
 
+import asyncio
+import functools
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import grpc
-import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common import server as scaffold
@@ -15,18 +16,26 @@ from services.common.telemetry import Telemetry
 from services.decoder import service as decoder
 from services.gateway.app import assembly as gateway
 from services.stage import service as stage
-from tests.chart.cases import CASES, Case
-from tests.chart.rendering import Rendering
+from tests.chart.installation import Installation, everywhere
+from tests.chart.rendering import Workload
 
 SERVICES = {"stage": stage.NAME, "decoder": decoder.NAME, "gateway": gateway.NAME}
 """What each process gives as `Service.grpc_names`."""
 
 
-def asked(rendering: Rendering, component: str) -> Iterator[tuple[str, str]]:
+@everywhere
+def probes_ask_for_names_that_are_served(its: Installation, component: str) -> None:
+    names = dict(asked(its.workload(component)))
+    assert names["readinessProbe"] == names["startupProbe"] == SERVICES[component]
+    assert names.get("livenessProbe") != names["readinessProbe"], "a draining pod is not to be killed"
+    for name in names.values():
+        assert is_served(SERVICES[component], name), name
+
+
+def asked(workload: Workload) -> Iterator[tuple[str, str]]:
     """(probe, name of the health service it asks for)."""
-    main = rendering.workload(component).main
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        check = main.get(probe) or {}
+        check = workload.main.get(probe) or {}
         if "grpc" in check:
             yield probe, check["grpc"]["service"]
         elif "exec" in check:
@@ -36,16 +45,16 @@ def asked(rendering: Rendering, component: str) -> Iterator[tuple[str, str]]:
             yield probe, found[1]
 
 
-@pytest.mark.parametrize("component", SERVICES)
-@pytest.mark.parametrize("case", CASES, ids=str)
-async def test_probes_ask_for_names_that_are_served(case: Case, component: str) -> None:
-    names = dict(asked(case.render(), component))
-    assert names["readinessProbe"] == names["startupProbe"] == SERVICES[component]
-    assert names.get("livenessProbe") != names["readinessProbe"], "a draining pod is not to be killed"
-    async with health_of(SERVICES[component]) as health:
-        for name in names.values():
-            answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+@functools.cache
+def is_served(service: str, name: str) -> bool:
+    """Whether a real server of that service answers for the name."""
+    return asyncio.run(ask(service, name)) == health_pb2.HealthCheckResponse.SERVING
+
+
+async def ask(service: str, name: str) -> int:
+    async with health_of(service) as health:
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+        return answer.status
 
 
 @asynccontextmanager

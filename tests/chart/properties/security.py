@@ -4,9 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 
-import pytest
-
-from tests.chart.cases import CASES, Case
+from tests.chart.installation import Installation, everywhere
 from tests.chart.pods import secret_data
 from tests.chart.rendering import Document, Workload
 from tests.chart.rules import granted
@@ -26,14 +24,12 @@ VOLUMES = {
 }
 SHORTEST_SECRET = 8
 
-each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
-
-@each_case
-def test_pods_are_restricted(case: Case) -> None:
+@everywhere
+def pods_are_restricted(its: Installation) -> None:
     wrong = []
-    for workload in case.render().workloads():
-        allowed = VOLUMES | ({case.weights} & UNRESTRICTED)
+    for workload in its.rendering.workloads():
+        allowed = VOLUMES | ({its.case.weights} & UNRESTRICTED)
         wrong += [f"{workload.name}: {text}" for text in looseness(workload.spec, allowed)]
     assert not wrong, "\n".join(wrong)
 
@@ -69,10 +65,10 @@ def looseness_of(context: Document) -> Iterator[str]:
         yield "seccompProfile"
 
 
-@each_case
-def test_only_the_gateway_has_an_api_token(case: Case) -> None:
+@everywhere
+def only_the_gateway_has_an_api_token(its: Installation) -> None:
     """By an explicit volume in the gateway's own container, and with a Role; nobody else has either."""
-    rendering = case.render()
+    rendering = its.rendering
     for workload in rendering.workloads():
         assert workload.spec["automountServiceAccountToken"] is False, workload.name
         account = workload.spec.get("serviceAccountName", "default")
@@ -93,10 +89,10 @@ def has_token(workload: Workload) -> bool:
     return any("serviceAccountToken" in each for each in sources)
 
 
-@each_case
-def test_no_secret_is_in_plain_sight(case: Case) -> None:
+@everywhere
+def no_secret_is_in_plain_sight(its: Installation) -> None:
     """What our own Secrets hold stands nowhere else, and no variable carries a credential as text."""
-    rendering = case.render()
+    rendering = its.rendering
     secrets = [secret_data(rendering, each["metadata"]["name"]) for each in rendering.all("Secret")]
     values = {value for data in secrets for value in data.values() if len(value) >= SHORTEST_SECRET}
     rest = json.dumps([each for each in rendering.documents if each["kind"] != "Secret"])
@@ -115,9 +111,9 @@ def is_credential(name: str, value: str) -> bool:
     return bool(is_named and value and not value.startswith(("/", "$(")))
 
 
-@each_case
-def test_secret_files_are_not_for_everybody(case: Case) -> None:
-    for workload in case.render().workloads():
+@everywhere
+def secret_files_are_not_for_everybody(its: Installation) -> None:
+    for workload in its.rendering.workloads():
         for volume in workload.spec.get("volumes") or ():
             source = volume.get("secret") or volume.get("projected")
             if source is not None:

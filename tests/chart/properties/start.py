@@ -1,50 +1,31 @@
 """The processes of every installation would start: the services' own settings take their environment."""
 
-import copy
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from cascade_core.errors import InvalidConfig
 from services.common.server import STOP_MARGIN_S
-from tests.chart.cases import CASES, Case
-from tests.chart.pods import environment, settings_of
-from tests.chart.rendering import Rendering, Workload, render
+from tests.chart.installation import COMPONENTS, Installation, everywhere
+from tests.chart.pods import environment
+from tests.chart.rendering import Workload
 
-COMPONENTS = ("stage", "decoder", "gateway")
 EVERYWHERE = {"0.0.0.0", "::"}
 
-each_component = pytest.mark.parametrize("component", COMPONENTS)
-each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
-
-@pytest.fixture
-def started(case: Case, component: str, tmp_path: Path) -> tuple[Rendering, Workload, Any]:
-    """(rendering, Deployment, settings of its process)."""
-    rendering = case.render()
-    workload = rendering.workload(component)
-    return rendering, workload, settings_of(rendering, workload, tmp_path)
-
-
-@each_component
-@each_case
-def test_ports_are_those_of_the_settings(started: tuple[Rendering, Workload, Any]) -> None:
-    rendering, workload, settings = started
+@everywhere
+def ports_are_those_of_the_settings(its: Installation, component: str) -> None:
+    workload, settings = its.workload(component), its.settings[component]
     ports = {each["name"]: each["containerPort"] for each in workload.main["ports"]}
     assert ports["grpc"] == settings.grpc.port
     assert ports["metrics"] == settings.telemetry.metrics_port
     assert {settings.grpc.host, settings.telemetry.metrics_host} <= EVERYWHERE
-    for service in rendering.of(workload.component, "Service"):
+    for service in its.rendering.of(workload.component, "Service"):
         targets = {each["targetPort"] for each in service["spec"]["ports"]}
         assert targets <= set(ports) | set(ports.values())
 
 
-@each_component
-@each_case
-def test_the_pod_outlives_the_drain(started: tuple[Rendering, Workload, Any]) -> None:
+@everywhere
+def the_pod_outlives_the_drain(its: Installation, component: str) -> None:
     """Kubernetes kills only after preStop, notice, deadline, grace, and what stopping takes."""
-    _, workload, settings = started
+    workload, settings = its.workload(component), its.settings[component]
     hook = (workload.main.get("lifecycle") or {}).get("preStop") or {}
     before_s = hook.get("sleep", {}).get("seconds", 0)
     assert not set(hook) - {"sleep"}
@@ -53,10 +34,9 @@ def test_the_pod_outlives_the_drain(started: tuple[Rendering, Workload, Any]) ->
     assert workload.spec["terminationGracePeriodSeconds"] > way_out_s
 
 
-@each_component
-@each_case
-def test_probes_have_the_patience_of_the_settings(started: tuple[Rendering, Workload, Any]) -> None:
-    _, workload, settings = started
+@everywhere
+def probes_have_the_patience_of_the_settings(its: Installation, component: str) -> None:
+    workload, settings = its.workload(component), its.settings[component]
     startup, readiness = workload.main["startupProbe"], workload.main["readinessProbe"]
     assert patience_s(startup) > getattr(getattr(settings, workload.component), "start_deadline_s", 0)
     assert patience_s(readiness) <= 30, "a pod that cannot serve is to be known as such soon"
@@ -66,11 +46,10 @@ def test_probes_have_the_patience_of_the_settings(started: tuple[Rendering, Work
     assert rollout_s > patience_s(startup)
 
 
-@each_component
-@each_case
-def test_probes_ask_the_server_that_listens(started: tuple[Rendering, Workload, Any]) -> None:
+@everywhere
+def probes_ask_the_server_that_listens(its: Installation, component: str) -> None:
     """The kubelet's own gRPC probe speaks plain text only."""
-    _, workload, settings = started
+    workload, settings = its.workload(component), its.settings[component]
     for probe in probes(workload):
         if settings.tls.certificate is None:
             assert probe["grpc"]["port"] == settings.grpc.port
@@ -79,11 +58,10 @@ def test_probes_ask_the_server_that_listens(started: tuple[Rendering, Workload, 
             assert probe["exec"]["command"]
 
 
-@each_case
-def test_a_gateway_finds_its_peers(case: Case, tmp_path: Path) -> None:
+@everywhere
+def a_gateway_finds_its_peers(its: Installation) -> None:
     """The Services that it watches exist, select the right pods, and have the ports that those listen on."""
-    rendering = case.render()
-    settings = settings_of(rendering, rendering.workload("gateway"), tmp_path)
+    rendering, settings = its.rendering, its.settings["gateway"]
     for component, name in (
         ("stage", settings.kubernetes.stage_service),
         ("decoder", settings.kubernetes.decoder_service),
@@ -95,10 +73,9 @@ def test_a_gateway_finds_its_peers(case: Case, tmp_path: Path) -> None:
         assert spec["selector"].items() <= workload.labels.items()
 
 
-@each_case
-def test_gateways_and_peers_agree_on_tls(case: Case, tmp_path: Path) -> None:
-    rendering = case.render()
-    of = {each: settings_of(rendering, rendering.workload(each), tmp_path) for each in COMPONENTS}
+@everywhere
+def gateways_and_peers_agree_on_tls(its: Installation) -> None:
+    of = its.settings
     peer = of["gateway"].peer
     is_secured = {of[each].tls.certificate is not None for each in COMPONENTS}
     assert is_secured == {peer.tls}
@@ -111,11 +88,9 @@ def test_gateways_and_peers_agree_on_tls(case: Case, tmp_path: Path) -> None:
             assert peer.api_key_file
 
 
-@each_case
-def test_gateways_share_what_they_must(case: Case, tmp_path: Path) -> None:
-    rendering = case.render()
-    gateway = rendering.workload("gateway")
-    settings = settings_of(rendering, gateway, tmp_path)
+@everywhere
+def gateways_share_what_they_must(its: Installation) -> None:
+    gateway, settings = its.workload("gateway"), its.settings["gateway"]
     count = gateway.document["spec"].get("replicas", 2)
     assert settings.gateway.token_key_file
     assert count == 1 or settings.gateway.redis_url
@@ -125,13 +100,11 @@ def test_gateways_share_what_they_must(case: Case, tmp_path: Path) -> None:
     assert host == "10.1.2.3", "the pod's own address"
 
 
-@each_case
-def test_stages_have_a_gpu_for_each_rank(case: Case, tmp_path: Path) -> None:
-    rendering = case.render()
-    stage = rendering.workload("stage")
-    settings = settings_of(rendering, stage, tmp_path)
+@everywhere
+def stages_have_a_gpu_for_each_rank(its: Installation) -> None:
+    stage, settings = its.workload("stage"), its.settings["stage"]
     asked = (stage.main["resources"].get("limits") or {}).get("nvidia.com/gpu", 0)
-    templates = rendering.of("stage", "ResourceClaimTemplate")
+    templates = its.rendering.of("stage", "ResourceClaimTemplate")
     asked += sum(
         each["exactly"]["count"]
         for template in templates
@@ -141,23 +114,13 @@ def test_stages_have_a_gpu_for_each_rank(case: Case, tmp_path: Path) -> None:
     assert settings.stage.device == ("cuda" if asked else "cpu")
 
 
-def test_misspelt_variables_are_found(tmp_path: Path) -> None:
-    """The oracle of this module does see a mistake."""
-    rendering = copy.deepcopy(render())
-    rendering.workload("stage").main["env"].append({"name": "CASCADE_STAGE_MODLE", "value": "demo"})
-    with pytest.raises(InvalidConfig, match="CASCADE_STAGE_MODLE"):
-        settings_of(rendering, rendering.workload("stage"), tmp_path)
-
-
-@each_component
-@each_case
-def test_homes_can_be_written(case: Case, component: str) -> None:
+@everywhere
+def homes_can_be_written(its: Installation, component: str) -> None:
     """HOME and the caches of libraries lie in a volume, since the root file system is read-only."""
-    rendering = case.render()
-    main = rendering.workload(component).main
+    main = its.workload(component).main
     writable = {each["mountPath"] for each in main["volumeMounts"] if not each.get("readOnly")}
     assert "/tmp" in writable
-    home = environment(rendering, main)["HOME"]
+    home = environment(its.rendering, main)["HOME"]
     assert any(home == each or home.startswith(f"{each}/") for each in writable)
 
 

@@ -4,10 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-import pytest
-
-from tests.chart.cases import FILES, ROWS, TOGETHER, Case
-from tests.chart.rendering import Document, Rendering, render
+from tests.chart.installation import Installation, everywhere
+from tests.chart.rendering import Document, Rendering
 from tests.chart.schemas import VERSIONS, complaints
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -18,32 +16,25 @@ ONE_LABEL = ("Service", "Deployment", "Job", "Pod")
 """Kinds whose name becomes a host name or a label's value: at most 63 characters."""
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("case", [*FILES, *TOGETHER], ids=str)
-def test_values_files(case: Case, version: str) -> None:
-    check(case.render(version), version)
-
-
-@pytest.mark.parametrize("case", ROWS, ids=str)
-def test_switches(case: Case) -> None:
-    """Every two positions of different switches meet in some row."""
-    for version in VERSIONS:
-        check(case.render(version), version)
-
-
-@pytest.mark.parametrize("case", FILES, ids=str)
-def test_a_long_release_name(case: Case) -> None:
-    """The longest that helm takes: names are cut, and stay apart."""
-    check(render(*case.files, release="a-release-name-of-fifty-three-characters-exactly-here"), VERSIONS[-1])
-
-
-def check(rendering: Rendering, version: str) -> None:
-    wrong = [text for each in rendering.documents for text in complaints(each, version)]
-    wrong += [text for each in rendering.documents for text in odd_metadata(each)]
-    wrong += [text for each in rendering.workloads() for text in odd_pod(each.spec, each.claims, each.name)]
-    names = Counter((each["kind"], each["metadata"]["name"]) for each in rendering.documents)
-    wrong += [f"{'/'.join(name)} is there {count} times" for name, count in names.items() if count > 1]
+@everywhere
+def kubernetes_takes_it(its: Installation) -> None:
+    wrong = [
+        f"Kubernetes {version}: {text}"
+        for version in VERSIONS
+        for text in faults(its.case.render(version), version)
+    ]
     assert not wrong, "\n".join(wrong)
+
+
+def faults(rendering: Rendering, version: str) -> Iterator[str]:
+    """What the API server of that version would refuse, of all documents."""
+    for document in rendering.documents:
+        yield from complaints(document, version)
+        yield from odd_metadata(document)
+    for each in rendering.workloads():
+        yield from odd_pod(each.spec, each.claims, each.name)
+    names = Counter((each["kind"], each["metadata"]["name"]) for each in rendering.documents)
+    yield from (f"{'/'.join(name)} is there {count} times" for name, count in names.items() if count > 1)
 
 
 def odd_metadata(document: Document) -> Iterator[str]:

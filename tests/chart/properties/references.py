@@ -2,9 +2,7 @@
 
 import json
 
-import pytest
-
-from tests.chart.cases import CASES, Case
+from tests.chart.installation import Installation, everywhere
 from tests.chart.pods import references
 from tests.chart.policies import selects
 from tests.chart.rendering import Document, Rendering, Workload, labels_of
@@ -12,24 +10,22 @@ from tests.chart.rendering import Document, Rendering, Workload, labels_of
 CLUSTER = {("ConfigMap", "kube-root-ca.crt")}
 """In every namespace."""
 
-each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
-
-@each_case
-def test_everything_that_pods_name_exists(case: Case) -> None:
-    rendering = case.render()
+@everywhere
+def everything_that_pods_name_exists(its: Installation) -> None:
+    rendering = its.rendering
     own = {(each["kind"], each["metadata"]["name"]) for each in rendering.documents} | CLUSTER
     own |= {("Secret", each["spec"]["secretName"]) for each in rendering.all("Certificate")}
-    brought = json.dumps(case.all_values())
+    brought = json.dumps(its.values)
     for workload in rendering.workloads():
         for kind, name in references(workload.spec):
             assert (kind, name) in own or f'"{name}"' in brought, f"{workload.name}: no {kind} {name}"
 
 
-@each_case
-def test_hooks_need_nothing_that_comes_later(case: Case) -> None:
+@everywhere
+def hooks_need_nothing_that_comes_later(its: Installation) -> None:
     """A Job before the installation finds its account and claim, which therefore are hooks before it."""
-    rendering = case.render()
+    rendering = its.rendering
     for workload in rendering.workloads():
         moment = hook_of(workload.document)
         if moment is None or "pre-install" not in moment:
@@ -49,10 +45,10 @@ def weight_of(document: Document) -> int:
     return int(document["metadata"]["annotations"].get("helm.sh/hook-weight", "0"))
 
 
-@each_case
-def test_selectors_meet_their_own_pods_alone(case: Case) -> None:
+@everywhere
+def selectors_meet_their_own_pods_alone(its: Installation) -> None:
     """Test pods and jobs of the release included, which must not get into a Service."""
-    rendering = case.render()
+    rendering = its.rendering
     for document in rendering.documents:
         selector = pod_selector(document)
         if selector is None:
@@ -93,9 +89,9 @@ def pod_selector(document: Document) -> Document | None:
     return None
 
 
-@each_case
-def test_monitors_find_their_services(case: Case) -> None:
-    rendering = case.render()
+@everywhere
+def monitors_find_their_services(its: Installation) -> None:
+    rendering = its.rendering
     for monitor in rendering.all("ServiceMonitor"):
         spec = monitor["spec"]
         found = [each for each in rendering.all("Service") if selects(spec["selector"], labels_of(each))]
@@ -108,9 +104,9 @@ def test_monitors_find_their_services(case: Case) -> None:
     assert watched in (set(), {each.component for each in rendering.deployments()})
 
 
-@each_case
-def test_autoscalers_have_a_target_without_replicas(case: Case) -> None:
-    rendering = case.render()
+@everywhere
+def autoscalers_have_a_target_without_replicas(its: Installation) -> None:
+    rendering = its.rendering
     counted = []
     for scaler in rendering.all("HorizontalPodAutoscaler", "ScaledObject"):
         target = scaler["spec"]["scaleTargetRef"]
@@ -122,9 +118,9 @@ def test_autoscalers_have_a_target_without_replicas(case: Case) -> None:
         assert ("replicas" in workload.document["spec"]) != (workload.name in counted)
 
 
-@each_case
-def test_pods_spread_among_their_own(case: Case) -> None:
-    rendering = case.render()
+@everywhere
+def pods_spread_among_their_own(its: Installation) -> None:
+    rendering = its.rendering
     for workload in rendering.deployments():
         for constraint in workload.spec.get("topologySpreadConstraints") or ():
             found = {
@@ -135,9 +131,9 @@ def test_pods_spread_among_their_own(case: Case) -> None:
             assert found == {workload.name}
 
 
-@each_case
-def test_everything_is_labelled(case: Case) -> None:
-    for document in case.render().documents:
+@everywhere
+def everything_is_labelled(its: Installation) -> None:
+    for document in its.rendering.documents:
         labels = labels_of(document)
         assert labels["app.kubernetes.io/instance"] == "demo", document["metadata"]["name"]
         assert {"app.kubernetes.io/name", "app.kubernetes.io/managed-by", "helm.sh/chart"} <= set(labels)

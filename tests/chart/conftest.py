@@ -1,0 +1,5 @@
+"""Properties explain themselves as tests do."""
+
+import pytest
+
+pytest.register_assert_rewrite("tests.chart.properties")
