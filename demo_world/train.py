@@ -4,13 +4,15 @@ import argparse
 import shutil
 from pathlib import Path
 
+import cascade_core
 from cascade_core.config import find_card
 from demo_world import dataset, train_transformer, train_vae
 from demo_world.dataset import make_dataset
 from demo_world.export import save_checkpoint
 from demo_world.tokenizer import make_tokenizer
 
-CHECKPOINT = Path(__file__).parent / "checkpoint"
+CHECKPOINT = Path(cascade_core.__file__).parent / "cards" / "demo"
+"""Where the card finds it: what comes with the engine needs no demo world."""
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--card", default="demo", help="model card: a name or a .toml file (default: demo)")
     add("--work", type=Path, default=Path("out/train"), help="state and clips, to go on from (out/train)")
-    add("--out", type=Path, default=CHECKPOINT, help="where the checkpoint goes (demo_world/checkpoint)")
+    add("--out", type=Path, default=CHECKPOINT, help="where the checkpoint goes (cascade_core/cards/demo)")
     add("--seed", type=int, default=0, help="of everything random (0)")
     add("--vae-steps", type=_positive, default=train_vae.NUM_STEPS, help="default: %(default)s")
     add("--clips", type=_positive, default=dataset.NUM_CLIPS, help="default: %(default)s")
