@@ -1,4 +1,4 @@
-"""What a session can be rebuilt from: frozen data, changed only by `changes.apply`."""
+"""What a session can be rebuilt from: frozen data, changed only by `rules.apply`."""
 
 import hashlib
 import re
