@@ -1,6 +1,6 @@
 """The gateway's own admission, pools and keepers, with sessions and stages that make no video.
 
-Real: Pool, Peer, Ledger, Claim, Admission, Pace, Slot, Keeper. Simulated: the network between them and the
+Real: Pool, Peer, Ledger, Claim, Admission, Pace, Place, Keeper. Simulated: the network between them and the
 stages (`DirectPool`, `SimulatedStream`), the video, and one decoder with room for everybody.
 """
 
@@ -25,7 +25,8 @@ from services.gateway.peers.pool import Peer, Pool
 from services.gateway.peers.reports import Backoff, Kind
 from services.gateway.peers.stream import StreamLost
 from services.gateway.placement.admission import Admission
-from services.gateway.placement.slots import Slot, Wish
+from services.gateway.placement.ledger import Place
+from services.gateway.placement.needs import Needs
 from services.gateway.session.keeper import Keeper
 from services.gateway.session.over import SessionOver, or_over
 
@@ -152,26 +153,26 @@ class Gateway:
 
     async def play(self, story: Story) -> None:
         """A session from its arrival to its end, as Conductor and Production run it."""
-        wish = Wish(story.visit.name, "day", MODEL.model, width=MODEL.width, height=MODEL.height)
+        needs = Needs(story.visit.name, "day", MODEL.model, width=MODEL.width, height=MODEL.height)
         story.left_s = story.visit.length_s
         try:
-            seats = await self.admission.enqueue(wish).wait()
+            stage, decoder = await self.admission.enqueue(needs).wait()
             story.wait_s = now() - story.visit.arrival_s
             try:
-                await self._stay(story, wish, seats.stage)
+                await self._stay(story, needs, stage)
             finally:
-                seats.decoder.release()
+                decoder.release()
         except SessionOver:
             story.has_failed = True
         story.end_s = now()
 
-    async def _stay(self, story: Story, wish: Wish, slot: Slot[stage_pb2.StageStatus]) -> None:
+    async def _stay(self, story: Story, needs: Needs, place: Place[stage_pb2.StageStatus]) -> None:
         """On one stage after the other, kept by the real Keeper, until the video is made."""
         streams: list[SimulatedStream] = []
 
-        async def find(avoid: Collection[str]) -> Slot[stage_pb2.StageStatus]:
+        async def find(avoid: Collection[str]) -> Place[stage_pb2.StageStatus]:
             async with or_over(None if avoid else self.settings.recovery_timeout_s, "stage"):
-                return await self.admission.stage(wish, avoid)
+                return await self.admission.stage(needs, avoid)
 
         async def open_stream(peer: Peer[stage_pb2.StageStatus]) -> SimulatedStream:
             pod = self._replica_set.find(peer.address)
@@ -184,7 +185,7 @@ class Gateway:
             story.num_refusals += loss is not None and not streams[-1].is_open
 
         keeper: Keeper[stage_pb2.StageStatus] = Keeper(
-            slot, find=find, open_stream=open_stream, lost=lost, progress=lambda: -int(story.left_s)
+            place, find=find, open_stream=open_stream, lost=lost, progress=lambda: -int(story.left_s)
         )
         await race(keeper.run(), story.made.wait())  # as Production.run: what is complete moves no more
 

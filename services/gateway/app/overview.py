@@ -95,7 +95,7 @@ def session_view(conductor: Conductor) -> pb.SessionView:
         model=live.spec.model,
         state=live.state,
         epoch=live.lease.epoch if views.MODEL in live.record.notes else 0,
-        queue=live.ticket.status if live.ticket else None,
+        queue=live.queue,
         stage=stage,
         decoder=decoder,
         last_sequence=live.record.next_decoder_block,

@@ -64,9 +64,8 @@ async def converse(
         ours = asyncio.current_task()
         if ours and ours.cancelling():
             raise
-        raise StreamLost(
-            f"{peer.address}: the channel was closed"
-        ) from None  # grpc cancels whoever reads then
+        # grpc cancels whoever reads then
+        raise StreamLost(f"{peer.address}: the channel was closed") from None
     finally:
         for task in tasks:
             task.cancel()

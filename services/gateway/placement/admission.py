@@ -14,12 +14,11 @@ from services.gateway.base.settings import GatewaySettings
 from services.gateway.peers.peer import Peer
 from services.gateway.peers.pool import Pool
 from services.gateway.peers.reports import Kind
-from services.gateway.placement.claims import Claim, Seats, Ticket
-from services.gateway.placement.ledger import Ledger
+from services.gateway.placement.claims import Claim
+from services.gateway.placement.ledger import Ledger, Place
+from services.gateway.placement.needs import Needs, decoder_fits, stage_fits
 from services.gateway.placement.pace import Pace
-from services.gateway.placement.slots import Slot, Wish, decoder_fits, stage_fits
 
-__all__ = ["Admission", "Seats", "Ticket"]
 MIN_SLEEP_S = 0.001
 MAX_ETA_S = 86_400.0
 
@@ -47,21 +46,22 @@ class Admission:
         )
         self._decoders = Ledger(decoders, decoder_fits, clock, settings.open_timeout_s, self._move)
 
-    def enqueue(self, wish: Wish) -> Ticket:
-        """Queue for a stage and a decoder; served at once where both are free. Raises QueueFull."""
-        claim = Claim(wish, (self._stages, self._decoders), self._remove)
+    def enqueue(self, needs: Needs) -> Claim:
+        """Queue for a stage and a decoder; served at once where both are free. Who has the claim either waits
+        for it to the end, or cancels. Raises QueueFull."""
+        claim = Claim(needs, (self._stages, self._decoders), self._remove)
         if len(self._queue) >= self._max_queue and not all(find_peers(claim)):
             raise QueueFull(f"{self._max_queue} sessions wait for a place already")
         self._insert(claim, self._queue)
-        return Ticket(claim, self._describe)
+        return claim
 
-    async def stage(self, wish: Wish, avoid: Collection[str] = ()) -> Slot[StageStatus]:
+    async def stage(self, needs: Needs, avoid: Collection[str] = ()) -> Place[StageStatus]:
         """A stage at another address than `avoid`, ahead of the queue. Waits as long as it takes."""
-        return await self._hurry(wish, self._stages, avoid)
+        return await self._hurry(needs, self._stages, avoid)
 
-    async def decoder(self, wish: Wish, avoid: Collection[str] = ()) -> Slot[DecoderStatus]:
+    async def decoder(self, needs: Needs, avoid: Collection[str] = ()) -> Place[DecoderStatus]:
         """As `stage`."""
-        return await self._hurry(wish, self._decoders, avoid)
+        return await self._hurry(needs, self._decoders, avoid)
 
     def find_model(self, name: str) -> ModelInfo | None:
         """As the last stage that reported it said, whatever became of that stage."""
@@ -81,6 +81,10 @@ class Admission:
     def queue_length(self) -> int:
         """Sessions that wait for their first place, or for one after a pause."""
         return len(self._queue)
+
+    def status(self, claim: Claim) -> QueueStatus:
+        """As of now; position 0 once it is not in the queue any more."""
+        return self._describe(claim.position)
 
     @property
     def last_in_queue(self) -> QueueStatus:
@@ -104,20 +108,20 @@ class Admission:
     @property
     def num_busy(self) -> int:
         """Places on stages that sessions of this gateway hold, paused ones included."""
-        return self._stages.num_slots
+        return self._stages.num_places
 
     def close(self) -> None:
         """Watch no clock any more."""
         if self._timer:
             self._timer.cancel()
 
-    async def _hurry(self, wish: Wish, ledger: Ledger[Any], avoid: Collection[str]) -> Slot[Any]:
-        claim = Claim(wish, (ledger,), self._remove, avoid)
+    async def _hurry(self, needs: Needs, ledger: Ledger[Any], avoid: Collection[str]) -> Place[Any]:
+        claim = Claim(needs, (ledger,), self._remove, avoid)
         self._insert(claim, self._urgent)
         return (await claim.wait())[0]
 
     def _insert(self, claim: Claim, line: list[Claim]) -> None:
-        insort(line, claim, key=lambda waiting: waiting.wish.rank)
+        insort(line, claim, key=lambda waiting: waiting.needs.rank)
         self._tell_positions()
         self._move()
 
@@ -138,12 +142,12 @@ class Admission:
         stuck = set()
         served = []
         for claim in (*self._urgent, *self._queue):
-            if claim.need in stuck:
+            if claim.key in stuck:
                 continue
             if serve(claim):
                 served.append(claim)
             elif not make_room(claim):
-                stuck.add(claim.need)
+                stuck.add(claim.key)
         if served:
             self._remove(*served)
         self._set_timer()
@@ -171,7 +175,7 @@ class Admission:
 
 def find_peers(claim: Claim) -> list[Peer[Any] | None]:
     """For each of its ledgers the peer to go to."""
-    return [ledger.find(claim.wish, claim.avoid) for ledger in claim.ledgers]
+    return [ledger.find(claim.needs, claim.avoid) for ledger in claim.ledgers]
 
 
 def serve(claim: Claim) -> bool:
@@ -180,22 +184,22 @@ def serve(claim: Claim) -> bool:
     if len(peers) < len(claim.ledgers):
         return False
     places = zip(claim.ledgers, peers, strict=True)
-    claim.grant(tuple(ledger.grant(peer, claim.wish) for ledger, peer in places))
+    claim.grant(tuple(ledger.grant(peer, claim.needs) for ledger, peer in places))
     return True
 
 
 def make_room(claim: Claim) -> bool:
     """Have missing places revoked, unless some are coming already; False where that does not help."""
-    missing = [ledger for ledger in claim.ledgers if not ledger.find(claim.wish, claim.avoid)]
-    coming = {ledger: slot for ledger, slot in claim.coming.items() if ledger.is_coming(slot)}
+    missing = [ledger for ledger in claim.ledgers if not ledger.find(claim.needs, claim.avoid)]
+    coming = {ledger: place for ledger, place in claim.coming.items() if ledger.is_coming(place)}
     offered = {
-        ledger: slot
+        ledger: place
         for ledger in missing
-        if ledger not in coming and (slot := ledger.find_offered(claim.wish, claim.avoid))
+        if ledger not in coming and (place := ledger.find_offered(claim.needs, claim.avoid))
     }
     if len(offered) + sum(ledger in coming for ledger in missing) < len(missing):
         return False
-    for ledger, slot in offered.items():
-        ledger.revoke(slot)
+    for ledger, place in offered.items():
+        ledger.revoke(place)
     claim.coming = coming | offered
     return True

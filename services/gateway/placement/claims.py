@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cascade.v1.decoder_pb2 import DecoderStatus
-from cascade.v1.session_pb2 import QueueStatus
 from cascade.v1.stage_pb2 import StageStatus
 from cascade_core.errors import SessionClosed
 from services.common.wakeup import Wakeup
-from services.gateway.placement.ledger import Ledger
-from services.gateway.placement.slots import Slot, Wish
+from services.gateway.placement.ledger import Ledger, Place
+from services.gateway.placement.needs import Needs
 
 
 class Claim:
@@ -19,101 +18,73 @@ class Claim:
 
     def __init__(
         self,
-        wish: Wish,
+        needs: Needs,
         ledgers: tuple[Ledger[Any], ...],
         give_up: Callable[["Claim"], None],
         avoid: Collection[str] = (),
     ) -> None:
         """`give_up`: nobody waits any more. `avoid`: addresses where no place will do."""
-        self.wish = wish
+        self.needs = needs
         self.ledgers = ledgers
         self.avoid = frozenset(avoid)
-        self.need = str((ledgers, wish.need, sorted(self.avoid)))  # a string keeps its hash
+        self.key = str((ledgers, needs.key, sorted(self.avoid)))  # a string keeps its hash
         """Equal where the same places do."""
-        self.coming: dict[Ledger[Any], Slot[Any]] = {}
+        self.coming: dict[Ledger[Any], Place[Any]] = {}
         """Places that were revoked for this claim."""
         self.position = 0
         """In the queue, from 1; 0: not in it."""
-        self.moved = Wakeup()
+        self._moved = Wakeup()
         self._give_up = give_up
         self._done = asyncio.Event()
-        self._slots: tuple[Slot[Any], ...] = ()
+        self._places: tuple[Place[Any], ...] = ()
 
-    def grant(self, slots: tuple[Slot[Any], ...]) -> None:
+    def grant(self, places: tuple[Place[Any], ...]) -> None:
         """Here they are."""
-        self._slots = slots
+        self._places = places
         self._end()
 
     def move(self, position: int) -> None:
         """Another place in the queue."""
         if position != self.position:
             self.position = position
-            self.moved.fire()
+            self._moved.fire()
 
-    async def wait(self) -> tuple[Slot[Any], ...]:
-        """The slots, one per ledger, which the caller owns from here on. Cancelled: the claim is given up.
-        Raises SessionClosed after it was given up or taken."""
+    async def wait(self) -> tuple[Place[Any], ...]:
+        """The places, one per ledger, which the caller owns from here on. Cancelled: the claim is given up.
+        Raises SessionClosed where somebody else cancelled, and the second time."""
         try:
             await self._done.wait()
         except asyncio.CancelledError:
             self.cancel()
             raise
-        slots, self._slots = self._slots, ()
-        if not slots:
-            raise SessionClosed(f"session {self.wish.session} does not wait for a place any more")
-        return slots
+        places, self._places = self._places, ()
+        if not places:
+            raise SessionClosed(f"session {self.needs.session} does not wait for a place any more")
+        return places
 
     def cancel(self) -> None:
-        """Give the claim up, and the slots where nobody has taken them yet."""
+        """Give the claim up, and the places where nobody has taken them yet."""
         if not self._done.is_set():
             self._give_up(self)
             self._end()
-        slots, self._slots = self._slots, ()
-        for slot in slots:
-            slot.release()
+        places, self._places = self._places, ()
+        for place in places:
+            place.release()
 
-    @property
-    def is_done(self) -> bool:
-        """Granted or given up."""
-        return self._done.is_set()
+    async def changed(self) -> None:
+        """Until the position is another, or the wait is over; at once where it is."""
+        if not self._done.is_set():
+            await self._moved.wait()
 
     def _end(self) -> None:
         self.position = 0
         self._done.set()
-        self.moved.fire()
+        self._moved.fire()
 
 
 @dataclass(frozen=True)
-class Seats:
+class Places:
     """What a session runs on."""
 
-    stage: Slot[StageStatus]
-    decoder: Slot[DecoderStatus]
-
-
-class Ticket:
-    """A session's place in the queue. Who has one either waits for it to the end, or cancels."""
-
-    def __init__(self, claim: Claim, describe: Callable[[int], QueueStatus]) -> None:
-        self._claim = claim
-        self._describe = describe
-
-    @property
-    def status(self) -> QueueStatus:
-        """As of now; position 0 once it is not in the queue any more."""
-        return self._describe(self._claim.position)
-
-    async def wait(self) -> Seats:
-        """Until it is served; the caller owns the seats. Cancelled: as `cancel`. Raises SessionClosed where
-        somebody else cancelled, and the second time."""
-        stage, decoder = await self._claim.wait()
-        return Seats(stage, decoder)
-
-    def cancel(self) -> None:
-        """Leave the queue. Nothing after `wait` has returned."""
-        self._claim.cancel()
-
-    async def changed(self) -> None:
-        """Until the position is another, or the wait is over; at once where it is."""
-        if not self._claim.is_done:
-            await self._claim.moved.wait()
+    stage: Place[StageStatus]
+    decoder: Place[DecoderStatus]

@@ -18,12 +18,12 @@ from services.common.status import describe
 from services.gateway.journal import Ended, Lease, Limits, LimitsSet, Noted, Record
 from services.gateway.journal.errors import Fenced, NoSuchSession
 from services.gateway.peers.stream import StreamLost
-from services.gateway.placement.admission import Seats, Ticket
+from services.gateway.placement.claims import Claim, Places
 from services.gateway.session import views
 from services.gateway.session.attachment import Response
 from services.gateway.session.live import LiveSession
 from services.gateway.session.over import SessionOver, failed, or_over
-from services.gateway.session.production import Production, wish_of
+from services.gateway.session.production import Production, needs_of
 from services.gateway.session.recovery import Recoveries, now_ms
 from services.gateway.session.shared import Shared
 
@@ -75,59 +75,59 @@ class Conductor:
         if self._recoveries.loss and self.live.is_paused:
             await race(self._resumed(), self._leave_idle(), self._leave_late())
         while True:
-            seats = await self._seats()
+            places = await self._places()
             self.live.alone_since = time.monotonic()
-            await race(self._play(seats), self._leave_idle(), self._leave_late())
+            await race(self._play(places), self._leave_idle(), self._leave_late())
             self._recoveries.put_off()
             await race(self._resumed(), self._leave_idle(), self._leave_late())
 
-    async def _play(self, seats: Seats) -> None:
+    async def _play(self, places: Places) -> None:
         """Make video until the places are given away during a pause."""
-        self._production = Production(self.live, self._recoveries, seats)
+        self._production = Production(self.live, self._recoveries, places)
         try:
-            await self._note_model(seats)
+            await self._note_model(places)
             await self._production.run()
         finally:
             self._production = None
-            seats.stage.release()
-            seats.decoder.release()
+            places.stage.release()
+            places.decoder.release()
 
-    async def _seats(self) -> Seats:
+    async def _places(self) -> Places:
         """Places at a stage and a decoder: from the queue, or ahead of it for what ran before."""
         if self._recoveries.is_urgent:
             async with or_over(self._shared.settings.gateway.recovery_timeout_s, "stage or decoder"):
-                return await self._seats_ahead()
-        self.live.ticket = ticket = await self._enqueue()
+                return await self._places_ahead()
+        self.live.claim = claim = await self._enqueue()
         telling = asyncio.create_task(self._tell_queue())
         try:
             await self.live.set_state(session_pb2.SESSION_STATE_QUEUED)
-            return await ticket.wait()
+            return Places(*await claim.wait())
         finally:
             telling.cancel()
-            ticket.cancel()
-            self.live.ticket = None
+            claim.cancel()
+            self.live.claim = None
 
-    async def _enqueue(self) -> Ticket:
+    async def _enqueue(self) -> Claim:
         """A place in the queue. A full one refuses new sessions; one that exists waits until it has room."""
-        wish = wish_of(self.live, is_resumed=self._recoveries.was_active)
+        needs = needs_of(self.live, is_resumed=self._recoveries.was_active)
         while True:
             try:
-                return self._shared.admission.enqueue(wish)
+                return self._shared.admission.enqueue(needs)
             except QueueFull:
                 await asyncio.sleep(QUEUE_RETRY_S)
 
-    async def _seats_ahead(self) -> Seats:
-        wish = wish_of(self.live)
-        stage = await self._shared.admission.stage(wish)
+    async def _places_ahead(self) -> Places:
+        needs = needs_of(self.live)
+        stage = await self._shared.admission.stage(needs)
         try:
-            return Seats(stage, await self._shared.admission.decoder(wish))
+            return Places(stage, await self._shared.admission.decoder(needs))
         except BaseException:
             stage.release()
             raise
 
-    async def _note_model(self, seats: Seats) -> None:
+    async def _note_model(self, places: Places) -> None:
         """Note which model makes it and what must be kept of it."""
-        live, stage, decoder = self.live, seats.stage.peer.status, seats.decoder.peer.status
+        live, stage, decoder = self.live, places.stage.peer.status, places.decoder.peer.status
         if live.record.notes.get(views.MODEL):
             return
         model = stage.model if stage else self._shared.admission.find_model(live.spec.model)
@@ -163,7 +163,7 @@ class Conductor:
     def _state(self) -> "session_pb2.SessionState.ValueType":
         live, losing = self.live, self._recoveries.is_urgent
         if self._production is None and not losing:
-            is_waiting = live.ticket or not live.is_paused
+            is_waiting = live.claim or not live.is_paused
             return session_pb2.SESSION_STATE_QUEUED if is_waiting else session_pb2.SESSION_STATE_PAUSED
         if self._production is None or not self._production.is_open:
             return session_pb2.SESSION_STATE_RECOVERING if losing else session_pb2.SESSION_STATE_STARTING
@@ -172,12 +172,12 @@ class Conductor:
     async def _tell_queue(self) -> None:
         """Tell how far it is in the queue, at most once a second."""
         told = 0
-        while (ticket := self.live.ticket) and (status := ticket.status).position:
-            if status.position == told:
-                await ticket.changed()
+        while (claim := self.live.claim) and claim.position:
+            if claim.position == told:
+                await claim.changed()
                 continue
-            told = status.position
-            self.live.publish(Response(queue_changed=status))
+            told = claim.position
+            self.live.publish(Response(queue_changed=self.live.queue))
             await asyncio.sleep(QUEUE_NEWS_S)
 
     async def _resumed(self) -> None:

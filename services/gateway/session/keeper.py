@@ -9,7 +9,7 @@ import structlog
 from services.common.race import race
 from services.gateway.peers.pool import Peer
 from services.gateway.peers.stream import StreamLost
-from services.gateway.placement.slots import Slot
+from services.gateway.placement.ledger import Place
 
 log = structlog.get_logger(__name__)
 S = TypeVar("S")
@@ -40,16 +40,16 @@ class Keeper(Generic[S]):
 
     def __init__(
         self,
-        slot: Slot[S],
+        place: Place[S],
         *,
-        find: Callable[[Collection[str]], Awaitable[Slot[S]]],
+        find: Callable[[Collection[str]], Awaitable[Place[S]]],
         open_stream: Callable[[Peer[S]], Awaitable[PeerStream]],
         lost: Callable[[StreamLost | None], None],
         progress: Callable[[], int],
     ) -> None:
         """`find`: another place, none of those addresses. `lost`: tell the session, before another place is
         looked for; None: it moves on purpose. `progress`: grows with what the streams bring."""
-        self.slot = slot
+        self.place = place
         self.is_done = False
         """The stream ended in order: nothing is left to do."""
         self._find = find
@@ -57,7 +57,7 @@ class Keeper(Generic[S]):
         self._lost = lost
         self._progress = progress
         self._stream: PeerStream | None = None
-        self._moving: asyncio.Task[Slot[S]] | None = None
+        self._moving: asyncio.Task[Place[S]] | None = None
         self._closing = asyncio.Event()
         """The stream was asked to end, since another place is there: however it ends, that is as planned."""
         self._num_failures = 0
@@ -69,7 +69,7 @@ class Keeper(Generic[S]):
     @property
     def address(self) -> str:
         """Where it has its place; empty: nowhere."""
-        return "" if self.slot.is_released else self.slot.peer.address
+        return "" if self.place.is_released else self.place.peer.address
 
     async def run(self) -> None:
         """Until the stream ended in order. Raises what `find`, `open_stream` and `lost` do."""
@@ -78,20 +78,20 @@ class Keeper(Generic[S]):
                 await self._run_once()
         finally:
             self._drop_move()
-            self.slot.release()
+            self.place.release()
 
     def drain(self) -> None:
         """Move as soon as another has a place; until then go on here."""
         if self._moving is None:
-            self._moving = asyncio.create_task(self._find({self.slot.peer.address}))  # type: ignore[arg-type]
+            self._moving = asyncio.create_task(self._find({self.place.peer.address}))  # type: ignore[arg-type]
             self._moving.add_done_callback(self._close_stream)
 
     async def _run_once(self) -> None:
         before = self._progress()
         self._closing.clear()
-        self._stream = await self._open_stream(self.slot.peer)
-        self._stream.on_open = self.slot.praise
-        leaving = asyncio.create_task(self._leave(self.slot.peer))
+        self._stream = await self._open_stream(self.place.peer)
+        self._stream.on_open = self.place.praise
+        leaving = asyncio.create_task(self._leave(self.place.peer))
         try:
             await race(self._stream.run(), self._close_late())
         except StreamLost as lost:
@@ -115,12 +115,12 @@ class Keeper(Generic[S]):
         """Leave a machine that does not answer any more: its own deadlines are longer than a viewer's."""
         await self._closing.wait()
         await asyncio.sleep(CLOSE_S)
-        log.warning("a stream that moves did not end", address=self.slot.peer.address, after_s=CLOSE_S)
+        log.warning("a stream that moves did not end", address=self.place.peer.address, after_s=CLOSE_S)
 
     async def _replace(self, lost: StreamLost, *, has_progress: bool) -> None:
         self._num_failures = 1 if has_progress else self._num_failures + 1
         self._stream = None
-        self.slot.blame()
+        self.place.blame()
         self._lost(lost)
         if self._num_failures >= MAX_FAILURES:
             raise lost
@@ -129,17 +129,17 @@ class Keeper(Generic[S]):
             self._moving = asyncio.create_task(self._find(()))  # type: ignore[arg-type]
         await self._take(self._moving)
 
-    async def _take(self, finding: "asyncio.Future[Slot[S]]") -> None:
+    async def _take(self, finding: "asyncio.Future[Place[S]]") -> None:
         self._moving = None
-        self.slot.release()
+        self.place.release()
         self._stream = None
         try:
-            self.slot = await finding
+            self.place = await finding
         except asyncio.CancelledError:
             release_later(finding)
             raise
 
-    def _close_stream(self, finding: "asyncio.Future[Slot[S]]") -> None:
+    def _close_stream(self, finding: "asyncio.Future[Place[S]]") -> None:
         if not finding.cancelled() and finding.exception() is None and self._stream:
             self._closing.set()
             self._stream.close()
@@ -150,10 +150,10 @@ class Keeper(Generic[S]):
             self._moving = None
 
 
-def release_later(finding: "asyncio.Future[Slot[S]]") -> None:
+def release_later(finding: "asyncio.Future[Place[S]]") -> None:
     """Give back a place that nobody waits for any more."""
 
-    def release(found: "asyncio.Future[Slot[S]]") -> None:
+    def release(found: "asyncio.Future[Place[S]]") -> None:
         if not found.cancelled() and found.exception() is None:
             found.result().release()
 

@@ -10,7 +10,7 @@ from services.common.errors import ControllerReplaced
 from services.common.interceptors.logs import bind_session
 from services.common.wakeup import Wakeup
 from services.gateway.journal import Acked, Change, Lease, Noted, Record
-from services.gateway.placement.admission import Ticket
+from services.gateway.placement.claims import Claim
 from services.gateway.session import views
 from services.gateway.session.attachment import Attachment, Response
 from services.gateway.session.media import Segment, unpack
@@ -31,8 +31,8 @@ class LiveSession:
         self._told_paused = self.is_paused
         self.wakeup = Wakeup()
         """Fired with every change."""
-        self.ticket: Ticket | None = None
-        """Its place in the queue."""
+        self.claim: Claim | None = None
+        """To its places, while it is in the queue."""
         self.num_acked = record.num_acked
         self.max_unacked = shared.settings.gateway.max_unacked_segments
         self.alone_since = time.monotonic()
@@ -103,8 +103,13 @@ class LiveSession:
 
     @property
     def is_paused(self) -> bool:
-        """The wish, not the state."""
+        """The needs, not the state."""
         return views.PAUSED in self.record.notes
+
+    @property
+    def queue(self) -> session_pb2.QueueStatus | None:
+        """Where it stands in the queue; None: it does not wait there."""
+        return self.shared.admission.status(self.claim) if self.claim else None
 
     # Its clients.
 
@@ -193,8 +198,8 @@ class LiveSession:
         session.state, session.paused = self.state, self.is_paused
         session.acked_sequence = self.num_acked
         session.has_controller, session.num_viewers = self.controller is not None, self.num_viewers
-        if self.ticket:
-            session.queue.CopyFrom(self.ticket.status)
+        if queue := self.queue:
+            session.queue.CopyFrom(queue)
         return session
 
 

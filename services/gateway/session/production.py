@@ -20,8 +20,9 @@ from services.gateway.journal import (
 )
 from services.gateway.peers.decoder_stream import DecoderPeer, DecoderStream
 from services.gateway.peers.stage_stream import StagePeer, StageStream
-from services.gateway.placement.admission import Seats
-from services.gateway.placement.slots import Slot, Wish
+from services.gateway.placement.claims import Places
+from services.gateway.placement.ledger import Place
+from services.gateway.placement.needs import Needs
 from services.gateway.session import views
 from services.gateway.session.attachment import Response
 from services.gateway.session.block_made import block_made
@@ -39,19 +40,19 @@ LOOKAHEAD = 3
 class Production:
     """Host of the streams to stage and decoder (see their Protocols); `run` makes video."""
 
-    def __init__(self, live: LiveSession, recoveries: Recoveries, seats: Seats) -> None:
+    def __init__(self, live: LiveSession, recoveries: Recoveries, places: Places) -> None:
         self._live = live
         self._recoveries = recoveries
         self._opened = set[str]()
         self._stage: Keeper[stage_pb2.StageStatus] = Keeper(
-            seats.stage,
+            places.stage,
             find=self._find_stage,
             open_stream=self._open_stage,
             lost=recoveries.stage_lost,
             progress=lambda: live.record.next_stage_block,
         )
         self._decoder: Keeper[decoder_pb2.DecoderStatus] = Keeper(
-            seats.decoder,
+            places.decoder,
             find=self._find_decoder,
             open_stream=self._open_decoder,
             lost=recoveries.decoder_lost,
@@ -64,8 +65,8 @@ class Production:
             await self._live.begin_epoch()
             await race(self._make(), self._decoder.run(), self._give_away(), self._complete())
         finally:
-            self._stage.slot.release()
-            self._decoder.slot.release()
+            self._stage.place.release()
+            self._decoder.place.release()
 
     @property
     def is_open(self) -> bool:
@@ -82,7 +83,7 @@ class Production:
         if not self._is_made():
             await self._stage.run()
         self._stage.is_done = True
-        self._stage.slot.release()
+        self._stage.place.release()
         self._live.wakeup.fire()
         await asyncio.Event().wait()
 
@@ -106,11 +107,11 @@ class Production:
         while True:
             while not self._live.is_paused:
                 await self.wakeup.wait()
-            slots = self._slots
-            for slot in slots:
-                slot.offer()
-            await race(*(slot.revoked.wait() for slot in slots), self._resumed(), self._replaced(slots))
-            kept = [slot.withdraw() for slot in slots]
+            places = self._places
+            for place in places:
+                place.offer()
+            await race(*(place.revoked.wait() for place in places), self._resumed(), self._replaced(places))
+            kept = [place.withdraw() for place in places]
             if not all(kept):
                 log.info("places given away during a pause")
                 return
@@ -119,14 +120,14 @@ class Production:
         while self._live.is_paused:
             await self.wakeup.wait()
 
-    async def _replaced(self, slots: list[Slot[Any]]) -> None:
+    async def _replaced(self, places: list[Place[Any]]) -> None:
         """Until it has other places than these, after a loss."""
-        while self._slots == slots:
+        while self._places == places:
             await self.wakeup.wait()
 
     @property
-    def _slots(self) -> list[Slot[Any]]:
-        return [self._stage.slot, self._decoder.slot]
+    def _places(self) -> list[Place[Any]]:
+        return [self._stage.place, self._decoder.place]
 
     # Host of the streams.
 
@@ -173,7 +174,7 @@ class Production:
         """Before its segment can come."""
         if not self._live.wants_ticks:
             return
-        if made := block_made(block, self._live.lease.epoch, self._stage.slot.peer):
+        if made := block_made(block, self._live.lease.epoch, self._stage.place.peer):
             self._live.publish_made(made)
 
     async def prompt_applied(
@@ -238,21 +239,21 @@ class Production:
         self._opened.add(what)
         return self._live.lease.epoch if is_first else await self._live.next_epoch()
 
-    async def _find_stage(self, avoid: Collection[str]) -> Slot[stage_pb2.StageStatus]:
+    async def _find_stage(self, avoid: Collection[str]) -> Place[stage_pb2.StageStatus]:
         shared = self._live.shared
         async with or_over(None if avoid else shared.settings.gateway.recovery_timeout_s, "stage"):
-            return await shared.admission.stage(wish_of(self._live), avoid)
+            return await shared.admission.stage(needs_of(self._live), avoid)
 
-    async def _find_decoder(self, avoid: Collection[str]) -> Slot[decoder_pb2.DecoderStatus]:
+    async def _find_decoder(self, avoid: Collection[str]) -> Place[decoder_pb2.DecoderStatus]:
         shared = self._live.shared
         async with or_over(None if avoid else shared.settings.gateway.recovery_timeout_s, "decoder"):
-            return await shared.admission.decoder(wish_of(self._live), avoid)
+            return await shared.admission.decoder(needs_of(self._live), avoid)
 
 
-def wish_of(live: LiveSession, *, is_resumed: bool = False) -> Wish:
+def needs_of(live: LiveSession, *, is_resumed: bool = False) -> Needs:
     """What the session needs of a stage and of a decoder."""
     spec = live.spec
-    return Wish(
+    return Needs(
         session=live.record.session,
         tenant=live.record.tenant,
         model=spec.model,

@@ -6,7 +6,7 @@ from cascade_core.config import make
 from services.gateway.base.settings import GatewaySettings
 from services.gateway.peers.endpoints import Endpoint, Pod
 from services.gateway.placement.admission import Admission
-from services.gateway.placement.slots import Wish
+from services.gateway.placement.needs import Needs
 from tests.services.gateway.peers.test_pool import WAIT_S, following, gone, reported, until
 from tests.services.support.fake_peers import (
     FakeEndpoints,
@@ -77,11 +77,11 @@ async def test_a_server_that_goes_gets_no_sessions_however_ready_it_is() -> None
     stages.report("a:1", stage_status(), A)
     stages.report("b:1", stage_status(num_sessions=1), B)
     stages.terminate("b:1")  # the fullest, which would be first
-    wish = Wish("s", "t", "demo")
-    ticket = admission.enqueue(wish)
-    assert (await ticket.wait()).stage.peer.pod == A
+    needs = Needs("s", "t", "demo")
+    claim = admission.enqueue(needs)
+    assert (await claim.wait())[0].peer.pod == A
     stages.terminate("a:1")
-    assert admission.enqueue(wish).status.position == 1
+    assert admission.enqueue(needs).position == 1
     stages.report("c:1", stage_status())
     assert admission.queue_length == 0
     admission.close()

@@ -14,8 +14,9 @@ from services.common.errors import QueueFull
 from services.gateway.base.settings import GatewaySettings, PeerSettings
 from services.gateway.peers.endpoints import StaticEndpoints
 from services.gateway.peers.pool import Pool
-from services.gateway.placement.admission import Admission, Seats, Ticket
-from services.gateway.placement.slots import Wish
+from services.gateway.placement.admission import Admission
+from services.gateway.placement.claims import Claim, Places
+from services.gateway.placement.needs import Needs
 from tests.services.support.fake_peers import (
     DRAINING,
     READY,
@@ -82,8 +83,8 @@ async def small() -> AsyncIterator[World]:
     made.admission.close()
 
 
-def wish(session: str = "a", **fields: Any) -> Wish:
-    return Wish(**{"session": session, "tenant": "t", "model": "demo", **fields})
+def needs(session: str = "a", **fields: Any) -> Needs:
+    return Needs(**{"session": session, "tenant": "t", "model": "demo", **fields})
 
 
 async def soon(waiting: Awaitable[T]) -> T:
@@ -100,12 +101,16 @@ async def is_waiting(task: "asyncio.Future[Any]") -> bool:
     return not task.done()
 
 
-def position(ticket: Ticket) -> int:
-    return ticket.status.position
+def position(claim: Claim) -> int:
+    return claim.position
 
 
-async def seat(world: World, **fields: Any) -> Seats:
-    return await soon(world.admission.enqueue(wish(**fields)).wait())
+async def granted(claim: Claim) -> Places:
+    return Places(*await soon(claim.wait()))
+
+
+async def get_places(world: World, **fields: Any) -> Places:
+    return await granted(world.admission.enqueue(needs(**fields)))
 
 
 @contextmanager
@@ -119,22 +124,22 @@ async def test_places_are_packed(world: World) -> None:
     world.stage("s1", max_sessions=4)
     world.stage("s2", max_sessions=2)
     world.stage("s0", max_sessions=2)
-    placed = [(await seat(world)).stage.peer.address for _ in range(8)]
+    placed = [(await get_places(world)).stage.peer.address for _ in range(8)]
     assert placed == ["s0", "s0", "s2", "s2", "s1", "s1", "s1", "s1"]
 
 
 async def test_decoders_are_packed_too(world: World) -> None:
     world.decoder("d2", max_sessions=3, num_sessions=2)
-    assert [(await seat(world)).decoder.peer.address for _ in range(2)] == ["d2", "d1"]
+    assert [(await get_places(world)).decoder.peer.address for _ in range(2)] == ["d2", "d1"]
 
 
 @pytest.mark.parametrize("state", [common_pb2.SERVING_STATE_STARTING, RESTARTING, DRAINING])
 async def test_only_a_ready_stage_takes_sessions(small: World, state: int) -> None:
     small.stage("s1", state=state)
-    ticket = small.admission.enqueue(wish())
-    assert position(ticket) == 1
+    claim = small.admission.enqueue(needs())
+    assert position(claim) == 1
     small.stage("s1", state=READY)
-    assert (await soon(ticket.wait())).stage.peer.address == "s1"
+    assert (await granted(claim)).stage.peer.address == "s1"
 
 
 @pytest.mark.parametrize(
@@ -151,8 +156,8 @@ async def test_only_what_fits(world: World, fields: dict[str, Any], place: tuple
     world.stage("s2", model="big", revision="r7")
     world.decoder("d1", max_sessions=1)
     world.decoder("d2", models=("demo", "big"), encoders=[NVENC], max_sessions=2)
-    seats = await seat(world, **fields)
-    assert (seats.stage.peer.address, seats.decoder.peer.address) == place
+    places = await get_places(world, **fields)
+    assert (places.stage.peer.address, places.decoder.peer.address) == place
 
 
 @pytest.mark.parametrize(
@@ -165,113 +170,113 @@ async def test_only_what_fits(world: World, fields: dict[str, Any], place: tuple
     ],
 )
 async def test_what_fits_nowhere_waits(world: World, fields: dict[str, Any]) -> None:
-    assert position(world.admission.enqueue(wish(**fields))) == 1
+    assert position(world.admission.enqueue(needs(**fields))) == 1
     assert world.admission.num_busy == 0
 
 
 async def test_sessions_of_other_gateways_count(small: World) -> None:
     small.stage("s1", max_sessions=3, num_sessions=2)
-    seats = await seat(small)
+    places = await get_places(small)
     small.stage("s1", max_sessions=3, num_sessions=2)  # ours is not open yet
-    ticket = small.admission.enqueue(wish())
-    assert position(ticket) == 1
+    claim = small.admission.enqueue(needs())
+    assert position(claim) == 1
     small.stage("s1", max_sessions=3, num_sessions=3)
-    assert position(ticket) == 1
-    seats.stage.praise()
+    assert position(claim) == 1
+    places.stage.praise()
     small.stage("s1", max_sessions=3, num_sessions=2)  # ours is open, so one of theirs has ended
-    assert position(ticket) == 0
+    assert position(claim) == 0
 
 
 async def test_a_place_held_for_long_is_open(small: World) -> None:
     small.stage("s1", max_sessions=2, num_sessions=1)
-    await seat(small)
-    ticket = small.admission.enqueue(wish())
+    await get_places(small)
+    claim = small.admission.enqueue(needs())
     small.stage("s1", max_sessions=2, num_sessions=1)
-    assert position(ticket) == 1, "ours or theirs"
+    assert position(claim) == 1, "ours or theirs"
     small.clock.now += 31
     small.stage("s1", max_sessions=2, num_sessions=1)
-    assert position(ticket) == 0
+    assert position(claim) == 0
 
 
 async def test_a_place_is_free_once_the_stage_says_so(small: World) -> None:
-    seats = await seat(small)
+    places = await get_places(small)
     small.stage("s1", max_sessions=1, num_sessions=1)
-    ticket = small.admission.enqueue(wish())
-    seats.stage.release()
-    assert position(ticket) == 1, "the stream there is not closed yet"
+    claim = small.admission.enqueue(needs())
+    places.stage.release()
+    assert position(claim) == 1, "the stream there is not closed yet"
     small.stage("s1", max_sessions=1, num_sessions=0)
-    assert position(ticket) == 0
+    assert position(claim) == 0
 
 
 async def test_a_restarted_stage_is_empty(small: World) -> None:
-    seats = await seat(small)
+    places = await get_places(small)
     small.stages.lose("s1")
-    with starting(small.admission.stage(wish())) as moving:
+    with starting(small.admission.stage(needs())) as moving:
         assert await is_waiting(moving)
         small.stage("s1", max_sessions=1, instance="two")
         assert await soon(moving)
-    seats.stage.release()
+    places.stage.release()
     assert small.admission.num_busy == 1
 
 
 async def test_a_stage_that_is_not_listed_gets_nobody(small: World) -> None:
     small.stages.drop("s1")
-    assert position(small.admission.enqueue(wish())) == 1
+    assert position(small.admission.enqueue(needs())) == 1
 
 
-async def served(world: World, *tickets: Ticket) -> list[int]:
+async def served(world: World, *claims: Claim) -> list[int]:
     """The order in which one place goes round."""
     order: list[int] = []
-    while len(order) < len(tickets):
-        (number,) = [n for n, ticket in enumerate(tickets) if n not in order and not position(ticket)]
-        (await soon(tickets[number].wait())).stage.release()
+    while len(order) < len(claims):
+        (number,) = [n for n, claim in enumerate(claims) if n not in order and not position(claim)]
+        (await granted(claims[number])).stage.release()
         order.append(number)
     return order
 
 
 async def test_priority_then_those_who_come_back_then_arrival(small: World) -> None:
-    seats = await seat(small)
-    wishes = [wish(priority=LOW), wish(), wish(is_resumed=True), wish(priority=0), wish(priority=HIGH)]
-    tickets = [small.admission.enqueue(each) for each in wishes]
-    assert [position(ticket) for ticket in tickets] == [5, 3, 2, 4, 1]
-    assert tickets[0].status.queue_length == small.admission.queue_length == 5
-    seats.stage.release()
-    assert await served(small, *tickets) == [4, 2, 1, 3, 0]
+    places = await get_places(small)
+    wishes = [needs(priority=LOW), needs(), needs(is_resumed=True), needs(priority=0), needs(priority=HIGH)]
+    claims = [small.admission.enqueue(each) for each in wishes]
+    assert [position(claim) for claim in claims] == [5, 3, 2, 4, 1]
+    assert small.admission.status(claims[0]).queue_length == small.admission.queue_length == 5
+    places.stage.release()
+    assert await served(small, *claims) == [4, 2, 1, 3, 0]
 
 
 async def test_who_cannot_be_served_stops_nobody(small: World) -> None:
-    stuck = small.admission.enqueue(wish(model="big", priority=HIGH))
-    assert await seat(small)
+    stuck = small.admission.enqueue(needs(model="big", priority=HIGH))
+    assert await get_places(small)
     assert position(stuck) == 1
 
 
 async def test_half_a_place_is_none(small: World) -> None:
     small.decoder("d1", max_sessions=0)
-    ticket = small.admission.enqueue(wish())
+    claim = small.admission.enqueue(needs())
     assert small.admission.num_busy == 0
     small.decoder("d1", max_sessions=1)
-    assert (await soon(ticket.wait())).decoder.peer.address == "d1"
+    assert (await granted(claim)).decoder.peer.address == "d1"
 
 
 async def test_a_full_queue_refuses_only_who_would_wait(small: World) -> None:
     for _ in range(5):
-        small.admission.enqueue(wish(model="big"))
-    await seat(small)
+        small.admission.enqueue(needs(model="big"))
+    await get_places(small)
     with pytest.raises(QueueFull):
-        small.admission.enqueue(wish(priority=HIGH))
+        small.admission.enqueue(needs(priority=HIGH))
     assert small.admission.queue_length == 5
 
 
 async def test_positions_move_and_are_told(small: World) -> None:
-    seats = await seat(small)
-    first, second = small.admission.enqueue(wish()), small.admission.enqueue(wish())
+    places = await get_places(small)
+    first, second = small.admission.enqueue(needs()), small.admission.enqueue(needs())
     with starting(second.changed()) as moved, starting(first.changed()) as ended:
         assert await is_waiting(moved)
-        seats.stage.release()
+        places.stage.release()
         await soon(moved)
         await soon(ended)
     assert (position(first), position(second)) == (0, 1)
-    third = small.admission.enqueue(wish())
+    third = small.admission.enqueue(needs())
     assert position(third) == 2
     second.cancel()
     assert position(third) == 1
@@ -279,25 +284,26 @@ async def test_positions_move_and_are_told(small: World) -> None:
 
 
 async def test_the_wait_is_estimated_from_the_pace(small: World) -> None:
-    seats = await seat(small)
-    tickets = [small.admission.enqueue(wish()) for _ in range(3)]
-    for ticket in tickets[:2]:
-        assert not tickets[2].status.HasField("eta")
+    places = await get_places(small)
+    claims = [small.admission.enqueue(needs()) for _ in range(3)]
+    for claim in claims[:2]:
+        assert not small.admission.status(claims[2]).HasField("eta")
         small.clock.now += 60
-        seats.stage.release()
-        seats = await soon(ticket.wait())
-    assert tickets[2].status.eta.ToSeconds() == 60
-    fourth = small.admission.enqueue(wish())
-    assert fourth.status.eta.ToSeconds() == 120
+        places.stage.release()
+        places = await granted(claim)
+    assert small.admission.status(claims[2]).eta.ToSeconds() == 60
+    fourth = small.admission.enqueue(needs())
+    assert small.admission.status(fourth).eta.ToSeconds() == 120
     small.clock.now += 600
-    assert 60 < tickets[2].status.eta.ToSeconds() < 600, "nothing for long: slower than it was"
-    assert not tickets[0].status.HasField("eta")
+    eta_s = small.admission.status(claims[2]).eta.ToSeconds()
+    assert 60 < eta_s < 600, "nothing for long: slower than it was"
+    assert not small.admission.status(claims[0]).HasField("eta")
 
 
 async def test_a_cancelled_wait_leaves_the_queue(small: World) -> None:
-    await seat(small)
-    ticket = small.admission.enqueue(wish())
-    with starting(ticket.wait()) as waiting:
+    await get_places(small)
+    claim = small.admission.enqueue(needs())
+    with starting(claim.wait()) as waiting:
         assert await is_waiting(waiting)
     await settle()
     assert waiting.cancelled()
@@ -305,82 +311,83 @@ async def test_a_cancelled_wait_leaves_the_queue(small: World) -> None:
 
 
 async def test_a_wait_cancelled_as_it_is_served_gives_the_place_back(small: World) -> None:
-    seats = await seat(small)
-    ticket = small.admission.enqueue(wish())
-    with starting(ticket.wait()) as waiting:
+    places = await get_places(small)
+    claim = small.admission.enqueue(needs())
+    with starting(claim.wait()) as waiting:
         assert await is_waiting(waiting)
-        seats.stage.release()
-        assert position(ticket) == 0, "served, but not awake yet"
+        places.stage.release()
+        assert position(claim) == 0, "served, but not awake yet"
     await settle()
     assert waiting.cancelled()
     assert small.admission.num_busy == 0
 
 
 async def test_a_place_granted_between_cancel_and_its_arrival_is_given_back(small: World) -> None:
-    seats = await seat(small)
-    with starting(small.admission.stage(wish())) as waiting:
+    places = await get_places(small)
+    with starting(small.admission.stage(needs())) as waiting:
         assert await is_waiting(waiting)
         waiting.cancel()
-        seats.stage.release()
+        places.stage.release()
         await settle()
     assert waiting.cancelled()
     assert (small.admission.num_busy, small.admission.num_urgent) == (0, 0)
 
 
 async def test_cancel_returns_what_nobody_took_and_ends_the_wait(small: World) -> None:
-    ticket = small.admission.enqueue(wish())
+    claim = small.admission.enqueue(needs())
     assert small.admission.num_busy == 1
-    ticket.cancel()
-    ticket.cancel()
+    claim.cancel()
+    claim.cancel()
     assert small.admission.num_busy == 0
     with pytest.raises(SessionClosed):
-        await soon(ticket.wait())
+        await soon(claim.wait())
 
 
 async def test_cancel_by_another_ends_the_wait(small: World) -> None:
-    await seat(small)
-    ticket = small.admission.enqueue(wish())
-    with starting(ticket.wait()) as waiting:
+    await get_places(small)
+    claim = small.admission.enqueue(needs())
+    with starting(claim.wait()) as waiting:
         assert await is_waiting(waiting)
-        ticket.cancel()
+        claim.cancel()
         with pytest.raises(SessionClosed):
             await soon(waiting)
 
 
 async def test_cancel_after_the_wait_keeps_the_seats(small: World) -> None:
-    ticket = small.admission.enqueue(wish())
-    await soon(ticket.wait())
-    ticket.cancel()
+    claim = small.admission.enqueue(needs())
+    await soon(claim.wait())
+    claim.cancel()
     assert small.admission.num_busy == 1
 
 
 async def test_release_counts_once(small: World) -> None:
-    seats = await seat(small)
-    other = small.admission.enqueue(wish())
-    seats.stage.release()
-    seats.stage.release()
-    assert (await soon(other.wait())).stage
-    seats.stage.release()
+    places = await get_places(small)
+    other = small.admission.enqueue(needs())
+    places.stage.release()
+    places.stage.release()
+    assert (await granted(other)).stage
+    places.stage.release()
     assert small.admission.num_busy == 1
-    assert not small.admission.enqueue(wish()).status.HasField("eta"), "one place became free, not three"
+    claim = small.admission.enqueue(needs())
+    assert not small.admission.status(claim).HasField("eta"), "one place became free, not three"
 
 
 async def test_recoveries_go_ahead_of_the_queue(small: World) -> None:
-    seats = await seat(small)
-    ticket = small.admission.enqueue(wish(priority=HIGH))
-    with starting(small.admission.stage(wish(priority=LOW))) as moving:
+    places = await get_places(small)
+    claim = small.admission.enqueue(needs(priority=HIGH))
+    with starting(small.admission.stage(needs(priority=LOW))) as moving:
         assert await is_waiting(moving)
         assert small.admission.num_urgent == 1
-        assert position(ticket) == 1
-        seats.stage.release()
-        slot = await soon(moving)
-    assert position(ticket) == 1
-    slot.release()
-    assert position(ticket) == 0
+        assert position(claim) == 1
+        places.stage.release()
+        place = await soon(moving)
+    assert position(claim) == 1
+    place.release()
+    assert position(claim) == 0
 
 
 async def test_an_address_to_avoid_is_never_used(small: World) -> None:
-    with starting(small.admission.stage(wish(), {"s1"})) as moving:
+    with starting(small.admission.stage(needs(), {"s1"})) as moving:
         assert await is_waiting(moving)
         small.stage("s2")
         assert (await soon(moving)).peer.address == "s2"
@@ -388,15 +395,15 @@ async def test_an_address_to_avoid_is_never_used(small: World) -> None:
 
 async def test_another_decoder(small: World) -> None:
     small.decoder("d2", max_sessions=1)
-    assert (await soon(small.admission.decoder(wish()))).peer.address == "d2"
-    assert (await soon(small.admission.decoder(wish()))).peer.address == "d1"
+    assert (await soon(small.admission.decoder(needs()))).peer.address == "d2"
+    assert (await soon(small.admission.decoder(needs()))).peer.address == "d1"
 
 
-async def backoff(world: World, slot: Any) -> float:
+async def backoff(world: World, place: Any) -> float:
     """Seconds until the blamed stage is used again, found by the clock."""
-    slot.blame()
-    slot.release()
-    with starting(world.admission.stage(wish())) as waiting:
+    place.blame()
+    place.release()
+    with starting(world.admission.stage(needs())) as waiting:
         for elapsed in range(1, 400):
             assert await is_waiting(waiting)
             world.advance(0.25)
@@ -408,119 +415,119 @@ async def backoff(world: World, slot: Any) -> float:
 
 
 async def test_a_stage_that_fails_rests_longer_and_longer(small: World) -> None:
-    small.last = await soon(small.admission.stage(wish()))
+    small.last = await soon(small.admission.stage(needs()))
     rests = [await backoff(small, small.last) for _ in range(7)]
     assert rests == [1, 2, 4, 8, 16, 30, 30]
     small.last.praise()
     assert await backoff(small, small.last) == 1
     small.last.release()
-    small.last = await soon(small.admission.stage(wish()))
+    small.last = await soon(small.admission.stage(needs()))
     assert await backoff(small, small.last) == 1, "it served one to the end"
 
 
 async def test_sessions_that_fail_together_count_once(world: World) -> None:
-    slots = [await soon(world.admission.stage(wish())) for _ in range(5)]
-    for slot in slots[1:]:
-        slot.blame()
-        slot.release()
-    assert await backoff(world, slots[0]) == 1
+    places = [await soon(world.admission.stage(needs())) for _ in range(5)]
+    for place in places[1:]:
+        place.blame()
+        place.release()
+    assert await backoff(world, places[0]) == 1
 
 
 async def test_others_are_used_meanwhile(small: World) -> None:
     small.stage("s2", max_sessions=50)
-    slot = await soon(small.admission.stage(wish()))
-    assert slot.peer.address == "s1"
-    slot.blame()
-    slot.release()
-    assert (await soon(small.admission.stage(wish()))).peer.address == "s2"
+    place = await soon(small.admission.stage(needs()))
+    assert place.peer.address == "s1"
+    place.blame()
+    place.release()
+    assert (await soon(small.admission.stage(needs()))).peer.address == "s2"
 
 
 async def test_the_end_of_a_rest_needs_no_event() -> None:
     stages, decoders = FakePool(), FakePool()
     admission = Admission(make(GatewaySettings, {}), stages, decoders)
     stages.report("s1", stage_status())
-    slot = await soon(admission.stage(wish()))
-    slot.blame()
-    assert await soon(admission.stage(wish()))
+    place = await soon(admission.stage(needs()))
+    place.blame()
+    assert await soon(admission.stage(needs()))
     admission.close()
 
 
 async def test_an_offered_place_is_taken_only_where_no_other_is_free(small: World) -> None:
     small.stage("s2", max_sessions=1)
-    paused, other = await seat(small), await seat(small)
+    paused, other = await get_places(small), await get_places(small)
     paused.stage.offer()
     assert not paused.stage.revoked.is_set()
     other.stage.release()
-    again = await seat(small)
+    again = await get_places(small)
     assert not paused.stage.revoked.is_set()
-    ticket = small.admission.enqueue(wish())
+    claim = small.admission.enqueue(needs())
     assert paused.stage.revoked.is_set()
     assert not paused.stage.withdraw()
-    assert position(ticket) == 1, "until its owner has left"
+    assert position(claim) == 1, "until its owner has left"
     paused.stage.release()
-    assert (await soon(ticket.wait())).stage.peer.address == paused.stage.peer.address
+    assert (await granted(claim)).stage.peer.address == paused.stage.peer.address
     assert not again.stage.revoked.is_set()
 
 
 async def test_an_offer_made_later_helps_who_waits(small: World) -> None:
-    seats = await seat(small)
-    ticket = small.admission.enqueue(wish())
-    seats.stage.offer()
-    assert seats.stage.revoked.is_set()
-    assert position(ticket) == 1
+    places = await get_places(small)
+    claim = small.admission.enqueue(needs())
+    places.stage.offer()
+    assert places.stage.revoked.is_set()
+    assert position(claim) == 1
 
 
 async def test_a_withdrawn_offer_is_safe(small: World) -> None:
-    seats = await seat(small)
-    seats.stage.offer()
-    assert seats.stage.withdraw()
-    small.admission.enqueue(wish())
-    assert not seats.stage.revoked.is_set()
+    places = await get_places(small)
+    places.stage.offer()
+    assert places.stage.withdraw()
+    small.admission.enqueue(needs())
+    assert not places.stage.revoked.is_set()
 
 
 async def test_one_who_waits_costs_one_place_and_the_oldest_offer(small: World) -> None:
     small.stage("s1", max_sessions=3)
-    paused = [await seat(small) for _ in range(3)]
-    for seats in reversed(paused):
-        seats.stage.offer()
-    small.admission.enqueue(wish())
+    paused = [await get_places(small) for _ in range(3)]
+    for places in reversed(paused):
+        places.stage.offer()
+    small.admission.enqueue(needs())
     small.stage("s1", max_sessions=3, num_sessions=3)
-    assert [seats.stage.revoked.is_set() for seats in paused] == [False, False, True]
+    assert [places.stage.revoked.is_set() for places in paused] == [False, False, True]
     paused[2].stage.release()
-    assert [seats.stage.revoked.is_set() for seats in paused] == [False, False, True], "it is closing"
-    small.admission.enqueue(wish())
-    assert [seats.stage.revoked.is_set() for seats in paused] == [False, True, True]
+    assert [places.stage.revoked.is_set() for places in paused] == [False, False, True], "it is closing"
+    small.admission.enqueue(needs())
+    assert [places.stage.revoked.is_set() for places in paused] == [False, True, True]
 
 
 async def test_no_stage_is_taken_away_in_vain(small: World) -> None:
-    seats = await seat(small)
-    seats.stage.offer()
+    places = await get_places(small)
+    places.stage.offer()
     small.decoder("d1", max_sessions=1)
-    small.admission.enqueue(wish())
-    assert not seats.stage.revoked.is_set(), "there would be no decoder"
-    seats.decoder.offer()
-    assert seats.stage.revoked.is_set()
-    assert seats.decoder.revoked.is_set()
+    small.admission.enqueue(needs())
+    assert not places.stage.revoked.is_set(), "there would be no decoder"
+    places.decoder.offer()
+    assert places.stage.revoked.is_set()
+    assert places.decoder.revoked.is_set()
 
 
 async def test_a_place_nobody_leaves_is_taken_back(small: World) -> None:
-    seats = await seat(small)
-    seats.stage.offer()
-    ticket = small.admission.enqueue(wish())
+    places = await get_places(small)
+    places.stage.offer()
+    claim = small.admission.enqueue(needs())
     small.advance(9.9)
-    assert position(ticket) == 1
+    assert position(claim) == 1
     small.advance(0.2)
-    assert position(ticket) == 0
-    seats.stage.release()
+    assert position(claim) == 0
+    places.stage.release()
     assert small.admission.num_busy == 1
 
 
 async def test_an_offer_of_a_place_that_is_gone_helps_nobody(small: World) -> None:
-    seats = await seat(small)
-    seats.stage.offer()
+    places = await get_places(small)
+    places.stage.offer()
     small.stages.lose("s1")
-    small.admission.enqueue(wish())
-    assert not seats.stage.revoked.is_set()
+    small.admission.enqueue(needs())
+    assert not places.stage.revoked.is_set()
 
 
 async def test_models_are_known_while_their_stages_are_away(small: World) -> None:
@@ -541,18 +548,18 @@ async def test_over_real_pools() -> None:
         stages: Pool[Any] = Pool("stage", StaticEndpoints([stage.address]), settings, PeerSettings())
         decoders: Pool[Any] = Pool("decoder", StaticEndpoints([decoder.address]), settings, PeerSettings())
         admission = Admission(settings, stages, decoders)
-        first, second = admission.enqueue(wish("a")), admission.enqueue(wish("b"))
+        first, second = admission.enqueue(needs("a")), admission.enqueue(needs("b"))
         await stages.start()
         await decoders.start()
-        seats = await soon(first.wait())
+        places = await granted(first)
         stage.set(num_sessions=1)
         async with asyncio.timeout(WAIT_S):
-            while not seats.stage.peer.status.num_sessions:
+            while not places.stage.peer.status.num_sessions:
                 await stages.changed()
-        seats.stage.release()
+        places.stage.release()
         assert position(second) == 1
         stage.set(num_sessions=0)
-        assert (await soon(second.wait())).stage.peer.address == stage.address
+        assert (await granted(second)).stage.peer.address == stage.address
         for pool in (stages, decoders):
             await soon(pool.close())
         admission.close()

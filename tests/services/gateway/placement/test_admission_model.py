@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from cascade.v1 import common_pb2
 from cascade_core.config import make
 from services.gateway.base.settings import GatewaySettings
-from services.gateway.placement.admission import Admission, Seats, Ticket
-from services.gateway.placement.slots import Slot, Wish
+from services.gateway.placement.admission import Admission
+from services.gateway.placement.claims import Claim
+from services.gateway.placement.ledger import Place
+from services.gateway.placement.needs import Needs
 from tests.services.support.fake_peers import DRAINING, READY, FakePool, decoder_status, stage_status
 
 NVENC = common_pb2.VIDEO_ENCODER_NVENC
@@ -53,29 +55,29 @@ class Waiting:
     """A claim that somebody waits for."""
 
     kinds: tuple[bool, ...]
-    wish: Wish
+    needs: Needs
     avoid: frozenset[str]
     order: int
     task: "asyncio.Future[Any]"
-    ticket: Ticket | None
+    claim: Claim | None
 
     def cancel(self) -> None:
         """At any moment, before the task has begun to wait too."""
         self.task.cancel()
-        if self.ticket:
-            self.ticket.cancel()
+        if self.claim:
+            self.claim.cancel()
 
     @property
     def rank(self) -> tuple[Any, ...]:
-        return len(self.kinds) == 2, self.wish.rank, self.order
+        return len(self.kinds) == 2, self.needs.rank, self.order
 
 
 @dataclass
 class Model:
     now: float = 0.0
     waiting: list[Waiting] = field(default_factory=list)
-    held: list[Slot[Any]] = field(default_factory=list)
-    fresh: list[Slot[Any]] = field(default_factory=list)
+    held: list[Place[Any]] = field(default_factory=list)
+    fresh: list[Place[Any]] = field(default_factory=list)
     served: list[Waiting] = field(default_factory=list)
     orders: Any = field(default_factory=itertools.count)
 
@@ -93,19 +95,19 @@ class Model:
         for machine in self.machines:
             machine.report(0)
 
-    def machine(self, slot: Slot[Any]) -> Machine:
-        return next(machine for machine in self.machines if machine.address == slot.peer.address)
+    def machine(self, place: Place[Any]) -> Machine:
+        return next(machine for machine in self.machines if machine.address == place.peer.address)
 
-    def there(self, machine: Machine) -> list[Slot[Any]]:
+    def there(self, machine: Machine) -> list[Place[Any]]:
         """Our places on the process that runs there now."""
         return [
-            slot
-            for slot in self.held
-            if self.machine(slot) is machine and slot.instance_id == str(machine.instance)
+            place
+            for place in self.held
+            if self.machine(place) is machine and place.instance_id == str(machine.instance)
         ]
 
     def report(self, machine: Machine) -> None:
-        machine.report(sum(slot.is_open for slot in self.there(machine)))
+        machine.report(sum(place.is_open for place in self.there(machine)))
 
     def ledger(self, machine: Machine) -> Any:
         return self.admission._stages if machine.is_stage else self.admission._decoders
@@ -123,30 +125,30 @@ class Model:
         if machine.address in waiting.avoid:
             return False
         if machine.is_stage:
-            return machine.specials.get("model", "demo") == waiting.wish.model
-        return waiting.wish.model in machine.specials["models"] and (
-            not waiting.wish.encoders or "encoders" in machine.specials
+            return machine.specials.get("model", "demo") == waiting.needs.model
+        return waiting.needs.model in machine.specials["models"] and (
+            not waiting.needs.encoders or "encoders" in machine.specials
         )
 
     def run(self, name: str, a: int, b: int) -> None:
         """One thing happens."""
         machine = self.machines[a % len(self.machines)]
-        slot = self.held[b % len(self.held)] if self.held else None
+        place = self.held[b % len(self.held)] if self.held else None
         if name in ("enqueue", "recover"):
             self.ask(name, a, b)
         elif name == "cancel" and self.waiting:
             self.waiting[a % len(self.waiting)].task.cancel()
-        elif name in ("release", "leave") and slot and (name == "release" or slot.revoked.is_set()):
-            self.give_back(slot)
-        elif name == "open" and slot:
-            slot.praise()
-        elif name == "blame" and slot:
-            slot.blame()
-            self.give_back(slot)
-        elif name == "offer" and slot:
-            slot.offer()
-        elif name == "withdraw" and slot:
-            assert slot.withdraw() != slot.revoked.is_set()
+        elif name in ("release", "leave") and place and (name == "release" or place.revoked.is_set()):
+            self.give_back(place)
+        elif name == "open" and place:
+            place.praise()
+        elif name == "blame" and place:
+            place.blame()
+            self.give_back(place)
+        elif name == "offer" and place:
+            place.offer()
+        elif name == "withdraw" and place:
+            assert place.withdraw() != place.revoked.is_set()
         elif name == "wait":
             self.now += (0.3, 1, 5, 11)[a % 4]
             self.admission._move()
@@ -156,26 +158,26 @@ class Model:
     def ask(self, name: str, a: int, b: int) -> None:
         model = "big" if a % 7 == 0 else "demo"
         encoders = frozenset([NVENC] if b % 7 == 0 and model == "demo" else [])
-        wish = Wish("s", "t", model, encoders=encoders, priority=1 + b % 3, is_resumed=a % 5 == 0)
+        needs = Needs("s", "t", model, encoders=encoders, priority=1 + b % 3, is_resumed=a % 5 == 0)
         avoid = frozenset({"s1", "d1"} if b % 5 == 0 and name == "recover" else ())
-        ticket = None
+        claim = None
         if name == "enqueue":
-            ticket = self.admission.enqueue(wish)
-            kinds, task = (True, False), asyncio.ensure_future(ticket.wait())
+            claim = self.admission.enqueue(needs)
+            kinds, task = (True, False), asyncio.ensure_future(claim.wait())
         else:
             find = self.admission.stage if a % 2 else self.admission.decoder
-            kinds, task = (bool(a % 2),), asyncio.ensure_future(find(wish, avoid))
-        self.waiting.append(Waiting(kinds, wish, avoid, next(self.orders), task, ticket))
+            kinds, task = (bool(a % 2),), asyncio.ensure_future(find(needs, avoid))
+        self.waiting.append(Waiting(kinds, needs, avoid, next(self.orders), task, claim))
 
-    def give_back(self, slot: Slot[Any]) -> None:
-        self.held.remove(slot)
-        slot.release()
+    def give_back(self, place: Place[Any]) -> None:
+        self.held.remove(place)
+        place.release()
 
     def change(self, name: str, machine: Machine, b: int) -> None:
         """Something about a machine, which it reports at once."""
         ours = self.there(machine)
         if name == "others":
-            if all(slot.is_open for slot in ours):  # else nobody could tell whose session it is
+            if all(place.is_open for place in ours):  # else nobody could tell whose session it is
                 machine.num_others = min(b % 3, max(0, machine.max_sessions - len(ours)))
         elif name == "state":
             machine.state = STATES[b % len(STATES)]
@@ -196,16 +198,16 @@ class Model:
             if waiting.task.cancelled():
                 continue
             result = waiting.task.result()
-            self.fresh += [result.stage, result.decoder] if isinstance(result, Seats) else [result]
+            self.fresh += result if isinstance(result, tuple) else [result]
             self.served.append(waiting)
-        self.held = [slot for slot in self.held + self.fresh if not slot.is_released]
+        self.held = [place for place in self.held + self.fresh if not place.is_released]
 
     def check(self) -> None:
-        for slot in self.fresh:
-            machine = self.machine(slot)
+        for place in self.fresh:
+            machine = self.machine(place)
             num_used = len(self.there(machine)) + machine.num_others
             assert num_used <= machine.max_sessions, f"{machine.address} has too many"
-        assert self.admission.num_busy == sum(self.machine(slot).is_stage for slot in self.held)
+        assert self.admission.num_busy == sum(self.machine(place).is_stage for place in self.held)
         assert self.admission.queue_length + self.admission.num_urgent == len(self.waiting)
         for waiting in self.waiting:
             halves = [self.free_machines(waiting, kind) for kind in waiting.kinds]
@@ -221,27 +223,27 @@ class Model:
     def check_choice(self) -> None:
         """Right after one event: order among those who need the same, and the fullest peer."""
         for served, waiting in itertools.product(self.served, self.waiting):
-            if (served.kinds, served.wish.need, served.avoid) == (
+            if (served.kinds, served.needs.key, served.avoid) == (
                 waiting.kinds,
-                waiting.wish.need,
+                waiting.needs.key,
                 waiting.avoid,
             ):
                 assert served.rank < waiting.rank
         if len(self.served) != 1:
             return
-        for slot in self.fresh:
-            chosen = self.machine(slot)
+        for place in self.fresh:
+            chosen = self.machine(place)
             for machine in self.free_machines(self.served[0], chosen.is_stage):
                 if machine is not chosen:
                     assert self.num_free(chosen) + 1 <= self.num_free(machine), "not the fullest"
 
-    def check_revocations(self, before: set[Slot[Any]]) -> None:
+    def check_revocations(self, before: set[Place[Any]]) -> None:
         """Only for somebody who waits."""
         assert self.waiting or self.served or revoked(self.held) <= before
 
 
-def revoked(slots: list[Slot[Any]]) -> set[Slot[Any]]:
-    return {slot for slot in slots if slot.revoked.is_set()}
+def revoked(places: list[Place[Any]]) -> set[Place[Any]]:
+    return {place for place in places if place.revoked.is_set()}
 
 
 async def settle() -> None:
@@ -272,8 +274,8 @@ async def end(model: Model) -> None:
         waiting.task.cancel()
     await settle()
     model.collect()
-    for slot in model.held:
-        slot.release()
+    for place in model.held:
+        place.release()
     model.held = []
     model.now += 100
     for machine in model.machines:

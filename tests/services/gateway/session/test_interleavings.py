@@ -13,7 +13,7 @@ from cascade.v1 import session_pb2 as pb
 from services.gateway.api import creation
 from services.gateway.journal import Change, MemoryJournal, Noted, Requested
 from services.gateway.journal.errors import Fenced
-from services.gateway.placement.claims import Seats
+from services.gateway.placement.claims import Places
 from services.gateway.session import views
 from services.gateway.session.conductor import Conductor
 from services.gateway.session.live import LiveSession
@@ -309,9 +309,9 @@ async def test_a_stage_that_goes_before_its_model_is_noted_is_replaced(
 ) -> None:
     note = Conductor._note_model
 
-    async def too_late(self: Conductor, seats: Seats) -> None:
-        seats.stage.peer.lose("is gone")
-        await note(self, seats)
+    async def too_late(self: Conductor, places: Places) -> None:
+        places.stage.peer.lose("is gone")
+        await note(self, places)
 
     async with town() as place:
         monkeypatch.setattr(Conductor, "_note_model", too_late)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,28 +10,28 @@ import pytest
 from services.gateway.peers.endpoints import Endpoint
 from services.gateway.peers.peer import Peer
 from services.gateway.peers.stream import StreamLost
-from services.gateway.placement.slots import Slot
+from services.gateway.placement.ledger import Place
 from services.gateway.session import keeper as module
 from services.gateway.session.keeper import Keeper
 
 WAIT_S = 30.0
 
 
-class Accounts:
-    """Notes what happens to slots."""
+class NotedPlace(Place[Any]):
+    """Notes what happens to it, and keeps no account."""
 
-    def __init__(self) -> None:
-        self.blamed: list[str] = []
-        self.released: list[str] = []
+    def __init__(self, noted: "World", peer: Peer[Any]) -> None:
+        super().__init__(SimpleNamespace(clock=lambda: 0.0), SimpleNamespace(era=0), peer, "s")  # type: ignore[arg-type]
+        self._noted = noted
 
-    def release(self, slot: Slot[Any]) -> None:
-        self.released.append(slot.peer.address)
+    def praise(self) -> None:
+        self.is_open = True
 
-    def blame(self, slot: Slot[Any]) -> None:
-        self.blamed.append(slot.peer.address)
+    def release(self) -> None:
+        self._noted.released.append(self.peer.address)
 
-    def __getattr__(self, name: str) -> Callable[[Slot[Any]], None]:
-        return lambda slot: None
+    def blame(self) -> None:
+        self._noted.blamed.append(self.peer.address)
 
 
 class FakeStream:
@@ -55,24 +56,29 @@ class FakeStream:
         self._closed.set()
 
 
-class Place:
+class World:
     """A session at machine `a`, which can move to `b`."""
 
     def __init__(self, end: str) -> None:
-        self.accounts = Accounts()
+        self.blamed: list[str] = []
+        self.released: list[str] = []
         self.peers = {name: Peer[Any](name, None) for name in "ab"}  # type: ignore[arg-type]
         self.streams = {"a": FakeStream(end), "b": FakeStream("in order")}
         self.losses: list[StreamLost | None] = []
         self.keeper: Keeper[Any] = Keeper(
-            self.slot("a"), find=self.find, open_stream=self.open, lost=self.losses.append, progress=lambda: 0
+            self.place("a"),
+            find=self.find,
+            open_stream=self.open,
+            lost=self.losses.append,
+            progress=lambda: 0,
         )
 
-    def slot(self, name: str) -> Slot[Any]:
-        return Slot(self.accounts, self.peers[name], "s", 0, 0.0)
+    def place(self, name: str) -> Place[Any]:
+        return NotedPlace(self, self.peers[name])
 
-    async def find(self, avoid: Collection[str]) -> Slot[Any]:
+    async def find(self, avoid: Collection[str]) -> Place[Any]:
         assert avoid == {"a"}
-        return self.slot("b")
+        return self.place("b")
 
     async def open(self, peer: Peer[Any]) -> FakeStream:
         return self.streams[peer.address]
@@ -84,18 +90,18 @@ async def test_a_move_is_one_however_the_old_stream_ends(
     end: str, announcement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CLOSE_S", 0.05)
-    place = Place(end)
-    running = asyncio.create_task(place.keeper.run())
+    world = World(end)
+    running = asyncio.create_task(world.keeper.run())
     async with asyncio.timeout(WAIT_S):
-        await place.streams["a"].running.wait()
+        await world.streams["a"].running.wait()
         if announcement == "in-band":
-            place.keeper.drain()
+            world.keeper.drain()
         else:
-            place.peers["a"].notice(Endpoint("a", is_terminating=True))
-        await place.streams["b"].running.wait()
-        assert place.losses == [None], "on purpose"
-        assert place.accounts.blamed == []
-        assert place.accounts.released == ["a"]
-        place.streams["b"].close()
+            world.peers["a"].notice(Endpoint("a", is_terminating=True))
+        await world.streams["b"].running.wait()
+        assert world.losses == [None], "on purpose"
+        assert world.blamed == []
+        assert world.released == ["a"]
+        world.streams["b"].close()
         await running
-    assert place.accounts.released == ["a", "b"]
+    assert world.released == ["a", "b"]

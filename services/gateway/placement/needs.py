@@ -1,0 +1,54 @@
+"""What a session needs of a stage and of a decoder."""
+
+from dataclasses import dataclass
+
+from cascade.v1 import common_pb2, session_pb2
+from cascade.v1.decoder_pb2 import DecoderStatus
+from cascade.v1.stage_pb2 import StageStatus
+
+EVERYWHERE = frozenset({common_pb2.VIDEO_ENCODER_UNSPECIFIED, common_pb2.VIDEO_ENCODER_SOFTWARE})
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a place must offer, and whose it will be."""
+
+    session: str
+    tenant: str
+    model: str
+    revision: str = ""
+    """ModelInfo.revision that the stage must have; empty: any."""
+    width: int = 0
+    """Pixels; 0: the model's default."""
+    height: int = 0
+    encoders: frozenset[int] = frozenset()
+    """VideoEncoder values that the decoder must have; SOFTWARE every decoder has."""
+    priority: int = session_pb2.PRIORITY_NORMAL
+    """Priority value; UNSPECIFIED counts as NORMAL."""
+    is_resumed: bool = False
+    """It had a place before: ahead of new ones of its priority."""
+
+    @property
+    def rank(self) -> tuple[int, bool]:
+        """Ascending: who is served first."""
+        return -(self.priority or session_pb2.PRIORITY_NORMAL), not self.is_resumed
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal where the same servers do."""
+        return self.model, self.revision, self.width * self.height, self.encoders
+
+
+def stage_fits(status: StageStatus, needs: Needs) -> bool:
+    """Whether the stage could run the session, if it had a free place."""
+    info = status.model
+    return (
+        info.model == needs.model
+        and needs.revision in ("", info.revision)
+        and needs.width * needs.height <= info.max_pixels
+    )
+
+
+def decoder_fits(status: DecoderStatus, needs: Needs) -> bool:
+    """Whether the decoder could decode the session, if it had a free place."""
+    return needs.model in status.models and needs.encoders - EVERYWHERE <= set(status.encoders)
