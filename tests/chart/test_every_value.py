@@ -1,14 +1,16 @@
-"""Every value does something: changed to another that the schema allows, it changes what is installed."""
+"""Every value does something: most are set at once, each to a text or number that stands nowhere else, and
+are found in what is installed; the others are changed one by one, and change what is installed.
+"""
 
+import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import pytest
 from jsonschema import Draft202012Validator
 
-from tests.chart.rendering import at, chart_values, leaves, template
+from tests.chart.rendering import CHART, at, chart_values, leaves, template
 from tests.chart.schema_paths import follow, schema_at
 from tests.chart.switches import MODEL, SWITCHES, Values, combine, merge
 
@@ -76,52 +78,117 @@ CONTEXT: dict[str, Values] = {
     "weights.pvc.claimName": SWITCHES["weights"]["pvc"],
 }
 """Where a value is not seen over any of the bases."""
-BASES: tuple[Values, ...] = ({}, EVERYTHING, OTHERWISE, STATED, PULLED)
+BASES: tuple[Values, ...] = (OTHERWISE, EVERYTHING, STATED, PULLED, {})
 """Each value is tried over these, until one shows it."""
-PEERS = [[{"ipBlock": {"cidr": "10.0.0.0/8"}}]]
-APART = {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname"}]}
-SPECIAL: dict[str, list[Any]] = {
-    "gateway.auth.modes": [["mtls"], ["api_keys"]],
-    "model.card": ['name = "demo"\n'],
-    "networkPolicy.apiServer.cidrs": [["10.0.0.0/8"]],
-    "weights.download.accessModes": [["ReadWriteOnce"]],
-    "weights.source": ["download"],
-    **{
-        f"networkPolicy.{name}": PEERS
-        for name in ("clients", "monitoring", "keda", "dns", "otlp", "externalRedis.peers")
-    },
-    **{f"{each}.affinity": [{"podAntiAffinity": APART}] for each in COMPONENTS},
-    **{f"{each}.extraEnv": [[{"name": "TZ", "value": "UTC"}]] for each in COMPONENTS},
-    **{f"{each}.settings": [{"grpc": {"keepalive_time_s": 25}}] for each in COMPONENTS},
-}
-"""Where the schema does not lead to another value that fits."""
 UNSEEN = {
     "global": "Helm's",
     "redis.global": "Helm's",
     "autoscaling.hpa.scrapedElsewhere": "it only lifts a check",
 }
-WORDS = (
-    *("some-name", "7Gi", "11s", "25h", "/some", "gpu.example", "12%", "10.0.0.0/8"),
-    *("https://some.example:8443", f"sha256:{'0' * 64}"),
+ALONE = re.compile(
+    r"""
+    .*\.(drain\.deadlineSeconds | (terminationGracePeriod|start|progressDeadline)Seconds)  # compared
+    | .*\.gpu\.(products | dra\.selectors)  # refused in some of the bases
+    | gateway\.auth\.jwt\.jwks(Url | ConfigMap\.name)  # of two one
+    | model\.name
+    """,
+    re.VERBOSE,
 )
-"""One of them fits any pattern of the schema."""
+"""What would be refused beside other changes."""
+FIRST_MARK = 211
+"""Counted up from here; no number of the chart is one of them."""
+APART = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "{word}"}]}}
+PEERS = [{"podSelector": {"matchLabels": {"app": "{word}"}}}]
+SPECIAL: dict[str, list[Any]] = {
+    "gateway.auth.modes": [["mtls"], ["api_keys"]],
+    "model.card": ['name = "demo"\n'],
+    "networkPolicy.extraEgress": [[{"to": PEERS}]],
+    "weights.download.accessModes": [["ReadWriteOnce"]],
+    "weights.download.tolerations": [[{"key": "{word}", "operator": "Exists"}]],
+    "redis.tolerations": [[{"key": "{word}", "operator": "Exists"}]],
+    "weights.source": ["download"],
+    **{
+        f"networkPolicy.{name}": [PEERS]
+        for name in ("clients", "monitoring", "keda", "dns", "otlp", "externalRedis.peers")
+    },
+    **{f"{each}.affinity": [APART] for each in COMPONENTS},
+    **{f"{each}.extraEnv": [[{"name": "TZ", "value": "{word}"}]] for each in COMPONENTS},
+    **{f"{each}.settings": [{"grpc": {"keepalive_time_s": "{number}"}}] for each in COMPONENTS},
+    **{f"{each}.tolerations": [[{"key": "{word}", "operator": "Exists"}]] for each in COMPONENTS},
+}
+"""Where the schema does not lead to another value that fits."""
 RANDOM = re.compile(r'(?<=: )"[A-Za-z0-9+/]{32,}={0,2}"')
 """Generated keys."""
 PATHS = [path for path in leaves(chart_values()) if ".".join(path) not in UNSEEN]
 
 
-@pytest.mark.parametrize("path", PATHS, ids=".".join)
-def test_it_matters(path: tuple[str, ...]) -> None:
-    tried = [value for value in others(path) if value != value_at(chart_values(), path)]
-    assert tried, "no other value found"
+def test_every_value_is_seen() -> None:
+    marked = {path: value for path, mark in numbered() if (value := marked_value(path, mark)) is not None}
+    alone = [path for path in PATHS if path not in marked]
+    assert len(marked) > 2 * len(alone), "most need no rendering of their own"
+    together = unseen_of(marked)
+    missing = [path for path in (*alone, *together) if not matters(path)]
+    assert not missing, f"no rendering changes with {', '.join(map('.'.join, missing))}"
+
+
+def test_templates_read_values_that_are_there() -> None:
+    """A misspelt one would silently be empty."""
+    for path in CHART.glob("templates/**/*"):
+        for name in re.findall(r"\.Values\.([\w.]+\w)", path.read_text() if path.is_file() else ""):
+            value_at(chart_values(), name.split("."))
+
+
+def numbered() -> Iterator[tuple[tuple[str, ...], int]]:
+    yield from ((path, mark) for mark, path in enumerate(PATHS, FIRST_MARK))
+
+
+def marked_value(path: tuple[str, ...], mark: int) -> Any:
+    """The first value that fits and in which the mark is recognised; None: there is none."""
+    if ALONE.fullmatch(".".join(path)):
+        return None
+    return next((value for value in others(path, mark) if tokens(value, mark)), None)
+
+
+def tokens(value: Any, mark: int) -> list[str]:
+    """How the mark will stand in manifests."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [text for each in inner for text in tokens(each, mark)]
+    return [str(value)] if str(mark) in str(value) else []
+
+
+def unseen_of(marked: dict[tuple[str, ...], Any]) -> set[tuple[str, ...]]:
+    """Those whose mark stands in no rendering. Some hide others, so a base may show more the second time."""
+    marks = dict(numbered())
+    unseen = set(marked)
+    for base in (*BASES[:2], *BASES):
+        values = functools.reduce(merge, (at(path, marked[path]) for path in PATHS if path in unseen), base)
+        text = outcome(values)
+        assert "kind: Deployment" in text, f"more are to be tried ALONE: {text}"
+        plain = outcome(base)
+        for path in sorted(unseen):
+            shown = [
+                re.compile(rf"(?<![\w.]){re.escape(each)}(?!\w)")
+                for each in tokens(marked[path], marks[path])
+            ]
+            if all(each.search(text) and not each.search(plain) for each in shown):
+                unseen.remove(path)
+    return unseen
+
+
+def matters(path: tuple[str, ...]) -> bool:
+    """Whether another value changes what is installed."""
+    mark = dict(numbered())[path]
+    tried = [value for value in others(path, mark) if value != value_at(chart_values(), path)]
+    assert tried, f"no other value found for {'.'.join(path)}"
     name = ".".join(path)
     bases = sorted(BASES, key=lambda base: path[0] not in base)
     for base in (CONTEXT[name],) if name in CONTEXT else bases:
         before = outcome(base)
         for value in tried[:2]:
             if outcome(merge(base, at(path, value))) != before:
-                return
-    pytest.fail(f"no rendering changes with {tried}")
+                return True
+    return False
 
 
 def outcome(values: Values) -> str:
@@ -133,59 +200,79 @@ def outcome(values: Values) -> str:
     return done.stderr
 
 
-def value_at(values: Any, path: tuple[str, ...]) -> Any:
+def value_at(values: Any, path: Iterable[str]) -> Any:
     for name in path:
         values = values[name]
     return values
 
 
-def others(path: tuple[str, ...]) -> list[Any]:
+def others(path: tuple[str, ...], mark: int) -> list[Any]:
     """Values that the schema allows there."""
-    return SPECIAL.get(".".join(path)) or list(examples(schema_at(path), path[-1]))
+    special = SPECIAL.get(".".join(path))
+    return filled(special, mark) if special else list(examples(schema_at(path), path[-1], mark))
 
 
-def examples(schema: dict[str, Any], name: str) -> Iterator[Any]:
+def filled(value: Any, mark: int) -> Any:
+    """With the mark in its places."""
+    if isinstance(value, dict):
+        return {key: filled(inner, mark) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [filled(inner, mark) for inner in value]
+    return {"{word}": f"mark{mark}", "{number}": mark}.get(value, value)
+
+
+def examples(schema: dict[str, Any], name: str, mark: int) -> Iterator[Any]:
+    """Those with the mark first."""
     schema = follow(schema)
     for each in schema.get("anyOf") or schema.get("oneOf") or ():
-        yield from examples(each, name)
+        yield from examples(each, name, mark)
     if "enum" in schema:
         yield from schema["enum"]
+        return
     kinds = schema.get("type", ())
     for kind in [kinds] if isinstance(kinds, str) else kinds:
-        yield from of_kind(kind, schema, name)
+        yield from of_kind(kind, schema, name, mark)
 
 
-def of_kind(kind: str, schema: dict[str, Any], name: str) -> Iterator[Any]:
+def of_kind(kind: str, schema: dict[str, Any], name: str, mark: int) -> Iterator[Any]:
     match kind:
         case "boolean":
             yield from (True, False)
         case "integer" | "number":
-            yield from numbers(schema, kind)
+            yield from numbers(schema, kind, mark)
         case "string":
-            yield from strings(schema)
+            yield from (each for each in words(mark) if Draft202012Validator(schema).is_valid(each))
         case "array":
-            yield [next(examples(schema["items"], name))]
+            yield [next(examples(schema["items"], name, mark))]
         case "object":
-            yield {key: value for key, value in fields(schema) if value is not None}
+            yield {key: value for key, value in fields(schema, mark) if value is not None}
 
 
-def numbers(schema: dict[str, Any], kind: str) -> Iterator[Any]:
+def numbers(schema: dict[str, Any], kind: str, mark: int) -> Iterator[Any]:
     low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
     high = schema.get("maximum", schema.get("exclusiveMaximum", low + 1000))
-    yield (low + high) / 2 if kind == "number" else (low + high) // 2
-    yield from (each for each in (low + 1, low + 2) if each <= high)
+    tried = (mark, mark / 1000 if kind == "number" else low + 1, (low + high) // 2, low + 1, low + 2)
+    yield from (each for each in tried if low <= each <= high)
 
 
-def strings(schema: dict[str, Any]) -> Iterator[str]:
-    """Those that fit the pattern."""
-    yield from (each for each in WORDS if Draft202012Validator(schema).is_valid(each))
+def words(mark: int) -> Iterator[str]:
+    """One of them fits any pattern of the schema."""
+    yield from (
+        f"mark{mark}",
+        f"/mark{mark}",
+        f"{mark}Gi",
+        f"{mark}h",
+        f"{mark}s",
+        f"https://mark{mark}.example",
+    )
+    yield from (f"mark{mark}.example", f"10.{mark // 256}.{mark % 256}.0/24", "12%", f"sha256:{mark:064d}")
 
 
-def fields(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def fields(schema: dict[str, Any], mark: int) -> Iterator[tuple[str, Any]]:
     """What an object needs, or one free name."""
     for name in schema.get("required") or ():
-        yield name, next(examples(schema["properties"][name], name))
+        yield name, next(examples(schema["properties"][name], name, mark))
     if not schema.get("required") and isinstance(schema.get("additionalProperties"), dict):
-        yield "some.example/name", next(examples(schema["additionalProperties"], ""))
+        yield "some.example/name", next(examples(schema["additionalProperties"], "", mark))
     for inner in (schema.get("patternProperties") or {}).values():
-        yield "NCCL_SOME", next(examples(inner, ""))
+        yield "NCCL_SOME", next(examples(inner, "", mark))

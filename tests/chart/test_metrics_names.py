@@ -10,6 +10,7 @@ import pytest
 from cascade.v1 import common_pb2, decoder_pb2, session_pb2, stage_pb2
 from externalscaler import externalscaler_pb2
 from tests.chart.exported import exported, words
+from tests.chart.monitoring import ON, rules
 from tests.chart.promql import grouped_labels, matched_labels, parse, selectors
 from tests.chart.rendering import CHART, NAMESPACE, RELEASE, ROOT, render
 
@@ -17,14 +18,6 @@ TARGET_LABELS = {"namespace", "pod", "container", "job", "service", "instance", 
 """What the Prometheus Operator and our relabelling add to each series."""
 ADDED = {"up"}
 """Series that Prometheus makes itself."""
-ON = {
-    "autoscaling": {"keda": {"enabled": True}},
-    "monitoring": {
-        "rules": {"enabled": True, "runbookUrl": "https://example.com/kubernetes"},
-        "serviceMonitor": {"enabled": True},
-        "dashboard": {"enabled": True},
-    },
-}
 MODULES = (session_pb2, stage_pb2, decoder_pb2, externalscaler_pb2)
 SERVICES = {s.full_name: s for module in MODULES for s in module.DESCRIPTOR.services_by_name.values()}
 CAUSES = words(session_pb2.RecoveryCause.keys(), "RECOVERY_CAUSE_")
@@ -40,11 +33,6 @@ VALUES = {
     ("cascade_desired_pods", "component"): {"stage", "decoder"},
 }
 """What a label may be, for those that are matched by a value."""
-
-
-def rules() -> list[dict[str, Any]]:
-    (rule,) = render(set=ON).all("PrometheusRule")
-    return [each for group in rule["spec"]["groups"] for each in group["rules"]]
 
 
 def dashboard() -> dict[str, Any]:
