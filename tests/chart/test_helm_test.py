@@ -1,7 +1,8 @@
 """`helm test` without a cluster: the very command and environment of the rendered pod, run here as a process
-against real services on loopback. Only the paths of its mounts and the gateway's address are put in place.
+against services on loopback. Only the paths of its mounts and the gateway's address are put in place.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -33,8 +34,44 @@ SECURED = {
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """The `ready` event of a real `cascade up`: addresses by role."""
+def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A stage and a decoder that keep their contracts and make no pictures, as a gateway is told of them."""
+    folder = tmp_path_factory.mktemp("peers")
+    addresses = {kind: f"127.0.0.1:{free_port()}" for kind in ("stage", "decoder")}
+    with contextlib.ExitStack() as stack:
+        for kind, address in addresses.items():
+            command = [*DIE_WITH_US, sys.executable, "-m", f"tests.services.support.fake_{kind}"]
+            log = stack.enter_context((folder / f"{kind}.log").open("w"))
+            command += ["--port", address.rpartition(":")[2]]
+            process = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=log, stderr=log)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        for address in addresses.values():
+            until_listening(address)
+        yield {f"CASCADE_GATEWAY_{kind.upper()}S": address for kind, address in addresses.items()}
+
+
+@contextlib.contextmanager
+def gateway(folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    """The address of a real one."""
+    program = Program("gateway", 0, folder, environment)
+    program.start()
+    try:
+        until_listening(program.address)
+        yield program.address
+    finally:
+        program.close()
+
+
+@pytest.fixture(scope="module")
+def plain(peers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with gateway(tmp_path_factory.mktemp("plain"), peers) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of the gateway of a real `cascade up`."""
     folder = tmp_path_factory.mktemp("up")
     command = [*DIE_WITH_US, sys.executable, "-m", "cascade_client", "up", "--json", "--port", "0"]
     command += ["--http-port", "off"]
@@ -43,7 +80,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
     try:
         assert up.stdout
         events = (json.loads(line) for line in up.stdout)
-        yield next(event for event in events if event["event"] == "ready")
+        yield next(event for event in events if event["event"] == "ready")["gateway"][0]
     finally:
         up.terminate()
         up.communicate(timeout=START_S)
@@ -56,29 +93,22 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def secured(
-    services: dict[str, Any], authority: Authority, tmp_path_factory: pytest.TempPathFactory
+    peers: dict[str, str], authority: Authority, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """Address of a second gateway before the same stage: TLS, client certificates, API keys."""
+    """Address of a gateway with TLS, client certificates, API keys."""
     folder = tmp_path_factory.mktemp("secured")
     certificate, key = authority.issue("gateway")
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     (folder / "keys.toml").write_text(f'[[keys]]\nname = "test"\ntenant = "test"\nsha256 = "{digest}"\n')
     environment = {
-        "CASCADE_GATEWAY_STAGES": services["stage"][0],
-        "CASCADE_GATEWAY_DECODERS": services["decoder"][0],
         "CASCADE_TLS_CERTIFICATE": str(certificate),
         "CASCADE_TLS_KEY": str(key),
         "CASCADE_TLS_CA": str(authority.path),
         "CASCADE_AUTH_MODES": "api_keys",
         "CASCADE_AUTH_KEYS_FILE": str(folder / "keys.toml"),
     }
-    gateway = Program("gateway", 9, folder, environment)
-    gateway.start()
-    try:
-        until_listening(gateway.address)
-        yield f"localhost:{gateway.address.rpartition(':')[2]}"
-    finally:
-        gateway.close()
+    with gateway(folder, peers | environment) as address:
+        yield f"localhost:{address.rpartition(':')[2]}"
 
 
 def pod_of_the_test(values: dict[str, Any]) -> Workload:
@@ -122,13 +152,15 @@ def secrets_for(folder: Path, authority: Authority, key: str = KEY) -> None:
         (folder / path).write_text(text)
 
 
-def test_passes_where_segments_come(services: dict[str, Any], tmp_path: Path) -> None:
-    done = run_test(tmp_path, services["gateway"][0])
+@pytest.mark.parametrize("kind", ["plain", pytest.param("whole", marks=pytest.mark.slow)])
+def test_passes_where_segments_come(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    address = request.getfixturevalue(kind)
+    done = run_test(tmp_path, address)
     assert done.returncode == 0, done.stderr
     assert f"({9 + 12 * (BLOCKS - 1)} pictures)" in done.stdout
     video = tmp_path / "tmp" / "video.mp4"
-    assert video.stat().st_size > 1000
-    command = [sys.executable, "-m", "cascade_client", "sessions", "--gateway", services["gateway"][0]]
+    assert video.stat().st_size > (1000 if kind == "whole" else 0)
+    command = [sys.executable, "-m", "cascade_client", "sessions", "--gateway", address]
     listed = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True)
     assert [line for line in listed.stdout.splitlines()[1:] if " ended (" not in line] == []
 

@@ -201,6 +201,7 @@ def test_an_unknown_instruction_is_an_error(tmp_path: Path) -> None:
         read_dockerfile(tmp_path / "Dockerfile")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(BUILD_DEADLINE_S + 60)
 def test_the_gateway_builds_without_torch_and_serves(tmp_path: Path) -> None:
     index = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(tmp_path), "tqdm"]
