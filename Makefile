@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := tests/browser/node_modules
 PAGE := services/web/static
 
-.PHONY: up demo train-demo check settings values golden surface proto proto-release test test-all images-check bench day clean
+.PHONY: up demo train-demo check settings values golden surface proto openapi proto-release test test-all images-check bench day clean
 
 up: $(STAMP)  ## All services on this machine, and their page at http://localhost:8080; Ctrl-C ends them
 	$(BIN)/cascade up
@@ -23,6 +23,7 @@ check: $(PACKAGES)/.package-lock.json  ## Lint, types, layers, contracts, chart,
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/python -m services.web.openapi --check
 	$(BIN)/python helm/reference.py --check
 	$(BIN)/helm lint --strict --quiet helm/cascade
 	for values in helm/cascade/values-*.yaml; do \
@@ -46,6 +47,9 @@ surface: $(STAMP)  ## What users rely on by name, as tests/chart compares it; re
 
 proto: $(STAMP)  ## Python stubs from proto/
 	$(BIN)/python proto/generate.py
+
+openapi: $(STAMP)  ## services/web/openapi.json from the contract
+	$(BIN)/python -m services.web.openapi
 
 proto-release: $(STAMP)  ## From now on, contracts are checked against what they are today
 	$(BIN)/python proto/generate.py --release

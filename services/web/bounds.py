@@ -28,7 +28,8 @@ class Bounds:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = HTTPConnection(scope)
         host = connection.client.host if connection.client else ""
-        place = self._crowd.client_of(host, connection.headers.getlist("x-forwarded-for"))
+        forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        place = await self._crowd.client_of(host, forwarded)
         if refused := self._refusal(connection, place):
             return await refused.response()(scope, receive, send)
         if not self._crowd.is_proxy(host):

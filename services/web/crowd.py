@@ -1,10 +1,12 @@
 """Who is here, by address: how many connections it has, and how often it shows no valid credential."""
 
-import re
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
+
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services.web.settings import HttpSettings
 
@@ -12,7 +14,6 @@ BURST_S = 10.0
 """An address that was quiet for that long may come as often at once."""
 MAX_ADDRESSES = 10_000
 """Noted for their requests; one whose note went begins anew."""
-WITH_PORT = re.compile(r"([\d.]+):\d+|\[(.+)\](?::\d+)?")
 PREFIX_V6 = 64
 """Whoever has one IPv6 address has as many as this network holds."""
 Address = IPv4Address | IPv6Address
@@ -24,6 +25,7 @@ class Crowd:
     def __init__(self, settings: HttpSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
+        self._proxies = ProxyHeadersMiddleware(nothing, list(forms_of(settings)))
         self._connected: Counter[str] = Counter()
         self._free_again_s: OrderedDict[str, float] = OrderedDict()
         """The clock when all that an address has used of its rate has come back."""
@@ -33,16 +35,17 @@ class Crowd:
         address = parse(host)
         return bool(address) and any(address in network for network in self._settings.trusted_proxies)
 
-    def client_of(self, host: str, forwarded: Sequence[str]) -> str:
+    async def client_of(self, host: str, forwarded: Sequence[bytes]) -> str:
         """The place of the client behind a connection from `host`; `forwarded`: its X-Forwarded-For, of which
-        the last address that is no proxy of ours counts: what stands before it anybody can write."""
-        hops = [part.strip() for line in forwarded for part in line.split(",")] if self.is_proxy(host) else []
-        for hop in reversed(hops):
-            if parse(hop) is None:
-                break
-            if not self.is_proxy(hop):
-                return place_of(hop)
-        return place_of(host)
+        the last address that is no proxy of ours counts: what stands before it anybody can write. uvicorn
+        reads it; where it finds no such address, the connection itself is the client."""
+        if not forwarded or not self.is_proxy(host):
+            return place_of(host)
+        headers = [(b"x-forwarded-for", line) for line in forwarded]
+        scope: Any = {"type": "http", "client": (host, 0), "headers": headers}
+        await self._proxies(scope, nothing, nothing)
+        client = scope["client"][0]
+        return place_of(client if parse(client) and not self.is_proxy(client) else host)
 
     def enter(self, place: str) -> bool:
         """One more; False: it has too many, and is not counted."""
@@ -70,6 +73,18 @@ class Crowd:
         return max(0.0, used_s - BURST_S)
 
 
+async def nothing(*_: Any) -> Any:
+    """For whom uvicorn reads the headers: we want the address alone, not the scheme that a proxy tells."""
+
+
+def forms_of(settings: HttpSettings) -> Iterator[str]:
+    """The proxies' networks, those of IPv4 also in IPv6's form: so a socket for both names them."""
+    for network in settings.trusted_proxies:
+        yield str(network)
+        if network.version == 4:
+            yield f"::ffff:{network.network_address}/{96 + network.prefixlen}"
+
+
 def place_of(host: str) -> str:
     """What counts as one address."""
     address = parse(host)
@@ -79,10 +94,9 @@ def place_of(host: str) -> str:
 
 
 def parse(host: str) -> Address | None:
-    """None: no address. One of IPv4 in IPv6's form is one of IPv4; some proxies write a port behind it."""
-    found = WITH_PORT.fullmatch(host)
+    """None: no address. One of IPv4 in IPv6's form is one of IPv4."""
     try:
-        address = ip_address((found[1] or found[2] if found else host).partition("%")[0])
+        address = ip_address(host.partition("%")[0])
     except ValueError:
         return None
     return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address

@@ -11,8 +11,8 @@ from cascade.v1 import session_pb2
 from services.common.errors import NotReady, Overloaded
 from services.common.settings import MIB
 from services.web.backend import Backend, Credentials
+from services.web.connect_stream import ConnectStream, Request
 from services.web.kept import KeptVideo
-from services.web.line import Line, Request
 
 MAX_SEGMENTS = 1000
 """As many as a gateway can be told to keep."""
@@ -90,21 +90,21 @@ class Follower:
 
     async def _read(self) -> None:
         """One stream, to its end."""
-        line = Line(self._backend, self._credentials)
+        stream = ConnectStream(self._backend, self._credentials)
         try:
             self._attach.after_sequence = self.video.last_sequence
-            attached = await line.attach(self._attach)
+            attached = await stream.attach(self._attach)
             self._note_token(attached.resume_token)
             self.video.take(session_pb2.ConnectResponse(attached=attached))
             self._is_attached, self._num_failures = True, 0
-            while (event := await line.read()) is not None:
+            while (event := await stream.read()) is not None:
                 if event.HasField("reconnect"):
                     return
                 if event.HasField("token_renewed"):
                     self._note_token(event.token_renewed.resume_token)
                 self.video.take(event)
         finally:
-            line.close()
+            stream.close()
 
     def _note_token(self, token: str) -> None:
         """From now on this alone lets us in."""

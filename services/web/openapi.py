@@ -1,8 +1,16 @@
 """The OpenAPI 3.1 document, from the contract's descriptors and the ranges beside its fields; the paths that
-are not of the contract come from `video_paths.py`."""
+are not of the contract come from `video_paths.py`. A server answers with the file.
 
+python -m services.web.openapi           write openapi.json
+python -m services.web.openapi --check   fail where it is not what the contract says
+"""
+
+import argparse
+import json
+import sys
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -15,6 +23,7 @@ from services.web.rules import Rules, rules_of
 from services.web.video_paths import SESSION, VIDEO_PATHS
 
 Schema = dict[str, Any]
+PATH = Path(__file__).with_name("openapi.json")
 SCHEMAS = "#/components/schemas/"
 FAILURES = (400, 401, 403, 404, 408, 409, 413, 415, 429, 431, 500, 503, 504)
 INT64 = (FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT64)
@@ -199,3 +208,21 @@ def enum_schema(enum: EnumDescriptor) -> Schema:
 
 def name_of(message: Descriptor) -> str:
     return str(message.full_name).removeprefix(f"{SERVICE.file.package}.")
+
+
+def text() -> str:
+    """The file."""
+    return json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where the file is old")
+    if not parser.parse_args().check:
+        PATH.write_text(text())
+    elif not PATH.exists() or PATH.read_text() != text():
+        sys.exit(f"{PATH.name} is not what the contract says; run `make openapi`")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,8 @@
-"""The ranges beside the contract's fields (`buf.validate`), as far as a document can repeat them."""
+"""The ranges beside the contract's fields (`buf.validate`), as far as a document can repeat them.
+
+Read with a private module of protovalidate, since neither it nor any other package has FieldRules for others;
+`openapi.py` alone does so, when the document is made.
+"""
 
 import json
 from dataclasses import dataclass

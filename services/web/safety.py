@@ -1,13 +1,14 @@
 """What surrounds every request: bounds, origins, headers, one line in the log."""
 
-import re
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,7 +18,6 @@ from services.web.bounds import PROBES, Bounds, status_of
 from services.web.problems import HttpError, Problem
 
 log = structlog.get_logger(__name__)
-PORT = re.compile(r":\d*$")
 SAFE = ("GET", "HEAD", "OPTIONS")
 HEADERS: Mapping[str, str] = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
@@ -40,6 +40,7 @@ class Safety:
         self._app = Bounds(app, backend)
         self._backend = backend
         self._settings = backend.settings
+        self._hosts = Hosts(backend.settings.hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -54,7 +55,7 @@ class Safety:
                 self._dress(MutableHeaders(scope=message), request_id, scope["scheme"])
             await send(message)
 
-        refused = self._refusal(connection)
+        refused = await self._refusal(connection)
         try:
             await (refused.response() if refused else self._app)(scope, receive, dress)
         finally:
@@ -68,13 +69,13 @@ class Safety:
                 duration_ms=round((time.monotonic() - started) * 1000, 1),
             )
 
-    def _refusal(self, connection: HTTPConnection) -> Problem | None:
+    async def _refusal(self, connection: HTTPConnection) -> Problem | None:
         scope = connection.scope
         pairs = [part for pair in scope["headers"] for part in pair]
         num_bytes = sum(map(len, (scope.get("raw_path", b""), scope["query_string"], *pairs)))
         if num_bytes > self._settings.max_header_bytes:
             return HttpError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too large").problem
-        if scope["path"] not in PROBES and not is_known(connection.headers, self._settings.hosts):
+        if scope["path"] not in PROBES and not await self._hosts.know(scope):
             text = "this server is not reached by that name; see the setting http.hosts"
             return HttpError(HTTPStatus.MISDIRECTED_REQUEST, text).problem
         is_safe = scope["type"] == "http" and scope["method"] in SAFE
@@ -92,10 +93,25 @@ class Safety:
             headers["connection"] = "close"
 
 
-def is_known(headers: Headers, hosts: tuple[str, ...]) -> bool:
-    """Whether it is asked by a name of its own; none are named: always."""
-    host = PORT.sub("", headers.get("host", "").lower())
-    return not hosts or host in hosts
+class Hosts:
+    """The names by which a server is reached, as Starlette compares them. Its answer to others is no problem,
+    and cannot be another, so only whether it lets a request pass is asked."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        """None: any."""
+        self._check = TrustedHostMiddleware(self._pass, names or ("*",), www_redirect=False)
+
+    async def know(self, scope: Scope) -> bool:
+        asked: Scope = {"type": "http", "headers": scope["headers"], "is_known": False}
+        await self._check(asked, ignore, ignore)
+        return bool(asked["is_known"])
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["is_known"] = True
+
+
+async def ignore(*_: Any) -> Any:
+    """What is said to nobody."""
 
 
 def is_allowed(headers: Headers, origins: tuple[str, ...]) -> bool:

@@ -25,8 +25,8 @@ from services.common.errors import FirstMessageLate, Malformed, Overloaded, Prot
 from services.common.streams import MESSAGE_DEADLINE_S
 from services.common.validation import InvalidField
 from services.web.backend import PRINTABLE, Backend, Credentials, request_id_of
+from services.web.connect_stream import ConnectStream, Request
 from services.web.frames import frame_of, text_of
-from services.web.line import Line, Request
 from services.web.mapping import parse_json, to_message
 from services.web.problems import Problem, problem_of
 
@@ -79,12 +79,12 @@ class Conversation:
         except TimeoutError:
             raise FirstMessageLate(f"`attach` did not come within {MESSAGE_DEADLINE_S:g} s") from None
         credentials = self._credentials(content)
-        line = Line(self._backend, credentials)
+        stream = ConnectStream(self._backend, credentials)
         try:
-            await line.write(self._attach(content, credentials))
-            await either(self._forward_events(line), self._forward_messages(line))
+            await stream.write(self._attach(content, credentials))
+            await either(self._forward_events(stream), self._forward_messages(stream))
         finally:
-            line.close()
+            stream.close()
 
     def _credentials(self, content: dict[str, Any]) -> Credentials:
         """Those of the handshake, or what stands beside `attach`."""
@@ -108,9 +108,9 @@ class Conversation:
         attach.resume_token = attach.resume_token or credentials.resume_token
         return request
 
-    async def _forward_events(self, line: Line) -> None:
+    async def _forward_events(self, stream: ConnectStream) -> None:
         """To the client, each when the one before it is on its way."""
-        while (event := await line.read()) is not None:
+        while (event := await stream.read()) is not None:
             frame = frame_of(event)
             try:
                 async with asyncio.timeout(SEND_TIMEOUT_S):
@@ -121,10 +121,10 @@ class Conversation:
             except TimeoutError:
                 raise Overloaded(f"nothing was read for {SEND_TIMEOUT_S:g} s") from None
 
-    async def _forward_messages(self, line: Line) -> None:
+    async def _forward_messages(self, stream: ConnectStream) -> None:
         """To the session, each when it has taken the one before it."""
         while True:
-            await line.write(to_message(await self._receive(), Request()))
+            await stream.write(to_message(await self._receive(), Request()))
 
     async def _receive(self) -> dict[str, Any]:
         """The next message of the client. Raises WebSocketDisconnect, and Malformed."""

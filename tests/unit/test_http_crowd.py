@@ -40,17 +40,19 @@ def test_connections_are_counted_by_address() -> None:
         ("10.1.2.3", ["10.0.0.7"], "10.1.2.3"),
         ("10.1.2.3", ["198.51.100.9:4711"], "198.51.100.9"),  # some proxies tell the port, too
         ("10.1.2.3", ["[2001:db8:1:2:3::4]:4711"], "2001:db8:1:2::/64"),
+        ("10.1.2.3", ["198.51.100.9, ::ffff:10.0.0.7"], "198.51.100.9"),
         ("::ffff:10.1.2.3", ["2001:db8:1:2:3::4"], "2001:db8:1:2::/64"),
         ("2001:db8:1:2:3::5%eth0", [], "2001:db8:1:2::/64"),
         ("", [], ""),
     ],
 )
-def test_the_client_behind_a_proxy(host: str, forwarded: list[str], place: str) -> None:
-    assert crowd(trusted_proxies=["10.0.0.0/8"]).client_of(host, forwarded) == place
+async def test_the_client_behind_a_proxy(host: str, forwarded: list[str], place: str) -> None:
+    people = crowd(trusted_proxies=["10.0.0.0/8"])
+    assert await people.client_of(host, [line.encode() for line in forwarded]) == place
 
 
-def test_nobody_is_believed_who_was_not_named() -> None:
-    assert crowd().client_of("127.0.0.1", ["198.51.100.9"]) == "127.0.0.1"
+async def test_nobody_is_believed_who_was_not_named() -> None:
+    assert await crowd().client_of("127.0.0.1", [b"198.51.100.9"]) == "127.0.0.1"
     with pytest.raises(InvalidConfig):
         crowd(trusted_proxies=["somewhere"])
 

@@ -2,7 +2,7 @@
 /** A session over as many WebSockets as it takes: it attaches again by itself, without a loss and without a repeat. */
 
 import { freshId } from "./api.js";
-import { Line, PROBLEM_CODES } from "./line.js";
+import { ConnectStream, PROBLEM_CODES } from "./connect_stream.js";
 
 const FIRST_DELAY_MS = 500;
 const LAST_DELAY_MS = 10_000;
@@ -33,9 +33,9 @@ export class Connection {
   constructor(place, listener) {
     this.place = place;
     this.listener = listener;
-    /** @type {Line | null} */
+    /** @type {ConnectStream | null} */
     this.current = null;
-    /** @type {Line | null} The one that takes over as soon as it is attached. */
+    /** @type {ConnectStream | null} The one that takes over as soon as it is attached. */
     this.coming = null;
     /** @type {Map<string, Record<string, unknown>>} What the session has not answered yet, by request id. */
     this.outbox = new Map();
@@ -55,7 +55,7 @@ export class Connection {
     return Boolean(this.current);
   }
 
-  /** Attach, beside the present line if there is one. */
+  /** Attach, beside the present stream if there is one. */
   open() {
     clearTimeout(this.timer);
     this.timer = undefined;
@@ -63,7 +63,7 @@ export class Connection {
     const { name, token, role, after, credit } = this.place;
     const attach = { resumeToken: token, role, maxUnackedSegments: credit, withTicks: true };
     const more = after ? { afterSequence: String(after) } : {};
-    this.coming = new Line(name, { ...attach, ...more, client: "cascade-page/1" }, this);
+    this.coming = new ConnectStream(name, { ...attach, ...more, client: "cascade-page/1" }, this);
   }
 
   /** @param {number} credit from now on */
@@ -96,7 +96,7 @@ export class Connection {
     this.sendAck();
   }
 
-  /** As far as this line has brought the segments: an ack of one that it has not sent yet would end it. */
+  /** As far as this stream has brought the segments: an ack of one that it has not sent yet would end it. */
   sendAck() {
     const sequence = Math.min(this.acked, this.current?.newest ?? 0);
     if (sequence) this.current?.send({ ack: { sequence: String(sequence) } });
@@ -130,20 +130,20 @@ export class Connection {
     for (const [requestId, message] of this.outbox) if (kind in message) this.outbox.delete(requestId);
   }
 
-  /** @param {Line} line @param {string} kind @param {any} content @param {Uint8Array | null} media */
-  event(line, kind, content, media) {
+  /** @param {ConnectStream} stream @param {string} kind @param {any} content @param {Uint8Array | null} media */
+  event(stream, kind, content, media) {
     this.heardAt = performance.now();
-    if (kind === "attached") this.takeOver(line, Number(content.nextSequence) - 1);
+    if (kind === "attached") this.takeOver(stream, Number(content.nextSequence) - 1);
     if (kind === "attached" || kind === "tokenRenewed") this.renewed(content.resumeToken);
-    if (kind === "segment" && !this.isNew(line, Number(content.sequence))) return;
+    if (kind === "segment" && !this.isNew(stream, Number(content.sequence))) return;
     if (kind === "reconnect") this.open();
     if (kind === "ended") this.close();
     this.listener.event(kind, content, media);
   }
 
-  /** Whether this segment has not come before, over another line. @param {Line} line @param {number} sequence */
-  isNew(line, sequence) {
-    line.newest = sequence;
+  /** Whether this segment has not come before, over another stream. @param {ConnectStream} stream @param {number} sequence */
+  isNew(stream, sequence) {
+    stream.newest = sequence;
     if (sequence <= this.place.after) {
       this.sendAck();
       return false;
@@ -153,15 +153,15 @@ export class Connection {
     return true;
   }
 
-  /** @param {Line} line @param {number} newest segment that it takes for known */
-  takeOver(line, newest) {
+  /** @param {ConnectStream} stream @param {number} newest segment that it takes for known */
+  takeOver(stream, newest) {
     this.current?.retire();
-    this.current = line;
-    line.newest = newest;
+    this.current = stream;
+    stream.newest = newest;
     this.coming = null;
     this.listener.connected(true);
     this.sendAck();
-    for (const message of this.outbox.values()) line.send(message);
+    for (const message of this.outbox.values()) stream.send(message);
   }
 
   /** @param {string} token */
@@ -170,10 +170,10 @@ export class Connection {
     this.listener.token(token);
   }
 
-  /** @param {Line} line @param {number} code of the close */
-  lost(line, code) {
-    const problem = line.problem ?? { status: code > PROBLEM_CODES ? code - PROBLEM_CODES : 0 };
-    const isComing = line === this.coming;
+  /** @param {ConnectStream} stream @param {number} code of the close */
+  lost(stream, code) {
+    const problem = stream.problem ?? { status: code > PROBLEM_CODES ? code - PROBLEM_CODES : 0 };
+    const isComing = stream === this.coming;
     if (isComing) this.coming = null;
     else this.current = null;
     if (this.coming) return; // It is being replaced.
@@ -181,7 +181,7 @@ export class Connection {
     if (problem.status === 400 && this.outbox.size) this.reject(problem);
     else if (code >= PROBLEM_CODES && !this.isPassing(problem)) this.refused(problem);
     else {
-      if (line.problem && !this.current) this.listener.waits(line.problem);
+      if (stream.problem && !this.current) this.listener.waits(stream.problem);
       this.retryLater(problem.retryAfterSeconds ?? 0);
     }
   }
@@ -230,7 +230,7 @@ export class Connection {
     this.open();
   }
 
-  /** A line can be dead without a close: when segments or answers should come and none does, attach beside it. */
+  /** A stream can be dead without a close: when segments or answers should come and none does, attach beside it. */
   probe() {
     const isDue = this.outbox.size > 0 || this.listener.isDue();
     if (!this.current || this.coming || !isDue) return;

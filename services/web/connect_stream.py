@@ -33,7 +33,7 @@ class KeepsStatus:
         """The server's status is on its way."""
 
 
-class Line:
+class ConnectStream:
     """Reads raise AioRpcError, or NotReady where the stream was lost."""
 
     def __init__(self, backend: Backend, credentials: Credentials) -> None:

@@ -7,12 +7,12 @@ const PROTOCOL = "cascade.v1";
 const ATTACH_DEADLINE_MS = 10_000;
 export const PROBLEM_CODES = 4000;
 
-export class Line {
+export class ConnectStream {
   /**
    * @param {string} name `sessions/{id}`
    * @param {Record<string, unknown>} attach
-   * @param {{event(line: Line, kind: string, content: any, media: Uint8Array | null): void,
-   *   lost(line: Line, code: number): void}} owner
+   * @param {{event(stream: ConnectStream, kind: string, content: any, media: Uint8Array | null): void,
+   *   lost(stream: ConnectStream, code: number): void}} owner
    */
   constructor(name, attach, owner) {
     this.owner = owner;
