@@ -16,7 +16,7 @@ from services.common.call import ANONYMOUS, Call, Principal
 from services.common.errors import ExpiredCredential, Unauthenticated
 from services.common.jwks import ALGORITHMS, open_key_set
 from services.common.settings import AuthSettings, TlsSettings
-from services.common.watched import Watched
+from services.common.watched import WatchedFiles
 
 AUTHORIZATION = "authorization"
 MAX_TOKEN_CHARS = 8192
@@ -65,7 +65,7 @@ class ApiKeys:
     """Static keys, as `authorization: Bearer KEY`. The file is read again when it changes."""
 
     def __init__(self, path: Path) -> None:
-        self._file = Watched([path], lambda: load_keys(path))
+        self._file = WatchedFiles([path], lambda: load_keys(path))
 
     async def authenticate(self, call: Call) -> Principal:
         presented = hashlib.sha256(bearer(call).encode()).hexdigest()

@@ -18,7 +18,7 @@ HANDOVER_S = 5.0
 Leave = Callable[[Fenced], None]
 
 
-class Claim:
+class Hold:
     """One stream's hold on its session."""
 
     def __init__(self, epoch: int, leave: Leave | None) -> None:
@@ -50,7 +50,7 @@ class Epochs:
         self._clock = clock
         self._kept_s = kept_s
         self._max_kept = max_kept
-        self._held: dict[str, Claim] = {}
+        self._held: dict[str, Hold] = {}
         self._kept: OrderedDict[str, tuple[int, float]] = OrderedDict()
         """Epoch, and until when it counts, by the time at which the last stream ended."""
 
@@ -63,24 +63,24 @@ class Epochs:
             raise Fenced(f"epoch {epoch} is not above {highest}", epoch=highest)
 
     @asynccontextmanager
-    async def claim(self, session: str, epoch: int, leave: Leave | None = None) -> AsyncIterator[Claim]:
+    async def hold(self, session: str, epoch: int, leave: Leave | None = None) -> AsyncIterator[Hold]:
         """Own the session for as long as the block lasts. Entered once an older stream has left.
 
         `leave`: called when a newer stream comes, and gives up what this one holds before it returns; the
-        newer one then does not wait. Without it the block has to end, for which `Claim.watch` tells.
+        newer one then does not wait. Without it the block has to end, for which `Hold.watch` tells.
         Raises Fenced, or NotReady where an older stream does not leave.
         """
         self.check(session, epoch)
         older = self._held.get(session)
         self._kept.pop(session, None)
-        claim = self._held[session] = Claim(epoch, leave)
+        hold = self._held[session] = Hold(epoch, leave)
         try:
             if older:
                 await take_over(older, epoch)
-            yield claim
+            yield hold
         finally:
-            claim.gone.set()
-            if self._held.get(session) is claim:
+            hold.gone.set()
+            if self._held.get(session) is hold:
                 del self._held[session]
                 self._keep(session, epoch)
 
@@ -95,7 +95,7 @@ class Epochs:
             self._kept.popitem(last=False)
 
 
-async def take_over(older: Claim, epoch: int) -> None:
+async def take_over(older: Hold, epoch: int) -> None:
     """Fence the older stream and wait until it has left."""
     older.fence(epoch)
     try:

@@ -22,7 +22,7 @@ Condition = Callable[[], str | None]
 """Why this process cannot serve now; None: it can. Called often, must return at once."""
 
 
-class Progress:
+class Heartbeat:
     """A heartbeat that only counts while there is something to do: an idle service is healthy."""
 
     def __init__(self, name: str, stall_after_s: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -13,7 +13,7 @@ import structlog
 
 from cascade_core.errors import InvalidConfig
 from services.common.errors import NotReady, Unauthenticated
-from services.common.watched import Watched
+from services.common.watched import WatchedFiles
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
 """Never HS*: whoever can check such a token can also make one."""
@@ -44,7 +44,7 @@ class KeyFile:
     """Read again when it changes."""
 
     def __init__(self, path: Path) -> None:
-        self._file = Watched([path], lambda: read_keys(path))
+        self._file = WatchedFiles([path], lambda: read_keys(path))
 
     async def find(self, kid: str | None) -> jwt.PyJWK:
         found = pick(self._file.get(), kid)

@@ -16,7 +16,7 @@ from jwt.utils import base64url_decode, base64url_encode
 
 from cascade_core.errors import InvalidConfig
 from services.common.errors import ExpiredCredential, Unauthenticated
-from services.common.watched import Watched
+from services.common.watched import WatchedFiles
 
 Role = Literal["controller", "viewer"]
 ALGORITHM, PURPOSE = "HS256", "cascade-resume"
@@ -50,7 +50,7 @@ class ResumeTokens:
     def __init__(self, key_file: Path | None, ttl_s: float, clock: Callable[[], float] = time.time) -> None:
         """`key_file` None: a key of this process. It is read again when it changes, and tokens by the key
         before stay good. Raises InvalidConfig."""
-        self._file = Watched([key_file], lambda: read_key(key_file)) if key_file else None
+        self._file = WatchedFiles([key_file], lambda: read_key(key_file)) if key_file else None
         self._keys = deque([derived(secrets.token_bytes(MIN_KEY_BYTES))], maxlen=NUM_KEYS)
         if self._file:
             self._keys[0] = self._file.get()

@@ -72,7 +72,7 @@ class Service:
     register: Callable[[grpc.aio.Server], None]
     """Adds the servicers."""
     conditions: Sequence[Condition] = ()
-    """Why it cannot serve now, if so; `Progress.complaint` is one."""
+    """Why it cannot serve now, if so; `Heartbeat.complaint` is one."""
     drain: Callable[[float], Awaitable[None]] = nothing_to_drain
     """Tells its sessions to go, and returns when they are gone; given the seconds it has."""
     work: Callable[[], Awaitable[None]] = nothing_to_do

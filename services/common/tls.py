@@ -6,7 +6,7 @@ import grpc
 
 from cascade_core.errors import InvalidConfig
 from services.common.settings import TlsSettings
-from services.common.watched import Watched
+from services.common.watched import WatchedFiles
 
 
 def server_credentials(tls: TlsSettings) -> grpc.ServerCredentials | None:
@@ -19,11 +19,11 @@ def server_credentials(tls: TlsSettings) -> grpc.ServerCredentials | None:
         roots = read(ca) if ca else None
         return grpc.ssl_server_certificate_configuration([(read(key), read(certificate))], roots)
 
-    files = Watched([path for path in (certificate, key, ca) if path], load)
+    files = WatchedFiles([path for path in (certificate, key, ca) if path], load)
     return grpc.dynamic_ssl_server_credentials(files.get(), files.get, ca is not None)
 
 
-def watched_credentials(tls: TlsSettings) -> Watched[grpc.ChannelCredentials]:
+def watched_credentials(tls: TlsSettings) -> WatchedFiles[grpc.ChannelCredentials]:
     """A client's side: another object when files have changed."""
 
     def load() -> grpc.ChannelCredentials:
@@ -33,7 +33,7 @@ def watched_credentials(tls: TlsSettings) -> Watched[grpc.ChannelCredentials]:
             certificate_chain=read(tls.certificate) if tls.certificate else None,
         )
 
-    return Watched([path for path in (tls.certificate, tls.key, tls.ca) if path], load)
+    return WatchedFiles([path for path in (tls.certificate, tls.key, tls.ca) if path], load)
 
 
 def read(path: Path) -> bytes:

@@ -10,7 +10,7 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
-class Watched(Generic[T]):
+class WatchedFiles(Generic[T]):
     """What `load` made of some files; a change that cannot be loaded keeps the last good one, and says so."""
 
     def __init__(self, paths: Sequence[Path], load: Callable[[], T]) -> None:

@@ -7,7 +7,7 @@ from cascade_core.config import ModelCard
 from services.common.drain import Drain
 from services.common.durations import to_duration
 from services.common.gpus import GpuWatch
-from services.common.health import Progress
+from services.common.health import Heartbeat
 from services.common.server_info import server_info
 from services.decoder.settings import DecoderSettings
 from services.decoder.supervisor import State, Supervisor
@@ -27,7 +27,7 @@ class Reporter:
         card: ModelCard,
         settings: DecoderSettings,
         supervisor: Supervisor,
-        progress: Progress,
+        progress: Heartbeat,
         gpus: GpuWatch,
     ) -> None:
         self._card = card

@@ -40,7 +40,7 @@ EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITE
 
 
 @dataclass(frozen=True)
-class Segment:
+class MediaSegment:
     """One block of video: a `moof` and its `mdat`, starting with an IDR frame."""
 
     index: int
@@ -90,7 +90,7 @@ class SegmentEncoder:
         record = self.init_segment.index(b"avcC") + len(b"avcC")
         return f'video/mp4; codecs="avc1.{self.init_segment[record + 1 : record + 4].hex()}"'
 
-    def encode(self, frames: NDArray[np.uint8], *, index: int, first_frame: int) -> Segment:
+    def encode(self, frames: NDArray[np.uint8], *, index: int, first_frame: int) -> MediaSegment:
         """Encode the block `index`, RGB [T, H, W, 3], before which the session has `first_frame` pictures.
 
         Raises CascadeError when the encoder fails.
@@ -108,7 +108,7 @@ class SegmentEncoder:
         content = file.getvalue()
         assert content.startswith(self.init_segment), "equal settings, another init segment"
         start, end = (ticks(frame, settings.fps) for frame in (first_frame, first_frame + len(frames)))
-        return Segment(index, content[len(self.init_segment) :], len(frames), start, end - start)
+        return MediaSegment(index, content[len(self.init_segment) :], len(frames), start, end - start)
 
 
 def ticks(frame: int, fps: Fraction) -> int:

@@ -13,7 +13,7 @@ from cascade_core.config import ModelCard, find_card
 from cascade_core.errors import CascadeError, InvalidConfig
 from services.common import server as scaffold
 from services.common.gpus import GpuWatch
-from services.common.health import Progress
+from services.common.health import Heartbeat
 from services.common.server import Service
 from services.common.state_metrics import GpuCollector, StateCollector
 from services.common.telemetry import Telemetry
@@ -33,7 +33,7 @@ class Decoder:
         """Raises InvalidConfig."""
         section = settings.decoder
         card = load_card(section)
-        progress = Progress("blocks", settings.health.stall_after_s)
+        progress = Heartbeat("blocks", settings.health.stall_after_s)
         self.gpus = GpuWatch(section)
         self.gpus.export(registry)
         self.supervisor = Supervisor(card, section, progress, DecoderMetrics(registry), self._note_change)

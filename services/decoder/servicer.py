@@ -15,9 +15,9 @@ from services.common.errors import Draining, NotReady
 from services.common.interceptors.logs import bind_session
 from services.common.streams import next_message
 from services.decoder.admission import Open, check_encoders, make_plan
+from services.decoder.decode_stream import DecodeStream
 from services.decoder.report import Reporter, change_of
 from services.decoder.settings import DecoderSettings
-from services.decoder.stream import Stream
 from services.decoder.supervisor import State, Supervisor
 
 DEFAULT_INTERVAL_S = 1.0
@@ -42,7 +42,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         self._supervisor = supervisor
         self._reporter = reporter
         self._epochs = Epochs()
-        self._streams: set[Stream] = set()
+        self._streams: set[DecodeStream] = set()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._drain = Drain(self._announce_drain, self._expire_drain)
@@ -52,7 +52,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         opening = (await next_message(requests, "open")).open
         bind_session(opening.session, opening.epoch)
         stream = self._admit(opening)
-        async with self._epochs.claim(opening.session, opening.epoch, stream.fail):
+        async with self._epochs.hold(opening.session, opening.epoch, stream.fail):
             try:
                 self._join(stream)
                 async for response in stream.responses(requests):
@@ -93,7 +93,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         """As WatchStatus tells it; from any thread."""
         return self._reporter.state(self._drain)
 
-    def _admit(self, opening: Open) -> Stream:
+    def _admit(self, opening: Open) -> DecodeStream:
         """A stream that can start; raises what keeps it from that, with nothing changed."""
         self._drain.require_idle()
         self._epochs.check(opening.session, opening.epoch)
@@ -104,15 +104,15 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         self._supervisor.check(plan.places, sum(stream.places for stream in former))
         assert self._supervisor.ready
         check_encoders(opening, self._supervisor.ready.has_nvenc)
-        return Stream(opening, plan, self._settings.max_pending_blocks, lambda: self._drain.time_left_s)
+        return DecodeStream(opening, plan, self._settings.max_pending_blocks, lambda: self._drain.time_left_s)
 
-    def _join(self, stream: Stream) -> None:
+    def _join(self, stream: DecodeStream) -> None:
         stream.start(self._supervisor)
         self._streams.add(stream)
         self._is_empty.clear()
         self.board.note_change()
 
-    def _leave(self, stream: Stream) -> None:
+    def _leave(self, stream: DecodeStream) -> None:
         stream.end()
         self._streams.discard(stream)
         if not self._streams:

@@ -13,7 +13,7 @@ from cascade.v1 import common_pb2
 from cascade_core.config import ModelCard
 from cascade_core.errors import OutOfCapacity, SessionLost
 from services.common.errors import NotReady
-from services.common.health import Progress
+from services.common.health import Heartbeat
 from services.decoder.fair_queue import FairQueue
 from services.decoder.feeder import Feeder
 from services.decoder.messages import (
@@ -61,7 +61,7 @@ class Supervisor:
         self,
         card: ModelCard,
         settings: DecoderSettings,
-        progress: Progress,
+        progress: Heartbeat,
         metrics: DecoderMetrics,
         on_change: Callable[[], None],
     ) -> None:

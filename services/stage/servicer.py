@@ -40,9 +40,9 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
         bind_session(message.session, message.epoch)
         engine = stage.require_ready()
         request = check_open(message, engine)
-        async with stage.epochs.claim(message.session, message.epoch) as claim:
-            with stage.slots.hold(request, engine):
-                async with ended_by(claim.watch(), stage.drain.watch()):
+        async with stage.epochs.hold(message.session, message.epoch) as hold:
+            with stage.room.hold(request, engine):
+                async with ended_by(hold.watch(), stage.drain.watch()):
                     request = await read_context(requests, request, engine)
                     await self._pump(engine, message, request, requests, context.write)
 
@@ -61,7 +61,7 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
     ) -> stage_pb2.StageServiceDrainResponse:
         stage = self._stage
         stage.drain.answer(request, stage.settings.drain_timeout_s)
-        return stage_pb2.StageServiceDrainResponse(drain=stage.drain.status(len(stage.slots)))
+        return stage_pb2.StageServiceDrainResponse(drain=stage.drain.status(len(stage.room)))
 
     async def _pump(
         self, engine: Engine, message: Open, request: SessionRequest, requests: Requests, write: Write

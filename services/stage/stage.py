@@ -15,11 +15,11 @@ from services.common.drain import DRAINING, MAX_REASON, Drain
 from services.common.epochs import Epochs
 from services.common.errors import NotReady
 from services.common.gpus import GpuWatch
-from services.common.health import Progress
+from services.common.health import Heartbeat
 from services.stage.metrics import StageMetrics
 from services.stage.revision import find_revision
+from services.stage.room import Room
 from services.stage.settings import Settings
-from services.stage.slots import Slots
 
 log = structlog.get_logger(__name__)
 LOADING = "the model is loading"
@@ -38,11 +38,11 @@ class Stage:
         """None while it starts."""
         self.revision = ""
         self.epochs = Epochs()
-        self.slots = Slots()
+        self.room = Room()
         self.drain = Drain()
         self.metrics = StageMetrics(registry)
-        self.metrics.watch(lambda: len(self.slots), self.num_slots)
-        self.progress = Progress("ticks", settings.health.stall_after_s)
+        self.metrics.watch(lambda: len(self.room), self.num_slots)
+        self.progress = Heartbeat("ticks", settings.health.stall_after_s)
         self.gpus = GpuWatch(
             self.settings, num_ranks=self.settings.num_ranks, interconnect=self.settings.interconnect
         )
@@ -123,7 +123,7 @@ class Stage:
 
     def num_slots(self) -> int:
         """Sessions of the default size that fit, open ones included."""
-        return self.engine.num_slots(self.slots.requests) if self.engine else 0
+        return self.engine.num_slots(self.room.requests) if self.engine else 0
 
     # For the engine (see EngineObserver).
 

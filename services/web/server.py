@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from cascade_core.errors import InvalidConfig
 from services.common.resume_tokens import ResumeTokens
 from services.common.settings import TlsSettings
-from services.common.watched import Watched
+from services.common.watched import WatchedFiles
 from services.web.app import make_app
 from services.web.backend import Backend
 from services.web.bounded_config import BoundedConfig
@@ -146,7 +146,7 @@ async def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def tls_contexts(tls: TlsSettings) -> Watched[ssl.SSLContext] | None:
+def tls_contexts(tls: TlsSettings) -> WatchedFiles[ssl.SSLContext] | None:
     """None: plain text. Another object when files have changed. Raises InvalidConfig."""
     if tls.certificate is None or tls.key is None:
         return None
@@ -165,10 +165,10 @@ def tls_contexts(tls: TlsSettings) -> Watched[ssl.SSLContext] | None:
         return context
 
     files: Sequence[Path] = [path for path in (certificate, key, ca) if path]
-    return Watched(files, load)
+    return WatchedFiles(files, load)
 
 
-def renewing(contexts: Watched[ssl.SSLContext]) -> ssl.SSLContext:
+def renewing(contexts: WatchedFiles[ssl.SSLContext]) -> ssl.SSLContext:
     """A context that hands each handshake over to the newest one, certificate and authorities alike."""
 
     def hand_over(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:

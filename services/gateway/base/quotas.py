@@ -22,7 +22,7 @@ from cascade_core.config import STRICT, make
 from cascade_core.errors import InvalidConfig
 from services.common.errors import PermissionDenied, QuotaExceeded
 from services.common.settings import Seconds
-from services.common.watched import Watched
+from services.common.watched import WatchedFiles
 from services.gateway.base.settings import GatewaySettings
 
 
@@ -77,7 +77,7 @@ class Quotas:
     def __init__(self, settings: GatewaySettings) -> None:
         path = settings.quotas_file
         self._settings = settings
-        self._file = Watched([path], lambda: load_quotas(path)) if path else None
+        self._file = WatchedFiles([path], lambda: load_quotas(path)) if path else None
 
     def of(self, tenant: str) -> Quota:
         """As of now."""

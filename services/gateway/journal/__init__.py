@@ -15,7 +15,7 @@ from services.gateway.journal.changes import (
     SegmentMade,
 )
 from services.gateway.journal.memory import MemoryJournal
-from services.gateway.journal.record import Limits, NewSession, Prompt, Record, Segment, SwitchMode
+from services.gateway.journal.record import KeptSegment, Limits, NewSession, Prompt, Record, SwitchMode
 from services.gateway.journal.redis_calls import connect
 from services.gateway.journal.redis_store import RedisStore
 from services.gateway.journal.replicated import ReplicatedJournal
@@ -27,6 +27,7 @@ __all__ = [
     "Creation",
     "Ended",
     "Journal",
+    "KeptSegment",
     "LatentsMade",
     "Lease",
     "Limits",
@@ -43,7 +44,6 @@ __all__ = [
     "RedisStore",
     "ReplicatedJournal",
     "Requested",
-    "Segment",
     "SegmentMade",
     "Summary",
     "SwitchMode",

@@ -134,7 +134,7 @@ class Journal(Protocol):
         """Stop, after a bounded try to store what is missing. Leases are not released."""
 
 
-def place(record: Record) -> str:
+def list_key(record: Record) -> str:
     """A session's place in its tenant's list, ordered as text, and the page token of those after it."""
     return f"{record.created_ms:015d}/{record.session}"
 

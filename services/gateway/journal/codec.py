@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import ConfigDict, TypeAdapter
 
-from services.gateway.journal.record import Limits, NewSession, Prompt, Record, Segment
+from services.gateway.journal.record import KeptSegment, Limits, NewSession, Prompt, Record
 
 Fields = Mapping[bytes, bytes]
 
@@ -92,7 +92,7 @@ def decode(head: Fields, data: Fields) -> Record:
         next_decoder_block=numbers[1],
         num_acked=numbers[2],
         latents=dict(sorted(latents.items())),
-        segments=tuple(Segment(block, segments[block]) for block in sorted(segments)),
+        segments=tuple(KeptSegment(block, segments[block]) for block in sorted(segments)),
         notes=_named(head, "n/"),
         requests=_REQUESTS.validate_json(head[b"requests"]),
         end=head[b"end"],

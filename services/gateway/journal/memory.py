@@ -13,7 +13,7 @@ from services.gateway.journal.base import (
     check_page,
     check_reserve,
     fenced,
-    place,
+    list_key,
 )
 from services.gateway.journal.changes import Change
 from services.gateway.journal.errors import (
@@ -115,7 +115,7 @@ class MemoryJournal:
     async def list_sessions(self, tenant: str, page_token: str = "", page_size: int = 50) -> Page:
         check_page(page_token, page_size)
         self._purge()
-        places = sorted(((place(held.record), held) for held in self._of(tenant)), reverse=True)
+        places = sorted(((list_key(held.record), held) for held in self._of(tenant)), reverse=True)
         after = [(at, held) for at, held in places if not page_token or at < page_token]
         page, more = after[:page_size], len(after) > page_size
         return Page(tuple(self._summary(held) for _, held in page), page[-1][0] if more else "")

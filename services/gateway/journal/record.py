@@ -135,7 +135,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Segment:
+class KeptSegment:
     """One encoded block."""
 
     block: int
@@ -162,7 +162,7 @@ class Record:
     """Blocks that the controller has acknowledged: 0 to num_acked - 1."""
     latents: Mapping[int, bytes] = field(default_factory=dict)
     """Serialized clean latents by block, ascending. Gone when the session has ended."""
-    segments: tuple[Segment, ...] = ()
+    segments: tuple[KeptSegment, ...] = ()
     """The newest ones, without gaps, up to `next_decoder_block`."""
     notes: Mapping[str, bytes] = field(default_factory=dict)
     """Small facts of the gateway by name."""
@@ -204,7 +204,7 @@ class Record:
         """The prompt accepted under this id."""
         return next((entry for entry in self.prompts if entry.request_id == request_id), None)
 
-    def read(self, first_block: int, limit: int) -> tuple[Segment, ...]:
+    def read(self, first_block: int, limit: int) -> tuple[KeptSegment, ...]:
         """Up to `limit` segments from this block on; empty if it is not made yet. Raises SegmentsGone."""
         start = first_block - self.oldest_segment_block
         if start < 0:

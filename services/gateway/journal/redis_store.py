@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from redis.asyncio import Redis
 
-from services.gateway.journal.base import Lease, Page, Summary, fenced, place
+from services.gateway.journal.base import Lease, Page, Summary, fenced, list_key
 from services.gateway.journal.codec import Update, decode, difference, stored_data
 from services.gateway.journal.errors import (
     LeaseHeld,
@@ -118,7 +118,7 @@ class RedisStore(RedisCalls):
 
     async def note(self, record: Record, lease_until_ms: int) -> None:
         """Bring the hints up to date."""
-        at, now_ms = place(record), int(self.now_s() * 1000)
+        at, now_ms = list_key(record), int(self.now_s() * 1000)
         ttl_ms = int((self._ended_ttl_s if record.end else self.ttl_s) * 1000)
         places, kept, counted = self._tenant_keys(record.tenant)
         leases, alive = f"{self._prefix}:leases", not record.end

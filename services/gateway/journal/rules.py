@@ -28,7 +28,7 @@ from services.gateway.journal.errors import (
     RequestConflict,
     SessionEnded,
 )
-from services.gateway.journal.record import CREATED, Prompt, Record, Segment, check_name
+from services.gateway.journal.record import CREATED, KeptSegment, Prompt, Record, check_name
 
 MAX_NOTES = 64
 MAX_DIGEST_BYTES = 1024
@@ -75,7 +75,7 @@ def _(change: SegmentMade, record: Record) -> Record:
         raise OutOfOrder(f"segment: block {change.block} given, {record.next_decoder_block} is next")
     if change.block >= record.next_stage_block:
         raise OutOfOrder(f"segment: block {change.block} has no latents in the journal yet")
-    segments = (*record.segments, Segment(change.block, change.data))
+    segments = (*record.segments, KeptSegment(change.block, change.data))
     return without_old_latents(
         _changed(record, len(change.data), segments=segments, next_decoder_block=change.block + 1)
     )

@@ -10,9 +10,9 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 from kubernetes.aio.client import ApiClient, CoreV1Api, DiscoveryV1Api, EventsV1Api
 
-from services.common.watched import Watched
+from services.common.watched import WatchedFiles
 from services.gateway.kubernetes.access import Access
-from services.gateway.kubernetes.errors import ApiError, Malformed, refusal
+from services.gateway.kubernetes.errors import ApiError, MalformedAnswer, refusal
 from services.gateway.kubernetes.metrics import ClusterMetrics
 from services.gateway.peers.endpoints import Pod
 
@@ -37,7 +37,7 @@ class Api:
         self._page = page
         self._clients: list[ApiClient] = []
         """The newest, and those of earlier authorities, which serve what they began."""
-        self._client = Watched([access.ca] if access.ca else [], self._connect)
+        self._client = WatchedFiles([access.ca] if access.ca else [], self._connect)
 
     async def close(self) -> None:
         for client in self._clients:
@@ -51,7 +51,7 @@ class Api:
             page = await self._list_page(service, token)
             metadata, part = page.get("metadata"), page.get("items")
             if not isinstance(metadata, Mapping) or not isinstance(part, list | None):
-                raise Malformed(f"slices of {service}: the answer is no list")
+                raise MalformedAnswer(f"slices of {service}: the answer is no list")
             items += part or ()
             token = metadata.get("continue") or None
             if token is None:
@@ -105,7 +105,7 @@ class Api:
         )
         metadata = found.get("metadata")
         if not isinstance(metadata, Mapping):
-            raise Malformed(f"pod {pod.name}: the answer is no pod")
+            raise MalformedAnswer(f"pod {pod.name}: the answer is no pod")
         if metadata.get("uid") != pod.uid:
             raise ApiError(f"pod {pod.name}: is another one by now", 404)
         return (metadata.get("annotations") or {}).get(name)
@@ -142,7 +142,7 @@ class Api:
         except ValueError:
             answer = None
         if not isinstance(answer, Mapping):
-            raise Malformed(f"{call}: the answer is no object")
+            raise MalformedAnswer(f"{call}: the answer is no object")
         return answer
 
     @asynccontextmanager
@@ -179,7 +179,7 @@ async def events(response: aiohttp.ClientResponse) -> AsyncGenerator[Mapping[str
         except ValueError:
             event = None
         if not isinstance(event, Mapping) or not isinstance(event.get("object"), Mapping):
-            raise Malformed("watch: a line is no event")
+            raise MalformedAnswer("watch: a line is no event")
         if event.get("type") == "ERROR":
             code = event["object"].get("code")
             reason = f"watch: {event['object'].get('message', '')}"
@@ -188,8 +188,8 @@ async def events(response: aiohttp.ClientResponse) -> AsyncGenerator[Mapping[str
 
 
 async def read_line(response: aiohttp.ClientResponse) -> bytes:
-    """Empty at the end. Raises Malformed where a line has none."""
+    """Empty at the end. Raises MalformedAnswer where a line has none."""
     try:
         return await response.content.readline()
     except (ValueError, HttpProcessingError):
-        raise Malformed("watch: a line is too long") from None
+        raise MalformedAnswer("watch: a line is too long") from None

@@ -24,7 +24,7 @@ OTHER_POD = (404, 409)
 
 
 @dataclass
-class Account:
+class PodCost:
     """One pod's."""
 
     is_busy: bool | None = None
@@ -42,7 +42,7 @@ class DeletionCosts:
         self._chores = chores
         self._clock = clock
         self._idle_after_s = idle_after_s
-        self._accounts: dict[str, Account] = {}
+        self._costs: dict[str, PodCost] = {}
 
     def follow(self, pool: Pool[Any]) -> None:
         """Also these pods."""
@@ -57,24 +57,24 @@ class DeletionCosts:
             self._note(peer.pod, is_busy=peer.status.num_sessions > 0)
 
     def _note(self, pod: Pod, *, is_busy: bool) -> None:
-        account = self._accounts.setdefault(pod.uid, Account())
-        if account.is_busy == is_busy:
+        cost = self._costs.setdefault(pod.uid, PodCost())
+        if cost.is_busy == is_busy:
             return
-        account.is_busy = is_busy
-        if account.is_marked == is_busy:
+        cost.is_busy = is_busy
+        if cost.is_marked == is_busy:
             self._chores.drop(pod.uid)
             return
         delay_s = 0.0 if is_busy else self._idle_after_s
-        job = partial(self._mark, pod, account, is_busy)
+        job = partial(self._mark, pod, cost, is_busy)
         self._chores.put(pod.uid, job, delay_s + self._clock.jitter(0.0, SPREAD_S))
 
     def _forget(self, pod: Pod) -> None:
-        if self._accounts.pop(pod.uid, None):
+        if self._costs.pop(pod.uid, None):
             self._chores.drop(pod.uid)
 
-    async def _mark(self, pod: Pod, account: Account, is_busy: bool) -> None:
+    async def _mark(self, pod: Pod, cost: PodCost, is_busy: bool) -> None:
         """Raises ApiError."""
-        account.is_marked = None
+        cost.is_marked = None
         wanted = BUSY if is_busy else None
         try:
             if await self._api.get_annotation(pod, ANNOTATION) != wanted:
@@ -83,4 +83,4 @@ class DeletionCosts:
         except ApiError as error:
             if error.status not in OTHER_POD:
                 raise
-        account.is_marked = is_busy
+        cost.is_marked = is_busy

@@ -35,7 +35,7 @@ class ApiError(Exception):
         return "no_answer" if self.status is None else str(self.status)
 
 
-class Malformed(ApiError):
+class MalformedAnswer(ApiError):
     """An answer that is none."""
 
     @property

@@ -10,7 +10,7 @@ from services.gateway.base.settings import KubernetesSettings
 from services.gateway.kubernetes.api import Api
 from services.gateway.kubernetes.backoff import Backoff
 from services.gateway.kubernetes.clock import Clock
-from services.gateway.kubernetes.errors import ApiError, Malformed
+from services.gateway.kubernetes.errors import ApiError, MalformedAnswer
 from services.gateway.kubernetes.slices import Slice, merge, parsed
 from services.gateway.peers.endpoints import Endpoint
 
@@ -94,11 +94,11 @@ class SliceWatch:
             self._backoff.reset()
 
     def _take(self, event: Mapping[str, Any]) -> bool:
-        """True if the slices may have changed. Raises Malformed."""
+        """True if the slices may have changed. Raises MalformedAnswer."""
         kind, item = event.get("type"), event["object"]
         name, version = name_of(item), metadata_of(item).get("resourceVersion")
         if not version or not (name or kind == "BOOKMARK"):
-            raise Malformed(f"watch: {kind} without a name or a version")
+            raise MalformedAnswer(f"watch: {kind} without a name or a version")
         if kind in ("ADDED", "MODIFIED"):
             self._slices[name] = self._read(name, item)
         elif kind == "DELETED":
@@ -116,7 +116,7 @@ class SliceWatch:
     async def _suffer(self, error: ApiError) -> None:
         """Wait, and forget the version where it is of no use any more."""
         self._set_connected(False)
-        if error.is_final or isinstance(error, Malformed):
+        if error.is_final or isinstance(error, MalformedAnswer):
             self._version = None
         log.warning("no news from the API server; those known stay", kind=self._kind, reason=str(error))
         await self._backoff.wait(error.retry_after_s, spares_first=error.is_gone)

@@ -15,24 +15,24 @@ WAIT_S = 20.0
 async def test_lower_and_equal_ones_are_refused_until_forgotten() -> None:
     clock = Clock()
     epochs = Epochs(clock)
-    async with epochs.claim("a", 5):
+    async with epochs.hold("a", 5):
         for epoch in (4, 5):
             with pytest.raises(Fenced) as caught:
-                async with epochs.claim("a", epoch):
+                async with epochs.hold("a", epoch):
                     pass
             assert caught.value.epoch == 5
-        async with epochs.claim("b", 1):
+        async with epochs.hold("b", 1):
             pass
         clock.now = 10 * KEPT_S
         with pytest.raises(Fenced):
-            async with epochs.claim("a", 5):
+            async with epochs.hold("a", 5):
                 pass
     clock.now += KEPT_S - 1
     with pytest.raises(Fenced):
-        async with epochs.claim("a", 5):
+        async with epochs.hold("a", 5):
             pass
     clock.now += 1
-    async with epochs.claim("a", 1):
+    async with epochs.hold("a", 1):
         pass
     assert len(epochs._kept) == 1, "what is over is forgotten"
 
@@ -41,16 +41,16 @@ async def test_a_newer_one_waits_until_the_older_stream_has_left() -> None:
     epochs, left = Epochs(), []
 
     async def hold(epoch: int) -> None:
-        async with epochs.claim("a", epoch) as claim:
+        async with epochs.hold("a", epoch) as hold:
             try:
-                await asyncio.wait_for(claim.watch(), WAIT_S)
+                await asyncio.wait_for(hold.watch(), WAIT_S)
             finally:
                 await asyncio.sleep(0.01)
                 left.append(epoch)
 
     streams = [asyncio.create_task(hold(epoch)) for epoch in (1, 2, 3)]
     await asyncio.sleep(0)
-    async with asyncio.timeout(WAIT_S), epochs.claim("a", 4):
+    async with asyncio.timeout(WAIT_S), epochs.hold("a", 4):
         assert left == [1, 2, 3]
         ends = await asyncio.gather(*streams, return_exceptions=True)
     assert [end.epoch for end in ends if isinstance(end, Fenced)] == [2, 3, 4]
@@ -60,19 +60,19 @@ async def test_a_newer_one_waits_until_the_older_stream_has_left() -> None:
 async def test_one_that_does_not_leave_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epochs_module, "HANDOVER_S", 0.05)
     epochs = Epochs()
-    async with epochs.claim("a", 1):
+    async with epochs.hold("a", 1):
         with pytest.raises(NotReady):
-            async with epochs.claim("a", 2):
+            async with epochs.hold("a", 2):
                 pass
     with pytest.raises(Fenced):
-        async with epochs.claim("a", 2):
+        async with epochs.hold("a", 2):
             pass
 
 
 async def test_they_are_bounded_and_the_oldest_go_first() -> None:
     epochs = Epochs(max_kept=3)
     for number in range(10):
-        async with epochs.claim(str(number), 7):
+        async with epochs.hold(str(number), 7):
             pass
     assert list(epochs._kept) == ["7", "8", "9"]
 
@@ -88,9 +88,9 @@ async def test_a_newer_epoch_ends_the_older_stream_and_is_remembered() -> None:
     clock = Clock()
     epochs = Epochs(clock, kept_s=600)
     told: list[int] = []
-    async with epochs.claim("s", 1, lambda error: told.append(error.epoch)):
+    async with epochs.hold("s", 1, lambda error: told.append(error.epoch)):
         assert fenced(epochs, "s", 1) == 1
-        async with epochs.claim("s", 3, lambda error: None):
+        async with epochs.hold("s", 3, lambda error: None):
             assert told == [3]
             assert fenced(epochs, "s", 2) == 3
         assert fenced(epochs, "s", 3) == 3
@@ -106,8 +106,8 @@ async def test_who_gives_up_at_once_is_not_waited_for(monkeypatch: pytest.Monkey
     """Not for a turn of the event loop: nobody comes in between and takes what was given up."""
     monkeypatch.setattr(epochs_module, "HANDOVER_S", 0.0)
     epochs, turns = Epochs(), []
-    async with epochs.claim("s", 1, lambda error: asyncio.get_running_loop().call_soon(turns.append, 1)):
-        async with epochs.claim("s", 2):
+    async with epochs.hold("s", 1, lambda error: asyncio.get_running_loop().call_soon(turns.append, 1)):
+        async with epochs.hold("s", 2):
             assert turns == []
         with pytest.raises(Fenced):
             epochs.check("s", 2)
@@ -116,9 +116,9 @@ async def test_who_gives_up_at_once_is_not_waited_for(monkeypatch: pytest.Monkey
 async def test_a_live_session_is_never_forgotten_and_the_others_are_bounded() -> None:
     clock = Clock()
     epochs = Epochs(clock, kept_s=600, max_kept=2)
-    async with epochs.claim("live", 5):
+    async with epochs.hold("live", 5):
         for name in "abc":
-            async with epochs.claim(name, 1):
+            async with epochs.hold(name, 1):
                 pass
         epochs.check("a", 1)
         assert fenced(epochs, "b", 1) == 1

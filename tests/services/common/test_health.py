@@ -6,7 +6,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.health import LIVE, Progress, first_complaint
+from services.common.health import LIVE, Heartbeat, first_complaint
 from tests.services.support.echo import NAME, WAIT_S, Echo, say, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -31,7 +31,7 @@ async def until(channel: grpc.aio.Channel, status: int, name: str = NAME) -> Non
 
 def test_only_waiting_work_makes_a_stall() -> None:
     clock = Clock()
-    progress = Progress("ticks", 10, clock)
+    progress = Heartbeat("ticks", 10, clock)
     clock.now = 100
     assert progress.complaint() is None, "idle is healthy"
     progress.set_waiting(True)
@@ -57,7 +57,7 @@ def test_a_condition_that_fails_is_a_complaint() -> None:
 
 async def test_health_flips_when_progress_stops_and_comes_back() -> None:
     clock = Clock()
-    progress = Progress("ticks", 10, clock)
+    progress = Heartbeat("ticks", 10, clock)
     loading: list[str | None] = ["loading weights"]
     conditions = [lambda: loading[0], progress.complaint]
     async with serving(Echo(), service={"conditions": conditions}) as (_, channel):

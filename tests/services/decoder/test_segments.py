@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cascade_core.config import make
 from cascade_core.errors import CascadeError, InvalidConfig
 from services.decoder import segments
-from services.decoder.segments import TIMESCALE, Segment, SegmentEncoder, ticks
+from services.decoder.segments import TIMESCALE, MediaSegment, SegmentEncoder, ticks
 from services.decoder.video_settings import VideoSettings
 from tests.services.support.media_support import (
     assert_gapless,
@@ -58,7 +58,7 @@ def moving(block: int) -> NDArray[np.uint8]:
     return frames
 
 
-def encode(one: SegmentEncoder, block: int) -> Segment:
+def encode(one: SegmentEncoder, block: int) -> MediaSegment:
     return one.encode(moving(block), index=block, first_frame=first_frame(block))
 
 

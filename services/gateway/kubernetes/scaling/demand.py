@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Pod:
+class PodLoad:
     """One pod, as its reports and the list of pods show it."""
 
     num_sessions: int = 0
@@ -29,7 +29,7 @@ class Pod:
     beside it."""
 
 
-def desired_pods(pods: Collection[Pod], num_waiting: int, num_spare: int, sessions_per_pod: int) -> int:
+def desired_pods(pods: Collection[PodLoad], num_waiting: int, num_spare: int, sessions_per_pod: int) -> int:
     """The replicas to have: never less than those with sessions.
 
     `num_waiting`: sessions without any place, queued and recovering ones. `num_spare`: places to keep free.
@@ -42,12 +42,12 @@ def desired_pods(pods: Collection[Pod], num_waiting: int, num_spare: int, sessio
     return len(counted) + math.ceil(missing / sessions_per_pod)
 
 
-def num_replicas(pods: Collection[Pod]) -> int:
+def num_replicas(pods: Collection[PodLoad]) -> int:
     """Those that the workload counts."""
     return sum(not pod.is_leaving for pod in pods)
 
 
-def usual_sessions(pods: Collection[Pod]) -> int | None:
+def usual_sessions(pods: Collection[PodLoad]) -> int | None:
     """What one pod offers, in the mean of those that offer anything; None where none does."""
     offers = [pod.max_sessions for pod in pods if pod.max_sessions and not pod.is_leaving]
     return max(1, sum(offers) // len(offers)) if offers else None

@@ -5,7 +5,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from cascade.v1 import common_pb2
-from services.gateway.kubernetes.scaling.demand import Pod
+from services.gateway.kubernetes.scaling.demand import PodLoad
 from services.gateway.peers.peer import Peer
 from services.gateway.peers.pool import Pool
 from services.gateway.placement.ledger import Ledger
@@ -46,7 +46,7 @@ class Pods:
         peers = self._pool.peers.values()
         return self._pool.is_listed and all(peer.status or peer in self._heard for peer in peers)
 
-    def look(self) -> list[Pod]:
+    def look(self) -> list[PodLoad]:
         """All, as of now."""
         return [self._pod(peer, is_listed=is_listed) for peer, is_listed in self._peers()]
 
@@ -56,11 +56,11 @@ class Pods:
         for peer in self._pool.leaving.values():
             yield peer, False
 
-    def _pod(self, peer: Peer[Any], *, is_listed: bool) -> Pod:
+    def _pod(self, peer: Peer[Any], *, is_listed: bool) -> PodLoad:
         self._note(peer)
         is_ready = state_of(peer) == common_pb2.SERVING_STATE_READY
         is_leaving = peer.is_terminating or not is_listed
-        return Pod(
+        return PodLoad(
             num_sessions=self._ledger.num_used(peer),
             max_sessions=int(peer.status.max_sessions) if peer.status and is_ready else 0,
             is_leaving=is_leaving,

@@ -19,6 +19,7 @@ from services.gateway.journal import (
     Change,
     Ended,
     Journal,
+    KeptSegment,
     LatentsMade,
     Lease,
     Limits,
@@ -33,7 +34,6 @@ from services.gateway.journal import (
     RedisStore,
     ReplicatedJournal,
     Requested,
-    Segment,
     SegmentMade,
     connect,
 )
@@ -195,7 +195,7 @@ class TestOneBehaviour:
         assert written == theirs == await site.journal(0).load("s1")
         assert theirs.origin == new(switch_mode="recache")
         assert theirs.latents == {number: latents(number).data for number in range(3)}
-        assert theirs.segments == tuple(Segment(block, segment(block).data) for block in range(2))
+        assert theirs.segments == tuple(KeptSegment(block, segment(block).data) for block in range(2))
         assert (theirs.next_stage_block, theirs.next_decoder_block, theirs.num_acked) == (3, 2, 1)
         assert theirs.limits == limits
         assert theirs.notes == {"init": b"\xff", "x": b"y"}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.gateway.kubernetes.scaling.demand import (
-    Pod,
+    PodLoad,
     desired_pods,
     num_replicas,
     past_tolerance,
@@ -16,18 +16,18 @@ from services.gateway.kubernetes.scaling.demand import (
 )
 from services.gateway.kubernetes.scaling.window import Window
 
-IDLE, BUSY, FULL = Pod(0, 4), Pod(1, 4), Pod(4, 4)
-STARTING = Pod()
-QUARANTINED = Pod(2, 0, is_out=True)
-DRAINING = Pod(2, 0)
-LEAVING = Pod(2, 0, is_leaving=True)
+IDLE, BUSY, FULL = PodLoad(0, 4), PodLoad(1, 4), PodLoad(4, 4)
+STARTING = PodLoad()
+QUARANTINED = PodLoad(2, 0, is_out=True)
+DRAINING = PodLoad(2, 0)
+LEAVING = PodLoad(2, 0, is_leaving=True)
 
 
 @st.composite
-def any_pods(draw: st.DrawFn) -> list[Pod]:
-    def one(num_sessions: int, max_sessions: int, kind: str) -> Pod:
+def any_pods(draw: st.DrawFn) -> list[PodLoad]:
+    def one(num_sessions: int, max_sessions: int, kind: str) -> PodLoad:
         offers = max_sessions if kind == "ready" else 0
-        return Pod(num_sessions, offers, is_leaving=kind == "leaving", is_out=kind == "out")
+        return PodLoad(num_sessions, offers, is_leaving=kind == "leaving", is_out=kind == "out")
 
     kinds = st.sampled_from(["ready", "ready", "starting", "draining", "out", "leaving"])
     return draw(st.lists(st.builds(one, st.integers(0, 9), st.integers(1, 8), kinds), max_size=40))
@@ -61,17 +61,17 @@ offers = st.integers(1, 8)
         ([FULL, LEAVING], 0, 0, 2),  # no replica any more, but its sessions need a place
         ([BUSY, LEAVING], 0, 0, 1),
         ([BUSY, replace(LEAVING, num_sessions=0)], 0, 0, 1),  # what scale-down removed stays removed
-        ([Pod(5, 4)], 0, 0, 1),  # an overbooked pod has no negative places
+        ([PodLoad(5, 4)], 0, 0, 1),  # an overbooked pod has no negative places
     ],
 )
-def test_known_cases(pods: list[Pod], num_waiting: int, num_spare: int, expected: int) -> None:
+def test_known_cases(pods: list[PodLoad], num_waiting: int, num_spare: int, expected: int) -> None:
     assert desired_pods(pods, num_waiting, num_spare, sessions_per_pod=4) == expected
 
 
 @settings(deadline=None)
 @given(any_pods(), waiting, spares, offers)
 def test_never_below_busy_and_never_more_than_a_pod_per_session(
-    pods: list[Pod], num_waiting: int, num_spare: int, offer: int
+    pods: list[PodLoad], num_waiting: int, num_spare: int, offer: int
 ) -> None:
     desired = desired_pods(pods, num_waiting, num_spare, offer)
     staying = [pod for pod in pods if not pod.is_leaving]
@@ -83,7 +83,9 @@ def test_never_below_busy_and_never_more_than_a_pod_per_session(
 
 @settings(deadline=None)
 @given(any_pods(), waiting, spares, offers)
-def test_all_that_wait_find_a_place(pods: list[Pod], num_waiting: int, num_spare: int, offer: int) -> None:
+def test_all_that_wait_find_a_place(
+    pods: list[PodLoad], num_waiting: int, num_spare: int, offer: int
+) -> None:
     """Where the pods that are not busy are of the usual size, so many pods have enough places."""
     kept = [pod for pod in pods if not pod.is_leaving and (pod.num_sessions or pod.is_out)]
     num_new = desired_pods(pods, num_waiting, num_spare, offer) - len(kept)
@@ -97,7 +99,7 @@ def test_all_that_wait_find_a_place(pods: list[Pod], num_waiting: int, num_spare
 @settings(deadline=None)
 @given(any_pods(), waiting, spares, offers, st.integers(0, 50))
 def test_more_wait_more_pods(
-    pods: list[Pod], num_waiting: int, num_spare: int, offer: int, more: int
+    pods: list[PodLoad], num_waiting: int, num_spare: int, offer: int, more: int
 ) -> None:
     asked = desired_pods(pods, num_waiting, num_spare, offer)
     assert desired_pods(pods, num_waiting + more, num_spare, offer) >= asked
@@ -107,7 +109,7 @@ def test_more_wait_more_pods(
 
 @settings(deadline=None)
 @given(any_pods())
-def test_the_usual_offer_is_one_that_some_pod_could_make(pods: list[Pod]) -> None:
+def test_the_usual_offer_is_one_that_some_pod_could_make(pods: list[PodLoad]) -> None:
     offered = [pod.max_sessions for pod in pods if pod.max_sessions and not pod.is_leaving]
     usual = usual_sessions(pods)
     assert (usual is None) == (not offered)
@@ -143,7 +145,7 @@ class Cluster:
     """Sessions of each."""
 
     def turn(self, num_spare: int) -> int:
-        known = [Pod(sessions, self.size) for sessions in self.pods]
+        known = [PodLoad(sessions, self.size) for sessions in self.pods]
         desired = desired_pods(known, self.queue, num_spare, self.size)
         replicas = hpa(past_tolerance(desired, num_replicas(known), 0.1), len(self.pods), 0.1)
         self.pods.sort(reverse=True)

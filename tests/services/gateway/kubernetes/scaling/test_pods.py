@@ -6,18 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from services.gateway.placement.needs import Needs
 
 from cascade.v1 import common_pb2
 from cascade_core.config import make
 from services.gateway.base.settings import GatewaySettings, ScalerSettings
 from services.gateway.kubernetes.scaling.component import Component, Sizes
-from services.gateway.kubernetes.scaling.demand import Pod
+from services.gateway.kubernetes.scaling.demand import PodLoad
 from services.gateway.kubernetes.scaling.pods import STARTS_AGAIN_S, Pods
 from services.gateway.kubernetes.scaling.scaler import Scaler
 from services.gateway.peers.endpoints import Endpoint
 from services.gateway.peers.peer import Peer
 from services.gateway.placement.admission import Admission
-from services.gateway.placement.slots import Wish
 from tests.services.support.fake_peers import (
     DRAINING,
     READY,
@@ -76,7 +76,7 @@ class World:
     def decoder(self, address: str, **fields: Any) -> None:
         self.decoders.report(address, decoder_status(**fields))
 
-    def look(self) -> list[Pod]:
+    def look(self) -> list[PodLoad]:
         return self.pods["stage"].look()
 
     def desired(self, kind: Any = "stage") -> int | None:
@@ -84,7 +84,7 @@ class World:
         return self.scaler.desired(kind)
 
     def queue(self, session: str) -> Any:
-        return self.admission.enqueue(Wish(session=session, tenant="t", model="demo"))
+        return self.admission.enqueue(Needs(session=session, tenant="t", model="demo"))
 
 
 @pytest.fixture
@@ -96,20 +96,20 @@ def world() -> Iterator[World]:
 
 def test_a_ready_pod_offers_its_places(world: World) -> None:
     world.stage("s1", max_sessions=4, num_sessions=3)
-    assert world.look() == [Pod(3, 4)]
+    assert world.look() == [PodLoad(3, 4)]
 
 
 @pytest.mark.parametrize("state", [STARTING, RESTARTING, DRAINING, UNHEALTHY])
 def test_no_other_state_offers_places(world: World, state: int) -> None:
     world.stage("s1", max_sessions=4, num_sessions=1, state=state)
-    assert world.look() == [Pod(1, 0)]
+    assert world.look() == [PodLoad(1, 0)]
 
 
 async def test_a_place_counts_from_its_grant(world: World) -> None:
     world.stage("s1", max_sessions=4, num_sessions=1)
     world.decoder("d1")
     await world.queue("a").wait()
-    assert world.look() == [Pod(2, 4)], "before the stage reports it"
+    assert world.look() == [PodLoad(2, 4)], "before the stage reports it"
 
 
 @pytest.mark.parametrize("state", [RESTARTING, DRAINING, UNHEALTHY, None])
@@ -157,14 +157,14 @@ def test_a_pod_that_starts_is_not_out_however_long_it_takes(world: World) -> Non
     world.stage("s1", state=STARTING, max_sessions=0)
     for _ in range(10):
         world.clock.now += REPLACE_S
-        assert world.look() == [Pod(), Pod()]
+        assert world.look() == [PodLoad(), PodLoad()]
 
 
 def test_a_new_gateway_finds_a_quarantined_pod(world: World) -> None:
     world.stage("s1", state=UNHEALTHY, num_sessions=2)
     world.look()
     world.clock.now += REPLACE_S
-    assert world.look() == [Pod(2, 0, is_out=True)]
+    assert world.look() == [PodLoad(2, 0, is_out=True)]
 
 
 def test_a_pod_that_terminates_is_no_replica(world: World) -> None:
@@ -173,13 +173,13 @@ def test_a_pod_that_terminates_is_no_replica(world: World) -> None:
     world.stages.peers["s1"].notice(Endpoint("s1", is_terminating=True))
     world.stage("s1", num_sessions=2, state=DRAINING)
     world.clock.now += 10 * REPLACE_S
-    assert world.look() == [Pod(2, 0, is_leaving=True)]
+    assert world.look() == [PodLoad(2, 0, is_leaving=True)]
 
 
 def test_a_pod_that_is_not_listed_any_more_is_no_replica(world: World) -> None:
     world.stage("s1", num_sessions=2)
     world.stages.unlist("s1")
-    assert world.look() == [Pod(2, 4, is_leaving=True)]
+    assert world.look() == [PodLoad(2, 4, is_leaving=True)]
     assert world.desired() == 2, "its two sessions and the spare place, two for each pod"
 
 
@@ -204,10 +204,10 @@ async def test_a_pod_that_is_listed_later_is_not_waited_for(world: World) -> Non
     world.stage("s1", max_sessions=2, num_sessions=2)
     assert world.desired() == 2
     world.stages.peers["s2"] = Peer("s2", None)  # type: ignore[arg-type]
-    tickets = [world.queue(f"s{number}") for number in range(5)]
+    claims = [world.queue(f"s{number}") for number in range(5)]
     assert world.desired() == 4, "five that wait and the spare place, two for each pod"
-    for ticket in tickets:
-        ticket.cancel()
+    for claim in claims:
+        claim.cancel()
 
 
 def test_a_silent_pod_is_not_waited_for_without_end(world: World) -> None:
@@ -222,31 +222,31 @@ def test_a_silent_pod_is_not_waited_for_without_end(world: World) -> None:
 
 
 async def test_the_queue_asks_for_both(world: World) -> None:
-    tickets = [world.queue(f"s{number}") for number in range(5)]
+    claims = [world.queue(f"s{number}") for number in range(5)]
     assert (world.desired("stage"), world.desired("decoder")) == (3, 1)
     world.stage("s1", max_sessions=8)
     assert world.desired("stage") == 3, "the wish of a moment ago"
     world.clock.now += WINDOW_S + 1
     assert world.desired("stage") == 1
-    for ticket in tickets:
-        ticket.cancel()
+    for claim in claims:
+        claim.cancel()
 
 
 async def test_what_a_pod_offered_is_remembered_when_all_are_gone(world: World) -> None:
     world.stage("s1", max_sessions=6)
     assert world.desired() == 1
     world.stages.drop("s1")
-    tickets = [world.queue(f"s{number}") for number in range(11)]
+    claims = [world.queue(f"s{number}") for number in range(11)]
     assert world.desired() == 2
-    for ticket in tickets:
-        ticket.cancel()
+    for claim in claims:
+        claim.cancel()
 
 
 async def test_a_move_counts_once_and_a_recovery_too(world: World) -> None:
     """A session that moves is still counted where it is; one that lost its place is counted nowhere else."""
     world.stage("s1", max_sessions=2, num_sessions=2, state=DRAINING)
     world.decoder("d1", max_sessions=50)
-    wishes = [Wish(session=f"m{number}", tenant="t", model="demo") for number in range(2)]
+    wishes = [Needs(session=f"m{number}", tenant="t", model="demo") for number in range(2)]
     moves = [start(world.admission.stage(wish, {"s1"})) for wish in wishes]
     await settle()
     assert world.admission.num_urgent == 2

@@ -17,7 +17,7 @@ from services.gateway.kubernetes.scaling.pods import Pods
 from services.gateway.kubernetes.scaling.scaler import Scaler
 from services.gateway.kubernetes.scaling.shared import BUCKET_MS, WISHES_KEPT_MS, Counts, Said, SharedDemand
 from services.gateway.placement.admission import Admission
-from services.gateway.placement.slots import Wish
+from services.gateway.placement.needs import Needs
 from tests.services.gateway.kubernetes.scaling.test_pods import ListedPool
 from tests.services.support.fake_peers import decoder_status, stage_status
 from tests.services.support.redis_support import RedisServer, needs_redis
@@ -57,15 +57,15 @@ class Gateway:
         ]
         shared = SharedDemand(connect(redis.url), "test", name, window_s=WINDOW_S, ttl_s=TTL_S, clock=clock)
         self.scaler = Scaler(section, self.admission, components, shared, clock)
-        self._tickets: list[Any] = []
+        self._claims: list[Any] = []
 
     def queue(self, number: int) -> None:
         """So many sessions wait here from now on."""
-        while len(self._tickets) > number:
-            self._tickets.pop().cancel()
-        while len(self._tickets) < number:
-            wish = Wish(session=f"{id(self)}-{len(self._tickets)}", tenant="t", model="other")
-            self._tickets.append(self.admission.enqueue(wish))
+        while len(self._claims) > number:
+            self._claims.pop().cancel()
+        while len(self._claims) < number:
+            wish = Needs(session=f"{id(self)}-{len(self._claims)}", tenant="t", model="other")
+            self._claims.append(self.admission.enqueue(wish))
 
     @property
     def desired(self) -> int | None:

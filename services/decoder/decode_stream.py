@@ -20,7 +20,7 @@ Request = decoder_pb2.DecodeRequest
 Response = decoder_pb2.DecodeResponse
 
 
-class Stream:
+class DecodeStream:
     """The session of one Open. Three come to it: the client's messages, the worker's answers, the server's
     wish to end it; `responses` is what the client gets of all that."""
 

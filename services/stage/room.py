@@ -10,7 +10,7 @@ from cascade_core.request import SessionRequest
 from services.common.errors import UnsupportedMedia
 
 
-class Slots:
+class Room:
     """Room is counted here and not in the engine, so that streams that still send their context count."""
 
     def __init__(self) -> None:
