@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from services.gateway.placement.needs import Needs
 
 from cascade.v1 import common_pb2
 from cascade_core.config import make
@@ -18,6 +17,7 @@ from services.gateway.kubernetes.scaling.scaler import Scaler
 from services.gateway.peers.endpoints import Endpoint
 from services.gateway.peers.peer import Peer
 from services.gateway.placement.admission import Admission
+from services.gateway.placement.needs import Needs
 from tests.services.support.fake_peers import (
     DRAINING,
     READY,
