@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -27,8 +28,10 @@ class KeepsStatus:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def set_internal_error(self, text: str) -> None:
-        """The gateway's status is on its way."""
+    async def send_serialized_message(self, message: bytes) -> None:
+        """Lost where the stream has ended, as on the wire: reading says why."""
+        with suppress(grpc.aio.InternalError):
+            await self._inner.send_serialized_message(message)
 
 
 class Leg:

@@ -1,13 +1,12 @@
 """One stream of Connect to this gateway's own server, read and written as HTTP needs it."""
 
 import asyncio
-from typing import Any
 
 import grpc
 
 from cascade.v1 import session_pb2
 from services.common.errors import NotReady
-from services.common.streams import BROKEN
+from services.common.streams import BROKEN, keep_status
 from services.web.backend import Backend, Credentials
 
 Request = session_pb2.ConnectRequest
@@ -16,29 +15,12 @@ ATTACH_DEADLINE_S = 20.0
 """A session that is changing hands answers late."""
 
 
-class KeepsStatus:
-    """gRPC's inner call, but a write that meets the end of the stream puts no status of its own in front of
-    the server's: by "Internal error from Core", CONTROLLER_REPLACED would look like a loss.
-
-    It stands in for a private part of grpcio (1.85); a stream that ends under a write is in the tests.
-    """
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def set_internal_error(self, text: str) -> None:
-        """The server's status is on its way."""
-
-
 class ConnectStream:
     """Reads raise AioRpcError, or NotReady where the stream was lost."""
 
     def __init__(self, backend: Backend, credentials: Credentials) -> None:
         self._call = backend.connect(credentials)
-        self._call._cython_call = KeepsStatus(self._call._cython_call)
+        keep_status(self._call)
 
     async def attach(self, attach: Request.Attach) -> Response.Attached:
         """The answer. Raises what the attempt failed with."""

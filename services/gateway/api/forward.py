@@ -14,7 +14,7 @@ from services.common.call import Call
 from services.common.channel import Channels
 from services.common.errors import NotReady
 from services.common.remote import RemoteError, remote_error
-from services.common.streams import BROKEN
+from services.common.streams import BROKEN, keep_status
 from services.gateway.base.settings import PeerSettings
 
 FORWARDED = "cascade-forwarded"
@@ -57,6 +57,7 @@ class Forwarder:
         """The owner's stream. Raises RemoteError, and what `requests` does. No request is read before the
         first response, so until then the same requests can be sent elsewhere."""
         stream = self._stub(address).Connect(metadata=headers(call))
+        keep_status(stream)
         sending: asyncio.Task[CascadeError | None] | None = None
         try:
             with suppress(*BROKEN):  # reading tells why

@@ -10,7 +10,7 @@ import grpc
 
 from services.common.call import EPOCH, SESSION
 from services.common.remote import RemoteError, remote_error
-from services.common.streams import BROKEN
+from services.common.streams import BROKEN, keep_status
 from services.gateway.base.settings import PeerSettings
 from services.gateway.journal.errors import InvalidEntry, OutOfOrder
 from services.gateway.peers.peer import Peer
@@ -50,6 +50,7 @@ async def converse(
 ) -> None:
     """Until `read` returns; `others` write, or watch. Raises StreamLost, or what one of them raises of its
     own; the stream is over then."""
+    keep_status(call)
     reading = asyncio.ensure_future(read)
     tasks: list[Task] = [reading, *map(asyncio.ensure_future, others), asyncio.ensure_future(lose(peer))]
     try:

@@ -118,10 +118,9 @@ async def test_any_sequence_gets_an_answer_of_the_contract(
     decoder: Serving, requests: list[Request], end: str
 ) -> None:
     call = decoder.call()
-    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        await call.send(*requests)
-        if end == "half-close" or not requests:
-            await call.half_close()
+    await call.send(*requests)
+    if end == "half-close" or not requests:
+        await call.half_close()
     if end != "half-close":
         call.stream.cancel()
         return
@@ -129,8 +128,7 @@ async def test_any_sequence_gets_an_answer_of_the_contract(
         await call.rest()
     async with asyncio.timeout(WAIT_S):
         code, details = await call.stream.code(), await call.stream.details()
-    # A write to a call that the server has just ended: grpcio's client then says INTERNAL by itself.
-    assert code in PLANNED or "from Core" in details, (code, details)
+    assert code in PLANNED, (code, details)
 
 
 async def test_the_decoder_is_well_after_it(decoder: Serving) -> None:

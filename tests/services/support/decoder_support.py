@@ -25,12 +25,12 @@ from safetensors.numpy import load_file
 from cascade.v1 import common_pb2, decoder_pb2, decoder_pb2_grpc
 from cascade_core.config import make
 from services.common.server import Server, Service, running
+from services.common.streams import keep_status
 from services.common.telemetry import Telemetry
 from services.decoder.service import Decoder
 from services.decoder.settings import Settings
 from tests.paths import ROOT
 from tests.services.common.test_errors import parts
-from tests.services.support.writes import LosesWrites
 
 WAIT_S = 120.0
 """Bound of every wait in these tests."""
@@ -96,12 +96,14 @@ class Call:
 
     def __init__(self, stub: Any) -> None:
         self.stream = stub.Decode()
-        self.stream._cython_call = LosesWrites(self.stream._cython_call)
+        keep_status(self.stream)
 
     async def send(self, *requests: Request) -> None:
-        for request in requests:
-            async with asyncio.timeout(WAIT_S):
-                await self.stream.write(request)
+        """What was sent after the end of the call is lost; reading says why it ended."""
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            for request in requests:
+                async with asyncio.timeout(WAIT_S):
+                    await self.stream.write(request)
 
     async def half_close(self) -> None:
         await self.stream.done_writing()

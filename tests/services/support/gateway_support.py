@@ -16,9 +16,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from cascade.v1 import session_pb2 as pb
 from cascade.v1 import session_pb2_grpc
-from cascade_client.leg import KeepsStatus
 from cascade_core.config import make
 from services.common.server import Server
+from services.common.streams import keep_status
 from services.gateway.app.assembly import Gateway, running
 from services.gateway.base.settings import Settings
 from services.gateway.session.registry import Registry
@@ -153,7 +153,7 @@ class Leg:
     def __init__(self, call: Any, *, acks: bool) -> None:
         """`acks`: each segment at once."""
         self.call = call
-        call._cython_call = KeepsStatus(call._cython_call)
+        keep_status(call)
         self.acks = acks
         self.events: list[Response] = []
         self.error: grpc.aio.AioRpcError | None = None

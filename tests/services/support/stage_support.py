@@ -15,13 +15,13 @@ from cascade_core.config import make
 from services.common.channel import open_channel
 from services.common.server import Server, Service, running
 from services.common.settings import GrpcSettings
+from services.common.streams import keep_status
 from services.common.telemetry import Telemetry
 from services.stage.service import describe
 from services.stage.settings import Settings
 from services.stage.stage import Stage
 from services.stage.tensors import from_tensor, to_tensor
 from tests.services.common.test_errors import parts
-from tests.services.support.writes import LosesWrites
 
 WAIT_S = 60.0
 """Deadline of every wait: only a hang reaches it."""
@@ -109,7 +109,7 @@ class Stream:
 
     def __init__(self, call: Any) -> None:
         self.call = call
-        call._cython_call = LosesWrites(call._cython_call)
+        keep_status(call)
         self.session = f"session-{next(Stream.numbers)}"
         self.shape = (1, 16, 4, 4)
 
