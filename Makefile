@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := tests/browser/node_modules
 PAGE := services/web/static
 
-.PHONY: up demo train-demo check settings values golden surface proto openapi proto-release test test-all images-check bench day clean
+.PHONY: up demo train-demo check settings values golden surface proto openapi proto-release test test-all mutants images-check bench day clean
 
 up: $(STAMP)  ## All services on this machine, and their page at http://localhost:8080; Ctrl-C ends them
 	$(BIN)/cascade up
@@ -67,6 +67,9 @@ test: $(PACKAGES)/.package-lock.json  ## What a commit needs, on any CPU machine
 
 test-all: $(PACKAGES)/.package-lock.json  ## Every test, those too that are marked slow
 	$(TESTS) $(BESIDE) || $(ALONE)
+
+mutants: $(STAMP)  ## Whether the tests notice 60 random faults in the code; an hour
+	$(BIN)/python -m tests.mutants
 
 images-check: $(STAMP)  ## Build and run what the images hold, without a container engine; minutes
 	$(BIN)/python -m images.check
