@@ -6,6 +6,7 @@ from services.common.reference import markdown
 from services.decoder.settings import Settings as DecoderSettings
 from services.gateway.base.settings import Settings as GatewaySettings
 from services.stage.settings import Settings as StageSettings
+from services.web.settings import Settings as WebSettings
 
 PATH = Path(__file__).with_name("settings.md")
 HEAD = """\
@@ -21,7 +22,12 @@ unknown value ends the service with its name. `python -m services.stage --help` 
 
 def text() -> str:
     """The whole page."""
-    kinds = (("Gateway", GatewaySettings), ("Stage", StageSettings), ("Decoder", DecoderSettings))
+    kinds = (
+        ("Gateway", GatewaySettings),
+        ("Stage", StageSettings),
+        ("Decoder", DecoderSettings),
+        ("Web", WebSettings),
+    )
     return HEAD + "\n".join(markdown(title, kind) for title, kind in kinds)
 
 

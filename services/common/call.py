@@ -14,6 +14,9 @@ REQUEST_ID, SESSION, EPOCH = "x-request-id", "cascade-session", "cascade-epoch"
 CERTIFICATE = "cascade-certificate-name-bin"
 """The name in a certificate that this process has verified, in a call of its own over a Unix socket."""
 OWN_PEER = "unix:"
+ON_BEHALF = "cascade-on-behalf"
+"""In a call that somebody makes for another: the certificate of the connection is then not the caller's. It
+takes away and gives nothing, so it is believed of everybody."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Call:
         if self.context.peer().startswith(OWN_PEER):
             pairs = self.context.invocation_metadata() or ()
             return [value.decode() for key, value in pairs if key == CERTIFICATE and isinstance(value, bytes)]
+        if ON_BEHALF in self.metadata:
+            return []
         seen = self.context.auth_context()
         kinds = ("peer_uri", "peer_dns", "x509_common_name")
         return [name.decode(errors="replace") for kind in kinds for name in seen.get(kind, ())]

@@ -1,9 +1,10 @@
 """What `python -m services.NAME` does: read the settings, serve, and say in one line why that failed."""
 
 import asyncio
+import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from cascade_core.errors import CascadeError
@@ -19,14 +20,26 @@ def end_at_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
-def run(name: str, kind: type[S], serve: Callable[[S], Coroutine[Any, Any, None]]) -> None:
-    """Serve until SIGTERM. Exits with 1 for wrong settings or a failed start, with 2 for arguments."""
+def run(
+    name: str,
+    kind: type[S],
+    serve: Callable[[S], Coroutine[Any, Any, None]],
+    arguments: Mapping[str, str] | None = None,
+) -> None:
+    """Serve until SIGTERM. Exits with 1 for wrong settings or a failed start, with 2 for arguments but those
+    in `arguments`, each with the variable that it stands for."""
     if "--help" in sys.argv:
         return print_help(name, kind)
-    if sys.argv[1:]:
-        print(f"{name}: takes no arguments but --help; set CASCADE_* variables", file=sys.stderr)
+    known, left = arguments or {}, sys.argv[1:]
+    given: dict[str, str] = {}
+    while len(left) > 1 and left[0] in known:
+        given[known[left[0]]] = left[1]
+        left = left[2:]
+    if left:
+        names = ", ".join([*known, "--help"])
+        print(f"{name}: takes no arguments but {names}; set CASCADE_* variables", file=sys.stderr)
         sys.exit(2)
     try:
-        asyncio.run(serve(load_settings(kind)))
+        asyncio.run(serve(load_settings(kind, os.environ | given)))
     except CascadeError as error:
         sys.exit(f"{name}: {error}")

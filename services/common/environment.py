@@ -21,7 +21,7 @@ from cascade_core.errors import InvalidConfig
 PREFIX = "CASCADE_"
 FILE_VARIABLE = "CASCADE_CONFIG_FILE"
 SERVICE_SECTIONS = frozenset(
-    {"stage", "decoder", "gateway", "peer", "client", "kubernetes", "scaler", "http"}
+    {"stage", "decoder", "gateway", "peer", "client", "kubernetes", "scaler", "http", "web"}
 )
 KUBERNETES_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")

@@ -47,10 +47,16 @@ class ResumeToken:
 class ResumeTokens:
     """Issues and reads tokens, signed with a key that all gateways share."""
 
-    def __init__(self, key_file: Path | None, ttl_s: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        key_file: Path | None,
+        ttl_s: float,
+        clock: Callable[[], float] = time.time,
+        setting: str = "gateway.token_key_file",
+    ) -> None:
         """`key_file` None: a key of this process. It is read again when it changes, and tokens by the key
-        before stay good. Raises InvalidConfig."""
-        self._file = WatchedFiles([key_file], lambda: read_key(key_file)) if key_file else None
+        before stay good. Raises InvalidConfig, which names the setting."""
+        self._file = WatchedFiles([key_file], lambda: read_key(key_file, setting)) if key_file else None
         self._keys = deque([derived(secrets.token_bytes(MIN_KEY_BYTES))], maxlen=NUM_KEYS)
         if self._file:
             self._keys[0] = self._file.get()
@@ -105,16 +111,14 @@ def parse(payload: bytes) -> ResumeToken:
     return ResumeToken(str(claims["sub"]), str(claims["tenant"]), claims["role"], float(claims["exp"]))
 
 
-def read_key(path: Path) -> bytes:
+def read_key(path: Path, setting: str) -> bytes:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_KEY_BYTES + 1)
     except OSError as error:
-        raise InvalidConfig(f"gateway.token_key_file: {path}: {error.strerror}") from None
+        raise InvalidConfig(f"{setting}: {path}: {error.strerror}") from None
     if not MIN_KEY_BYTES <= len(content) <= MAX_KEY_BYTES:
-        raise InvalidConfig(
-            f"gateway.token_key_file: {path}: must have {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes"
-        )
+        raise InvalidConfig(f"{setting}: {path}: must have {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes")
     return derived(content)
 
 

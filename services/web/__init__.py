@@ -1,17 +1,19 @@
 """HTTP for people and for clients without gRPC: the JSON mirror of the contract, and what streams video.
 
-It is a gRPC client of its own gateway. `Backend` holds a channel to the server in this very process, over a
-Unix socket in a folder of our own, and passes the caller's credentials on as metadata. So authentication,
-tenants, rates, validation, forwarding to other gateways and the words of errors are those of gRPC.
+It is a gRPC client of a gateway: of its own, in whose process it runs, over a Unix socket in a folder of our
+own; or as a process of its own (`python -m services.web`) of another, over TCP. `Backend` passes the caller's
+credentials on as metadata. So authentication, tenants, rates, validation, forwarding to other gateways and
+the words of errors are those of gRPC.
 
-    server.py     uvicorn in the gateway's process: started, drained and bounded with it
+    server.py     uvicorn for as long as a block lasts; standalone.py: the process of its own
     app.py        the Starlette application: routes, and what surrounds every request
-    backend.py    the way to SessionService and OperatorService
+    backend.py    the way to SessionService and OperatorService; gateways.py: both kinds of channel
+    connect_stream.py  one stream of Connect; doorman.py: who may read a session's video
     safety.py     what surrounds every request: origins, headers, log; bounds.py: what one address may ask for
     protocol.py   uvicorn's connections with bounds, and socket_protocol.py's WebSockets
     problems.py   gRPC status -> application/problem+json, by one table
     mirror.py     unary methods of the contract as HTTP, derived from its descriptors
-    openapi.py    the OpenAPI document, from the same descriptors
+    openapi.py    writes openapi.json, the OpenAPI document, from the same descriptors
     video_paths.py  the part of it that no descriptor has: WebSocket, HLS, download
 
 What adds routes is a module with `routes(backend: Backend) -> list[BaseRoute]`, mounted in `app.make_app`.
@@ -29,8 +31,9 @@ In a handler:
   are sent already, or over WebSocket: `problems.problem_of(error, request_id).content()` is the JSON object.
   What HTTP alone knows: `raise problems.HttpError(status, detail, field=...)`.
 - `json_of` and `parse_json` in `mapping.py` are the JSON mapping, for events too.
-- `backend.settings` is `HttpSettings`; `backend.leaving` (asyncio.Event) is set when the gateway begins to
-  go away: its streams get `reconnect` from Connect itself, and other long answers should end.
+- `backend.settings` is `HttpSettings`; `backend.leaving` (asyncio.Event) is set when the gateway, or
+  a process of its own, begins to go away: long answers should end. Streams of a gateway that goes away get
+  `reconnect` from Connect itself.
 - Never log a query, a header or a body; never put a token into a path. Paths are logged.
 - Headers of safety are set unless a handler has set its own (a page needs another Content-Security-Policy).
   Requests of other origins than the host's own and `cors_origins` are refused before they reach a handler

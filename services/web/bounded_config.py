@@ -7,7 +7,9 @@ from services.web.settings import HttpSettings
 
 
 class BoundedConfig(Config):
-    """Set both before the server starts."""
+    """Set all before the server starts."""
 
     bounds: HttpSettings
     crowd: Crowd
+    knows_certificates: bool
+    """Whether the name in a client's certificate is a credential."""

@@ -8,7 +8,9 @@ from cascade.v1 import session_pb2
 from services.common.auth import AUTHORIZATION
 from services.common.call import CERTIFICATE
 from services.common.errors import PermissionDenied
+from services.common.resume_tokens import ResumeTokens
 from services.web.backend import Backend, Credentials
+from services.web.connect_stream import ConnectStream, Request
 
 GOOD_FOR_S = 15.0
 """A revoked key still reads for that long at most."""
@@ -16,8 +18,9 @@ MAX_ENTRIES = 10_000
 
 
 class Doorman:
-    """Reads resume tokens itself; asks the gateway about other credentials, and remembers its answer, so that
-    a player's requests cost one call now and then. Neither takes a viewer's place."""
+    """Reads resume tokens itself where it has the gateway's key; asks the gateway about other credentials
+    and remembers its answer, so that a player's requests cost one call now and then. Only asking about a
+    token takes a viewer's place, for a moment."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -28,12 +31,15 @@ class Doorman:
 
     async def check(self, name: str, credentials: Credentials) -> None:
         """Raises what attaching fails with: UNAUTHENTICATED, SESSION_NOT_FOUND and so on."""
-        if credentials.resume_token:
-            self._check_token(name, credentials.resume_token)
+        token = credentials.resume_token
+        if token and self._backend.tokens:
+            check_token(self._backend.tokens, name, token)
+        elif token:
+            await self._check_by_asking(name, Credentials((), token))
         else:
-            await self._check_key(name, credentials)
+            await self._check_by_asking(name, credentials)
 
-    async def _check_key(self, name: str, credentials: Credentials) -> None:
+    async def _check_by_asking(self, name: str, credentials: Credentials) -> None:
         entry = digest(name, credentials)
         if self._let_in.get(entry, 0.0) > time.monotonic():
             return
@@ -43,13 +49,22 @@ class Doorman:
             asking.add_done_callback(lambda task: self._take_answer(entry, task))
         await asyncio.shield(asking)
 
-    def _check_token(self, name: str, token: str) -> None:
-        """Whatever gateway has the session, and whether or not it has ended: all of them sign alike."""
-        if f"sessions/{self._backend.tokens.read(token).session}" != name:
-            raise PermissionDenied("resume_token: is of another session than the path")
-
     async def _ask(self, name: str, credentials: Credentials) -> None:
-        await self._backend.unary("GetSession", session_pb2.GetSessionRequest(name=name), credentials)
+        if not credentials.resume_token:
+            await self._backend.unary("GetSession", session_pb2.GetSessionRequest(name=name), credentials)
+            return
+        stream = ConnectStream(self._backend, credentials)
+        try:
+            await stream.attach(
+                Request.Attach(
+                    name=name,
+                    role=session_pb2.CONNECT_ROLE_VIEWER,
+                    resume_token=credentials.resume_token,
+                    client="cascade-web check",
+                )
+            )
+        finally:
+            stream.close()
 
     def _take_answer(self, entry: bytes, asking: asyncio.Task[None]) -> None:
         del self._asking[entry]
@@ -67,9 +82,15 @@ class Doorman:
             del self._let_in[oldest]
 
 
+def check_token(tokens: ResumeTokens, name: str, token: str) -> None:
+    """Whatever gateway has the session, and whether or not it has ended: all of them sign alike."""
+    if f"sessions/{tokens.read(token).session}" != name:
+        raise PermissionDenied("resume_token: is of another session than the path")
+
+
 def digest(name: str, credentials: Credentials) -> bytes:
     """So that no key stays in memory."""
     shown = dict(credentials.metadata)
-    keys = (shown.get(key, "") for key in (AUTHORIZATION, CERTIFICATE))
+    keys = (credentials.resume_token, *(shown.get(key, "") for key in (AUTHORIZATION, CERTIFICATE)))
     parts = [name.encode(), *(key if isinstance(key, bytes) else key.encode() for key in keys)]
     return sha256(b"".join(sha256(part).digest() for part in parts)).digest()

@@ -20,8 +20,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from services.common.validation import InvalidField
-from services.web.backend import OPERATOR_SERVICE, SERVICE, Backend
+from services.web.backend import Backend
 from services.web.body import read_json
+from services.web.gateways import OPERATOR_SERVICE, SERVICE
 from services.web.mapping import json_of, parse_json, to_message
 from services.web.settings import HttpSettings
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-from services.web.backend import SERVICE
 from services.web.body import JSON
+from services.web.gateways import SERVICE
 from services.web.mirror import METHODS, Method, is_map
 from services.web.problems import MEDIA_TYPE
 from services.web.rules import Rules, rules_of

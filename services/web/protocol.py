@@ -31,7 +31,8 @@ class BoundedProtocol(BoundedWrites, H11Protocol):
             transport.abort()
             return
         super().connection_made(transport)
-        self.app_state = {**self.app_state, CERTIFICATE_NAME: certificate_name(transport)}
+        if self.config.knows_certificates:
+            self.app_state = {**self.app_state, CERTIFICATE_NAME: certificate_name(transport)}
         self._watch()
 
     def _has_room(self, transport: asyncio.Transport) -> bool:

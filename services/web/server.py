@@ -1,4 +1,5 @@
-"""uvicorn inside the gateway's process: it begins and ends with it, and leaves signals to it."""
+"""uvicorn for as long as a block of code lasts, without its signals: in the gateway's process by `serving`,
+in one of its own by `standalone.py`."""
 
 import asyncio
 import contextlib
@@ -21,6 +22,7 @@ from services.common.watched import WatchedFiles
 from services.web.app import make_app
 from services.web.backend import Backend
 from services.web.bounded_config import BoundedConfig
+from services.web.gateways import OwnGateway
 from services.web.protocol import BoundedProtocol
 from services.web.settings import HttpSettings
 from services.web.socket_protocol import BoundedSocket
@@ -29,6 +31,8 @@ log = structlog.get_logger(__name__)
 BACKLOG = 1024
 GRACE_S = 2
 """For answers under way at the end; the gRPC server, which makes them, has stopped by then."""
+STOP_MARGIN_S = 3
+"""What uvicorn may take beyond that."""
 MAX_MESSAGE_BYTES = 256 * 1024
 """Of one WebSocket message from a client: acks, and prompts of 32768 characters."""
 
@@ -54,34 +58,56 @@ class HttpServer:
     """A running one."""
 
     port: int
-    socket: Path
-    """Where it expects the gateway's gRPC server, in plain text; only this process's user gets there."""
     backend: Backend
 
     def leave(self) -> None:
-        """The gateway goes away: keep no connection open beyond its answer."""
+        """The gateway, or this process, goes away: keep no connection open beyond its answer."""
         self.backend.leaving.set()
+
+
+@dataclass(frozen=True)
+class InnerHttpServer(HttpServer):
+    """One in the gateway's process."""
+
+    socket: Path
+    """Where it expects the gateway's gRPC server, in plain text; only this process's user gets there."""
 
 
 @asynccontextmanager
 async def serving(
     settings: HttpSettings, tls: TlsSettings, tokens: ResumeTokens, registry: CollectorRegistry
-) -> AsyncIterator[HttpServer | None]:
+) -> AsyncIterator[InnerHttpServer | None]:
     """For as long as the block lasts; None: off. Raises InvalidConfig."""
     if settings.port is None:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="cascade-") as folder:  # of mode 0700
-        listener = await listen(settings.host, settings.port)
-        backend = Backend(settings, tokens, Path(folder) / "grpc.sock")
-        try:
-            async with uvicorn_running(settings, tls, backend, registry, listener):
+        path = Path(folder) / "grpc.sock"
+        backend = Backend(settings, tokens, OwnGateway(path))
+        async with listening(settings, tls, backend, registry) as port:
+            yield InnerHttpServer(port, backend, path)
+
+
+@asynccontextmanager
+async def listening(
+    settings: HttpSettings,
+    tls: TlsSettings,
+    backend: Backend,
+    registry: CollectorRegistry,
+    grace_s: int = GRACE_S,
+    hurried: asyncio.Event | None = None,
+) -> AsyncIterator[int]:
+    """The port, for as long as the block lasts; `settings.port` is not None. Then answers under way have
+    `grace_s`, unless somebody is in a hurry. Closes `backend`. Raises InvalidConfig."""
+    assert settings.port is not None
+    try:
+        with contextlib.closing(await listen(settings.host, settings.port)) as listener:
+            async with uvicorn_running(settings, tls, backend, registry, listener, grace_s, hurried):
                 port = listener.getsockname()[1]
                 log.info("listening for http", host=settings.host, port=port)
-                yield HttpServer(port, Path(folder) / "grpc.sock", backend)
-        finally:
-            listener.close()
-            await backend.close()
+                yield port
+    finally:
+        await backend.close()
 
 
 @asynccontextmanager
@@ -91,6 +117,8 @@ async def uvicorn_running(
     backend: Backend,
     registry: CollectorRegistry,
     listener: socket.socket,
+    grace_s: int,
+    hurried: asyncio.Event | None,
 ) -> AsyncIterator[None]:
     contexts = tls_contexts(tls)
     config = BoundedConfig(
@@ -106,11 +134,12 @@ async def uvicorn_running(
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=grace_s,
         ssl_context_factory=(lambda *_: renewing(contexts)) if contexts else None,
         h11_max_incomplete_event_size=settings.max_header_bytes,
     )
     config.bounds, config.crowd = settings, backend.crowd
+    config.knows_certificates = backend.gateway.knows_certificates
     server = Uvicorn(config)
     serve = asyncio.create_task(server.serve([listener]), name="http")
     waiting = asyncio.create_task(server.listening.wait())
@@ -122,9 +151,12 @@ async def uvicorn_running(
         yield
     finally:
         server.should_exit = True
-        await asyncio.wait({serve}, timeout=2 * GRACE_S + 1)
-        serve.cancel()
-        await asyncio.wait({serve})
+        hurry = asyncio.create_task((hurried or asyncio.Event()).wait())
+        ends = (serve, hurry)
+        await asyncio.wait(ends, timeout=grace_s + STOP_MARGIN_S, return_when=asyncio.FIRST_COMPLETED)
+        for task in ends:
+            task.cancel()
+        await asyncio.wait(ends)
 
 
 async def listen(host: str, port: int) -> socket.socket:

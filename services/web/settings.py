@@ -1,12 +1,22 @@
-"""Settings of the HTTP side: `CASCADE_HTTP_<FIELD>`."""
+"""Settings of the HTTP side, `CASCADE_HTTP_<FIELD>`, and of it as a process of its own."""
 
+from dataclasses import field
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, IPvAnyNetwork
+from pydantic import Field, IPvAnyNetwork, model_validator
 from pydantic.dataclasses import dataclass
 
 from cascade_core.config import STRICT
-from services.common.settings import MIB, Port, Seconds
+from services.common.settings import (
+    MIB,
+    ClientTlsSettings,
+    DrainSettings,
+    Port,
+    Seconds,
+    ServerTlsSettings,
+    TelemetrySettings,
+)
 
 Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.\-\[\]:]+$")]
 HostName = Annotated[str, Field(pattern=r"^([a-z0-9.\-]+|\[[0-9a-f:.]+\])$")]
@@ -61,3 +71,41 @@ class HttpSettings:
     page: bool = True
     """Whether `/` and `/operator`, the pages for people, are served. They show nothing that the API does
     not."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class OwnHttpSettings(HttpSettings):
+    """As HttpSettings; a process of its own has nothing else to listen with."""
+
+    port: Port = 8080
+    """0: any free port, told in the log."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class WebSettings(ClientTlsSettings):
+    """The way to the gateway, for an HTTP side that is a process of its own: `CASCADE_WEB_<FIELD>`."""
+
+    gateway: Annotated[str, Field(pattern=r"^\S+:\d+$")] = "127.0.0.1:50051"
+    """HOST:PORT of a gateway, or of a Service in front of several. Who may do what is decided there."""
+    token_key_file: Path | None = None
+    """The gateways' `token_key_file`: with it, resume tokens are read here. None: the gateway is asked about
+    each one, by a viewer's stream that is attached and left, and its answer holds for 15 s."""
+    tls: bool = False
+    """Whether the gateway is spoken to over TLS."""
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> "WebSettings":
+        if not self.tls and (self.certificate or self.ca or self.server_name):
+            raise ValueError("certificate, ca and server_name need tls")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class Settings:
+    """All sections of an HTTP side that is a process of its own."""
+
+    web: WebSettings = field(default_factory=WebSettings)
+    http: OwnHttpSettings = field(default_factory=OwnHttpSettings)
+    tls: ServerTlsSettings = field(default_factory=ServerTlsSettings)
+    drain: DrainSettings = field(default_factory=DrainSettings)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)

@@ -39,7 +39,7 @@ from services.gateway.session.metrics import GatewayMetrics
 from services.gateway.session.registry import Registry
 from services.gateway.session.shared import Shared
 from services.gateway.session.traces import BlockTraces
-from services.web.server import HttpServer, serving
+from services.web.server import InnerHttpServer, serving
 
 if TYPE_CHECKING:
     from services.gateway.kubernetes.cluster import Cluster
@@ -101,12 +101,12 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
 class Gateway(Service):
     """A Service with an HTTP side."""
 
-    http: HttpServer | None = None
+    http: InnerHttpServer | None = None
     """None: it has none."""
 
 
 def describe(
-    shared: Shared, registry: Registry, forwarder: Forwarder, scaler: Scaler, http: HttpServer | None
+    shared: Shared, registry: Registry, forwarder: Forwarder, scaler: Scaler, http: InnerHttpServer | None
 ) -> Service:
     """What the scaffold serves."""
     rates = Rates(shared.quotas)

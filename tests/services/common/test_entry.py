@@ -11,6 +11,7 @@ MAINS = {
     "gateway": "services.gateway.app.assembly",
     "stage": "services.stage.service",
     "decoder": "services.decoder.service",
+    "web": "services.web.standalone",
 }
 AT_THE_IMPORT = """
 import os, runpy, signal, sys

@@ -13,9 +13,10 @@ from services.common.reference import describe
 from services.decoder.settings import Settings as DecoderSettings
 from services.gateway.base.settings import Settings as GatewaySettings
 from services.stage.settings import Settings as StageSettings
+from services.web.settings import Settings as WebSettings
 from tests.paths import ROOT
 
-KINDS = {"gateway": GatewaySettings, "stage": StageSettings, "decoder": DecoderSettings}
+KINDS = {"gateway": GatewaySettings, "stage": StageSettings, "decoder": DecoderSettings, "web": WebSettings}
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -41,7 +42,7 @@ def test_help_prints_them(service: str) -> None:
     command = [sys.executable, "-m", f"services.{service}", "--help"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert result.returncode == 0, result.stderr
-    assert "CASCADE_GRPC_PORT" in result.stdout
+    assert "CASCADE_TELEMETRY_METRICS_PORT" in result.stdout
     assert f"CASCADE_{service.upper()}_" in result.stdout
 
 

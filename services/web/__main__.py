@@ -1,0 +1,14 @@
+"""Runs the HTTP side on its own: `python -m services.web --gateway HOST:PORT [--http-port 8080]`, set up
+by `CASCADE_*` variables; see `settings.py`."""
+
+from services.common.entry import end_at_sigterm, run
+
+end_at_sigterm()  # imports take seconds
+
+from services.web.settings import Settings  # noqa: E402
+from services.web.standalone import serve  # noqa: E402
+
+ARGUMENTS = {"--gateway": "CASCADE_WEB_GATEWAY", "--http-port": "CASCADE_HTTP_PORT"}
+
+if __name__ == "__main__":
+    run("web", Settings, serve, ARGUMENTS)
