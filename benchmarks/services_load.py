@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.services_processes import MIB, ROOT, Child, child, redis, service
+from benchmarks.services_processes import MIB, ROOT, Measured, child, redis, service
 
 Row = dict[str, Any]
 READY_S = 120.0
@@ -91,7 +91,7 @@ class Outcome:
 async def measure(load: Load) -> Outcome:
     """Start everything, let it play, end it. Raises RuntimeError where a process does not do its part."""
     async with AsyncExitStack() as stack:
-        processes: dict[str, Child] = {}
+        processes: dict[str, Measured] = {}
         enter = stack.enter_async_context
         stage = processes["stage"] = await enter(
             fake("stage", "--bytes", load.latent_bytes, "--interval", load.interval_s)
@@ -121,7 +121,7 @@ async def measure(load: Load) -> Outcome:
         return outcome
 
 
-async def count(load: Load, processes: dict[str, Child], clients: Sequence[Child]) -> Outcome:
+async def count(load: Load, processes: dict[str, Measured], clients: Sequence[Measured]) -> Outcome:
     """Let the clients count while the processes' use is taken."""
     before, machine_s, started = usages(processes), busy_s(), time.monotonic()
     say(clients, "go")
@@ -142,12 +142,12 @@ async def count(load: Load, processes: dict[str, Child], clients: Sequence[Child
     return outcome
 
 
-def fake(kind: str, *options: object) -> AbstractAsyncContextManager[Child]:
+def fake(kind: str, *options: object) -> AbstractAsyncContextManager[Measured]:
     """A stage or a decoder that only sends."""
     return service("benchmarks.services_fakes", {}, kind, *map(str, options))
 
 
-def complaints(gateway: Child) -> list[str]:
+def complaints(gateway: Measured) -> list[str]:
     """What its log says of things that went wrong; the first."""
     lines = gateway.text().splitlines()
     return [line for line in lines if '"level": "info"' not in line and '"level": "debug"' not in line][:20]
@@ -159,7 +159,7 @@ def client_numbers(load: Load) -> list[int]:
     return [share + (index < rest) for index in range(load.num_client_processes) if share + (index < rest)]
 
 
-def client_process(gateway: Child, load: Load, num_sessions: int) -> AbstractAsyncContextManager[Child]:
+def client_process(gateway: Measured, load: Load, num_sessions: int) -> AbstractAsyncContextManager[Measured]:
     """LoadClients against this gateway."""
     options = {
         "--target": gateway.address,
@@ -175,11 +175,10 @@ def client_process(gateway: Child, load: Load, num_sessions: int) -> AbstractAsy
     return child(name, command, environment, stdin=pipe, stdout=pipe, limit=64 * MIB)
 
 
-async def line_of(client: Child, deadline_s: float) -> bytes:
+async def line_of(client: Measured, deadline_s: float) -> bytes:
     """The next line of a client process. Raises RuntimeError where none comes."""
-    assert client.process.stdout
     try:
-        line = await asyncio.wait_for(client.process.stdout.readline(), deadline_s)
+        line = await asyncio.wait_for(client.child.stdout.readline(), deadline_s)
     except TimeoutError:
         line = b""
     if not line:
@@ -187,13 +186,12 @@ async def line_of(client: Child, deadline_s: float) -> bytes:
     return line
 
 
-def say(clients: Sequence[Child], word: str) -> None:
+def say(clients: Sequence[Measured], word: str) -> None:
     for client in clients:
-        assert client.process.stdin
-        client.process.stdin.write(f"{word}\n".encode())
+        client.child.stdin.write(f"{word}\n".encode())
 
 
-def usages(processes: dict[str, Child]) -> dict[str, Any]:
+def usages(processes: dict[str, Measured]) -> dict[str, Any]:
     return {name: process.usage() for name, process in processes.items()}
 
 

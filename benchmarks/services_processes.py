@@ -4,18 +4,19 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from cascade_client.processes.child import Child
 
 ROOT = Path(__file__).parents[1]
 START_S = 120.0
@@ -34,11 +35,11 @@ class Usage:
 
 
 @dataclass
-class Child:
+class Measured:
     """A running process; its log is a file."""
 
     name: str
-    process: asyncio.subprocess.Process
+    child: Child
     log: Path
     port: int = 0
     _cpu_s: dict[int, float] = field(default_factory=dict)
@@ -54,7 +55,7 @@ class Child:
 
     def usage(self) -> Usage:
         """Since its start; children that have ended count as long as they were seen here before."""
-        own = psutil.Process(self.process.pid)
+        own = psutil.Process(self.child.pid)
         rss = 0
         for process in (own, *own.children(recursive=True)):
             try:
@@ -65,17 +66,9 @@ class Child:
                 continue
         return Usage(sum(self._cpu_s.values()), rss)
 
-    async def stop(self) -> None:
-        """Ask, wait, kill."""
-        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):  # the second one hurries
-            if self.process.returncode is None:
-                self.process.send_signal(number)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self.process.wait(), END_S / 2)
-
 
 @asynccontextmanager
-async def service(module: str, environment: Mapping[str, str], *arguments: str) -> AsyncIterator[Child]:
+async def service(module: str, environment: Mapping[str, str], *arguments: str) -> AsyncIterator[Measured]:
     """`python -m MODULE ARGUMENTS` with these `CASCADE_` variables, once it listens on a free port."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("CASCADE_")}
     ours = {"OMP_NUM_THREADS": "1", "CASCADE_GRPC_PORT": "0", "PYTHONPATH": str(ROOT)}
@@ -86,7 +79,7 @@ async def service(module: str, environment: Mapping[str, str], *arguments: str) 
 
 
 @asynccontextmanager
-async def redis() -> AsyncIterator[tuple[str, Child]]:
+async def redis() -> AsyncIterator[tuple[str, Measured]]:
     """A redis-server of its own on loopback, without persistence; its URL."""
     binary = shutil.which("redis-server") or shutil.which("valkey-server")
     if binary is None:
@@ -104,26 +97,18 @@ async def redis() -> AsyncIterator[tuple[str, Child]]:
 @asynccontextmanager
 async def child(
     name: str, command: tuple[str, ...], environment: Mapping[str, str], **options: Any
-) -> AsyncIterator[Child]:
+) -> AsyncIterator[Measured]:
     """A process for as long as the block lasts; it dies with this one."""
     with tempfile.TemporaryDirectory(prefix="cascade-bench-") as folder:
         log = Path(folder) / f"{name}.log"
-        with log.open("wb") as file:
-            process = await asyncio.create_subprocess_exec(
-                *dying_with_parent(command),
-                env=environment,
-                cwd=ROOT,
-                stderr=file,
-                **{"stdout": file, **options},
-            )
-        started = Child(name, process, log)
+        process = await Child.start(command, log=log, environment=environment, folder=ROOT, **options)
         try:
-            yield started
+            yield Measured(name, process, log)
         finally:
-            await started.stop()
+            await process.end(process.terminate, process.terminate, within_s=END_S / 2)  # the second hurries
 
 
-async def logged(started: Child, words: str) -> dict[str, Any]:
+async def logged(started: Measured, words: str) -> dict[str, Any]:
     """The first line of the log with these words, as JSON."""
 
     def find() -> str:
@@ -135,18 +120,10 @@ async def logged(started: Child, words: str) -> dict[str, Any]:
     return found
 
 
-async def until(started: Child, condition: Any, what: str) -> None:
+async def until(started: Measured, condition: Any, what: str) -> None:
     """Raises RuntimeError with the log's end where it does not come true."""
     deadline = time.monotonic() + START_S
     while not condition():
-        if started.process.returncode is not None or time.monotonic() > deadline:
-            raise RuntimeError(
-                f"{started.name}: no {what}\n{started.log.read_text(errors='replace')[-3000:]}"
-            )
+        if started.child.status is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"{started.name}: no {what}\n{started.child.log_tail(3000)}")
         await asyncio.sleep(LOOK_S)
-
-
-def dying_with_parent(command: tuple[str, ...]) -> tuple[str, ...]:
-    """The same where the tool for it is missing. Not by `preexec_fn`: a fork beside gRPC's threads."""
-    setpriv = shutil.which("setpriv")
-    return (setpriv, "--pdeathsig", "KILL", "--", *command) if setpriv else command

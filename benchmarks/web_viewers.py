@@ -19,7 +19,7 @@ import websockets
 
 from benchmarks.services_fakes import STAMPS
 from benchmarks.services_load import fake, line_of
-from benchmarks.services_processes import MIB, ROOT, Child, child, service
+from benchmarks.services_processes import MIB, ROOT, Measured, child, service
 from benchmarks.services_real import quantile
 from benchmarks.web_page import http_port
 from cascade.v1 import session_pb2
@@ -73,7 +73,7 @@ async def measure(num_viewers: int) -> Row:
     }
 
 
-def settings(stage: Child, decoder: Child) -> dict[str, str]:
+def settings(stage: Measured, decoder: Measured) -> dict[str, str]:
     return {
         "CASCADE_GATEWAY_STAGES": stage.address,
         "CASCADE_GATEWAY_DECODERS": decoder.address,

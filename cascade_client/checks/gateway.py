@@ -9,7 +9,7 @@ from cascade_client.channel import open_channel, parse_addresses
 from cascade_client.checks.finding import DEADLINE_S, Finding
 from cascade_client.console import Options, read_tls
 from cascade_client.health import is_serving
-from cascade_client.processes.ports import is_free
+from cascade_client.local.ports import is_free
 
 
 async def check_gateway(options: Options) -> Sequence[Finding]:

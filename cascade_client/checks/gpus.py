@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cascade_client.checks.finding import Finding, run
 from cascade_client.console import Options
-from cascade_client.processes.plan import is_there
+from cascade_client.local.plan import is_there
 
 GIB = 2**30
 GPU_PROBE = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cascade_client.checks.finding import Finding, Status
 from cascade_client.console import Options
-from cascade_client.processes.plan import is_there
+from cascade_client.local.plan import is_there
 
 MIN_MEMORY_GIB = 4.0
 GIB = 2**30

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cascade_client.checks.finding import Finding, Status, run
 from cascade_client.console import Options
-from cascade_client.processes.plan import is_there
+from cascade_client.local.plan import is_there
 
 LISTING_DEADLINE_S = 120.0
 LISTING = "import sys; from cascade_core.commands.cli import main; sys.exit(main(['models', '--json']))"

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass
 
-from cascade_client.processes.ports import HttpPort
+from cascade_client.local.ports import HttpPort
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 from cascade_client.checks.redis import ping
 from cascade_client.commands.arguments import parse_count, parse_http_port, parse_port, parse_seconds
 from cascade_client.console import CommandFailed, Commands, Options, add_command, add_json, note, print_json
-from cascade_client.processes.child import Child
-from cascade_client.processes.plan import Process, Wish, make_plan
-from cascade_client.processes.ports import wanted_http
-from cascade_client.processes.supervisor import Supervisor
+from cascade_client.local.plan import Process, Wish, make_plan
+from cascade_client.local.ports import wanted_http
+from cascade_client.local.service import LocalService
+from cascade_client.local.supervisor import Supervisor
 
 DETAILS = """\
 Starts stages, decoders and gateways, restarts what dies, and ends everything at Ctrl-C.
@@ -71,8 +71,8 @@ async def up(options: Options) -> int:
     if wish.http.number and not wish.http.source and (moved := moved_page(plan, wish.http.number)):
         note(f"port {wish.http.number} is taken: the page will be at {moved}")
     supervisor = Supervisor(plan, options.log_dir, tell)
-    note(f"starting {len(supervisor.children)} processes; logs in {options.log_dir}")
-    await supervisor.run(options.ready_within, lambda: announce(supervisor.children, options))
+    note(f"starting {len(supervisor.services)} processes; logs in {options.log_dir}")
+    await supervisor.run(options.ready_within, lambda: announce(supervisor.services, options))
     tell("stopped", {}, "all stopped")
     return 0
 
@@ -93,18 +93,18 @@ def moved_page(plan: list[Process], wanted: int) -> str | None:
     return page if page and not page.endswith(f":{wanted}") else None
 
 
-def announce(children: list[Child], options: Options) -> None:
+def announce(services: list[LocalService], options: Options) -> None:
     addresses = {
-        role: [child.process.address for child in children if child.process.role == role]
+        role: [service.process.address for service in services if service.process.role == role]
         for role in ("gateway", "stage", "decoder", "redis")
     }
-    pages = [child.process.page for child in children if child.process.page]
+    pages = [service.process.page for service in services if service.process.page]
     if options.json:
-        pids = {child.process.name: child.pid for child in children}
+        pids = {service.process.name: service.child.pid for service in services}
         print_json({"event": "ready", **addresses, "http": pages, "pids": pids})
         return
-    for child in children:
-        print(f"{child.process.name:10} {child.process.address:16} pid {child.pid}")
+    for service in services:
+        print(f"{service.process.name:10} {service.process.address:16} pid {service.child.pid}")
     target = ",".join(addresses["gateway"])
     place = "" if target.endswith(":50051") and "," not in target else f" --gateway {target}"
     where = f"Open {pages[0]} in a browser, or in another terminal" if pages else "In another terminal"

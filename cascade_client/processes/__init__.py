@@ -1,1 +1,1 @@
-"""Services as child processes, for `cascade up`."""
+"""Child processes. The services use it too: it imports nothing of the client."""

@@ -1,108 +1,119 @@
-"""One child process in a group of its own, its output in a file."""
+"""A child process that does not outlive us: asked to end, waited for, killed."""
 
 import asyncio
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import IO, Self
 
-import grpc
-
-from cascade_client.channel import open_channel
-from cascade_client.health import is_serving
 from cascade_client.processes import launch
-from cascade_client.processes.plan import Process, base_environment
 
-POLL_S = 0.2
-CHECK_DEADLINE_S = 2.0
-KILL_DEADLINE_S = 5.0
-TAIL_BYTES = 4096
+KILLED_WITHIN_S = 5.0
+"""A hung driver can hold even a killed process."""
+STDERR = 2
+"""Where a child without a log writes; sys.stderr may be replaced by something that is no file."""
+DEVNULL = asyncio.subprocess.DEVNULL
 
 
 class Child:
-    """Started, watched and stopped by the Supervisor."""
+    """A running process in a group of its own: a terminal's Ctrl-C is for us, who then end it. Where we are
+    killed outright, the kernel kills it (Linux). `wait` or `end` has to follow."""
 
-    def __init__(self, process: Process, log_dir: Path) -> None:
-        self.process = process
-        self.log_path = log_dir / f"{process.name}.log"
-        self._running: asyncio.subprocess.Process | None = None
+    def __init__(self, process: asyncio.subprocess.Process, log: Path | None) -> None:
+        self._process = process
+        self._log = log
+        self._is_over = False
+
+    @classmethod
+    async def start(
+        cls,
+        command: Sequence[str],
+        *,
+        log: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+        stdin: int = DEVNULL,
+        stdout: int | None = None,
+        limit: int = 2**16,
+        pass_fds: Sequence[int] = (),
+    ) -> Self:
+        """What it prints goes on at the end of `log` (None: to our stderr), but for a `stdout` of its own.
+        `environment` None: ours. `limit`: bytes of a line from a pipe. Raises OSError."""
+        # -I -S: the launcher needs nothing but the standard library, and is gone at once.
+        launcher = (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()))
+        with ExitStack() as stack:
+            output: IO[bytes] | int = stack.enter_context(log.open("ab")) if log else STDERR
+            process = await asyncio.create_subprocess_exec(
+                *launcher, *command, env=environment, cwd=folder, stdin=stdin,
+                stdout=output if stdout is None else stdout, stderr=output, limit=limit, pass_fds=pass_fds,
+                start_new_session=True,
+            )  # fmt: skip
+        return cls(process, log)
 
     @property
     def pid(self) -> int:
-        assert self._running
-        return self._running.pid
+        return self._process.pid
 
-    async def start(self, *, is_first: bool) -> None:
-        """Its log begins anew with the first start and goes on after later ones."""
-        # -S -E: the launcher needs nothing but the standard library, and is gone at once.
-        launcher = (sys.executable, "-S", "-E", launch.__file__, str(os.getpid()))
-        with self.log_path.open("wb" if is_first else "ab") as log:
-            self._running = await asyncio.create_subprocess_exec(
-                *launcher, *self.process.command,
-                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=base_environment() | dict(self.process.environment),
-            )  # fmt: skip
+    @property
+    def status(self) -> int | None:
+        """Its exit status, negative for a signal; None: it runs."""
+        return self._process.returncode
+
+    @property
+    def stdin(self) -> asyncio.StreamWriter:
+        """Of a child that was given a pipe."""
+        assert self._process.stdin
+        return self._process.stdin
+
+    @property
+    def stdout(self) -> asyncio.StreamReader:
+        """Of a child that was given a pipe."""
+        assert self._process.stdout
+        return self._process.stdout
 
     async def wait(self) -> int:
-        """Its exit status, negative for a signal; what it left in its group is killed."""
-        assert self._running
-        status = await self._running.wait()
-        self.signal(signal.SIGKILL)
+        """Its exit status, negative for a signal. What it left in its group is killed."""
+        status = await self._process.wait()
+        self.kill()
+        self._is_over = True  # its group's number may come to be another's
         return status
 
     def signal(self, number: int) -> None:
-        """To its whole group."""
-        if self._running:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._running.pid, number)
-
-    def ask_to_stop(self) -> None:
         """To the process itself: it tells those that it started."""
-        if self._running and self._running.returncode is None:
+        if self.status is None:
+            # Not Process.send_signal: it polls, which can take the exit status away from asyncio.
             with suppress(ProcessLookupError):
-                self._running.terminate()
+                os.kill(self.pid, number)
 
-    async def stopped(self, deadline_s: float) -> None:
-        """Wait for its end, then kill it."""
-        if self._running is None:
-            return
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Its whole group, at once."""
+        if not self._is_over:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    async def end(self, *asks: Callable[[], object], within_s: float = 0.0) -> None:
+        """Ask in one way after the other, each with so long to take effect; then kill. A caller who does not
+        wait that long leaves no process either."""
+        exit_ = asyncio.ensure_future(self.wait())
         try:
-            await asyncio.wait_for(self._running.wait(), deadline_s)
-        except TimeoutError:
-            self.signal(signal.SIGKILL)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._running.wait(), KILL_DEADLINE_S)
-        self.signal(signal.SIGKILL)
+            for ask in asks:
+                if not exit_.done():
+                    ask()
+                    await asyncio.wait({exit_}, timeout=within_s)
+        finally:
+            self.kill()
+            await asyncio.wait({exit_}, timeout=KILLED_WITHIN_S)
+            exit_.cancel()
 
-    async def serving(self) -> None:
-        """Wait until it serves; bounded by the caller."""
-        if self.process.role == "redis":
-            await self._accepting()
-            return
-        async with open_channel(self.process.address, None) as channel:
-            while not await serves(channel):  # noqa: ASYNC110 - another process
-                await asyncio.sleep(POLL_S)
-
-    async def _accepting(self) -> None:
-        while True:
-            with suppress(OSError):
-                _, writer = await asyncio.open_connection(*self.process.address.split(":"))
-                writer.close()
-                return
-            await asyncio.sleep(POLL_S)
-
-    def last_words(self) -> str:
-        """The last line of its log."""
+    def log_tail(self, max_bytes: int) -> str:
+        """The end of its log; empty where there is none."""
         with suppress(OSError):
-            lines = self.log_path.read_bytes()[-TAIL_BYTES:].decode(errors="replace").split("\n")
-            return next((line.strip() for line in reversed(lines) if line.strip()), "")
+            return self._log.read_bytes()[-max_bytes:].decode(errors="replace") if self._log else ""
         return ""
-
-
-async def serves(channel: grpc.aio.Channel) -> bool:
-    """Not while nobody answers."""
-    try:
-        return await is_serving(channel, CHECK_DEADLINE_S)
-    except grpc.aio.AioRpcError:
-        return False

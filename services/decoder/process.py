@@ -1,21 +1,18 @@
 """The service's end of its worker process: start it, talk to it, kill it."""
 
 import asyncio
-import contextlib
-import os
 import signal
 import socket
 import sys
 from types import TracebackType
 from typing import Self
 
+from cascade_client.processes.child import Child
 from cascade_core.errors import CascadeError
 from cascade_core.ranks.pipe import pack, read_message
 from services.decoder.messages import Command, Load, Ready, Reply, Unusable
 
 CLOSE_GRACE_S = 3.0
-STDERR = 2
-"""Where prints of the worker go; sys.stderr may be replaced by something that is no file."""
 
 
 class WorkerLost(Exception):
@@ -36,7 +33,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._child.pid
 
     async def __aenter__(self) -> Self:
         """Raises WorkerLost or WorkerUnusable."""
@@ -82,7 +79,7 @@ class WorkerProcess:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         async with asyncio.timeout(CLOSE_GRACE_S):
-            code = await self._process.wait()
+            code = await self._child.wait()
         hint = " (killed, perhaps for lack of memory)" if code == -signal.SIGKILL else ""
         raise WorkerLost(f"ended with exit status {code}{hint}")
 
@@ -90,28 +87,13 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+            command = (sys.executable, "-P", "-m", "services.decoder.worker", str(theirs.fileno()))
             try:
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-P", "-m", "services.decoder.worker", str(theirs.fileno()),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=STDERR,
-                    pass_fds=[theirs.fileno()],
-                    process_group=0,  # a terminal's Ctrl-C is for the service, which then ends the worker
-                )  # fmt: skip
+                self._child = await Child.start(command, pass_fds=[theirs.fileno()])
             except BaseException:
                 self._writer.close()
                 raise
 
     async def _end(self, *, at_once: bool = True) -> None:
         """Ask (close the link), wait a little unless it failed, kill."""
-        self._writer.close()
-        exit_ = asyncio.ensure_future(self._process.wait())
-        try:
-            if not at_once:
-                await asyncio.wait({exit_}, timeout=CLOSE_GRACE_S)
-        finally:
-            if self._process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._process.pid, signal.SIGKILL)
-            await asyncio.wait({exit_}, timeout=CLOSE_GRACE_S)  # a hung driver can hold even a killed process
-            exit_.cancel()
+        await self._child.end(self._writer.close, within_s=0.0 if at_once else CLOSE_GRACE_S)

@@ -8,8 +8,8 @@ import pytest
 
 from cascade_client.commands.arguments import parse_http_port
 from cascade_client.console import CommandFailed
-from cascade_client.processes.plan import Process, Wish, base_environment, make_plan
-from cascade_client.processes.ports import HTTP_VARIABLE, HttpPort, free_ports, wanted_http
+from cascade_client.local.plan import Process, Wish, base_environment, make_plan
+from cascade_client.local.ports import HTTP_VARIABLE, HttpPort, free_ports, wanted_http
 
 
 @pytest.fixture

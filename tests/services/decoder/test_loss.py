@@ -35,8 +35,9 @@ async def test_a_killed_worker_loses_all_sessions_and_comes_back() -> None:
     async with serving() as decoder:
         await until(decoder.channel, SERVING, NAME)
         first = decoder.worker
-        calls = [decoder.call() for _ in range(2)]
-        for number, call in enumerate(calls):
+        calls = []
+        for number in range(2):
+            calls.append(call := decoder.call())
             await call.send(opening(session=f"s{number}"))
             await call.opened()
             await call.ask(0)

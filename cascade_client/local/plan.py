@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cascade_client.console import GATEWAY_VARIABLE, CommandFailed
-from cascade_client.processes.ports import HOST, HTTP_VARIABLE, HttpPort, free_ports, http_ports, is_free
+from cascade_client.local.ports import HOST, HTTP_VARIABLE, HttpPort, free_ports, http_ports, is_free
 
 HOSTS_VARIABLE = "CASCADE_HTTP_HOSTS"
 DRAIN = {

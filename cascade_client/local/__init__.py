@@ -1,0 +1,1 @@
+"""All services on this machine, for `cascade up`."""
