@@ -7,6 +7,7 @@ PACKAGES := tests/browser/node_modules
 PAGE := services/web/static
 
 .PHONY: up demo train-demo check settings values golden surface proto openapi proto-release test test-all mutants images-check bench day clean
+.PHONY: dist release
 
 up: $(STAMP)  ## All services on this machine, and their page at http://localhost:8080; Ctrl-C ends them
 	$(BIN)/cascade up
@@ -22,6 +23,7 @@ check: $(PACKAGES)/.package-lock.json  ## Lint, types, layers, contracts, chart,
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m release.version --check
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/python -m services.web.openapi --check
 	$(BIN)/python helm/reference.py --check
@@ -73,6 +75,12 @@ mutants: $(STAMP)  ## Whether the tests notice 60 random faults in the code; an 
 
 images-check: $(STAMP)  ## Build and run what the images hold, without a container engine; minutes
 	$(BIN)/python -m images.check
+
+dist: $(STAMP)  ## Wheels and sdists of what is published, cascade-client and cascade-video, into dist/
+	$(BIN)/python -m release.distributions
+
+release: check  ## VERSION=x.y.z: in all places, if CHANGELOG.md tells of it; commit and tag, nothing is pushed
+	$(BIN)/python -m release.version --release "$(VERSION)"
 
 bench: $(STAMP)  ## Measure this machine; tables under benchmarks/results
 	$(BIN)/cascade-engine bench --out benchmarks/results

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from cascade import __version__
 from cascade.v1 import session_pb2
 from cascade.v1.session_pb2 import ConnectRequest, ConnectResponse
 from cascade_client.channel import Connections
@@ -15,7 +16,7 @@ from cascade_client.leg import Leg, unreachable
 from cascade_client.outbox import Outbox
 from cascade_client.resume import Backoff, may_reconnect
 
-CLIENT = "cascade_client/0.1.0"
+CLIENT = f"cascade_client/{__version__}"
 EXPIRED = "EXPIRED_CREDENTIAL"
 DEFECT = "INTERNAL"
 

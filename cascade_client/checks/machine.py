@@ -30,11 +30,18 @@ async def check_packages(options: Options) -> Sequence[Finding]:
         missing = [module for module in modules if not is_there(module)]
         if missing:
             status: Status = "fail" if role == "client" else "warn"
-            advice = f"pip install 'cascade[{role}]', if it is to run on this machine"
+            advice = f"{install(role)}, if it is to run on this machine"
             found.append(Finding(f"{role} packages", status, f"missing: {', '.join(missing)}", advice))
         else:
             found.append(Finding(f"{role} packages", "ok", "installed"))
     return found
+
+
+def install(role: str) -> str:
+    """What to type; services are in no package index."""
+    if role == "client":
+        return "pip install cascade-client"
+    return f"in a checkout of Cascade: pip install --editable '.[{role}]'"
 
 
 async def check_machine(options: Options) -> Sequence[Finding]:

@@ -15,7 +15,7 @@ LISTING = "import sys; from cascade_core.commands.cli import main; sys.exit(main
 async def check_weights(options: Options) -> Sequence[Finding]:
     """Asks the engine, in a process of its own: it may bring torch with it."""
     if not is_there("cascade_core.commands.listing") or not is_there("pydantic"):
-        return [Finding("weights", "warn", "the engine is not installed", "pip install 'cascade[stage]'")]
+        return [Finding("weights", "warn", "the engine is not installed", "pip install cascade-video")]
     status, output = await run(sys.executable, "-c", LISTING, deadline_s=LISTING_DEADLINE_S)
     if status != 0:
         return [Finding("weights", "warn", "the models cannot be listed", "run: cascade-engine models")]
