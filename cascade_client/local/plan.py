@@ -154,7 +154,7 @@ def check(wish: Wish) -> None:
         missing = [name for name in (f"services.{role}", *modules) if not is_there(name)]
         if missing:
             raise CommandFailed(
-                f"the {role} needs {missing[0]}; services run from a checkout of Cascade: `make up` installs them"
+                f"the {role} needs {missing[0]}; these run in a checkout of Cascade: type `make up` there"
             )
 
 
