@@ -17,12 +17,13 @@ from benchmarks.day.replica_set import ReplicaSet
 from benchmarks.day.virtual_time import now
 from cascade.v1 import common_pb2, decoder_pb2, stage_pb2
 from cascade_core.config import make
+from services.common.backoff import Backoff
 from services.common.errors import Draining
 from services.common.race import race
 from services.gateway.base.settings import GatewaySettings, PeerSettings
 from services.gateway.peers.endpoints import Endpoints, StaticEndpoints
 from services.gateway.peers.pool import Peer, Pool
-from services.gateway.peers.reports import Backoff, Kind
+from services.gateway.peers.reports import Kind
 from services.gateway.peers.stream import StreamLost
 from services.gateway.placement.admission import Admission
 from services.gateway.placement.ledger import Place

@@ -1,18 +1,30 @@
 """Several things at once, until the first of them is over."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
-async def race(*runners: Coroutine[Any, Any, Any]) -> None:
-    """Until one returns or raises, which it raises too; the others are cancelled and awaited."""
-    tasks = [asyncio.ensure_future(runner) for runner in runners]
+async def race(*runners: Coroutine[Any, Any, Any], end_s: float | None = None) -> None:
+    """Until one returns or raises, which it raises too; the others are cancelled and awaited.
+
+    `end_s`: how long they are awaited; None: until they have ended.
+    """
+    tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(runner) for runner in runners]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done = await first_of(tasks)
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ended = asyncio.gather(*tasks, return_exceptions=True)
+        await (ended if end_s is None else asyncio.wait({ended}, timeout=end_s))
     for task in done:
         task.result()
+
+
+async def first_of(tasks: "Iterable[asyncio.Future[T]]") -> "set[asyncio.Future[T]]":
+    """Those that are over, as soon as one is; the others go on."""
+    done, _ = await asyncio.wait(tuple(tasks), return_when=asyncio.FIRST_COMPLETED)
+    return done

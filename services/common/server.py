@@ -42,6 +42,7 @@ from services.common.interceptors import (
     ValidationInterceptor,
     Validator,
 )
+from services.common.race import race
 from services.common.settings import GrpcSettings, ServerSettings
 from services.common.telemetry import Telemetry, configure_logging, start_telemetry
 from services.common.tls import server_credentials
@@ -184,12 +185,7 @@ class Server:
 
     async def _unless_hurried(self, step: Coroutine[Any, Any, Any], deadline_s: float) -> None:
         """Run one step of the way out until it ends, its deadline passes, or somebody is in a hurry."""
-        working = asyncio.ensure_future(step)
-        hurry = asyncio.ensure_future(self._hurried.wait())
-        await asyncio.wait({working, hurry}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
-        for task in (working, hurry):
-            task.cancel()
-        await asyncio.wait({working, hurry}, timeout=STOP_MARGIN_S)
+        await race(step, self._hurried.wait(), asyncio.sleep(deadline_s), end_s=STOP_MARGIN_S)
 
 
 async def drain_safely(service: Service, deadline_s: float) -> None:

@@ -13,6 +13,7 @@ from cascade_core.errors import CascadeError
 from services.common.call import Call
 from services.common.channel import Channels
 from services.common.errors import NotReady
+from services.common.race import first_of
 from services.common.remote import RemoteError, remote_error
 from services.common.streams import BROKEN, keep_status
 from services.gateway.base.settings import PeerSettings
@@ -89,7 +90,7 @@ class Forwarder:
                 yield response
                 reading = asyncio.ensure_future(stream.read())
                 if not is_told:
-                    await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                    await first_of((reading, leaving))
                     if leaving.done():
                         is_told = True
                         yield session_pb2.ConnectResponse(reconnect=session_pb2.ConnectResponse.Reconnect())

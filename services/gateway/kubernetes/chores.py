@@ -7,7 +7,6 @@ import structlog
 
 from services.common.race import race
 from services.common.wakeup import Wakeup
-from services.gateway.kubernetes.backoff import Backoff
 from services.gateway.kubernetes.clock import Clock
 from services.gateway.kubernetes.errors import ApiError
 
@@ -34,7 +33,7 @@ class Chores:
         self._chores: dict[Hashable, Chore] = {}
         self._is_working = False
         self._wakeup = Wakeup()
-        self._backoff = Backoff(clock)
+        self._backoff = clock.backoff()
 
     def __len__(self) -> int:
         """Chores that wait."""

@@ -8,7 +8,6 @@ import structlog
 
 from services.gateway.base.settings import KubernetesSettings
 from services.gateway.kubernetes.api import Api
-from services.gateway.kubernetes.backoff import Backoff
 from services.gateway.kubernetes.clock import Clock
 from services.gateway.kubernetes.errors import ApiError, MalformedAnswer
 from services.gateway.kubernetes.slices import Slice, merge, parsed
@@ -28,7 +27,7 @@ class SliceWatch:
         self._service = service
         self._settings = settings
         self._clock = clock
-        self._backoff = Backoff(clock)
+        self._backoff = clock.backoff()
         self._slices: dict[str, frozenset[Endpoint]] = {}
         self._version: str | None = None
         """To watch from; None: list first."""

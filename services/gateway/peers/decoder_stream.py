@@ -5,12 +5,18 @@ from typing import Any, Protocol
 
 import grpc
 
-from cascade.v1 import common_pb2, decoder_pb2, session_pb2
-from services.common.wakeup import Wakeup
+from cascade.v1 import common_pb2, decoder_pb2
 from services.gateway.base.settings import Settings
 from services.gateway.journal import Record
 from services.gateway.peers.pool import Peer
-from services.gateway.peers.stream import StreamLost, converse, metadata, next_message, watch_stall
+from services.gateway.peers.stream import (
+    StreamedSession,
+    StreamLost,
+    converse,
+    metadata,
+    next_message,
+    watch_stall,
+)
 from services.gateway.peers.wire import field
 
 METHOD = "/cascade.v1.DecoderService/Decode"
@@ -20,14 +26,7 @@ DecoderPeer = Peer[decoder_pb2.DecoderStatus]
 
 
 class DecoderHost(Protocol):
-    """The session, as its stream to the decoder sees it."""
-
-    @property
-    def record(self) -> Record: ...
-    @property
-    def wakeup(self) -> Wakeup: ...
-    @property
-    def spec(self) -> session_pb2.SessionSpec: ...
+    """Whom a session's stream to its decoder tells of what comes."""
 
     async def media_started(self, init: common_pb2.MediaInit) -> None: ...
     async def segment_made(self, segments: list[Response.Segment]) -> None:
@@ -40,15 +39,18 @@ class DecoderHost(Protocol):
 class DecoderStream:
     """One Decode stream, from Open to its end."""
 
-    def __init__(self, host: DecoderHost, peer: DecoderPeer, epoch: int, settings: Settings) -> None:
+    def __init__(
+        self, session: StreamedSession, host: DecoderHost, peer: DecoderPeer, epoch: int, settings: Settings
+    ) -> None:
         self.is_open = False
         self.on_open: Callable[[], None] = lambda: None
+        self._session = session
         self._host = host
         self._peer = peer
         self._epoch = epoch
         self._settings = settings
         self._max_pending = 0
-        self._next_block = host.record.next_decoder_block
+        self._next_block = session.record.next_decoder_block
         """The next to be sent."""
         self._is_closing = False
         self._ended = False
@@ -56,14 +58,14 @@ class DecoderStream:
     async def run(self) -> None:
         """Until the stream ended because of `close`. Raises StreamLost."""
         open_call: Any = self._peer.channel.stream_stream(METHOD, None, Response.FromString)
-        call = open_call(metadata=metadata(self._settings.peer, self._host.record.session, self._epoch))
+        call = open_call(metadata=metadata(self._settings.peer, self._session.record.session, self._epoch))
         watch = watch_stall("segment", self._settings.gateway.stall_timeout_s, self._owed)
         await converse(call, self._peer, self._read(call), self._write(call), watch)
 
     def close(self) -> None:
         """Ask the decoder to answer what it has, then to end."""
         self._is_closing = True
-        self._host.wakeup.fire()
+        self._session.wakeup.fire()
 
     async def _write(self, call: Any) -> None:
         async for request in self._requests():
@@ -72,27 +74,27 @@ class DecoderStream:
 
     async def _requests(self) -> AsyncIterator[bytes]:
         """Serialized, so that latents need not be read on their way."""
-        host, start = self._host, self._next_block
-        warmup = warmup_blocks(host.record, start, self._peer)
+        session, start = self._session, self._next_block
+        warmup = warmup_blocks(session.record, start, self._peer)
         yield Request(open=self._opening(start, len(warmup))).SerializeToString()
         for block in warmup:
             yield self._block(block)
         while not self._is_closing:
-            num_pending = self._next_block - host.record.next_decoder_block
-            if num_pending < self._max_pending and self._next_block < host.record.next_stage_block:
+            num_pending = self._next_block - session.record.next_decoder_block
+            if num_pending < self._max_pending and self._next_block < session.record.next_stage_block:
                 self._next_block += 1
                 yield self._block(self._next_block - 1)
             else:
-                await host.wakeup.wait()
+                await session.wakeup.wait()
         yield Request(close=Request.Close()).SerializeToString()
 
     def _block(self, block: int) -> bytes:
-        return field(Request.BLOCK_FIELD_NUMBER, self._host.record.latents[block])
+        return field(Request.BLOCK_FIELD_NUMBER, self._session.record.latents[block])
 
     def _opening(self, start: int, num_warmup: int) -> Request.Open:
-        spec = self._host.spec
+        spec = self._session.spec
         return Request.Open(
-            session=self._host.record.session,
+            session=self._session.record.session,
             epoch=self._epoch,
             model=spec.model,
             width=spec.width,
@@ -109,7 +111,7 @@ class DecoderStream:
             raise StreamLost(f"{self._peer.address}: the first message is not `opened`")
         self.is_open, self._max_pending = True, first.opened.max_pending_blocks
         self.on_open()
-        self._host.wakeup.fire()
+        self._session.wakeup.fire()
         profiles: list[Response.Segment] = []
         while (message := await call.read()) is not grpc.aio.EOF:
             match message.WhichOneof("message"):
@@ -117,7 +119,7 @@ class DecoderStream:
                     await self._host.media_started(message.media_init)
                 case "segment":
                     profiles.append(message.segment)
-                    if len(profiles) == len(self._host.spec.profiles):
+                    if len(profiles) == len(self._session.spec.profiles):
                         await self._host.segment_made(profiles)
                         profiles = []
                 case "draining":
@@ -128,7 +130,7 @@ class DecoderStream:
             raise StreamLost(f"{self._peer.address}: the stream ended without `ended`")
 
     def _owed(self) -> int | None:
-        block = self._host.record.next_decoder_block
+        block = self._session.record.next_decoder_block
         return block if self._next_block > block else None
 
 

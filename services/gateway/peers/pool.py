@@ -8,15 +8,17 @@ from typing import Generic
 import grpc
 import structlog
 
+from services.common.backoff import Backoff
 from services.common.channel import Channels
 from services.common.wakeup import Wakeup
 from services.gateway.base.settings import GatewaySettings, PeerSettings
 from services.gateway.peers.endpoints import Endpoint, Endpoints
 from services.gateway.peers.peer import Peer, S, instance_of
-from services.gateway.peers.reports import Backoff, Kind, Lost, reports
+from services.gateway.peers.reports import Kind, Lost, reports
 from services.gateway.peers.stream import credential
 
 __all__ = ["Peer", "Pool"]
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.1, 2.0
 log = structlog.get_logger(__name__)
 CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -81,7 +83,7 @@ class Pool(Generic[S]):
         self._wakeup.fire()
 
     async def _discover(self) -> None:
-        backoff = Backoff()
+        backoff = Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S)
         while True:
             try:
                 async with aclosing(self._endpoints.watch()) as changes:
@@ -141,7 +143,7 @@ class Pool(Generic[S]):
 
     async def _keep(self, peer: Peer[S]) -> None:
         """Follow a peer until it is gone and not listed any more."""
-        backoff, credentials = Backoff(), self._channels.credentials
+        backoff, credentials = Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S), self._channels.credentials
         try:
             while True:
                 self._lose(peer, await self._follow(peer, backoff))

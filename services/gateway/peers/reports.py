@@ -1,7 +1,6 @@
 """The status stream of one stage or decoder, and when it counts as lost."""
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator
 from typing import Any, Literal
 
@@ -12,7 +11,6 @@ from cascade.v1 import decoder_pb2, decoder_pb2_grpc, stage_pb2, stage_pb2_grpc
 Kind = Literal["stage", "decoder"]
 Metadata = tuple[tuple[str, str], ...]
 NUM_SILENT_INTERVALS = 3
-MIN_BACKOFF_S, MAX_BACKOFF_S = 0.1, 2.0
 
 
 class Lost(Exception):
@@ -59,17 +57,3 @@ async def next_response(call: Any, interval_s: float) -> Any:
         raise Lost(f"silent for {NUM_SILENT_INTERVALS * interval_s:g} s")
     finally:
         reading.cancel()
-
-
-class Backoff:
-    """Longer and longer waits, no two servers' alike."""
-
-    def __init__(self) -> None:
-        self._delay_s = MIN_BACKOFF_S
-
-    def reset(self) -> None:
-        self._delay_s = MIN_BACKOFF_S
-
-    async def wait(self) -> None:
-        await asyncio.sleep(self._delay_s * random.uniform(0.5, 1))
-        self._delay_s = min(2 * self._delay_s, MAX_BACKOFF_S)

@@ -7,13 +7,19 @@ from typing import Any, Protocol
 
 import grpc
 
-from cascade.v1 import common_pb2, session_pb2, stage_pb2, stage_pb2_grpc
-from services.common.wakeup import Wakeup
+from cascade.v1 import common_pb2, stage_pb2, stage_pb2_grpc
 from services.gateway.base.settings import Settings
 from services.gateway.journal import Prompt, Record
 from services.gateway.journal.switch_modes import MODES
 from services.gateway.peers.pool import Peer
-from services.gateway.peers.stream import StreamLost, converse, metadata, next_message, watch_stall
+from services.gateway.peers.stream import (
+    StreamedSession,
+    StreamLost,
+    converse,
+    metadata,
+    next_message,
+    watch_stall,
+)
 
 Request = stage_pb2.GenerateRequest
 Response = stage_pb2.GenerateResponse
@@ -23,14 +29,7 @@ MAX_PROMPTS = 1024
 
 
 class StageHost(Protocol):
-    """The session, as its stream to the stage sees it."""
-
-    @property
-    def record(self) -> Record: ...
-    @property
-    def wakeup(self) -> Wakeup: ...
-    @property
-    def spec(self) -> session_pb2.SessionSpec: ...
+    """Whom a session's stream to its stage tells of what comes."""
 
     def credit_end(self) -> int:
         """Blocks below this index may be made."""
@@ -52,9 +51,12 @@ class StageHost(Protocol):
 class StageStream:
     """One Generate stream, from Open to its end."""
 
-    def __init__(self, host: StageHost, peer: StagePeer, epoch: int, settings: Settings) -> None:
+    def __init__(
+        self, session: StreamedSession, host: StageHost, peer: StagePeer, epoch: int, settings: Settings
+    ) -> None:
         self.is_open = False
         self.on_open: Callable[[], None] = lambda: None
+        self._session = session
         self._host = host
         self._peer = peer
         self._epoch = epoch
@@ -68,7 +70,9 @@ class StageStream:
     async def run(self) -> int:
         """The reason of a stream that ended without an error (Ended.Reason). Raises StreamLost."""
         stub = stage_pb2_grpc.StageServiceStub(self._peer.channel)
-        call = stub.Generate(metadata=metadata(self._settings.peer, self._host.record.session, self._epoch))
+        call = stub.Generate(
+            metadata=metadata(self._settings.peer, self._session.record.session, self._epoch)
+        )
         watch = watch_stall("block", self._settings.gateway.stall_timeout_s, self._owed)
         await converse(call, self._peer, self._read(call), self._write(call), watch)
         return self._ended
@@ -76,7 +80,7 @@ class StageStream:
     def close(self) -> None:
         """Ask the stage to end here; what it has made until then still arrives."""
         self._is_closing = True
-        self._host.wakeup.fire()
+        self._session.wakeup.fire()
 
     async def _write(self, call: Any) -> None:
         async for request in self._requests():
@@ -84,8 +88,8 @@ class StageStream:
         await call.done_writing()
 
     async def _requests(self) -> AsyncIterator[Request]:
-        host, sent = self._host, set[str]()
-        record = host.record
+        session, sent = self._session, set[str]()
+        record = session.record
         blocks = context_blocks(record, self._peer)
         yield Request(open=self._opening(record, blocks))
         for block in blocks:
@@ -93,22 +97,22 @@ class StageStream:
         kept = {prompt.request_id for prompt in record.waiting()}
         while not self._is_closing:
             if not self.is_open:
-                await host.wakeup.wait()
+                await session.wakeup.wait()
                 continue
-            todo = [prompt for prompt in host.record.waiting() if prompt.request_id not in sent]
+            todo = [prompt for prompt in session.record.waiting() if prompt.request_id not in sent]
             for prompt in todo:
                 sent.add(prompt.request_id)
                 start = record.next_stage_block if prompt.request_id in kept else 0
                 yield Request(switch_prompt=switch_of(prompt, start))
-            if (end := host.credit_end()) > self._credit_end:
+            if (end := self._host.credit_end()) > self._credit_end:
                 self._credit_end = end
                 yield Request(credit=Request.Credit(end_block=end))
             elif not todo:
-                await host.wakeup.wait()
+                await session.wakeup.wait()
         yield Request(close=Request.Close())
 
     def _opening(self, record: Record, blocks: list[int]) -> Request.Open:
-        spec, start = self._host.spec, record.next_stage_block
+        spec, start = self._session.spec, record.next_stage_block
         self._credit_end = 0 if record.waiting() else self._host.credit_end()  # these come first
         prompts = timeline(record, [*blocks, start])
         self._scheduled = deque(sorted(block for block in prompts if block > start))
@@ -139,14 +143,14 @@ class StageStream:
         await self._host.stage_opened(first.opened)
         self.is_open = True
         self.on_open()
-        self._host.wakeup.fire()
+        self._session.wakeup.fire()
         while (message := await call.read()) is not grpc.aio.EOF:
             await self._take(message)
         if not self._ended:
             raise StreamLost(f"{self._peer.address}: the stream ended without `ended`")
 
     def _owed(self) -> int | None:
-        block = self._host.record.next_stage_block
+        block = self._session.record.next_stage_block
         return block if self.is_open and self._credit_end > block else None
 
     async def _take(self, message: Response) -> None:

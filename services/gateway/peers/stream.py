@@ -4,14 +4,18 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
+from cascade.v1 import session_pb2
 from services.common.call import EPOCH, SESSION
+from services.common.race import first_of
 from services.common.remote import RemoteError, remote_error
 from services.common.streams import BROKEN, keep_status
+from services.common.wakeup import Wakeup
 from services.gateway.base.settings import PeerSettings
+from services.gateway.journal import Record
 from services.gateway.journal.errors import InvalidEntry, OutOfOrder
 from services.gateway.peers.peer import Peer
 
@@ -22,6 +26,17 @@ LOOKS = 4
 
 
 Task = asyncio.Future[None]
+
+
+class StreamedSession(Protocol):
+    """A session, as its streams see it."""
+
+    @property
+    def record(self) -> Record: ...
+    @property
+    def wakeup(self) -> Wakeup: ...
+    @property
+    def spec(self) -> session_pb2.SessionSpec: ...
 
 
 class StreamLost(Exception):
@@ -78,7 +93,8 @@ async def first_end(reading: Task, tasks: list[Task]) -> Task:
     """The task whose end is the stream's: `reading`, or one that failed."""
     pending = set(tasks)
     while True:
-        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        done = await first_of(pending)
+        pending -= done
         if reading in done:
             return reading
         if failed := [task for task in done if task.exception()]:

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import structlog
 
 from cascade.v1 import common_pb2
+from services.common.backoff import doubled
 from services.gateway.peers.peer import Peer, S
 from services.gateway.peers.pool import Pool
 from services.gateway.placement.needs import Needs
@@ -71,7 +72,7 @@ class Place(Generic[S]):
         account = self._account
         if self._era != account.era:
             return  # one of several that failed together
-        delay_s = min(FIRST_BACKOFF_S * 2**account.num_failures, MAX_BACKOFF_S)
+        delay_s = doubled(FIRST_BACKOFF_S, account.num_failures, MAX_BACKOFF_S)
         account.era += 1
         account.num_failures += 1
         account.back_s = self._ledger.clock() + delay_s

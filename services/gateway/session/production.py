@@ -8,14 +8,12 @@ import structlog
 
 from cascade.v1 import common_pb2, decoder_pb2, session_pb2, stage_pb2
 from services.common.race import race
-from services.common.wakeup import Wakeup
 from services.gateway.journal import (
     Change,
     LatentsMade,
     Noted,
     PromptApplied,
     PromptRefused,
-    Record,
     SegmentMade,
 )
 from services.gateway.peers.decoder_stream import DecoderPeer, DecoderStream
@@ -89,24 +87,24 @@ class Production:
 
     async def _complete(self) -> None:
         """End when all blocks are made and acknowledged."""
-        while not (self._is_made() and self._live.num_acked >= self.record.next_stage_block):
-            await self.wakeup.wait()
-        is_full = self.record.next_stage_block == self._end_block()
+        while not (self._is_made() and self._live.num_acked >= self._live.record.next_stage_block):
+            await self._live.wakeup.wait()
+        is_full = self._live.record.next_stage_block == self._end_block()
         exhausted, complete = session_pb2.END_REASON_POSITIONS_EXHAUSTED, session_pb2.END_REASON_COMPLETE
         raise SessionOver(complete if is_full else exhausted)
 
     def _is_made(self) -> bool:
-        return self._stage.is_done or self.record.next_stage_block == self._end_block()
+        return self._stage.is_done or self._live.record.next_stage_block == self._end_block()
 
     def _end_block(self) -> int | None:
         """One beyond the last, where the session has a length of its own."""
-        return self.spec.num_blocks if self.spec.HasField("num_blocks") else None
+        return self._live.spec.num_blocks if self._live.spec.HasField("num_blocks") else None
 
     async def _give_away(self) -> None:
         """While paused, offer the places to whoever needs them; returns when they are taken."""
         while True:
             while not self._live.is_paused:
-                await self.wakeup.wait()
+                await self._live.wakeup.wait()
             places = self._places
             for place in places:
                 place.offer()
@@ -118,12 +116,12 @@ class Production:
 
     async def _resumed(self) -> None:
         while self._live.is_paused:
-            await self.wakeup.wait()
+            await self._live.wakeup.wait()
 
     async def _replaced(self, places: list[Place[Any]]) -> None:
         """Until it has other places than these, after a loss."""
         while self._places == places:
-            await self.wakeup.wait()
+            await self._live.wakeup.wait()
 
     @property
     def _places(self) -> list[Place[Any]]:
@@ -131,21 +129,9 @@ class Production:
 
     # Host of the streams.
 
-    @property
-    def record(self) -> Record:
-        return self._live.record
-
-    @property
-    def wakeup(self) -> Wakeup:
-        return self._live.wakeup
-
-    @property
-    def spec(self) -> session_pb2.SessionSpec:
-        return self._live.spec
-
     def credit_end(self) -> int:
         """Blocks below this index may be made now."""
-        made = self.record.next_stage_block
+        made = self._live.record.next_stage_block
         if self._live.is_paused:
             return made
         end, limit = self._end_block(), self._live.num_acked + self._live.max_unacked
@@ -153,11 +139,11 @@ class Production:
 
     async def stage_opened(self, opened: stage_pb2.GenerateResponse.Opened) -> None:
         words = session_pb2.Session(unknown_words=opened.unknown_words).SerializeToString()
-        if words != self.record.notes.get(views.UNKNOWN_WORDS, b""):
+        if words != self._live.record.notes.get(views.UNKNOWN_WORDS, b""):
             await self._live.write(Noted(views.UNKNOWN_WORDS, words))
-        for prompt in self.record.prompts:
+        for prompt in self._live.record.prompts:
             block = prompt.at_block or 0
-            is_due = block <= self.record.next_stage_block and prompt.first_block_touched is None
+            is_due = block <= self._live.record.next_stage_block and prompt.first_block_touched is None
             if prompt.is_created and is_due:  # it rules from the first block on, so no receipt comes
                 await self._live.write(PromptApplied(prompt.request_id, block, block, now_ms()))
                 self._live.tell_receipt(prompt.request_id)
@@ -165,7 +151,7 @@ class Production:
     async def block_made(self, block: stage_pb2.GenerateResponse.Block) -> None:
         latents = block.block
         self._live.shared.metrics.block_made(block)
-        self._live.shared.traces.made(self.record.session, block)
+        self._live.shared.traces.made(self._live.record.session, block)
         change = LatentsMade(latents.index, latents.SerializeToString())
         await self._live.write(change, is_urgent=False)
         self._tell_made(block)
@@ -180,13 +166,13 @@ class Production:
     async def prompt_applied(
         self, request_id: str, applied: stage_pb2.GenerateResponse.PromptApplied
     ) -> None:
-        prompt = self.record.find_prompt(request_id)
+        prompt = self._live.record.find_prompt(request_id)
         if prompt is None or prompt.first_block_touched is not None:
             return  # a stage that was opened after it took effect has it in its timeline
         touched, full = applied.first_block_touched, applied.first_block_full
         words = tuple(applied.unknown_words)
         await self._live.write(PromptApplied(request_id, touched, full, now_ms(), words))
-        if done := self.record.find_prompt(request_id):
+        if done := self._live.record.find_prompt(request_id):
             self._live.shared.metrics.prompt_applied(done)
         self._live.tell_receipt(request_id)
 
@@ -199,7 +185,7 @@ class Production:
 
     async def media_started(self, init: common_pb2.MediaInit) -> None:
         name, value = views.INIT + init.profile_id, init.SerializeToString()
-        if self.record.notes.get(name) != value:
+        if self._live.record.notes.get(name) != value:
             await self._live.write(Noted(name, value))
             self._live.publish_init(init.profile_id, Response(media_init=init))
 
@@ -210,14 +196,14 @@ class Production:
             for segment in segments
         ]
         changes: list[Change] = [SegmentMade(block, pack(made))]
-        is_first = not self.record.notes.get(views.STARTED)
+        is_first = not self._live.record.notes.get(views.STARTED)
         if is_first:
             changes.append(Noted(views.STARTED, str(now).encode()))
         await self._live.write(*changes, is_urgent=False)
         self._recoveries.segment_made(block)
         self._live.publish_segment(block)
-        self._live.shared.metrics.segment_made(self.record, segments, is_first=is_first)
-        self._live.shared.traces.delivered(self.record.session, epoch, segments)
+        self._live.shared.metrics.segment_made(self._live.record, segments, is_first=is_first)
+        self._live.shared.traces.delivered(self._live.record.session, epoch, segments)
 
     async def stage_draining(self) -> None:
         self._stage.drain()
@@ -228,10 +214,12 @@ class Production:
     # Places and streams.
 
     async def _open_stage(self, peer: StagePeer) -> StageStream:
-        return StageStream(self, peer, await self._epoch_for("stage"), self._live.shared.settings)
+        return StageStream(self._live, self, peer, await self._epoch_for("stage"), self._live.shared.settings)
 
     async def _open_decoder(self, peer: DecoderPeer) -> DecoderStream:
-        return DecoderStream(self, peer, await self._epoch_for("decoder"), self._live.shared.settings)
+        return DecoderStream(
+            self._live, self, peer, await self._epoch_for("decoder"), self._live.shared.settings
+        )
 
     async def _epoch_for(self, what: str) -> int:
         """The first streams share one; each that replaces another has the next."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.kubernetes.backoff import MAX_S
+from services.gateway.kubernetes.clock import MAX_BACKOFF_S
 from tests.services.support.cluster_support import Follower, following
 from tests.services.support.fake_api_server import FakeApiServer, endpoint_object, slice_object
 from tests.services.support.fake_clock import HurriedClock
@@ -154,7 +154,7 @@ async def test_errors_are_waited_out_longer_and_longer_with_what_was_known(statu
         await server.until(lambda: not server.refusals and server.watches)
         waits = [slept for slept in clock.sleeps if slept > 0.2]
         assert waits == sorted(waits)
-        assert waits[-1] == MAX_S
+        assert waits[-1] == MAX_BACKOFF_S
         assert follower.addresses == {ONE}
         put(server, 2, name="s2")
         await follower.until_at(ONE, TWO)
