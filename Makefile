@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := tests/browser/node_modules
 PAGE := services/web/static
 
-.PHONY: up demo train-demo check settings values golden surface proto openapi proto-release test test-all mutants images-check bench day clean
+.PHONY: up demo train-demo check settings graph values golden surface proto openapi proto-release test test-all mutants images-check bench day clean
 .PHONY: dist release
 
 up: $(STAMP)  ## All services on this machine, and their page at http://localhost:8080; Ctrl-C ends them
@@ -23,6 +23,7 @@ check: $(PACKAGES)/.package-lock.json  ## Lint, types, layers, contracts, chart,
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/package_graph.py --check
 	$(BIN)/python -m release.version --check
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/python -m services.web.openapi --check
@@ -37,6 +38,9 @@ check: $(PACKAGES)/.package-lock.json  ## Lint, types, layers, contracts, chart,
 
 settings: $(STAMP)  ## docs/settings.md from the settings' docstrings
 	$(BIN)/python docs/settings.py
+
+graph: $(STAMP)  ## The gateway's rooms, drawn from their imports into docs/architecture.md
+	$(BIN)/python docs/package_graph.py
 
 values: $(STAMP)  ## What the chart says of its values: schema of the settings, table in its README
 	$(BIN)/python helm/reference.py

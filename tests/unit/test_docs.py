@@ -145,7 +145,7 @@ def test_decisions_are_numbered_and_dated() -> None:
 
 def test_the_architecture_shows_what_is_there() -> None:
     """The states of a session are the contract's; each arrow of a block's way is a step of the table."""
-    processes, way, life = re.findall(r"```mermaid\n(.*?)```", ARCHITECTURE.read_text(), re.DOTALL)
+    processes, _rooms, way, life = re.findall(r"```mermaid\n(.*?)```", ARCHITECTURE.read_text(), re.DOTALL)
     assert processes.count("subgraph") == len(re.findall(r"^    end$", processes, re.MULTILINE))
     states = {state.removeprefix("SESSION_STATE_") for state, _ in SessionState.items()} - {"UNSPECIFIED"}
     assert named(life, r"\b[A-Z]{5,}\b") == states
