@@ -1,7 +1,7 @@
 """Calls of Redis, each in its turn and with a deadline."""
 
 import asyncio
-import hashlib
+import functools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -9,7 +9,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from services.gateway.journal.errors import JournalUnavailable
 
@@ -27,6 +27,7 @@ class RedisCalls:
 
     def __init__(self, client: Redis, call_timeout_s: float, max_calls: int) -> None:
         self._client = client
+        self._register = functools.cache(client.register_script)
         self._call_timeout_s = call_timeout_s
         self._slots = asyncio.Semaphore(max_calls)
         """First come, first served, which a connection pool is not."""
@@ -36,12 +37,9 @@ class RedisCalls:
 
     async def _script(self, source: str, keys: Sequence[str], *arguments: Any, num_bytes: int = 0) -> Any:
         """What a script answers; Redis has it compiled after the first time."""
-        sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-        given = (len(keys), *keys, *arguments)
-        try:
-            return await self._do("EVALSHA", sha, *given, num_bytes=num_bytes)
-        except _NoScript:
-            return await self._do("EVAL", source, *given, num_bytes=num_bytes)
+        script = self._register(source)
+        async with self._call(num_bytes):
+            return await script(keys, arguments, self._client)
 
     async def _do(self, *command: Any, num_bytes: int = 0) -> Any:
         client = cast(Any, self._client)
@@ -65,11 +63,5 @@ class RedisCalls:
         try:
             async with asyncio.timeout(self._call_timeout_s + num_bytes / BYTES_PER_S), self._slots:
                 yield
-        except NoScriptError:
-            raise _NoScript from None
         except (RedisError, OSError, TimeoutError) as error:
             raise JournalUnavailable(f"Redis: {error or type(error).__name__}") from error
-
-
-class _NoScript(Exception):
-    """The server does not know the script yet: it is new, or was restarted."""

@@ -1,7 +1,7 @@
 """Switch modes by name, as the journal keeps them, and by number, as the contracts do."""
 
 from cascade.v1 import common_pb2
-from services.gateway.journal import SwitchMode
+from services.gateway.journal.record import SwitchMode
 
 MODES: dict[SwitchMode, "common_pb2.SwitchMode.ValueType"] = {
     "immediate": common_pb2.SWITCH_MODE_IMMEDIATE,

@@ -1050,17 +1050,17 @@ class TestRedisGone:
         server.command("FLUSHALL")
         journal, reader = replicated(server), replicated(server)
         lease = await opened(journal)
-        send = journal._store._do
+        run = journal._store._script
         lost = asyncio.Event()
 
-        async def losing(*command: Any, **options: Any) -> Any:
-            answer = await send(*command, **options)
-            if command[0] == "EVALSHA" and not lost.is_set():
+        async def losing(*script: Any, **options: Any) -> Any:
+            answer = await run(*script, **options)
+            if not lost.is_set():
                 lost.set()
                 raise JournalUnavailable("the answer was lost")
             return answer
 
-        journal._store._do = losing  # type: ignore[method-assign]
+        journal._store._script = losing  # type: ignore[method-assign]
         await journal.write(lease, *blocks(0, 2))
         assert lost.is_set()
         await journal.write(lease, *blocks(2, 3))
