@@ -184,7 +184,7 @@ def helm(
     *arguments: str, stdin: str = "", kubeconfig: Path | str = os.devnull
 ) -> subprocess.CompletedProcess[str]:
     """Real helm, away from the machine's clusters, plugins and caches."""
-    own = {"KUBECONFIG": str(kubeconfig), "HOME": helm_home().name}
+    own = {"KUBECONFIG": str(kubeconfig), "HOME": helm_home().name, "GOGC": "off"}  # a fifth faster
     environment = {"PATH": os.environ.get("PATH", os.defpath), **own}
     return subprocess.run(
         [HELM, *arguments], input=stdin, capture_output=True, text=True, timeout=DEADLINE_S, env=environment

@@ -51,3 +51,16 @@ def test_the_oldest_cluster() -> None:
     for case in FILES:
         documents = case.render(version).documents
         assert not [text for each in documents for text in complaints(each, version)]
+
+
+def test_what_depends_on_the_cluster_is_rendered_both_ways() -> None:
+    """properties/validity.py renders for the first and the last of VERSIONS, which is enough for these."""
+    texts = [path.read_text() for path in CHART.rglob("*") if path.suffix in (".tpl", ".yaml", ".txt")]
+    compared = [
+        each for text in texts for each in re.findall(r'semverCompare "(?:<|>=)(\d+\.\d+)\.0-0"', text)
+    ]
+    assert set(compared) <= {"1.34", "1.35", VERSIONS[-2]}
+    used = [
+        each for text in texts for each in re.findall(r"\(semverCompare|Capabilities\.(?!KubeVersion)", text)
+    ]
+    assert used == ["(semverCompare"] * len(compared)

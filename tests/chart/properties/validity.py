@@ -18,11 +18,10 @@ ONE_LABEL = ("Service", "Deployment", "Job", "Pod")
 
 @everywhere
 def kubernetes_takes_it(its: Installation) -> None:
-    wrong = [
-        f"Kubernetes {version}: {text}"
-        for version in VERSIONS
-        for text in faults(its.case.render(version), version)
-    ]
+    """As rendered for the oldest, and for the newest, which is the same as for those between."""
+    oldest = its.case.render(VERSIONS[0])
+    sent = dict.fromkeys(VERSIONS, its.rendering) | {VERSIONS[0]: oldest}
+    wrong = [f"Kubernetes {each}: {text}" for each in sent for text in faults(sent[each], each)]
     assert not wrong, "\n".join(wrong)
 
 
