@@ -63,7 +63,7 @@ def parse_addresses(target: str) -> list[str]:
     return addresses
 
 
-class Connections:
+class Channels:
     """The channel for unary calls, and fresh ones for streams; moves to the next address after a failure.
 
     A gateway behind a load balancer that goes away is reached anew at the same address, by a new connection.

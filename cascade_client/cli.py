@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from cascade_client.commands import doctor, drain, generate, sessions, up, watch
-from cascade_client.console import CommandFailed, Parser
+from cascade_client.console import CommandFailed, CommandParser
 from cascade_client.errors import CascadeClientError
 
 DESCRIPTION = """\
@@ -25,8 +25,8 @@ Begin with:
 """
 
 
-def build_parser() -> Parser:
-    parser = Parser(prog="cascade", description=DESCRIPTION)
+def build_parser() -> CommandParser:
+    parser = CommandParser(prog="cascade", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for module in (up, generate, watch, sessions, drain, doctor):
         module.add_commands(commands)

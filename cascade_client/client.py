@@ -13,12 +13,12 @@ import grpc
 from cascade.v1 import common_pb2, session_pb2
 from cascade.v1.session_pb2_grpc import SessionServiceStub
 from cascade_client import events
-from cascade_client.channel import Connections, Tls, parse_addresses
+from cascade_client.channel import Channels, Tls, parse_addresses
+from cascade_client.connection import ConnectOptions
 from cascade_client.errors import CascadeClientError, from_rpc
 from cascade_client.events import PromptReceipt
-from cascade_client.leg import unreachable
-from cascade_client.link import Attachment
-from cascade_client.resume import Backoff, may_repeat
+from cascade_client.gateway_stream import unreachable
+from cascade_client.resume import RetryBackoff, may_repeat
 from cascade_client.session import (
     Priority,
     Role,
@@ -67,7 +67,7 @@ class Client:
 
         Raises ValueError for a target that is no address.
         """
-        self._connections = Connections(parse_addresses(target), api_key, tls)
+        self._channels = Channels(parse_addresses(target), api_key, tls)
         self._deadline_s = deadline_s
         self._retry_for_s = retry_for_s
 
@@ -81,7 +81,7 @@ class Client:
 
     async def close(self) -> None:
         """End the connections for unary calls; streams end with their own blocks."""
-        await self._connections.close()
+        await self._channels.close()
 
     async def create(
         self,
@@ -147,7 +147,7 @@ class Client:
         `stream.ack` yourself. `give_up_after_s`: how long a lost stream is tried again.
         """
         token = session.resume_token if isinstance(session, Session) else ""
-        want = Attachment(
+        want = ConnectOptions(
             name=resource_name(session),
             role=role_value(role),
             profile_id=profile_id,
@@ -158,7 +158,7 @@ class Client:
         )
         if not (want.name or want.resume_token):
             raise ValueError("connect needs a session or a resume_token")
-        return Stream(self._connections, want, after_sequence=after_sequence, auto_ack=auto_ack)
+        return Stream(self._channels, want, after_sequence=after_sequence, auto_ack=auto_ack)
 
     async def get(self, session: Session | str) -> Session:
         """The session as it is now. Raises NotFound."""
@@ -251,14 +251,14 @@ class Client:
     async def _call(self, method: Method[Q, A], request: Q) -> A:
         """Call until answered, refused for good, or out of time."""
         give_up_at = time.monotonic() + self._retry_for_s
-        backoff = Backoff()
+        backoff = RetryBackoff()
         while True:
-            channel, address = self._connections.shared(), self._connections.shared_address
+            channel, address = self._channels.shared(), self._channels.shared_address
             try:
                 return await self._attempt(channel, method, request)
             except CascadeClientError as error:
                 if error.code is grpc.StatusCode.UNAVAILABLE:
-                    self._connections.replace(channel)
+                    self._channels.replace(channel)
                 wait_s = backoff.next_s(error.retry_after_s)
                 if not may_repeat(error) or time.monotonic() + wait_s > give_up_at:
                     raise unreachable(error, address) from None
@@ -267,7 +267,7 @@ class Client:
     async def _attempt(self, channel: grpc.aio.Channel, method: Method[Q, A], request: Q) -> A:
         stub: Any = SessionServiceStub(channel)
         try:
-            return await method(stub)(request, timeout=self._deadline_s, metadata=self._connections.metadata)
+            return await method(stub)(request, timeout=self._deadline_s, metadata=self._channels.metadata)
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from None
 

@@ -28,7 +28,7 @@ class CommandFailed(Exception):
     """One sentence for the person at the terminal."""
 
 
-class Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, and where to read on."""
 
     def __init__(self, **options: Any) -> None:
@@ -38,15 +38,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def add_command(commands: Commands, name: str, run: Run, summary: str, details: str = "") -> Parser:
-    parser: Parser = commands.add_parser(
+def add_command(commands: Commands, name: str, run: Run, summary: str, details: str = "") -> CommandParser:
+    parser: CommandParser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.\n\n{details}".strip()
     )
     parser.set_defaults(run=run)
     return parser
 
 
-def add_gateway(parser: Parser) -> None:
+def add_gateway(parser: CommandParser) -> None:
     """How to reach the gateway."""
     group = parser.add_argument_group("gateway")
     group.add_argument(
@@ -74,7 +74,7 @@ def add_credentials(parser: Any) -> None:
     )
 
 
-def add_json(parser: Parser) -> None:
+def add_json(parser: CommandParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 

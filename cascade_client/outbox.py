@@ -6,7 +6,7 @@ from typing import Any
 
 from cascade.v1.session_pb2 import ConnectRequest
 from cascade_client.errors import CascadeClientError, Exhausted
-from cascade_client.leg import Leg
+from cascade_client.gateway_stream import GatewayStream
 
 MAX_REQUESTS = 64
 
@@ -77,7 +77,7 @@ class Outbox:
         for request_id in self._requests:
             self.fail(request_id, error)
 
-    async def write_to(self, leg: Leg) -> None:
+    async def write_to(self, stream: GatewayStream) -> None:
         """Tell this stream everything, then what is new, until cancelled."""
         told: set[str] = set()
         acked = 0
@@ -85,11 +85,11 @@ class Outbox:
             self._news.clear()
             for request_id, request in list(self._requests.items()):
                 if request_id not in told and not request.answer.done():
-                    await leg.write(request.message)
+                    await stream.write(request.message)
                     told.add(request_id)
             if self._acked > acked:
                 acked = self._acked
-                await leg.write(ConnectRequest(ack=ConnectRequest.Ack(sequence=acked)))
+                await stream.write(ConnectRequest(ack=ConnectRequest.Ack(sequence=acked)))
             told &= self._requests.keys()
             if not self._news.is_set():
                 self._told.set()

@@ -22,7 +22,7 @@ WORTH_WAITING = frozenset({"OVERLOADED", "RATE_LIMITED", "FIRST_MESSAGE_LATE"})
 """Reasons that pass by themselves, whatever their code."""
 
 
-class Backoff:
+class RetryBackoff:
     """0 to 500 ms at random, doubled with each failure up to 10 s."""
 
     def __init__(self, uniform: Callable[[float, float], float] = random.uniform) -> None:

@@ -1,4 +1,4 @@
-"""A session's video and events, over as many connections as it takes."""
+"""A session's video and events, over as many streams of gRPC as it takes."""
 
 import asyncio
 from types import TracebackType
@@ -7,11 +7,11 @@ from typing import Any, Self
 import grpc
 
 from cascade.v1.session_pb2 import ConnectRequest
-from cascade_client.channel import Connections
+from cascade_client.channel import Channels
+from cascade_client.connection import Connection, ConnectOptions
 from cascade_client.errors import CascadeClientError, Unavailable
 from cascade_client.events import Ended, Event, PromptReceipt, Segment
 from cascade_client.inbox import Finished, Inbox
-from cascade_client.link import Attachment, Link
 from cascade_client.outbox import Outbox
 from cascade_client.session import SwitchMode, build_switch, make_request_id, role_value
 
@@ -34,13 +34,13 @@ class Stream:
     """
 
     def __init__(
-        self, connections: Connections, want: Attachment, *, after_sequence: int, auto_ack: bool
+        self, channels: Channels, want: ConnectOptions, *, after_sequence: int, auto_ack: bool
     ) -> None:
         self._is_viewer = want.role == role_value("viewer")
         self._auto_ack = auto_ack
         self._outbox = Outbox()
         self._inbox = Inbox(self._outbox, after_sequence, is_viewer=self._is_viewer)
-        self._link = Link(connections, want, self._inbox, self._outbox)
+        self._connection = Connection(channels, want, self._inbox, self._outbox)
         self._running: asyncio.Task[None] | None = None
         self._taken: int | None = None
         self.last_sequence = after_sequence
@@ -49,25 +49,22 @@ class Stream:
     @property
     def resume_token(self) -> str:
         """The newest token, to attach again from another process. A secret."""
-        return self._link.token
+        return self._connection.token
 
     @property
     def name(self) -> str:
         """`sessions/{session_id}`."""
-        return self._link.name
+        return self._connection.name
 
     async def __aenter__(self) -> Self:
         """Attach. Raises CascadeClientError."""
         self._running = asyncio.create_task(self._run(), name="stream")
-        attached = asyncio.create_task(self._link.attached.wait())
         try:
-            await asyncio.wait({self._running, attached}, return_when=asyncio.FIRST_COMPLETED)
+            await self._connection.settled.wait()
         except asyncio.CancelledError:
             await self._stop()
             raise
-        finally:
-            attached.cancel()
-        if not self._link.attached.is_set():
+        if not self._connection.is_attached:
             try:
                 await self._inbox.next()
             except Finished as finished:
@@ -86,7 +83,7 @@ class Stream:
     async def _run(self) -> None:
         error: CascadeClientError | None = None
         try:
-            await self._link.run()
+            await self._connection.run()
         except CascadeClientError as caught:
             error = caught
         self._outbox.fail_all(

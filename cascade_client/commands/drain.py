@@ -28,7 +28,7 @@ from cascade_client.console import (
     read_tls,
 )
 from cascade_client.errors import CascadeClientError, from_rpc
-from cascade_client.leg import unreachable
+from cascade_client.gateway_stream import unreachable
 from cascade_client.session import duration, make_request_id, seconds
 
 DEADLINE_S = 10.0
@@ -74,7 +74,7 @@ async def drain(options: Options) -> int:
     return 0
 
 
-class Peer:
+class DrainTarget:
     """A stage or a decoder: they differ in the names of their messages alone."""
 
     def __init__(self, kind: str, stub: Any, request: type, watch: type, metadata: Any) -> None:
@@ -94,13 +94,13 @@ class Peer:
             yield report.status.drain
 
 
-async def begin(channel: grpc.aio.Channel, options: Options, metadata: Any) -> tuple[Peer, bool]:
+async def begin(channel: grpc.aio.Channel, options: Options, metadata: Any) -> tuple[DrainTarget, bool]:
     """Whichever of the two it is, and whether it is empty already; raises AioRpcError."""
-    stage = Peer(
+    stage = DrainTarget(
         "stage", StageServiceStub(channel), stage_pb2.StageServiceDrainRequest,
         stage_pb2.StageServiceWatchStatusRequest, metadata,
     )  # fmt: skip
-    decoder = Peer(
+    decoder = DrainTarget(
         "decoder", DecoderServiceStub(channel), decoder_pb2.DecoderServiceDrainRequest,
         decoder_pb2.DecoderServiceWatchStatusRequest, metadata,
     )  # fmt: skip
@@ -116,7 +116,7 @@ class NotThis(Exception):
     """The server has no such service."""
 
 
-async def attempt(peer: Peer, options: Options) -> DrainStatus:
+async def attempt(peer: DrainTarget, options: Options) -> DrainStatus:
     try:
         return await peer.drain(options)
     except grpc.aio.AioRpcError as error:
@@ -125,7 +125,7 @@ async def attempt(peer: Peer, options: Options) -> DrainStatus:
         raise
 
 
-async def wait(peer: Peer, options: Options) -> None:
+async def wait(peer: DrainTarget, options: Options) -> None:
     told: tuple[int, bool] | None = None
     started_at = time.monotonic()
     try:
@@ -143,7 +143,7 @@ async def wait(peer: Peer, options: Options) -> None:
     raise CommandFailed(f"the {peer.kind} went away after {took_s:.0f} s, before it said that it is empty")
 
 
-def tell(peer: Peer, status: DrainStatus, options: Options) -> None:
+def tell(peer: DrainTarget, status: DrainStatus, options: Options) -> None:
     if options.json:
         values = MessageToDict(
             status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True

@@ -11,9 +11,9 @@ from cascade_client.commands.wording import describe_state
 from cascade_client.console import (
     MODES,
     CommandFailed,
+    CommandParser,
     Commands,
     Options,
-    Parser,
     add_command,
     add_gateway,
     add_json,
@@ -57,7 +57,7 @@ def add_commands(commands: Commands) -> None:
         finish(parser)
 
 
-def finish(*parsers: Parser) -> None:
+def finish(*parsers: CommandParser) -> None:
     for parser in parsers:
         add_json(parser)
         add_gateway(parser)

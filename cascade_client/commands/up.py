@@ -7,7 +7,7 @@ from typing import Any
 from cascade_client.checks.redis import ping
 from cascade_client.commands.arguments import parse_count, parse_http_port, parse_port, parse_seconds
 from cascade_client.console import CommandFailed, Commands, Options, add_command, add_json, note, print_json
-from cascade_client.local.plan import Process, Wish, make_plan
+from cascade_client.local.plan import Process, UpOptions, make_plan
 from cascade_client.local.ports import wanted_http
 from cascade_client.local.service import LocalService
 from cascade_client.local.supervisor import Supervisor
@@ -54,7 +54,7 @@ async def up(options: Options) -> int:
         options.log_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CommandFailed(f"--log-dir: {error}") from None
-    wish = Wish(
+    wanted = UpOptions(
         options.model, options.ranks, options.stages, options.decoders, options.gateways, options.port,
         wanted_http(options.http_port), options.device, options.redis, options.log_dir,
     )  # fmt: skip
@@ -65,11 +65,11 @@ async def up(options: Options) -> int:
         else:
             note(text)
 
-    if wish.redis and wish.redis != "auto":
-        await require_redis(wish.redis)
-    plan = make_plan(wish)
-    if wish.http.number and not wish.http.source and (moved := moved_page(plan, wish.http.number)):
-        note(f"port {wish.http.number} is taken: the page will be at {moved}")
+    if wanted.redis and wanted.redis != "auto":
+        await require_redis(wanted.redis)
+    plan = make_plan(wanted)
+    if wanted.http.number and not wanted.http.source and (moved := moved_page(plan, wanted.http.number)):
+        note(f"port {wanted.http.number} is taken: the page will be at {moved}")
     supervisor = Supervisor(plan, options.log_dir, tell)
     note(f"starting {len(supervisor.services)} processes; logs in {options.log_dir}")
     await supervisor.run(options.ready_within, lambda: announce(supervisor.services, options))

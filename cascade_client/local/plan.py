@@ -29,7 +29,7 @@ NEEDS = {
 
 
 @dataclass(frozen=True)
-class Wish:
+class UpOptions:
     """What the person asked for."""
 
     model: str = "demo"
@@ -69,45 +69,45 @@ class Process:
         return f"http://localhost:{port}" if port else None
 
 
-def make_plan(wish: Wish) -> list[Process]:
+def make_plan(options: UpOptions) -> list[Process]:
     """Redis first, gateways last. Raises CommandFailed where it cannot work."""
-    check(wish)
-    ports = free_ports(wish.num_stages + wish.num_decoders + 2 * wish.num_gateways + 1)
+    check(options)
+    ports = free_ports(options.num_stages + options.num_decoders + 2 * options.num_gateways + 1)
     processes = []
-    redis_url = wish.redis
-    if wish.redis == "auto":
+    redis_url = options.redis
+    if options.redis == "auto":
         port = ports.pop()
         redis_url = f"redis://{HOST}:{port}/0"
         processes.append(Process("redis", "redis", port, redis_command(port)))
     common = {**DRAIN, "CASCADE_GRPC_HOST": HOST, "CASCADE_TELEMETRY_LOG_FORMAT": "json"}
-    threads = str(num_threads(wish))
+    threads = str(num_threads(options))
     stage = {
-        "CASCADE_STAGE_MODEL": wish.model,
-        "CASCADE_STAGE_NUM_RANKS": str(wish.num_ranks),
-        "CASCADE_STAGE_DEVICE": wish.device,
+        "CASCADE_STAGE_MODEL": options.model,
+        "CASCADE_STAGE_NUM_RANKS": str(options.num_ranks),
+        "CASCADE_STAGE_DEVICE": options.device,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
     }
     decoder = {
-        "CASCADE_DECODER_MODEL": wish.model,
-        "CASCADE_DECODER_DEVICE": wish.device,
+        "CASCADE_DECODER_MODEL": options.model,
+        "CASCADE_DECODER_DEVICE": options.device,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
     }
-    processes += [service("stage", index, ports.pop(), common | stage) for index in range(wish.num_stages)]
+    processes += [service("stage", index, ports.pop(), common | stage) for index in range(options.num_stages)]
     processes += [
-        service("decoder", index, ports.pop(), common | decoder) for index in range(wish.num_decoders)
+        service("decoder", index, ports.pop(), common | decoder) for index in range(options.num_decoders)
     ]
     gateway = {
         "CASCADE_GATEWAY_STAGES": ",".join(each.address for each in processes if each.role == "stage"),
         "CASCADE_GATEWAY_DECODERS": ",".join(each.address for each in processes if each.role == "decoder"),
-        "CASCADE_GATEWAY_DEFAULT_MODEL": wish.model,
+        "CASCADE_GATEWAY_DEFAULT_MODEL": options.model,
         "OMP_NUM_THREADS": "1",
     }
     if redis_url:
         gateway["CASCADE_GATEWAY_REDIS_URL"] = redis_url
-        gateway["CASCADE_GATEWAY_TOKEN_KEY_FILE"] = str(token_key(wish.log_dir))
-    grpc_ports = range(wish.port, wish.port + wish.num_gateways) if wish.port else ()
-    for index, http in enumerate(http_ports(wish.http, wish.num_gateways, ports, grpc_ports)):
-        port = wish.port + index if wish.port else ports.pop()
+        gateway["CASCADE_GATEWAY_TOKEN_KEY_FILE"] = str(token_key(options.log_dir))
+    grpc_ports = range(options.port, options.port + options.num_gateways) if options.port else ()
+    for index, http in enumerate(http_ports(options.http, options.num_gateways, ports, grpc_ports)):
+        port = options.port + index if options.port else ports.pop()
         own = {} if http is None else {HTTP_VARIABLE: str(http), **local_hosts()}
         processes.append(service("gateway", index, port, common | gateway | own))
     return processes
@@ -136,20 +136,20 @@ def base_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ours} | {"PYTHONUNBUFFERED": "1"}
 
 
-def num_threads(wish: Wish) -> int:
+def num_threads(options: UpOptions) -> int:
     """Threads of each process that computes, so that all of them together have the machine's cores."""
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, num_cores // (wish.num_stages * wish.num_ranks + wish.num_decoders))
+    return max(1, num_cores // (options.num_stages * options.num_ranks + options.num_decoders))
 
 
-def check(wish: Wish) -> None:
-    if wish.num_gateways > 1 and not wish.redis:
+def check(options: UpOptions) -> None:
+    if options.num_gateways > 1 and not options.redis:
         raise CommandFailed(
             "several gateways share their sessions through Redis: add --redis auto, or its URL"
         )
-    if wish.redis == "auto" and not shutil.which("redis-server"):
+    if options.redis == "auto" and not shutil.which("redis-server"):
         raise CommandFailed("--redis auto: redis-server is not installed (Debian: apt install redis-server)")
-    check_port(wish)
+    check_port(options)
     for role, modules in NEEDS.items():
         missing = [name for name in (f"services.{role}", *modules) if not is_there(name)]
         if missing:
@@ -158,8 +158,8 @@ def check(wish: Wish) -> None:
             )
 
 
-def check_port(wish: Wish) -> None:
-    for port in range(wish.port, wish.port + wish.num_gateways) if wish.port else ():
+def check_port(options: UpOptions) -> None:
+    for port in range(options.port, options.port + options.num_gateways) if options.port else ():
         if not is_free(port):
             raise CommandFailed(f"port {port} is taken: choose another with --port, or 0 for any free one")
 

@@ -5,8 +5,9 @@ import asyncio
 import grpc
 
 from cascade.v1 import session_pb2
+from cascade_client.keep_status import keep_status
 from services.common.errors import NotReady
-from services.common.streams import BROKEN, keep_status
+from services.common.streams import BROKEN
 from services.web.backend import Backend, Credentials
 
 Request = session_pb2.ConnectRequest

@@ -8,7 +8,7 @@ import pytest
 
 from cascade_client.commands.arguments import parse_http_port
 from cascade_client.console import CommandFailed
-from cascade_client.local.plan import Process, Wish, base_environment, make_plan
+from cascade_client.local.plan import Process, UpOptions, base_environment, make_plan
 from cascade_client.local.ports import HTTP_VARIABLE, HttpPort, free_ports, wanted_http
 
 
@@ -20,8 +20,10 @@ def taken() -> Iterator[int]:
 
 def gateways(folder: Path, http: HttpPort, num_gateways: int = 1) -> list[Process]:
     """Of the plan."""
-    wish = Wish(port=0, http=http, num_gateways=num_gateways, redis="redis://127.0.0.1:1/0", log_dir=folder)
-    return [process for process in make_plan(wish) if process.role == "gateway"]
+    options = UpOptions(
+        port=0, http=http, num_gateways=num_gateways, redis="redis://127.0.0.1:1/0", log_dir=folder
+    )
+    return [process for process in make_plan(options) if process.role == "gateway"]
 
 
 def test_each_gateway_has_the_next_one(tmp_path: Path) -> None:
@@ -57,12 +59,14 @@ def test_a_port_that_nobody_asked_for_gives_way(tmp_path: Path, taken: int) -> N
 
 def test_the_port_of_grpc_is_taken(tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    (gateway,) = [each for each in make_plan(Wish(port=port, http=HttpPort(port))) if each.role == "gateway"]
+    (gateway,) = [
+        each for each in make_plan(UpOptions(port=port, http=HttpPort(port))) if each.role == "gateway"
+    ]
     assert gateway.port == port
     assert gateway.page
     assert gateway.page != f"http://localhost:{port}"
     with pytest.raises(CommandFailed, match=f"--http-port: port {port} is taken"):
-        make_plan(Wish(port=port, http=HttpPort(port, "--http-port")))
+        make_plan(UpOptions(port=port, http=HttpPort(port, "--http-port")))
 
 
 @pytest.mark.parametrize("source", ["--http-port", HTTP_VARIABLE])

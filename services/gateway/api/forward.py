@@ -9,13 +9,14 @@ from typing import Any
 import grpc
 
 from cascade.v1 import session_pb2, session_pb2_grpc
+from cascade_client.keep_status import keep_status
 from cascade_core.errors import CascadeError
 from services.common.call import Call
 from services.common.channel import Channels
 from services.common.errors import NotReady
 from services.common.race import first_of
 from services.common.remote import RemoteError, remote_error
-from services.common.streams import BROKEN, keep_status
+from services.common.streams import BROKEN
 from services.gateway.base.settings import PeerSettings
 
 FORWARDED = "cascade-forwarded"

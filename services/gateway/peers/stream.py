@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import grpc
 
 from cascade.v1 import session_pb2
+from cascade_client.keep_status import keep_status
 from services.common.call import EPOCH, SESSION
 from services.common.race import first_of
 from services.common.remote import RemoteError, remote_error
-from services.common.streams import BROKEN, keep_status
+from services.common.streams import BROKEN
 from services.common.wakeup import Wakeup
 from services.gateway.base.settings import PeerSettings
 from services.gateway.journal import Record

@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2
 
 from cascade.v1 import common_pb2, session_pb2
 from cascade_client import CascadeClientError, Client, Ended, Tls
-from cascade_client.channel import Connections, parse_addresses
+from cascade_client.channel import Channels, parse_addresses
 from cascade_client.errors import (
     AlreadyExists,
     Exhausted,
@@ -24,7 +24,7 @@ from cascade_client.errors import (
     Unavailable,
     WrongState,
 )
-from cascade_client.resume import LONGEST_WAIT_S, Backoff, Position, may_reconnect
+from cascade_client.resume import LONGEST_WAIT_S, Position, RetryBackoff, may_reconnect
 from tests.services.support.certificates import Authority
 from tests.services.support.fake_gateway import Code, FakeGateway, Script, failure, retry_info, serving
 
@@ -246,16 +246,16 @@ def test_targets_that_are_no_address(target: str) -> None:
 
 def test_addresses() -> None:
     assert parse_addresses("a:1, [::1]:2") == ["a:1", "[::1]:2"]
-    connections = Connections(["a:1", "b:2"], None, None)
-    connections.move("b:2")
-    assert connections.address == "a:1"
-    connections.move("a:1")
-    assert connections.address == "b:2"
+    channels = Channels(["a:1", "b:2"], None, None)
+    channels.move("b:2")
+    assert channels.address == "a:1"
+    channels.move("a:1")
+    assert channels.address == "b:2"
 
 
 def test_backoff_is_the_contracts() -> None:
     asked: list[tuple[float, float]] = []
-    backoff = Backoff(lambda low, high: asked.append((low, high)) or high)  # type: ignore[func-returns-value]
+    backoff = RetryBackoff(lambda low, high: asked.append((low, high)) or high)  # type: ignore[func-returns-value]
     waits = [backoff.next_s() for _ in range(7)]
     assert waits == [0.5, 1, 2, 4, 8, 10, LONGEST_WAIT_S]
     assert {low for low, _ in asked} == {0}

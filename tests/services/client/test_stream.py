@@ -39,7 +39,7 @@ from cascade_client.errors import (
     Unavailable,
     WrongState,
 )
-from cascade_client.resume import Backoff
+from cascade_client.resume import RetryBackoff
 from tests.services.support.fake_gateway import (
     Code,
     FakeGateway,
@@ -172,8 +172,8 @@ async def test_reconnect_notice_moves_on_a_new_connection_while_the_old_stream_g
 
 async def test_a_gateway_that_leaves_is_not_asked_before_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float | None] = []
-    next_s = Backoff.next_s
-    monkeypatch.setattr(Backoff, "next_s", lambda *values: waits.append(None) or next_s(*values))
+    next_s = RetryBackoff.next_s
+    monkeypatch.setattr(RetryBackoff, "next_s", lambda *values: waits.append(None) or next_s(*values))
     sessions: dict[str, FakeSession] = {}
     script = Script(reconnect_before=[3], pace_s=0.05)
     with socket.socket() as nobody:

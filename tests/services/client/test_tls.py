@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cascade_client.console import CommandFailed, Parser, add_gateway, read_tls
+from cascade_client.console import CommandFailed, CommandParser, add_gateway, read_tls
 
 
 def read(*arguments: str) -> object:
-    parser = Parser()
+    parser = CommandParser()
     add_gateway(parser)
     return read_tls(parser.parse_args(arguments))
 

@@ -12,9 +12,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from cascade.v1 import session_pb2, session_pb2_grpc
 from cascade.v1.stage_pb2 import StageStatus
+from cascade_client.keep_status import keep_status
 from services.common import errors
 from services.common.remote import RemoteError, remote_error
-from services.common.streams import BROKEN, keep_status
+from services.common.streams import BROKEN
 from services.gateway.api.forward import Forwarder
 from services.gateway.base.settings import PeerSettings
 from services.gateway.peers.peer import Peer

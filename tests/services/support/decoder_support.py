@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from cascade.v1 import common_pb2, decoder_pb2, decoder_pb2_grpc
+from cascade_client.keep_status import keep_status
 from cascade_core.config import make
 from services.common.server import Server, Service, running
-from services.common.streams import keep_status
 from services.common.telemetry import Telemetry
 from services.decoder.service import Decoder
 from services.decoder.settings import Settings

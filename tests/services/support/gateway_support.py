@@ -16,9 +16,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from cascade.v1 import session_pb2 as pb
 from cascade.v1 import session_pb2_grpc
+from cascade_client.keep_status import keep_status
 from cascade_core.config import make
 from services.common.server import Server
-from services.common.streams import keep_status
 from services.gateway.app.assembly import Gateway, running
 from services.gateway.base.settings import Settings
 from services.gateway.session.registry import Registry

@@ -11,11 +11,11 @@ import torch
 from google.protobuf.duration_pb2 import Duration
 
 from cascade.v1 import common_pb2, stage_pb2, stage_pb2_grpc
+from cascade_client.keep_status import keep_status
 from cascade_core.config import make
 from services.common.channel import open_channel
 from services.common.server import Server, Service, running
 from services.common.settings import GrpcSettings
-from services.common.streams import keep_status
 from services.common.telemetry import Telemetry
 from services.stage.service import describe
 from services.stage.settings import Settings

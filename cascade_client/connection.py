@@ -1,4 +1,4 @@
-"""Keeps a stream attached to its session: one Connect call after another, without a seam."""
+"""Keeps a client attached to its session: one stream after another, without a seam."""
 
 import asyncio
 import time
@@ -8,13 +8,13 @@ from typing import Any
 from cascade import __version__
 from cascade.v1 import session_pb2
 from cascade.v1.session_pb2 import ConnectRequest, ConnectResponse
-from cascade_client.channel import Connections
+from cascade_client.channel import Channels
 from cascade_client.errors import CascadeClientError
 from cascade_client.events import Ended, Reconnected
+from cascade_client.gateway_stream import GatewayStream, unreachable
 from cascade_client.inbox import Inbox
-from cascade_client.leg import Leg, unreachable
 from cascade_client.outbox import Outbox
-from cascade_client.resume import Backoff, may_reconnect
+from cascade_client.resume import RetryBackoff, may_reconnect
 
 CLIENT = f"cascade_client/{__version__}"
 EXPIRED = "EXPIRED_CREDENTIAL"
@@ -25,15 +25,15 @@ DEFECT = "INTERNAL"
 class Former:
     """The stream that another one is to follow."""
 
-    leg: Leg
+    stream: GatewayStream
     why_left: str
     is_leaving: bool
     """Its gateway said so itself, and serves it until another stream has taken over."""
 
 
 @dataclass(frozen=True)
-class Attachment:
-    """What a stream attaches to, and how long it tries."""
+class ConnectOptions:
+    """What a connection attaches to, and how long it tries."""
 
     name: str
     role: session_pb2.ConnectRole.ValueType
@@ -46,33 +46,40 @@ class Attachment:
     resume_token: str = field(default="", repr=False)
 
 
-class Link:
-    """Runs until the session has ended, or something happened that coming back cannot mend."""
+class Connection:
+    """Outlives its streams: runs until the session has ended, or something happened that coming back cannot
+    mend."""
 
-    def __init__(self, connections: Connections, want: Attachment, inbox: Inbox, outbox: Outbox) -> None:
+    def __init__(self, channels: Channels, want: ConnectOptions, inbox: Inbox, outbox: Outbox) -> None:
         self.token = want.resume_token
         self.name = want.name
-        self._connections = connections
+        self._channels = channels
         self._want = want
         self._inbox = inbox
         self._outbox = outbox
-        self._backoff = Backoff()
+        self._backoff = RetryBackoff()
         self._attempts = 0
         self._num_defects = 0
-        self.attached = asyncio.Event()
+        self.is_attached = False
+        """Has been, once."""
+        self.settled = asyncio.Event()
+        """Attached for the first time, or over."""
 
     async def run(self) -> None:
         """Raises CascadeClientError."""
-        leg: Leg | None = await self._attach(self._want.attach_within_s, None)
-        while leg:
-            leg = await self._follow(leg)
+        try:
+            stream: GatewayStream | None = await self._attach(self._want.attach_within_s, None)
+            while stream:
+                stream = await self._follow(stream)
+        finally:
+            self.settled.set()
 
-    async def _follow(self, leg: Leg) -> Leg | None:
+    async def _follow(self, stream: GatewayStream) -> GatewayStream | None:
         """Pass on what a stream brings until the session has ended (None) or another one has taken over."""
-        writer = asyncio.create_task(self._outbox.write_to(leg))
-        reading = asyncio.create_task(leg.read())
-        successor: asyncio.Task[Leg | None] | None = None
-        follower: Leg | None = None
+        writer = asyncio.create_task(self._outbox.write_to(stream))
+        reading = asyncio.create_task(stream.read())
+        successor: asyncio.Task[GatewayStream | None] | None = None
+        follower: GatewayStream | None = None
         try:
             while True:
                 waiting: set[asyncio.Task[Any]] = {reading, successor} if successor else {reading}
@@ -82,7 +89,7 @@ class Link:
                     return follower
                 message, why_left = self._heard(reading, is_leaving=successor is not None)
                 if why_left and successor is None:
-                    former = Former(leg, why_left, is_leaving=message is not None)
+                    former = Former(stream, why_left, is_leaving=message is not None)
                     successor = asyncio.create_task(self._attach(self._want.give_up_after_s, former))
                 if message is None:
                     assert successor
@@ -90,9 +97,9 @@ class Link:
                     return follower
                 if await self._take(message):
                     return None
-                reading = asyncio.create_task(leg.read())
+                reading = asyncio.create_task(stream.read())
         finally:
-            await put_away(leg, writer, reading)
+            await put_away(stream, writer, reading)
             await discard(successor, follower)
 
     def _heard(
@@ -125,7 +132,7 @@ class Link:
             self._num_defects += 1
         return may_reconnect(error) and self._num_defects <= 1
 
-    async def _attach(self, within_s: float, old: Former | None) -> Leg | None:
+    async def _attach(self, within_s: float, old: Former | None) -> GatewayStream | None:
         """Try until attached. None: the session has ended meanwhile.
 
         A gateway that leaves is not asked again before all the others were, each at once.
@@ -133,8 +140,8 @@ class Link:
         give_up_at = time.monotonic() + within_s
         num_at_once = 0
         if old and old.is_leaving:
-            self._connections.move(old.leg.address)
-            num_at_once = self._connections.num_others
+            self._channels.move(old.stream.address)
+            num_at_once = self._channels.num_others
         wait_s = self._backoff.next_s() if old and not num_at_once else 0.0
         while True:
             await asyncio.sleep(wait_s)
@@ -153,29 +160,30 @@ class Link:
                 if not self._is_worth_repeating(error) or time.monotonic() + wait_s > give_up_at:
                     raise
 
-    async def _attach_once(self, old: Former | None) -> Leg:
-        address = self._connections.address
-        leg = Leg(self._connections.fresh(), address, self._connections.metadata)
+    async def _attach_once(self, old: Former | None) -> GatewayStream:
+        address = self._channels.address
+        stream = GatewayStream(self._channels.fresh(), address, self._channels.metadata)
         try:
-            answer = await leg.attach(self._message())
+            answer = await stream.attach(self._message())
             self.token = answer.resume_token or self.token
             self.name = answer.session.name
             await self._inbox.attach(answer, self._reconnected(old))
         except CascadeClientError as error:
-            self._connections.move(address)
-            await leg.close()
+            self._channels.move(address)
+            await stream.close()
             raise unreachable(error, address) from None
         except BaseException:
-            await leg.close()
+            await stream.close()
             raise
         self._attempts = 0
-        self.attached.set()
-        return leg
+        self.is_attached = True
+        self.settled.set()
+        return stream
 
     def _reconnected(self, old: Former | None) -> Reconnected | None:
         if old is None:
             return None
-        return Reconnected(time.monotonic() - old.leg.heard_at, self._attempts, old.why_left)
+        return Reconnected(time.monotonic() - old.stream.heard_at, self._attempts, old.why_left)
 
     def _message(self) -> ConnectRequest.Attach:
         return ConnectRequest.Attach(
@@ -189,19 +197,21 @@ class Link:
         )
 
 
-async def put_away(leg: Leg, *tasks: asyncio.Task[Any]) -> None:
+async def put_away(stream: GatewayStream, *tasks: asyncio.Task[Any]) -> None:
     """Cancel what works on a stream, and end it."""
     for task in tasks:
         task.cancel()
-    await leg.close()
+    await stream.close()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def discard(successor: asyncio.Task[Leg | None] | None, follower: Leg | None) -> None:
+async def discard(
+    successor: asyncio.Task[GatewayStream | None] | None, follower: GatewayStream | None
+) -> None:
     """End a successor that nobody needs any more."""
     if successor is None or follower is not None:
         return
     successor.cancel()
     (result,) = await asyncio.gather(successor, return_exceptions=True)
-    if isinstance(result, Leg):
+    if isinstance(result, GatewayStream):
         await result.close()

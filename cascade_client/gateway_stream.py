@@ -1,49 +1,28 @@
-"""One Connect call on a connection of its own."""
+"""One stream to a gateway: a Connect call on a channel of its own."""
 
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
 
 import grpc
 
 from cascade.v1 import session_pb2
 from cascade.v1.session_pb2_grpc import SessionServiceStub
 from cascade_client.errors import CascadeClientError, Details, ServerFault, Unavailable, from_rpc
+from cascade_client.keep_status import keep_status
 
 ATTACH_DEADLINE_S = 10.0
 
 
-class KeepsStatus:
-    """gRPC's inner call, but a write that meets the end of the stream puts no status of its own in front of
-    the gateway's: by "Internal error from Core", CONTROLLER_REPLACED would look like a loss.
-
-    It stands in for a private part of grpcio (1.85); a stream that ends under a write is in the tests.
-    """
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    async def send_serialized_message(self, message: bytes) -> None:
-        """Lost where the stream has ended, as on the wire: reading says why."""
-        with suppress(grpc.aio.InternalError):
-            await self._inner.send_serialized_message(message)
-
-
-class Leg:
-    """A stream that has been attached. Its reads raise CascadeClientError when it is lost."""
+class GatewayStream:
+    """Served by one gateway until it ends. Its reads raise CascadeClientError when it is lost."""
 
     def __init__(self, channel: grpc.aio.Channel, address: str, metadata: Sequence[tuple[str, str]]) -> None:
         self.address = address
         """Where the channel leads."""
         self._channel = channel
         self._call = SessionServiceStub(channel).Connect(metadata=tuple(metadata))
-        inner: Any = self._call
-        inner._cython_call = KeepsStatus(inner._cython_call)
+        keep_status(self._call)
         self.heard_at = time.monotonic()
         """Of the last message."""
 
