@@ -10,7 +10,7 @@ the words of errors are those of gRPC.
     backend.py    the way to SessionService and OperatorService; gateways.py: both kinds of channel
     connect_stream.py  one stream of Connect; doorman.py: who may read a session's video
     safety.py     what surrounds every request: origins, headers, log; bounds.py: what one address may ask for
-    protocol.py   uvicorn's connections with bounds, and socket_protocol.py's WebSockets
+    uvicorn_private.py  uvicorn's connections and WebSockets with bounds
     problems.py   gRPC status -> application/problem+json, by one table
     mirror.py     unary methods of the contract as HTTP, derived from its descriptors
     openapi.py    writes openapi.json, the OpenAPI document, from the same descriptors

@@ -19,7 +19,7 @@ UNPROVEN = (400, 401, 408, 413, 415)
 
 
 class Bounds:
-    """Connections that come straight from their clients are counted by `protocol.py`."""
+    """Connections that come straight from their clients are counted by `uvicorn_private.py`."""
 
     def __init__(self, app: ASGIApp, backend: Backend) -> None:
         self._app = app

@@ -6,13 +6,12 @@ import contextlib
 import socket
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-import uvicorn
 from prometheus_client import CollectorRegistry
 
 from cascade_core.errors import InvalidConfig
@@ -23,9 +22,8 @@ from services.web.app import make_app
 from services.web.backend import Backend
 from services.web.bounded_config import BoundedConfig
 from services.web.gateways import OwnGateway
-from services.web.protocol import BoundedProtocol
 from services.web.settings import HttpSettings
-from services.web.socket_protocol import BoundedSocket
+from services.web.uvicorn_private import BoundedProtocol, BoundedSocket, QuietServer
 
 log = structlog.get_logger(__name__)
 BACKLOG = 1024
@@ -35,22 +33,6 @@ STOP_MARGIN_S = 3
 """What uvicorn may take beyond that."""
 MAX_MESSAGE_BYTES = 256 * 1024
 """Of one WebSocket message from a client: acks, and prompts of 32768 characters."""
-
-
-class Uvicorn(uvicorn.Server):
-    """Tells when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
 
 
 @dataclass(frozen=True)
@@ -140,7 +122,7 @@ async def uvicorn_running(
     )
     config.bounds, config.crowd = settings, backend.crowd
     config.knows_certificates = backend.gateway.knows_certificates
-    server = Uvicorn(config)
+    server = QuietServer(config)
     serve = asyncio.create_task(server.serve([listener]), name="http")
     waiting = asyncio.create_task(server.listening.wait())
     await asyncio.wait((serve, waiting), return_when=asyncio.FIRST_COMPLETED)

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 import websockets
 
-from services.web.protocol import BoundedProtocol
+from services.web.uvicorn_private import BoundedProtocol
 from tests.services.support.gateway_support import WAIT_S, until
 from tests.services.support.http_support import client, create, http_town, problem
 from tests.services.support.video_support import Browser, open_socket, web_town

@@ -1,20 +1,97 @@
-"""uvicorn's HTTP/1.1, with the bounds that it has not: time for headers, time to read, connections."""
+"""What hangs on uvicorn's inner life: connections with more bounds, a server without signals.
+
+It takes protocol classes of others (`http` and `ws` of its Config), but what its own hold (`conn`, `cycle`,
+`frames`, `read_paused` and so on) is documented nowhere, and there is no other way to a time for headers, for
+a body that nobody reads and answers that nobody takes, to connections per address and bounded WebSockets. So
+nothing else here touches it, pyproject.toml fixes its minor version, and each bound has a test.
+"""
 
 import asyncio
 import json
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.utils import get_remote_addr
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from services.web.bounded_config import BoundedConfig
 from services.web.certificates import CERTIFICATE_NAME, certificate_name
 from services.web.crowd import place_of
 from services.web.problems import MEDIA_TYPE, Problem
 from services.web.safety import HEADERS
-from services.web.socket_protocol import BoundedSocket
-from services.web.writes import BoundedWrites
+
+MAX_FRAGMENTS = 1024
+"""Of one message: its bytes are bounded, and empty pieces have none."""
+
+
+class BoundedWrites(asyncio.BaseProtocol):
+    """A protocol whose connection ends where its client takes nothing of it for `write_timeout_s`."""
+
+    config: BoundedConfig
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    _stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Any byte that waits counts: by default only 64 KiB do, and to close waits for fewer without end."""
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits(high=1)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stop_stalled()
+        self._stalled = self.loop.call_later(self.config.bounds.write_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_stalled()
+        super().resume_writing()
+
+    def _stop_stalled(self) -> None:
+        if self._stalled:
+            self._stalled.cancel()
+        self._stalled = None
+
+
+class BoundedSocket(BoundedWrites, WebSocketsSansIOProtocol):
+    """One connection, from its handshake on. uvicorn stops reading while a message waits for the application,
+    but answers each ping at once: it has to stop for a client that does not take the answers, too."""
+
+    config: BoundedConfig
+    place: str | None = None
+    """Where the connection is counted; handed over by the protocol that it began with."""
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        if not self.writable.is_set():
+            self.transport.pause_reading()
+        return message
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) >= MAX_FRAGMENTS:
+            self.transport.abort()
+            return
+        super().handle_cont(event)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_stalled()
+        if self.place is not None:
+            self.config.crowd.leave(self.place)
+        super().connection_lost(exc)
 
 
 class BoundedProtocol(BoundedWrites, H11Protocol):
@@ -39,7 +116,7 @@ class BoundedProtocol(BoundedWrites, H11Protocol):
         """If so, it is counted."""
         if len(self.connections) >= self.config.bounds.max_connections:
             return False
-        host = (get_remote_addr(transport) or ("",))[0]
+        host = transport.get_extra_info("peername", ("",))[0]
         if self.config.crowd.is_proxy(host):
             return True
         place = place_of(host)
@@ -104,3 +181,19 @@ class BoundedProtocol(BoundedWrites, H11Protocol):
         if self._deadline:
             self._deadline.cancel()
         self._deadline = None
+
+
+class QuietServer(uvicorn.Server):
+    """Leaves signals to others, and tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
