@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 import cascade.v1
 from externalscaler import externalscaler_pb2
+from services.web.settings import Settings as WebSettings
 from tests.chart.exported import exported
 from tests.chart.pods import SETTINGS
 from tests.chart.rendering import chart_values, leaves, render
@@ -57,7 +58,7 @@ def chart() -> Iterator[tuple[str, Any]]:
 
 def variables() -> Iterator[tuple[str, Any]]:
     """Service and variable -> JSON schema of its value, with default and bounds."""
-    for service, kind in SETTINGS.items():
+    for service, kind in (SETTINGS | {"web": WebSettings}).items():
         for section, settings in get_type_hints(kind).items():
             schema = TypeAdapter(settings).json_schema()
             assert "$defs" not in schema, f"{section} refers to other types"
