@@ -8,7 +8,9 @@ from contextlib import suppress
 import grpc
 
 from cascade.v1 import session_pb2
+from services.common.backoff import doubled
 from services.common.errors import NotReady, Overloaded
+from services.common.race import race
 from services.common.settings import MIB
 from services.web.backend import Backend, Credentials
 from services.web.connect_stream import ConnectStream, Request
@@ -59,20 +61,24 @@ class Follower:
 
     async def run(self) -> None:
         """Until the session has ended, the gateway leaves, or nobody reads any more."""
-        following = asyncio.create_task(self._follow())
-        leaving = asyncio.create_task(self._backend.leaving.wait())
         try:
-            while not leaving.done() and (left_s := self.read_at + IDLE_S - time.monotonic()) > 0:
-                waiting = {leaving} if following.done() else {following, leaving}
-                await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                if self.video.error:
-                    return
+            await race(self._fail(), self._backend.leaving.wait(), self._forgotten())
         finally:
-            for task in (following, leaving):
-                task.cancel()
-            await asyncio.gather(following, leaving, return_exceptions=True)
             if not self.video.is_over:
                 self.video.fail(self.video.error or NotReady("the stream has ended; ask again"))
+
+    async def _forgotten(self) -> None:
+        """Until nobody has read for a while."""
+        left_s = IDLE_S
+        while left_s > 0:
+            await asyncio.sleep(left_s)
+            left_s = self.read_at + IDLE_S - time.monotonic()
+
+    async def _fail(self) -> None:
+        """Follow, until that is of no use; what is complete is kept for its readers."""
+        await self._follow()
+        if not self.video.error:
+            await asyncio.Event().wait()
 
     async def _follow(self) -> None:
         """Until the session has ended."""
@@ -84,8 +90,8 @@ class Follower:
                     self.video.fail(error)
                     return
             if not self.video.is_over:
-                longest_s = min(FIRST_DELAY_S * 2**self._num_failures, MAX_DELAY_S)
-                self._num_failures = min(self._num_failures + 1, 10)
+                longest_s = doubled(FIRST_DELAY_S, self._num_failures, MAX_DELAY_S)
+                self._num_failures += 1
                 await asyncio.sleep(random.uniform(0, longest_s))
 
     async def _read(self) -> None:

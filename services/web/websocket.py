@@ -22,6 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from services.common.auth import AUTHORIZATION
 from services.common.errors import FirstMessageLate, Malformed, Overloaded, ProtocolViolation
+from services.common.race import race
 from services.common.streams import MESSAGE_DEADLINE_S
 from services.common.validation import InvalidField
 from services.web.backend import PRINTABLE, Backend, Credentials, request_id_of
@@ -82,7 +83,7 @@ class Conversation:
         stream = ConnectStream(self._backend, credentials)
         try:
             await stream.write(self._attach(content, credentials))
-            await either(self._forward_events(stream), self._forward_messages(stream))
+            await race(self._forward_events(stream), self._forward_messages(stream))
         finally:
             stream.close()
 
@@ -142,17 +143,3 @@ class Conversation:
         async with asyncio.timeout(SEND_TIMEOUT_S):
             await self._socket.send_text(text_of({"problem": problem.content()}))
             await self._socket.close(CLOSE_CODES + problem.status, problem.reason)
-
-
-async def either(*works: Any) -> None:
-    """The first to end decides; what it raised is raised. The others are cancelled."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            if task in done:
-                task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
