@@ -7,7 +7,9 @@ PACKAGES := tests/browser/node_modules
 PAGE := services/web/static
 
 .PHONY: up demo train-demo check settings graph values golden surface proto openapi proto-release test test-all mutants images-check bench day clean
-.PHONY: dist release
+.PHONY: install lint-workflows dist chart-package version notes release images image-push kind-up kind-test kind-logs
+
+install: $(STAMP)  ## What all other targets need, into .venv
 
 up: $(STAMP)  ## All services on this machine, and their page at http://localhost:8080; Ctrl-C ends them
 	$(BIN)/cascade up
@@ -18,7 +20,7 @@ demo: $(STAMP)  ## Make a video: 20 s, two prompt switches; cascade against sequ
 train-demo: $(STAMP)  ## Train the demo model again; resumes what was interrupted
 	$(BIN)/python -m demo_world.train --work out/train
 
-check: $(PACKAGES)/.package-lock.json  ## Lint, types, layers, contracts, chart, page
+check: $(PACKAGES)/.package-lock.json lint-workflows  ## Lint, types, layers, contracts, chart, page
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -35,6 +37,13 @@ check: $(PACKAGES)/.package-lock.json  ## Lint, types, layers, contracts, chart,
 	! test -f $(PACKAGES)/.package-lock.json || { export PATH="$(abspath $(BIN)):$$PATH" && \
 	  $(PACKAGES)/.bin/tsc --project tests/browser && \
 	  $(PACKAGES)/.bin/prettier --check --log-level warn --print-width 110 $(PAGE)/*.js $(PAGE)/*.css; }
+
+lint-workflows: $(STAMP)  ## What runs on GitHub: form, and what a stranger could make of it
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
+	$(BIN)/zizmor --quiet --offline --pedantic .github
 
 settings: $(STAMP)  ## docs/settings.md from the settings' docstrings
 	$(BIN)/python docs/settings.py
@@ -80,8 +89,48 @@ mutants: $(STAMP)  ## Whether the tests notice 60 random faults in the code; an 
 images-check: $(STAMP)  ## Build and run what the images hold, without a container engine; minutes
 	$(BIN)/python -m images.check
 
+images: $(STAMP)  ## The three images, with docker
+	tag=$$($(BIN)/python -m release.version) && for target in gateway engine engine-cpu; do \
+	  docker build --target $$target --tag cascade-$$target:$$tag \
+	    --build-arg REVISION=$$(git rev-parse HEAD) . || exit 1; done
+
+# Where nothing is installed: a release's runner has docker and git alone. SBOM and provenance need a buildx builder that
+# can attest (`docker buildx create --use`).
+image-push:  ## One image, TARGET and TAG, to a REGISTRY with its path and a slash, with SBOM and provenance
+	mkdir -p build
+	docker buildx build --target $(TARGET) --tag $(REGISTRY)cascade-$(TARGET):$(TAG) --push \
+	  --sbom true --provenance mode=max --metadata-file build/cascade-$(TARGET).json \
+	  --build-arg REVISION=$$(git rev-parse HEAD) .
+
+INSTALLED = cascade --namespace video --kube-context kind-cascade
+kind-up: $(STAMP)  ## A cluster on this machine with docker and kind, and the images of the demo in it
+	tag=$$($(BIN)/python -m release.version) && for target in gateway engine-cpu; do \
+	  docker build --target $$target --tag cascade-$$target:$$tag . || exit 1; done && \
+	kind create cluster --config k8s/kind.yaml && \
+	kind load docker-image cascade-gateway:$$tag cascade-engine-cpu:$$tag --name cascade
+
+kind-test: $(STAMP)  ## The chart in that cluster: install, a session, uninstall
+	$(BIN)/helm upgrade --install $(INSTALLED) --create-namespace helm/cascade \
+	  --values helm/cascade/values-demo-cpu.yaml --wait --timeout 15m
+	$(BIN)/helm test $(INSTALLED) --logs
+	$(BIN)/helm uninstall $(INSTALLED) --wait
+
+kind-logs: $(STAMP)  ## What that cluster says of itself, into out/kind
+	mkdir -p out/kind
+	$(BIN)/kubectl --context kind-cascade --namespace video describe pods > out/kind/pods.txt
+	kind export logs --name cascade out/kind
+
 dist: $(STAMP)  ## Wheels and sdists of what is published, cascade-client and cascade-video, into dist/
 	$(BIN)/python -m release.distributions
+
+chart-package: $(STAMP)  ## The chart as it is published, into dist/
+	$(BIN)/helm package helm/cascade --destination dist
+
+version: $(STAMP)  ## Print it
+	$(BIN)/python -m release.version
+
+notes: $(STAMP)  ## Print what CHANGELOG.md tells of it
+	$(BIN)/python -m release.version --notes
 
 release: check  ## VERSION=x.y.z: in all places, if CHANGELOG.md tells of it; commit and tag, nothing is pushed
 	$(BIN)/python -m release.version --release "$(VERSION)"

@@ -15,7 +15,7 @@ GUIDES = [*DOCS, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md")), RO
 CODE = ("services", "cascade_core", "cascade_client", "helm/cascade/templates")
 ARCHITECTURE = ROOT / "docs/architecture.md"
 SUFFIXES = r"(_total|_bucket|_sum|_count|_created)?$"
-PACKAGES = {"cascade_core", "cascade_client"}
+PACKAGES = {"cascade_core", "cascade_client", "cascade_video"}
 OTHERS = {"cascade_release"}
 """Labels that Prometheus adds."""
 MODULE = r"((?:benchmarks|cascade|demo_world|docs|images|services|tests)[a-z_.]*)"
