@@ -36,19 +36,19 @@ from cascade_core.ranks.messages import (
 )
 from cascade_core.ranks.pipe import ChildEnd
 
-Link = ChildEnd[Command, Reply]
+Pipe = ChildEnd[Command, Reply]
 """The rank's end of the socket pair."""
 
 
-class Worker:
+class RankWorker:
     """Model, sessions and text encoder of one rank."""
 
-    def __init__(self, link: Link, load: Load) -> None:
+    def __init__(self, pipe: Pipe, load: Load) -> None:
         """Loads weights and joins the group; takes minutes for large models."""
         started = time.monotonic()
         torch.set_num_threads(load.threads)
         config, card = load.config, load.card
-        self._link = link
+        self._pipe = pipe
         self._device = pick_device(config, load.rank)
         dtype = pick_dtype(config, self._device)
         self._runner = build_runner(load, self._device, dtype)
@@ -57,7 +57,7 @@ class Worker:
             self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
         warm_up(self._runner, card, config.compile)
         memory = free_bytes(self._device, config.num_ranks)
-        link.send(Ready(str(self._device), memory, dtype.itemsize, time.monotonic() - started))
+        pipe.send(Ready(str(self._device), memory, dtype.itemsize, time.monotonic() - started))
 
     def handle(self, command: Command) -> None:
         match command:
@@ -78,7 +78,7 @@ class Worker:
         array: Array | None = None if latents is None else latents.cpu().numpy()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # so that a hang shows in the tick that hangs
-        self._link.send(Ticked(array, time.monotonic() - started))
+        self._pipe.send(Ticked(array, time.monotonic() - started))
 
     def _open(self, command: Open) -> None:
         try:
@@ -90,9 +90,9 @@ class Worker:
             if not is_out_of_memory(error):
                 raise
             self._runner.close(command.session)
-            self._link.send(Opened(command.session, f"out of memory: {error}"))
+            self._pipe.send(Opened(command.session, f"out of memory: {error}"))
         else:
-            self._link.send(Opened(command.session))
+            self._pipe.send(Opened(command.session))
 
     def _encode(self, command: Encode) -> None:
         """Runs on the text thread. What is not the caller's fault takes the rank down, loudly."""
@@ -100,12 +100,12 @@ class Worker:
             rows = self._text.encode(command.prompt).float().cpu().numpy()
             embedding = Embedding(rows, self._text.unknown_words(command.prompt))
         except CascadeError as error:
-            self._link.send(Encoded(command.request, error=error))
+            self._pipe.send(Encoded(command.request, error=error))
         except Exception:
-            self._link.send(Failed(f"text encoder: {traceback.format_exc(limit=-3)}"))
+            self._pipe.send(Failed(f"text encoder: {traceback.format_exc(limit=-3)}"))
             os._exit(1)
         else:
-            self._link.send(Encoded(command.request, embedding))
+            self._pipe.send(Encoded(command.request, embedding))
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -114,16 +114,16 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def main() -> None:
-    link = Link(int(sys.argv[1]))
+    pipe = Pipe(int(sys.argv[1]))
     try:
-        load = link.commands.get()
+        load = pipe.commands.get()
         assert isinstance(load, Load)
-        worker = Worker(link, load)
+        worker = RankWorker(pipe, load)
         while True:
-            worker.handle(link.commands.get())
+            worker.handle(pipe.commands.get())
     except Exception as error:
         known = error if isinstance(error, CascadeError) else None
-        link.send(Failed(str(error) if known else traceback.format_exc(limit=-5), known))
+        pipe.send(Failed(str(error) if known else traceback.format_exc(limit=-5), known))
         os._exit(1)  # leaving the group in order would wait for the others
 
 

@@ -11,10 +11,18 @@ from services.common.durations import to_duration
 from services.common.errors import UnsupportedMedia
 from services.common.validation import InvalidField
 from services.decoder.admission import Open, Plan
+from services.decoder.dispatcher import DecoderSession, Dispatcher
 from services.decoder.media import init_of, segments_of
-from services.decoder.messages import Answer, DecodeBlock, Encoded, Failed, Opened, Refused, Warmed
+from services.decoder.messages import (
+    Answer,
+    BlockEncoded,
+    BlockWarmed,
+    DecodeBlock,
+    SessionFailed,
+    SessionOpened,
+    SessionRefused,
+)
 from services.decoder.order import Order
-from services.decoder.supervisor import Session, Supervisor
 
 Request = decoder_pb2.DecodeRequest
 Response = decoder_pb2.DecodeResponse
@@ -32,9 +40,9 @@ class DecodeStream:
         self._plan = plan
         self._max_pending = max_pending_blocks
         self._drain_left_s = drain_left_s
-        self._supervisor: Supervisor
-        self._handle: Session | None = None
-        self._outbox: deque[Encoded | Response] = deque()
+        self._dispatcher: Dispatcher
+        self._handle: DecoderSession | None = None
+        self._outbox: deque[BlockEncoded | Response] = deque()
         """Bounded by `max_pending_blocks` and the few messages around the segments."""
         self._wakeup = asyncio.Event()
         self._room = asyncio.Event()
@@ -47,15 +55,15 @@ class DecodeStream:
         self._is_open = False
         self._is_draining = False
 
-    def start(self, supervisor: Supervisor) -> None:
+    def start(self, dispatcher: Dispatcher) -> None:
         """Take a place at the worker; raises NotReady or OutOfCapacity. `end` has to follow."""
-        self._supervisor = supervisor
-        self._handle = supervisor.open(self._plan.profiles, self._plan.places, self._deliver)
+        self._dispatcher = dispatcher
+        self._handle = dispatcher.open(self._plan.profiles, self._plan.places, self._deliver)
 
     def end(self) -> None:
         """Give the place back, if it has one; for good."""
         if self._handle:
-            self._supervisor.close(self._handle)
+            self._dispatcher.close(self._handle)
             self._handle = None
 
     @property
@@ -98,7 +106,7 @@ class DecodeStream:
     def _is_over(self) -> bool:
         return self._is_open and self._order.is_closed and not self._order.num_pending and not self._outbox
 
-    def _unfold(self, item: Encoded | Response) -> Iterator[Response]:
+    def _unfold(self, item: BlockEncoded | Response) -> Iterator[Response]:
         """The messages of one item. A block counts as answered before its last segment leaves, since the
         client may send the next before this side hears that it did."""
         if isinstance(item, Response):
@@ -110,27 +118,27 @@ class DecodeStream:
         self._num_answered += 1
         yield last
 
-    def _put(self, item: Encoded | Response) -> None:
+    def _put(self, item: BlockEncoded | Response) -> None:
         self._outbox.append(item)
         self._wakeup.set()
 
     def _deliver(self, answer: Answer | Exception) -> None:
         match answer:
-            case Encoded():
+            case BlockEncoded():
                 self._put(answer)
-            case Opened(inits=inits):
+            case SessionOpened(inits=inits):
                 self._inits = inits
                 self._open_if_warm()
-            case Warmed():
+            case BlockWarmed():
                 self._num_to_warm -= 1
                 self._num_warming -= 1
                 self._room.set()
                 self._open_if_warm()
-            case Refused(is_media=True):
+            case SessionRefused(is_media=True):
                 self.fail(UnsupportedMedia(answer.reason, field=answer.field))
-            case Refused():
+            case SessionRefused():
                 self.fail(InvalidField([(answer.field, answer.reason)]))
-            case Failed():
+            case SessionFailed():
                 self.fail(SessionLost(answer.reason))
             case Exception():
                 self.fail(answer)
@@ -164,9 +172,9 @@ class DecodeStream:
         if is_warmup:
             await self._wait_for_room()
         if self._handle:
-            self._supervisor.submit(self._handle, self._job(self._handle, block, is_warmup))
+            self._dispatcher.submit(self._handle, self._job(self._handle, block, is_warmup))
 
-    def _job(self, handle: Session, block: common_pb2.LatentBlock, is_warmup: bool) -> DecodeBlock:
+    def _job(self, handle: DecoderSession, block: common_pb2.LatentBlock, is_warmup: bool) -> DecodeBlock:
         is_float32 = block.latents.dtype == common_pb2.DATA_TYPE_FLOAT32
         return DecodeBlock(
             session=handle.id,

@@ -6,7 +6,7 @@ from fractions import Fraction
 from cascade.v1 import common_pb2, decoder_pb2
 from services.common.durations import to_duration
 from services.decoder.admission import Open
-from services.decoder.messages import Encoded
+from services.decoder.messages import BlockEncoded
 
 Response = decoder_pb2.DecodeResponse
 
@@ -15,7 +15,7 @@ def init_of(profile: common_pb2.MediaProfile, mime_type: str, data: bytes) -> co
     return common_pb2.MediaInit(profile_id=profile.id, mime_type=mime_type, data=data)
 
 
-def segments_of(block: Encoded, opening: Open, fps: Fraction) -> Iterator[Response]:
+def segments_of(block: BlockEncoded, opening: Open, fps: Fraction) -> Iterator[Response]:
     """One message per profile, in the order of `open`."""
     for profile, piece in zip(opening.profiles, block.pieces, strict=True):
         media = common_pb2.MediaSegment(

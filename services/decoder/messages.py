@@ -9,8 +9,8 @@ from services.decoder.video_settings import VideoSettings
 
 
 @dataclass(frozen=True)
-class Load:
-    """First of all: load the decoder. Answered by Ready or Unusable."""
+class LoadDecoder:
+    """First of all: load the decoder. Answered by DecoderReady or DecoderUnusable."""
 
     card: ModelCard
     settings: DecoderSettings
@@ -18,7 +18,7 @@ class Load:
 
 @dataclass(frozen=True)
 class OpenSession:
-    """Make encoders and a fresh picture state. Answered by Opened or Refused."""
+    """Make encoders and a fresh picture state. Answered by SessionOpened or SessionRefused."""
 
     session: int
     profiles: tuple[VideoSettings, ...]
@@ -26,7 +26,7 @@ class OpenSession:
 
 @dataclass(frozen=True)
 class DecodeBlock:
-    """Answered by Warmed, Encoded, or Failed."""
+    """Answered by BlockWarmed, BlockEncoded, or SessionFailed."""
 
     session: int
     block: int
@@ -54,11 +54,11 @@ class Ping:
 
 Job = OpenSession | DecodeBlock | Ping
 """Every job is answered once."""
-Command = Load | Job | DropSession
+Command = LoadDecoder | Job | DropSession
 
 
 @dataclass(frozen=True)
-class Ready:
+class DecoderReady:
     """The decoder is loaded and has run."""
 
     device: str
@@ -68,21 +68,21 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Unusable:
+class DecoderUnusable:
     """The decoder cannot be loaded; the process ends."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Opened:
+class SessionOpened:
     session: int
     inits: tuple[tuple[str, bytes], ...]
     """(MIME type, init segment) of each profile."""
 
 
 @dataclass(frozen=True)
-class Refused:
+class SessionRefused:
     """The session asks for what cannot be done: an encoding, or a block that no message can hold."""
 
     session: int
@@ -94,7 +94,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Warmed:
+class BlockWarmed:
     session: int
     block: int
 
@@ -108,7 +108,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class BlockEncoded:
     session: int
     block: int
     first_frame: int
@@ -119,7 +119,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Failed:
+class SessionFailed:
     """This session cannot go on; the others can."""
 
     session: int
@@ -131,6 +131,6 @@ class Pong:
     pass
 
 
-Answer = Opened | Refused | Warmed | Encoded | Failed
+Answer = SessionOpened | SessionRefused | BlockWarmed | BlockEncoded | SessionFailed
 """What concerns one session."""
-Reply = Ready | Unusable | Answer | Pong
+Reply = DecoderReady | DecoderUnusable | Answer | Pong

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.decoder.messages import Encoded
+from services.decoder.messages import BlockEncoded
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 2, 5, 10, 30)
 
@@ -30,7 +30,7 @@ class DecoderMetrics:
         self.sessions = Gauge("cascade_decoder_sessions", "Sessions open now.", registry=registry)
         self.pending = Gauge("cascade_decoder_pending_blocks", "Blocks that wait now.", registry=registry)
 
-    def note(self, block: Encoded) -> None:
+    def note(self, block: BlockEncoded) -> None:
         self.blocks.inc()
         self.frames.inc(block.num_frames)
         self.queue_seconds.observe(block.queue_s)

@@ -10,7 +10,7 @@ from typing import Self
 from cascade_client.processes.child import Child
 from cascade_core.errors import CascadeError
 from cascade_core.ranks.pipe import pack, read_message
-from services.decoder.messages import Command, Load, Ready, Reply, Unusable
+from services.decoder.messages import Command, DecoderReady, DecoderUnusable, LoadDecoder, Reply
 
 CLOSE_GRACE_S = 3.0
 
@@ -26,10 +26,10 @@ class WorkerUnusable(CascadeError):
 class WorkerProcess:
     """`async with`: a process that has loaded the decoder, and is gone at the end."""
 
-    def __init__(self, load: Load, start_deadline_s: float) -> None:
+    def __init__(self, load: LoadDecoder, start_deadline_s: float) -> None:
         self._load = load
         self._start_deadline_s = start_deadline_s
-        self.ready: Ready
+        self.ready: DecoderReady
 
     @property
     def pid(self) -> int:
@@ -48,11 +48,12 @@ class WorkerProcess:
         except BaseException:
             await self._end()
             raise
-        if isinstance(first, Ready):
+        if isinstance(first, DecoderReady):
             self.ready = first
             return self
         await self._end()
-        raise WorkerUnusable(first.reason if isinstance(first, Unusable) else f"said {type(first).__name__}")
+        why = first.reason if isinstance(first, DecoderUnusable) else f"said {type(first).__name__}"
+        raise WorkerUnusable(why)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -95,5 +96,5 @@ class WorkerProcess:
                 raise
 
     async def _end(self, *, at_once: bool = True) -> None:
-        """Ask (close the link), wait a little unless it failed, kill."""
+        """Ask (close the pipe), wait a little unless it failed, kill."""
         await self._child.end(self._writer.close, within_s=0.0 if at_once else CLOSE_GRACE_S)

@@ -9,8 +9,8 @@ from services.common.durations import to_duration
 from services.common.gpus import GpuWatch
 from services.common.health import Heartbeat
 from services.common.server_info import server_info
+from services.decoder.dispatcher import Dispatcher, State
 from services.decoder.settings import DecoderSettings
-from services.decoder.supervisor import State, Supervisor
 
 MAX_MESSAGE_CHARS = 512
 READY = common_pb2.SERVING_STATE_READY
@@ -26,13 +26,13 @@ class Reporter:
         self,
         card: ModelCard,
         settings: DecoderSettings,
-        supervisor: Supervisor,
+        dispatcher: Dispatcher,
         progress: Heartbeat,
         gpus: GpuWatch,
     ) -> None:
         self._card = card
         self._settings = settings
-        self._supervisor = supervisor
+        self._dispatcher = dispatcher
         self._progress = progress
         self._gpus = gpus
         self._server = server_info()
@@ -41,13 +41,13 @@ class Reporter:
         """Why it takes no sessions, drain apart; a health Condition."""
         if quarantine := self._gpus.quarantine():
             return quarantine
-        if self._supervisor.state != READY:
-            return self._supervisor.message
+        if self._dispatcher.state != READY:
+            return self._dispatcher.message
         return self._gpus.complaint() or self._progress.complaint()
 
     def status(self, drain: Drain, num_streams: int) -> decoder_pb2.DecoderStatus:
         """As of now."""
-        worker = self._supervisor
+        worker = self._dispatcher
         has_nvenc = worker.ready is not None and worker.ready.has_nvenc
         software, nvenc = common_pb2.VIDEO_ENCODER_SOFTWARE, common_pb2.VIDEO_ENCODER_NVENC
         return decoder_pb2.DecoderStatus(
@@ -78,8 +78,8 @@ class Reporter:
             return QUARANTINED
         if drain.begun.is_set():
             return DRAINING
-        is_distrusted = self._supervisor.state == READY and self.complaint()
-        return UNHEALTHY if is_distrusted else self._supervisor.state
+        is_distrusted = self._dispatcher.state == READY and self.complaint()
+        return UNHEALTHY if is_distrusted else self._dispatcher.state
 
 
 def change_of(status: decoder_pb2.DecoderStatus) -> Hashable:

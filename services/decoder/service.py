@@ -17,11 +17,11 @@ from services.common.health import Heartbeat
 from services.common.server import Service
 from services.common.state_metrics import GpuCollector, StateCollector
 from services.common.telemetry import Telemetry
+from services.decoder.dispatcher import Dispatcher
 from services.decoder.metrics import DecoderMetrics
 from services.decoder.report import Reporter
 from services.decoder.servicer import DecoderServicer
 from services.decoder.settings import DecoderSettings, Settings
-from services.decoder.supervisor import Supervisor
 
 NAME = decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"].full_name
 
@@ -36,10 +36,10 @@ class Decoder:
         progress = Heartbeat("blocks", settings.health.stall_after_s)
         self.gpus = GpuWatch(section)
         self.gpus.export(registry)
-        self.supervisor = Supervisor(card, section, progress, DecoderMetrics(registry), self._note_change)
+        self.dispatcher = Dispatcher(card, section, progress, DecoderMetrics(registry), self._note_change)
         self._uses_gpus = section.device != "cpu"
-        self._reporter = Reporter(card, section, self.supervisor, progress, self.gpus)
-        self.servicer = DecoderServicer(card, section, self.supervisor, self._reporter)
+        self._reporter = Reporter(card, section, self.dispatcher, progress, self.gpus)
+        self.servicer = DecoderServicer(card, section, self.dispatcher, self._reporter)
         registry.register(StateCollector("cascade_decoder_state", self.servicer.state))
         registry.register(GpuCollector(self.gpus.accelerators))
 
@@ -49,7 +49,7 @@ class Decoder:
         if self._uses_gpus:
             self.gpus.start()
         tasks = {
-            asyncio.create_task(self.supervisor.run(), name="worker"),
+            asyncio.create_task(self.dispatcher.run(), name="worker"),
             asyncio.create_task(self._leave_quarantined(), name="quarantine"),
         }
         try:

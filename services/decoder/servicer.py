@@ -16,9 +16,9 @@ from services.common.interceptors.logs import bind_session
 from services.common.streams import next_message
 from services.decoder.admission import Open, check_encoders, make_plan
 from services.decoder.decode_stream import DecodeStream
+from services.decoder.dispatcher import Dispatcher, State
 from services.decoder.report import Reporter, change_of
 from services.decoder.settings import DecoderSettings
-from services.decoder.supervisor import State, Supervisor
 
 DEFAULT_INTERVAL_S = 1.0
 DEFAULT_DRAIN_S = 300.0
@@ -32,14 +32,14 @@ DrainResponse = decoder_pb2.DecoderServiceDrainResponse
 
 
 class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
-    """Streams over one supervisor."""
+    """Streams over one dispatcher."""
 
     def __init__(
-        self, card: ModelCard, settings: DecoderSettings, supervisor: Supervisor, reporter: Reporter
+        self, card: ModelCard, settings: DecoderSettings, dispatcher: Dispatcher, reporter: Reporter
     ) -> None:
         self._card = card
         self._settings = settings
-        self._supervisor = supervisor
+        self._dispatcher = dispatcher
         self._reporter = reporter
         self._epochs = Epochs()
         self._streams: set[DecodeStream] = set()
@@ -101,13 +101,13 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         former = [stream for stream in self._streams if stream.session == opening.session]
         if complaint := self._reporter.complaint():
             raise NotReady(complaint)
-        self._supervisor.check(plan.places, sum(stream.places for stream in former))
-        assert self._supervisor.ready
-        check_encoders(opening, self._supervisor.ready.has_nvenc)
+        self._dispatcher.check(plan.places, sum(stream.places for stream in former))
+        assert self._dispatcher.ready
+        check_encoders(opening, self._dispatcher.ready.has_nvenc)
         return DecodeStream(opening, plan, self._settings.max_pending_blocks, lambda: self._drain.time_left_s)
 
     def _join(self, stream: DecodeStream) -> None:
-        stream.start(self._supervisor)
+        stream.start(self._dispatcher)
         self._streams.add(stream)
         self._is_empty.clear()
         self.board.note_change()

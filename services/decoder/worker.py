@@ -21,22 +21,22 @@ from numpy.typing import NDArray
 from cascade_core.errors import CascadeError, InvalidConfig
 from cascade_core.ranks.pipe import ChildEnd
 from services.decoder.messages import (
+    BlockEncoded,
+    BlockWarmed,
     Command,
     DecodeBlock,
+    DecoderReady,
+    DecoderUnusable,
     DropSession,
-    Encoded,
-    Failed,
-    Load,
-    Opened,
+    LoadDecoder,
     OpenSession,
     Piece,
     Ping,
     Pong,
-    Ready,
-    Refused,
     Reply,
-    Unusable,
-    Warmed,
+    SessionFailed,
+    SessionOpened,
+    SessionRefused,
 )
 from services.decoder.segments import SegmentEncoder
 from services.decoder.video_settings import VideoSettings
@@ -49,7 +49,7 @@ MAX_SEGMENT_BYTES = 8 * 2**20
 NVENC_TRIAL = VideoSettings(width=256, height=256, codec="h264_nvenc")
 
 
-Link = ChildEnd[Command, Reply]
+Pipe = ChildEnd[Command, Reply]
 """The worker's end of the socket pair."""
 
 
@@ -61,11 +61,11 @@ class WorkerSession:
     encoders: tuple[SegmentEncoder, ...]
 
 
-class Worker:
+class DecodingWorker:
     """All sessions of one decoder: pictures on this thread, encoding on another beside the next block."""
 
-    def __init__(self, link: Link, decoder: "PictureDecoder") -> None:
-        self._link = link
+    def __init__(self, pipe: Pipe, decoder: "PictureDecoder") -> None:
+        self._pipe = pipe
         self._decoder = decoder
         self._sessions: dict[int, WorkerSession] = {}
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encoding")
@@ -79,7 +79,7 @@ class Worker:
             case DropSession():
                 self._sessions.pop(command.session, None)
             case Ping():
-                self._link.send(Pong())
+                self._pipe.send(Pong())
 
     def _open(self, command: OpenSession) -> None:
         encoders = []
@@ -87,24 +87,24 @@ class Worker:
             try:
                 encoders.append(SegmentEncoder(settings))
             except InvalidConfig as error:
-                self._link.send(Refused(command.session, f"open.profiles[{index}]", str(error)))
+                self._pipe.send(SessionRefused(command.session, f"open.profiles[{index}]", str(error)))
                 return
         self._sessions[command.session] = WorkerSession(self._decoder.open(), tuple(encoders))
         inits = tuple((encoder.mime_type, encoder.init_segment) for encoder in encoders)
-        self._link.send(Opened(command.session, inits))
+        self._pipe.send(SessionOpened(command.session, inits))
 
     def _decode(self, block: DecodeBlock) -> None:
         started_s = time.monotonic()
         session = self._sessions.get(block.session)
         if session is None:  # it was refused while this block was on its way
-            self._link.send(Failed(block.session, "the session is not open"))
+            self._pipe.send(SessionFailed(block.session, "the session is not open"))
             return
         pictures = self._decoder.decode(session.state, block)
         if pictures is None:
             wrong = "all numbers must be finite"
-            self._link.send(Refused(block.session, "block.latents.data", wrong, is_media=False))
+            self._pipe.send(SessionRefused(block.session, "block.latents.data", wrong, is_media=False))
         elif block.is_warmup:
-            self._link.send(Warmed(block.session, block.block))
+            self._pipe.send(BlockWarmed(block.session, block.block))
         else:
             times = (started_s - block.arrived_s, time.monotonic() - started_s)
             task = self._encoding.submit(encode, block, session.encoders, pictures, times)
@@ -112,7 +112,7 @@ class Worker:
 
     def _answer(self, task: "Future[Reply]") -> None:
         reply = or_die(task.result)
-        self._link.send(reply)
+        self._pipe.send(reply)
 
 
 def encode(
@@ -129,14 +129,14 @@ def encode(
         try:
             data = encoder.encode(pictures, index=block.block, first_frame=first_frame).data
         except CascadeError as error:
-            return Failed(block.session, str(error))
+            return SessionFailed(block.session, str(error))
         if len(data) > MAX_SEGMENT_BYTES:
             wrong = (
                 f"block {block.block} takes {len(data)} bytes, more than {MAX_SEGMENT_BYTES}: set it lower"
             )
-            return Refused(block.session, f"open.profiles[{index}].bitrate_kbps", wrong)
+            return SessionRefused(block.session, f"open.profiles[{index}].bitrate_kbps", wrong)
         pieces.append(Piece(data, time.monotonic() - started_s))
-    return Encoded(block.session, block.block, first_frame, len(pictures), tuple(pieces), *times)
+    return BlockEncoded(block.session, block.block, first_frame, len(pictures), tuple(pieces), *times)
 
 
 def or_die(work: Callable[[], Reply]) -> Reply:
@@ -157,21 +157,21 @@ def has_nvenc() -> bool:
 
 
 def main(descriptor: int) -> None:
-    link = Link(descriptor)
-    command = link.commands.get()
-    assert isinstance(command, Load)
+    pipe = Pipe(descriptor)
+    command = pipe.commands.get()
+    assert isinstance(command, LoadDecoder)
     # Importing torch and diffusers takes seconds, in which the end of the service has to be noticed.
     from services.decoder.pictures import PictureDecoder
 
     try:
         decoder = PictureDecoder(command.card, command.settings)
     except CascadeError as error:
-        link.send(Unusable(str(error)))
+        pipe.send(DecoderUnusable(str(error)))
         return
-    worker = Worker(link, decoder)
-    link.send(Ready(str(decoder.device), decoder.warm_up(), has_nvenc()))
+    worker = DecodingWorker(pipe, decoder)
+    pipe.send(DecoderReady(str(decoder.device), decoder.warm_up(), has_nvenc()))
     while True:
-        worker.handle(link.commands.get())
+        worker.handle(pipe.commands.get())
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ async def test_a_bug_in_the_worker_ends_it_and_it_comes_back() -> None:
         call = decoder.call()
         await call.send(opening())
         await call.opened()
-        feeder = decoder.decoder.supervisor._feeder
+        feeder = decoder.decoder.dispatcher._feeder
         assert feeder
         feeder.process.post(DecodeBlock(0, 0, "float32", (3, 16, 12, 12), b"1234", False, 0.0))
         assert await call.fails() == "SESSION_LOST"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cascade.v1 import common_pb2
 from cascade_core.config import find_card
-from services.decoder.messages import DecodeBlock, Refused
+from services.decoder.messages import DecodeBlock, SessionRefused
 from services.decoder.pictures import PictureDecoder
 from services.decoder.segments import SegmentEncoder
 from services.decoder.settings import DecoderSettings
@@ -105,7 +105,7 @@ def test_a_segment_that_no_message_holds_is_refused() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (9, 1024, 1024, 3), dtype=np.uint8)
     block = DecodeBlock(7, 0, "float32", (3, 16, 128, 128), b"", False, 0.0)
     answer = encode(block, (SegmentEncoder(settings),), noise, (0.0, 0.0))
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, SessionRefused)
     assert (answer.session, answer.field) == (7, "open.profiles[0].bitrate_kbps")
 
 

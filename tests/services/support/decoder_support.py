@@ -216,7 +216,7 @@ class Serving(Peer):
     @property
     def worker(self) -> int:
         """Process id."""
-        pid = self.decoder.supervisor.pid
+        pid = self.decoder.dispatcher.pid
         assert pid
         return pid
 

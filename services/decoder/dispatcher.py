@@ -10,6 +10,7 @@ from typing import TypeAlias
 import structlog
 
 from cascade.v1 import common_pb2
+from cascade_client.processes.restarts import Restarts
 from cascade_core.config import ModelCard
 from cascade_core.errors import OutOfCapacity, SessionLost
 from services.common.errors import NotReady
@@ -18,17 +19,17 @@ from services.decoder.fair_queue import FairQueue
 from services.decoder.feeder import Feeder
 from services.decoder.messages import (
     Answer,
+    BlockEncoded,
+    BlockWarmed,
     DecodeBlock,
+    DecoderReady,
+    DecoderUnusable,
     DropSession,
-    Encoded,
     Job,
-    Load,
+    LoadDecoder,
     OpenSession,
     Pong,
-    Ready,
     Reply,
-    Unusable,
-    Warmed,
 )
 from services.decoder.metrics import DecoderMetrics
 from services.decoder.process import WorkerLost, WorkerProcess, WorkerUnusable
@@ -39,13 +40,11 @@ State: TypeAlias = "common_pb2.ServingState.ValueType"
 log = structlog.get_logger(__name__)
 MAX_FITTING = 64
 """Places at most, where memory alone would allow more."""
-FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.1, 30.0
-STEADY_S = 60.0
-"""A worker that lived this long starts the back-off anew."""
+FIRST_RESTART_S, LONGEST_RESTART_S = 0.1, 30.0
 
 
 @dataclass(eq=False)
-class Session:
+class DecoderSession:
     """One session at the worker."""
 
     id: int
@@ -54,7 +53,7 @@ class Session:
     """Gets each answer in order; an exception is the last. Must return at once."""
 
 
-class Supervisor:
+class Dispatcher:
     """The worker and what it has to do. `run` has to be running."""
 
     def __init__(
@@ -65,18 +64,18 @@ class Supervisor:
         metrics: DecoderMetrics,
         on_change: Callable[[], None],
     ) -> None:
-        self._load = Load(card, settings)
+        self._load = LoadDecoder(card, settings)
         self._settings = settings
         self._progress = progress
         self._metrics = metrics
         self._on_change = on_change
-        self._sessions: dict[int, Session] = {}
+        self._sessions: dict[int, DecoderSession] = {}
         self._ids = itertools.count()
         self._queue: FairQueue[int, Job] = FairQueue()
         self._feeder: Feeder | None = None
         self.state: State = common_pb2.SERVING_STATE_STARTING
         self.message = "loading"
-        self.ready: Ready | None = None
+        self.ready: DecoderReady | None = None
         """Of the newest worker; None before the first."""
         self.num_restarts = 0
         self.last_block_s = 0.0
@@ -115,15 +114,15 @@ class Supervisor:
         profiles: tuple[VideoSettings, ...],
         places: int,
         deliver: Callable[[Answer | Exception], None],
-    ) -> Session:
-        """Answered by Opened or Refused; raises as `check`. `close` has to follow."""
+    ) -> DecoderSession:
+        """Answered by SessionOpened or SessionRefused; raises as `check`. `close` has to follow."""
         self.check(places)
-        session = Session(next(self._ids), places, deliver)
+        session = DecoderSession(next(self._ids), places, deliver)
         self._sessions[session.id] = session
         self.submit(session, OpenSession(session.id, profiles))
         return session
 
-    def submit(self, session: Session, job: Job) -> None:
+    def submit(self, session: DecoderSession, job: Job) -> None:
         """Put a job at the end of the session's own line; of a session that is over, nothing comes of it."""
         if session.id in self._sessions:
             self._queue.push(session.id, job)
@@ -133,7 +132,7 @@ class Supervisor:
                 self._feeder.wakeup.set()
             self._changed()
 
-    def close(self, session: Session) -> None:
+    def close(self, session: DecoderSession) -> None:
         """Free its place; nothing more is delivered."""
         if self._sessions.pop(session.id, None) is None:
             return
@@ -144,7 +143,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Start the worker, again and again, until cancelled."""
-        backoff_s = FIRST_BACKOFF_S
+        restarts = Restarts(FIRST_RESTART_S, LONGEST_RESTART_S)
         while True:
             started_s = time.monotonic()
             try:
@@ -154,9 +153,7 @@ class Supervisor:
                 self._lose(common_pb2.SERVING_STATE_UNHEALTHY, f"cannot load: {error}")
             except (WorkerLost, OSError) as error:  # the second: no process can be started
                 self._lose(common_pb2.SERVING_STATE_RESTARTING, f"the worker was lost: {error}")
-            backoff_s = FIRST_BACKOFF_S if time.monotonic() - started_s > STEADY_S else backoff_s
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+            await asyncio.sleep(restarts.wait_s(time.monotonic() - started_s))
             self.num_restarts += 1
             self._metrics.restarts.inc()
             self._changed()
@@ -172,17 +169,17 @@ class Supervisor:
 
     def _take(self, reply: Reply) -> None:
         self._progress.advance()
-        if isinstance(reply, Ready | Unusable):
+        if isinstance(reply, DecoderReady | DecoderUnusable):
             raise WorkerLost(f"it said {type(reply).__name__} again")
         if not isinstance(reply, Pong):
             self._hand_out(reply)
         self._changed()
 
     def _hand_out(self, reply: Answer) -> None:
-        if isinstance(reply, Encoded):
+        if isinstance(reply, BlockEncoded):
             self._metrics.note(reply)
             self.last_block_s = reply.decode_s + sum(piece.encode_s for piece in reply.pieces)
-        elif isinstance(reply, Warmed):
+        elif isinstance(reply, BlockWarmed):
             self._metrics.warmup_blocks.inc()
         session = self._sessions.get(reply.session)
         if session:
