@@ -9,6 +9,7 @@ from cascade_client.channel import open_channel, parse_addresses
 from cascade_client.checks.finding import DEADLINE_S, Finding
 from cascade_client.console import Options, read_tls
 from cascade_client.health import is_serving
+from cascade_client.local.plan import has_services
 from cascade_client.local.ports import is_free
 
 
@@ -39,7 +40,8 @@ async def gateway(address: str, options: Options) -> Finding:
     is_local = host in ("localhost", "127.0.0.1")
     if is_local and not is_free(int(port)):
         return Finding(name, "fail", "the port is taken", "choose another with --port")
-    return Finding(name, "warn", "nobody listens; the port is free", "start it: cascade up")
+    advice = "start it: cascade up" if has_services() else "name one that runs: --gateway HOST:PORT"
+    return Finding(name, "warn", "nobody listens; the port is free", advice)
 
 
 async def accepts(host: str, port: int) -> bool:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from cascade_client.checks.finding import Finding, Status
 from cascade_client.console import Options
-from cascade_client.local.plan import is_there
+from cascade_client.local.plan import INSTALL, has_services, is_there
 
 MIN_MEMORY_GIB = 4.0
 GIB = 2**30
-PACKAGES = {
-    "client": ("grpc", "google.protobuf", "google.rpc", "tqdm", "cascade.v1"),
+CLIENT = {"client": ("grpc", "google.protobuf", "google.rpc", "tqdm", "cascade.v1")}
+SERVICES = {
     "stage": ("services.stage", "torch", "transformers", "safetensors", "sentencepiece", "ftfy"),
     "decoder": ("services.decoder", "torch", "diffusers", "av"),
     "gateway": ("services.gateway", "redis", "structlog", "protovalidate", "jwt"),
@@ -26,7 +26,7 @@ async def check_python(options: Options) -> Sequence[Finding]:
 
 async def check_packages(options: Options) -> Sequence[Finding]:
     found = []
-    for role, modules in PACKAGES.items():
+    for role, modules in (CLIENT | SERVICES if has_services() else CLIENT).items():
         missing = [module for module in modules if not is_there(module)]
         if missing:
             status: Status = "fail" if role == "client" else "warn"
@@ -34,6 +34,10 @@ async def check_packages(options: Options) -> Sequence[Finding]:
             found.append(Finding(f"{role} packages", status, f"missing: {', '.join(missing)}", advice))
         else:
             found.append(Finding(f"{role} packages", "ok", "installed"))
+    if not has_services():
+        found.append(
+            Finding("services", "ok", "not installed: this is the client alone", f"to run them: {INSTALL}")
+        )
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from cascade_client.checks.redis import ping
 from cascade_client.commands.arguments import parse_count, parse_http_port, parse_port, parse_seconds
 from cascade_client.console import CommandFailed, Commands, Options, add_command, add_json, note, print_json
-from cascade_client.local.plan import Process, UpOptions, make_plan
+from cascade_client.local.plan import Process, UpOptions, check_installed, make_plan
 from cascade_client.local.ports import wanted_http
 from cascade_client.local.service import LocalService
 from cascade_client.local.supervisor import Supervisor
@@ -50,6 +50,7 @@ def add_commands(commands: Commands) -> None:
 
 
 async def up(options: Options) -> int:
+    check_installed()
     try:
         options.log_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -19,6 +19,7 @@ DRAIN = {
     "CASCADE_DRAIN_GRACE_S": "1",
     "CASCADE_DRAIN_HURRY_S": "0.5",
 }
+INSTALL = "type `make up` in a checkout of Cascade, or use its images and chart"
 DRAIN_S = 6.0
 """The sum of these, with a margin."""
 NEEDS = {
@@ -142,6 +143,21 @@ def num_threads(options: UpOptions) -> int:
     return max(1, num_cores // (options.num_stages * options.num_ranks + options.num_decoders))
 
 
+def has_services() -> bool:
+    """Any of them; the client is installed without."""
+    return any(is_there(f"services.{role}") for role in NEEDS)
+
+
+def check_installed() -> None:
+    """Raises CommandFailed where a service lacks what it imports."""
+    if not has_services():
+        raise CommandFailed(f"only the client is installed here: {INSTALL}")
+    for role, modules in NEEDS.items():
+        missing = [name for name in (f"services.{role}", *modules) if not is_there(name)]
+        if missing:
+            raise CommandFailed(f"the {role} needs {missing[0]}: {INSTALL}")
+
+
 def check(options: UpOptions) -> None:
     if options.num_gateways > 1 and not options.redis:
         raise CommandFailed(
@@ -150,12 +166,6 @@ def check(options: UpOptions) -> None:
     if options.redis == "auto" and not shutil.which("redis-server"):
         raise CommandFailed("--redis auto: redis-server is not installed (Debian: apt install redis-server)")
     check_port(options)
-    for role, modules in NEEDS.items():
-        missing = [name for name in (f"services.{role}", *modules) if not is_there(name)]
-        if missing:
-            raise CommandFailed(
-                f"the {role} needs {missing[0]}; these run in a checkout of Cascade: type `make up` there"
-            )
 
 
 def check_port(options: UpOptions) -> None:
