@@ -6,11 +6,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from cascade.v1 import common_pb2, session_pb2
 from cascade_core.errors import CascadeError, OutOfCapacity
-from services.common.errors import Fenced, NotController, NotReady, ProtocolViolation, SequenceAhead
+from services.common.errors import NotController, NotReady, ProtocolViolation, SequenceAhead
 from services.common.resume_tokens import ResumeToken
 from services.common.status import describe
 from services.gateway.api import commands
 from services.gateway.journal import Record
+from services.gateway.journal.errors import LeaseLost
 from services.gateway.session import views
 from services.gateway.session.attachment import MAX_BEHIND, Attachment, Response
 from services.gateway.session.live import LiveSession
@@ -135,7 +136,7 @@ class ClientStream:
         message = getattr(request, str(kind))
         try:
             await self._command(request, message.request_id)
-        except Fenced:
+        except LeaseLost:
             raise NotReady("the session ends or moves; attach again") from None
         except CascadeError as error:
             failed = Response.RequestFailed(request_id=message.request_id, status=describe(error, ""))

@@ -72,7 +72,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             creation = await journal.create(new, shared.owner, shared.settings.gateway.lease_s)
         except errors.RequestConflict as conflict:
             raise RequestIdReused(str(conflict)) from None
-        except errors.SessionExists:
+        except errors.SessionTaken:
             raise SessionExists(f"session_id: {request.session_id} is taken") from None
         if request.session_id not in ("", creation.session):
             raise RequestIdReused(f"request_id {request.request_id}: was used with another session_id")
@@ -109,7 +109,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             await commands.delete(live, request.request_id)
             await self._registry.ended(live)
             if not live.record.end:
-                raise errors.Fenced("another gateway has to end it", epoch=live.lease.epoch)
+                raise errors.LeaseLost("another gateway has to end it", epoch=live.lease.epoch)
             return pb.DeleteSessionResponse(session=live.view())
 
         def over(record: Record) -> pb.DeleteSessionResponse:
@@ -247,7 +247,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
                 while True:
                     found = await self._locate(session, tenant)
                     if isinstance(found, LiveSession):
-                        with suppress(errors.Fenced):  # it ended or moved meanwhile: look again
+                        with suppress(errors.LeaseLost):  # it ended or moved meanwhile: look again
                             return await local(found)
                         await asyncio.sleep(RETRY_S)
                         continue

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.gateway.journal.changes import Change
-from services.gateway.journal.errors import Fenced, InvalidEntry, JournalFull
+from services.gateway.journal.errors import InvalidEntry, JournalFull, LeaseLost
 from services.gateway.journal.record import NewSession, Record
 
 MAX_PAGE_SIZE = 1000
@@ -81,48 +81,48 @@ class Journal(Protocol):
     async def create(self, new: NewSession, owner: str, lease_s: float) -> Creation:
         """Create a session and own it; a repeat only tells which session it was, ended or not.
 
-        Raises RequestConflict (request id known with other content), SessionExists (session id taken by
-        another request), JournalFull, JournalUnavailable.
+        Raises RequestConflict (request id known with other content), SessionTaken (session id taken by
+        another request), JournalFull, StoreUnavailable.
         """
 
     async def claim(self, session: str, owner: str, lease_s: float) -> Lease:
         """Own a session from here on, with the next epoch.
 
         The owner itself may claim at any time, to fence its own former streams. Raises NoSuchSession,
-        SessionEnded, LeaseHeld, JournalFull, JournalUnavailable.
+        SessionEnded, LeaseHeld, JournalFull, StoreUnavailable.
         """
 
     async def renew(self, lease: Lease, lease_s: float) -> None:
-        """Keep others from claiming for that long from now, and the session's data alive. Raises Fenced."""
+        """Keep others from claiming for that long from now on, and its data alive. Raises LeaseLost."""
 
     async def release(self, lease: Lease) -> None:
-        """End the lease and let anybody claim at once. Raises Fenced."""
+        """End the lease and let anybody claim at once. Raises LeaseLost."""
 
     async def find_request(self, tenant: str, request_id: str) -> str | None:
-        """The session that a creation with this id was to have, if any. Raises JournalUnavailable."""
+        """The session that a creation with this id was to have, if any. Raises StoreUnavailable."""
 
     async def write(self, lease: Lease, *changes: Change, is_urgent: bool = True) -> Record:
         """Note these changes, in order, and return the new record; `Ended` ends the lease, too.
 
         `is_urgent` False: does not wait for the store, which gets it as soon as it can.
-        Raises Fenced before anything else, then OutOfOrder, RequestConflict, InvalidEntry, JournalFull,
+        Raises LeaseLost before anything else, then OutOfOrder, RequestConflict, InvalidEntry, JournalFull,
         SessionEnded (a change after `Ended`).
         """
 
     async def load(self, session: str) -> Record:
-        """Everything needed to reopen it. Raises NoSuchSession, JournalUnavailable."""
+        """Everything needed to reopen it. Raises NoSuchSession, StoreUnavailable."""
 
     async def summary(self, session: str) -> Summary:
-        """The session without its media. Raises NoSuchSession, JournalUnavailable."""
+        """The session without its media. Raises NoSuchSession, StoreUnavailable."""
 
     async def list_sessions(self, tenant: str, page_token: str = "", page_size: int = 50) -> Page:
         """A tenant's sessions, newest first, ended ones too for a while.
 
-        None is on two pages, whatever comes or goes meanwhile. Raises InvalidEntry, JournalUnavailable.
+        None is on two pages, whatever comes or goes meanwhile. Raises InvalidEntry, StoreUnavailable.
         """
 
     async def num_open(self, tenant: str) -> int:
-        """Sessions of the tenant that have not ended nor expired. Raises JournalUnavailable."""
+        """Sessions of the tenant that have not ended nor expired. Raises StoreUnavailable."""
 
     async def orphans(self, limit: int) -> list[str]:
         """Sessions whose lease ran out, longest ago first: candidates for `claim`, which decides."""
@@ -139,10 +139,10 @@ def list_key(record: Record) -> str:
     return f"{record.created_ms:015d}/{record.session}"
 
 
-def fenced(lease: Lease, epoch: int) -> Fenced:
+def fenced(lease: Lease, epoch: int) -> LeaseLost:
     """The error for a lease that is over; `epoch`: the highest one seen."""
     text = f"session {lease.session}: epoch {lease.epoch} of {lease.owner} is over, the latest is {epoch}"
-    return Fenced(text, epoch=epoch)
+    return LeaseLost(text, epoch=epoch)
 
 
 def check_page(page_token: str, page_size: int) -> None:

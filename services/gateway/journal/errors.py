@@ -1,17 +1,17 @@
 """What a journal refuses.
 
     JournalError
-    ├── Fenced               the lease is over, by a takeover, its release or the session's end: stop at once
+    ├── LeaseLost            the lease is over, by a takeover, its release or the session's end: stop at once
     ├── LeaseHeld            the owner is alive; names it and how long its lease still runs
     ├── NoSuchSession        never created, or long expired
-    ├── SessionExists        the session id belongs to another request
+    ├── SessionTaken         the session id belongs to another request
     ├── SessionEnded         it has ended and cannot be claimed
     ├── OutOfOrder           a block that would leave a gap or comes twice, or a receipt of an unknown switch
     ├── RequestConflict      a request id that came before with other content
     ├── InvalidEntry         a value that no journal takes, such as a session id with a brace
     ├── SegmentsGone         asked for segments that are no longer kept; names the oldest
     ├── JournalFull          a bound on bytes or entries is reached; names it
-    └── JournalUnavailable   the store does not answer; retry later
+    └── StoreUnavailable     the store does not answer; retry later
 
 Most are also of the class in `services.common.errors` or `cascade_core.errors` that gives their gRPC status;
 OutOfOrder and SegmentsGone are the gateway's own affair. `retryable` tells whether the same call can succeed
@@ -26,7 +26,7 @@ class JournalError(errors.ServiceError):
     """Base of every error a journal raises on purpose."""
 
 
-class Fenced(JournalError, errors.Fenced):
+class LeaseLost(JournalError, errors.Fenced):
     """The lease is over; `epoch` is the highest one seen."""
 
 
@@ -43,7 +43,7 @@ class NoSuchSession(JournalError, errors.SessionNotFound):
     """The journal knows no session of this name."""
 
 
-class SessionExists(JournalError, errors.SessionExists):
+class SessionTaken(JournalError, errors.SessionExists):
     """The session id is taken."""
 
     def __init__(self, session: str) -> None:
@@ -81,5 +81,5 @@ class JournalFull(JournalError, errors.Overloaded):
     retryable = False
 
 
-class JournalUnavailable(JournalError, errors.JournalUnavailable):
+class StoreUnavailable(JournalError, errors.JournalUnavailable):
     """The store did not answer in time, or refused."""

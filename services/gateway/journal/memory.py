@@ -21,7 +21,7 @@ from services.gateway.journal.errors import (
     NoSuchSession,
     RequestConflict,
     SessionEnded,
-    SessionExists,
+    SessionTaken,
 )
 from services.gateway.journal.record import NewSession, Record, new_record
 from services.gateway.journal.rules import apply
@@ -66,7 +66,7 @@ class MemoryJournal:
                 raise RequestConflict(f"request_id {new.request_id}: was used for another session")
             return Creation(earlier, None, is_new=False)
         if new.session in self._held:
-            raise SessionExists(new.session)
+            raise SessionTaken(new.session)
         self._check_reserve(new.limits.max_bytes)
         now, lease = self._clock(), Lease(new.session, owner, 1)
         record = new_record(new, int(now * 1000))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from services.gateway.journal.base import Lease
 from services.gateway.journal.codec import Stored, difference, no_difference, outline
-from services.gateway.journal.errors import Fenced
+from services.gateway.journal.errors import LeaseLost
 from services.gateway.journal.record import Record
 from services.gateway.journal.redis_store import RedisStore
 
@@ -32,7 +32,7 @@ class Owned:
     wants_lease: bool = False
     noted_s: float = NEVER
     """When the hints were last brought up to date."""
-    fenced: Fenced | None = None
+    fenced: LeaseLost | None = None
     pushing: asyncio.Task[None] | None = None
     """Stores what was written without waiting."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -58,7 +58,7 @@ class Owned:
     async def push(self, store: RedisStore) -> None:
         """Store what is missing, or only ask whether the session is still ours.
 
-        Raises Fenced, at every call once it did, and JournalUnavailable.
+        Raises LeaseLost, at every call once it did, and StoreUnavailable.
         """
         if self.fenced:
             raise self.fenced
@@ -70,7 +70,7 @@ class Owned:
                 self.noted_s = NEVER
                 await store.note(record, until_ms)
                 self.noted_s = self.clock()
-        except Fenced as error:
+        except LeaseLost as error:
             self.fenced = error
             raise
         except BaseException:
@@ -78,11 +78,11 @@ class Owned:
             raise
 
     async def renew_first(self, store: RedisStore) -> None:
-        """Renew the lease without waiting for the data. Raises JournalUnavailable."""
+        """Renew the lease without waiting for the data. Raises StoreUnavailable."""
         if self.stored and not self.fenced and not self.is_over:
             try:
                 await store.put(self.lease, self.base, no_difference(self.stored), self.lease_s)
-            except Fenced as error:
+            except LeaseLost as error:
                 self.fenced = error
 
     async def _put(self, store: RedisStore, record: Record, wants_lease: bool) -> int:

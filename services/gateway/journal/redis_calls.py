@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from services.gateway.journal.errors import JournalUnavailable
+from services.gateway.journal.errors import StoreUnavailable
 
 BYTES_PER_S = 10e6
 """The slowest that moving much data may be; its deadline grows by that."""
@@ -23,7 +23,7 @@ def connect(url: str) -> Redis:
 
 
 class RedisCalls:
-    """Each raises JournalUnavailable when Redis does not answer in time, or refuses."""
+    """Each raises StoreUnavailable when Redis does not answer in time, or refuses."""
 
     def __init__(self, client: Redis, call_timeout_s: float, max_calls: int) -> None:
         self._client = client
@@ -64,4 +64,4 @@ class RedisCalls:
             async with asyncio.timeout(self._call_timeout_s + num_bytes / BYTES_PER_S), self._slots:
                 yield
         except (RedisError, OSError, TimeoutError) as error:
-            raise JournalUnavailable(f"Redis: {error or type(error).__name__}") from error
+            raise StoreUnavailable(f"Redis: {error or type(error).__name__}") from error

@@ -20,7 +20,7 @@ from services.gateway.journal.errors import (
     NoSuchSession,
     RequestConflict,
     SessionEnded,
-    SessionExists,
+    SessionTaken,
 )
 from services.gateway.journal.record import NewSession, Record
 from services.gateway.journal.redis_calls import RedisCalls
@@ -33,7 +33,7 @@ MAX_ROUNDS = 100
 
 
 class RedisStore(RedisCalls):
-    """The calls of a journal; each raises JournalUnavailable when Redis does not answer, or refuses."""
+    """The calls of a journal; each raises StoreUnavailable when Redis does not answer, or refuses."""
 
     def __init__(
         self,
@@ -82,18 +82,18 @@ class RedisStore(RedisCalls):
         await self._script(DROP, (self._request_key(new.tenant, new.request_id),), _reservation(new))
 
     async def create(self, lease: Lease, record: Record, lease_s: float) -> bool:
-        """False: this very request has made the session before. Raises SessionExists."""
+        """False: this very request has made the session before. Raises SessionTaken."""
         answer = await self._put("new", lease, 0, difference(None, record), lease_s)
         if answer[0] == b"ok":
             return True
         if not record.origin.request_id or answer[1] != record.origin.digest().encode():
-            raise SessionExists(lease.session)
+            raise SessionTaken(lease.session)
         return False
 
     async def put(self, lease: Lease, base: int, update: Update, lease_s: float | None) -> int | None:
         """Store the update, and when the lease ends (ms); `lease_s` None: no change of the lease.
 
-        None comes back where Redis lacks what a difference builds on: send the whole. Raises Fenced.
+        None comes back where Redis lacks what a difference builds on: send the whole. Raises LeaseLost.
         """
         mode = "whole" if update.expected is None else "difference"
         answer = await self._put(mode, lease, base, update, lease_s)

@@ -27,13 +27,13 @@ from services.gateway.journal.base import (
 from services.gateway.journal.changes import Change
 from services.gateway.journal.codec import no_difference, outline
 from services.gateway.journal.errors import (
-    Fenced,
     JournalError,
     JournalFull,
-    JournalUnavailable,
+    LeaseLost,
     NoSuchSession,
     SessionEnded,
-    SessionExists,
+    SessionTaken,
+    StoreUnavailable,
 )
 from services.gateway.journal.owned import Owned
 from services.gateway.journal.record import NewSession, Record, new_record
@@ -48,7 +48,7 @@ class ReplicatedJournal:
     """A `Journal` whose owned sessions outlive this process, in Redis.
 
     While Redis is gone, sessions owned here go on and may be claimed again here; whatever concerns others'
-    sessions raises JournalUnavailable.
+    sessions raises StoreUnavailable.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ReplicatedJournal:
     async def create(self, new: NewSession, owner: str, lease_s: float) -> Creation:
         try:
             return await self._create(new, owner, lease_s)
-        except SessionExists as error:
+        except SessionTaken as error:
             if error.session == new.session:
                 raise
         return await self._create(new, owner, lease_s)  # an earlier try had chosen a session id in vain
@@ -96,7 +96,7 @@ class ReplicatedJournal:
             owned.lease_s = lease_s
         try:
             await self.renew(lease, lease_s)
-        except Fenced:
+        except LeaseLost:
             return await self._take(session, owner, lease_s)
         return lease
 
@@ -168,7 +168,7 @@ class ReplicatedJournal:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._is_connected = True  # or so we hope
-        with suppress(JournalUnavailable, TimeoutError):
+        with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._push_all()
         await self._store.close()
@@ -181,7 +181,7 @@ class ReplicatedJournal:
                 self._check_reserve(new.limits.max_bytes)
             record = new_record(new, int(self._store.now_s() * 1000))
             is_new = await self._store.create(lease, record, lease_s)
-        except (JournalFull, SessionExists):
+        except (JournalFull, SessionTaken):
             await self._store.drop_reservation(new)
             raise
         if is_new:
@@ -213,7 +213,7 @@ class ReplicatedJournal:
         until_s, stored = started_s + lease_s, outline(record)
         owned = Owned(lease, lease.epoch, lease_s, until_s, record, stored, self._clock)
         self._owned[lease.session] = owned
-        with suppress(Fenced):  # its owner hears of that at its first call
+        with suppress(LeaseLost):  # its owner hears of that at its first call
             await self._replicate(owned)
 
     def _check_reserve(self, wanted: int) -> None:
@@ -233,16 +233,16 @@ class ReplicatedJournal:
         """The session if it is owned here, as far as can be told now."""
         owned = self._owned.get(session)
         if owned and owned.leased_until_s <= self._clock():
-            with suppress(Fenced):
+            with suppress(LeaseLost):
                 await self._replicate(owned)
         return owned if owned and not owned.fenced else None
 
     async def _replicate(self, owned: Owned) -> None:
-        """Store what is missing; once Redis is gone, a task that waits for it does. Raises Fenced."""
+        """Store what is missing; once Redis is gone, a task that waits for it does. Raises LeaseLost."""
         try:
             if self._is_connected:
                 await self._push(owned)
-        except JournalUnavailable as error:
+        except StoreUnavailable as error:
             if self._is_connected:
                 _log.warning("journal: %s; sessions go on", error)
             self._is_connected = False
@@ -251,7 +251,7 @@ class ReplicatedJournal:
 
     async def _follow(self, owned: Owned) -> None:
         """Store what was written without waiting; what comes meanwhile goes along."""
-        with suppress(Fenced):  # kept for its owner's next call
+        with suppress(LeaseLost):  # kept for its owner's next call
             while owned.num_missing and self._is_connected:
                 await self._replicate(owned)
 
@@ -266,7 +266,7 @@ class ReplicatedJournal:
     async def _push_all(self) -> None:
         for owned in list(self._owned.values()):
             if owned.is_behind:
-                with suppress(Fenced):  # kept for its owner's next call
+                with suppress(LeaseLost):  # kept for its owner's next call
                     await self._push(owned)
 
     async def _catch_up(self) -> None:
@@ -282,7 +282,7 @@ class ReplicatedJournal:
                 self._is_connected, self._back_s = True, self._clock()
                 _log.info("journal: Redis is back")
                 await self._push_all()
-            except JournalUnavailable:
+            except StoreUnavailable:
                 self._is_connected = False
             except Exception:
                 _log.exception("journal: catching up failed; trying again")

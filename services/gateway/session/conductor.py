@@ -16,7 +16,7 @@ from services.common.interceptors.logs import bind_session
 from services.common.race import race
 from services.common.status import describe
 from services.gateway.journal import Ended, Lease, Limits, LimitsSet, Noted, Record
-from services.gateway.journal.errors import Fenced, NoSuchSession
+from services.gateway.journal.errors import LeaseLost, NoSuchSession
 from services.gateway.peers.stream import StreamLost
 from services.gateway.placement.claims import Claim, Places
 from services.gateway.session import views
@@ -50,7 +50,7 @@ class Conductor:
         return self._production.addresses if self._production else ("", "")
 
     async def run(self) -> None:
-        """Until it is over. Raises the journal's Fenced and NoSuchSession where another gateway has it."""
+        """Until it is over. Raises the journal's LeaseLost and NoSuchSession where another gateway has it."""
         structlog.contextvars.clear_contextvars()  # those of the call that created it
         bind_session(self.live.record.session, self.live.lease.epoch)
         await self._end(await self._until_over())
@@ -60,7 +60,7 @@ class Conductor:
             await race(self._live(), self._obey(), self._tell_state())
         except SessionOver as over:
             return over
-        except (Fenced, NoSuchSession):
+        except (LeaseLost, NoSuchSession):
             raise
         except StreamLost as lost:
             if lost.error is None or lost.error.code.name in NOT_OURS:

@@ -11,12 +11,12 @@ import structlog
 from services.common.errors import Draining, NotReady, SessionNotFound
 from services.gateway.journal import Lease, Noted, Record
 from services.gateway.journal.errors import (
-    Fenced,
     JournalError,
-    JournalUnavailable,
     LeaseHeld,
+    LeaseLost,
     NoSuchSession,
     SessionEnded,
+    StoreUnavailable,
 )
 from services.gateway.session import views
 from services.gateway.session.attachment import Response
@@ -154,7 +154,7 @@ class Registry:
         try:
             await conductor.run()
             live.close(None)
-        except (Fenced, NoSuchSession) as lost:
+        except (LeaseLost, NoSuchSession) as lost:
             log.warning("session left", session=session, reason=str(lost))
             live.close(NotReady(MOVES))
         except Exception:
@@ -196,10 +196,10 @@ class Registry:
             await asyncio.sleep(spread_s * place / len(sessions))
             if self.find(live.record.session) is not live:
                 return
-            with suppress(JournalUnavailable):
+            with suppress(StoreUnavailable):
                 try:
                     await live.renew()
-                except (Fenced, NoSuchSession) as lost:
+                except (LeaseLost, NoSuchSession) as lost:
                     log.warning("session lost", session=live.record.session, reason=str(lost))
                     if run := self._runs.get(live.record.session):
                         run.cancel()

@@ -8,7 +8,7 @@ import structlog
 
 from services.common.wakeup import Wakeup
 from services.gateway.base.settings import ScalerSettings
-from services.gateway.journal.errors import JournalUnavailable
+from services.gateway.journal.errors import StoreUnavailable
 from services.gateway.kubernetes.scaling.component import Component
 from services.gateway.kubernetes.scaling.shared import Counts, SharedDemand
 from services.gateway.peers.reports import Kind
@@ -63,7 +63,7 @@ class Scaler:
         if self._shared:
             try:
                 await self._shared.leave()
-            except JournalUnavailable as error:
+            except StoreUnavailable as error:
                 log.info("the other gateways will notice", error=str(error))
             await self._shared.close()
 
@@ -124,7 +124,7 @@ class Scaler:
         components = list(self.components.values())
         try:
             self._others, heard = await shared.exchange(own, [component.say() for component in components])
-        except JournalUnavailable as error:
+        except StoreUnavailable as error:
             if not self._is_deaf:
                 log.warning("the other gateways are not heard of", error=str(error))
             self._is_deaf = True

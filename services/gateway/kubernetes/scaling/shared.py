@@ -100,7 +100,7 @@ class SharedDemand(RedisCalls):
         self._clock = clock
 
     async def exchange(self, counts: Counts, said: Iterable[Said]) -> tuple[Counts, list[Heard]]:
-        """(sum of the other gateways, per component what all say). Raises JournalUnavailable."""
+        """(sum of the other gateways, per component what all say). Raises StoreUnavailable."""
         times = (self._ttl_ms, self._window_ms, BUCKET_MS, WISHES_KEPT_MS, OFFERS_KEPT_MS)
         words = [word for each in said for word in (each.kind, text(each.wish), text(each.offer))]
         others, *heard = await self._script(
@@ -109,7 +109,7 @@ class SharedDemand(RedisCalls):
         return sum(map(Counts.unpack, others), Counts()), [read(*each) for each in heard]
 
     async def leave(self) -> None:
-        """What this gateway said counts no more, except for its wishes. Raises JournalUnavailable."""
+        """What this gateway said counts no more, except for its wishes. Raises StoreUnavailable."""
         await self._do("HDEL", self._keys[0], self._owner)
 
     def _now(self) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from cascade.v1 import session_pb2 as pb
 from services.gateway.journal import Change, Requested
-from services.gateway.journal.errors import Fenced
+from services.gateway.journal.errors import LeaseLost
 from services.gateway.session.live import LiveSession
 from tests.services.support.fake_stage import REFUSED, FakeStage
 from tests.services.support.gateway_support import (
@@ -176,7 +176,7 @@ async def test_a_call_that_finds_its_lease_gone_looks_again(monkeypatch: pytest.
     async def fenced_once(self: LiveSession, *changes: Change, **options: Any) -> None:
         if any(isinstance(change, Requested) for change in changes) and not failures[0]:
             failures[0] = 1
-            raise Fenced("another owner", epoch=9)
+            raise LeaseLost("another owner", epoch=9)
         await write(self, *changes, **options)
 
     async with town() as place:

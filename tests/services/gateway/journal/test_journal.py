@@ -39,18 +39,18 @@ from services.gateway.journal import (
 )
 from services.gateway.journal.codec import Update
 from services.gateway.journal.errors import (
-    Fenced,
     InvalidEntry,
     JournalError,
     JournalFull,
-    JournalUnavailable,
     LeaseHeld,
+    LeaseLost,
     NoSuchSession,
     OutOfOrder,
     RequestConflict,
     SegmentsGone,
     SessionEnded,
-    SessionExists,
+    SessionTaken,
+    StoreUnavailable,
 )
 from services.gateway.journal.record import new_record
 from services.gateway.journal.rules import apply
@@ -218,7 +218,7 @@ class TestOneBehaviour:
             won = [answer for answer in answers if isinstance(answer, Lease)]
             assert [lease.epoch for lease in won] == [turn + 2]
             assert sum(isinstance(answer, LeaseHeld) for answer in answers) == 11
-            with pytest.raises(Fenced):
+            with pytest.raises(LeaseLost):
                 await site.journal(0).write(lease, latents(0))
             lease = won[0]
 
@@ -238,7 +238,7 @@ class TestOneBehaviour:
             lambda: site.journal(0).renew(stale, LEASE_S),
             lambda: site.journal(0).release(stale),
         ):
-            with pytest.raises(Fenced) as error:
+            with pytest.raises(LeaseLost) as error:
                 await act()
             assert error.value.epoch in (1, 2)
         assert (await site.journal(1).load("s1")).next_stage_block == 2
@@ -249,7 +249,7 @@ class TestOneBehaviour:
         first = await opened(journal)
         second = await journal.claim("s1", "a", LEASE_S)
         assert second.epoch == 2
-        with pytest.raises(Fenced):
+        with pytest.raises(LeaseLost):
             await journal.write(first, latents(0))
         await journal.write(second, latents(0))
         site.clock.now_s += LEASE_S + 1
@@ -264,7 +264,7 @@ class TestOneBehaviour:
             await site.journal(1).claim("s1", "b", LEASE_S)
         assert await site.journal(1).orphans(10) == []
         await site.journal(0).release(lease)
-        with pytest.raises(Fenced):
+        with pytest.raises(LeaseLost):
             await site.journal(0).write(lease, latents(0))
         assert await site.journal(1).orphans(10) == ["s1"]
         assert (await site.journal(1).claim("s1", "b", LEASE_S)).epoch == 2
@@ -339,14 +339,14 @@ class TestOneBehaviour:
                 await journal.write(lease, change, is_urgent=False)
                 await asyncio.sleep(0.01)
 
-        with pytest.raises(Fenced):
+        with pytest.raises(LeaseLost):
             await go_on()
         assert (await other.load("s1")).next_stage_block == 0
 
     async def test_a_taken_session_id(self, site: Site) -> None:
         await opened(site.journal(0))
         for number, request_id in ((0, ""), (1, ""), (1, "r")):
-            with pytest.raises(SessionExists):
+            with pytest.raises(SessionTaken):
                 await site.journal(number).create(new("s1", request_id), "b", LEASE_S)
         assert (await site.journal(1).create(new("s2", "r"), "b", LEASE_S)).is_new
         other = new("s3", "r", tenant="a tenant: {with} odd/letters ü")
@@ -389,7 +389,7 @@ class TestOneBehaviour:
         record = await site.journal(1).load("s1")
         assert (record, record.end, record.latents, len(record.segments)) == (ended, b"deleted", {}, 3)
         for act in (site.journal(0).write(lease, latents(3)), site.journal(0).renew(lease, 1.0)):
-            with pytest.raises(Fenced):
+            with pytest.raises(LeaseLost):
                 await act
         for number in (0, 1):
             with pytest.raises(SessionEnded):
@@ -408,7 +408,7 @@ class TestOneBehaviour:
         ):
             with pytest.raises(NoSuchSession):
                 await act
-        with pytest.raises(Fenced):
+        with pytest.raises(LeaseLost):
             await site.journal(0).renew(Lease("none", "a", 1), 1.0)
 
     async def test_the_reserve_is_bounded(self, site: Site) -> None:
@@ -561,7 +561,7 @@ class TestRecord:
 
     def test_errors_have_a_status(self) -> None:
         reasons = [
-            describe(error, "id").details[0].value for error in (SessionExists("s"), LeaseHeld("s", "a", 1.0))
+            describe(error, "id").details[0].value for error in (SessionTaken("s"), LeaseHeld("s", "a", 1.0))
         ]
         assert b"SESSION_EXISTS" in reasons[0]
         assert b"NOT_READY" in reasons[1]
@@ -612,7 +612,7 @@ class Run:
             return await self._act(step)
         except JournalError as error:
             # which epoch a stale owner has heard of differs, that it is fenced does not
-            return type(error).__name__, "" if isinstance(error, Fenced) else str(error)
+            return type(error).__name__, "" if isinstance(error, LeaseLost) else str(error)
 
     async def look(self) -> list[Any]:
         """Everything that each gateway and an onlooker see."""
@@ -744,7 +744,7 @@ class TestRedisGone:
         assert (await journal.load("s1")).next_decoder_block == 40
         assert (await journal.summary("s1")).record.next_decoder_block == 40
         for act in (reader.load("s1"), journal.create(new("s2"), "a", LEASE_S), reader.claim("s1", "b", 1.0)):
-            with pytest.raises(JournalUnavailable):
+            with pytest.raises(StoreUnavailable):
                 await act
         own_server.start()
         await caught_up(journal)
@@ -811,7 +811,7 @@ class TestRedisGone:
         own_server.kill()
         second = await journal.claim("s1", "a", LEASE_S)
         assert second.epoch == 2
-        with pytest.raises(Fenced):
+        with pytest.raises(LeaseLost):
             await journal.write(first, latents(0))
         await journal.write(second, latents(0))
         own_server.start()
@@ -838,7 +838,7 @@ class TestRedisGone:
         await other.write(fresh, latents(0))
         journal._store._client = line
         await until(lambda: journal.is_connected)
-        with pytest.raises(Fenced) as error:
+        with pytest.raises(LeaseLost) as error:
             await journal.write(old, *blocks(3, 4))
         assert error.value.epoch == 2
         with pytest.raises(LeaseHeld):
@@ -859,7 +859,7 @@ class TestRedisGone:
         own_server.command("FLUSHALL")
         await journal.write(stale, latents(0))  # Redis knows of nobody: the first to come restores its own
         await other.write(fresh, *blocks(2, 3))
-        with pytest.raises(Fenced):
+        with pytest.raises(LeaseLost):
             await journal.write(stale, latents(1))
         assert (await journal.load("s1")).next_stage_block == 3
         for each in (journal, other):
@@ -892,7 +892,7 @@ class TestRedisGone:
         theirs = await other.claim("s1", "b", LEASE_S)
         await other.write(theirs, Noted("n", b"b"))
         await other.release(theirs)
-        with pytest.raises(Fenced):
+        with pytest.raises(LeaseLost):
             await journal.write(mine, Noted("n", b"c"))
         mine = await journal.claim("s1", "a", LEASE_S)
         await restore(client, given_up)  # the same owner and revision as what the owner has stored since
@@ -911,7 +911,7 @@ class TestRedisGone:
         server.command("FLUSHALL")
         fresh = await opened(other, owner="b")
         assert old.epoch == fresh.epoch == 1
-        with pytest.raises(Fenced):
+        with pytest.raises(LeaseLost):
             await journal.write(old, latents(0))
         await other.write(fresh, Noted("n", b"b"))
         assert (await journal.load("s1")).notes == {"n": b"b"}
@@ -923,7 +923,7 @@ class TestRedisGone:
         journal, other = replicated(server), replicated(server)
         first = await opened(journal)
         second = await other.claim("s1", "a", LEASE_S)
-        with pytest.raises(Fenced):
+        with pytest.raises(LeaseLost):
             await journal.write(first, latents(0))
         await other.write(second, latents(0))
         for each in (journal, other):
@@ -956,7 +956,7 @@ class TestRedisGone:
         await journal.write(released, latents(0))
         await journal.release(released)
         for lease in (ended, released):
-            with pytest.raises(Fenced):
+            with pytest.raises(LeaseLost):
                 await journal.write(lease, latents(1))
         own_server.start()
         await caught_up(journal)
@@ -999,7 +999,7 @@ class TestRedisGone:
         await opened(other, session="theirs")
         await other.close()
         own_server.kill()
-        with pytest.raises(JournalUnavailable):
+        with pytest.raises(StoreUnavailable):
             await journal.load("theirs")
         await journal.renew(Lease("mine", "a", 1), LEASE_S)
         own_server.start()
@@ -1057,7 +1057,7 @@ class TestRedisGone:
             answer = await run(*script, **options)
             if not lost.is_set():
                 lost.set()
-                raise JournalUnavailable("the answer was lost")
+                raise StoreUnavailable("the answer was lost")
             return answer
 
         journal._store._script = losing  # type: ignore[method-assign]
@@ -1076,10 +1076,10 @@ class TestRedisGone:
 
         async def losing(*arguments: Any) -> bool:
             await create(*arguments)
-            raise JournalUnavailable("the answer was lost")
+            raise StoreUnavailable("the answer was lost")
 
         journal._store.create = losing  # type: ignore[method-assign]
-        with pytest.raises(JournalUnavailable):
+        with pytest.raises(StoreUnavailable):
             await journal.create(new("s1", "r"), "a", LEASE_S)
         journal._store.create = create  # type: ignore[method-assign]
         again = await journal.create(new("s2", "r"), "a", LEASE_S)

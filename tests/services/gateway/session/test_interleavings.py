@@ -12,7 +12,7 @@ from cascade.v1 import decoder_pb2
 from cascade.v1 import session_pb2 as pb
 from services.gateway.api import creation
 from services.gateway.journal import Change, MemoryJournal, Noted, Requested
-from services.gateway.journal.errors import Fenced
+from services.gateway.journal.errors import LeaseLost
 from services.gateway.placement.claims import Places
 from services.gateway.session import views
 from services.gateway.session.conductor import Conductor
@@ -188,7 +188,7 @@ async def test_a_deletion_that_loses_its_lease_is_done_by_the_next_owner(
     async def fenced_once(self: Conductor, over: SessionOver) -> None:
         if not failures[0]:
             failures[0] = 1
-            raise Fenced("another owner", epoch=9)
+            raise LeaseLost("another owner", epoch=9)
         await end(self, over)
 
     monkeypatch.setattr(Conductor, "_end", fenced_once)
@@ -349,7 +349,7 @@ async def test_a_message_that_meets_a_takeover_ends_the_stream_to_be_said_again(
 
     async def fenced(self: LiveSession, *changes: Change, **options: Any) -> None:
         if any(isinstance(change, Requested) for change in changes):
-            raise Fenced("another owner", epoch=9)
+            raise LeaseLost("another owner", epoch=9)
         await write(self, *changes, **options)
 
     async with town() as place:

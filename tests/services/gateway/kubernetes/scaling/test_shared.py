@@ -11,7 +11,7 @@ import pytest
 from cascade_core.config import make
 from services.gateway.base.settings import GatewaySettings, ScalerSettings
 from services.gateway.journal import connect
-from services.gateway.journal.errors import JournalUnavailable
+from services.gateway.journal.errors import StoreUnavailable
 from services.gateway.kubernetes.scaling.component import Component, Sizes
 from services.gateway.kubernetes.scaling.pods import Pods
 from services.gateway.kubernetes.scaling.scaler import Scaler
@@ -409,7 +409,7 @@ async def test_redis_own_clock_and_cluster_mode() -> None:
         await one.leave()
         assert (await other.exchange(Counts(), []))[0] == Counts()
         server.kill()
-        with pytest.raises(JournalUnavailable):
+        with pytest.raises(StoreUnavailable):
             await other.exchange(Counts(), [])
         await one.close()
         await other.close()
