@@ -18,7 +18,7 @@ SUFFIXES = r"(_total|_bucket|_sum|_count|_created)?$"
 PACKAGES = {"cascade_core", "cascade_client", "cascade_video"}
 OTHERS = {"cascade_release"}
 """Labels that Prometheus adds."""
-MODULE = r"((?:benchmarks|cascade|demo_world|docs|images|services|tests)[a-z_.]*)"
+MODULE = r"((?:benchmarks|cascade|demo_world|docs|images|services|tests)[a-z_]*(?:\.[a-z_]+)*)"
 SOURCES = (
     "benchmarks",
     "cascade_client",
@@ -109,7 +109,7 @@ def test_modules_exist(path: Path) -> None:
     """What is run with `python -m`, and what an example imports from where."""
     text = path.read_text()
     imports = re.findall(rf"^from {MODULE} import (.+)", text, flags=re.MULTILINE)
-    wanted = [(module, "") for module in re.findall(rf"python -m {MODULE}\b", text)]
+    wanted = [(module, "") for module in re.findall(rf"python -m {MODULE}(?!\.?\w)", text)]
     wanted += [(module, name) for module, names in imports for name in names.split(", ")]
     assert [one for one in wanted if not holds(*one)] == []
 
