@@ -11,7 +11,13 @@ from cascade.v1.session_pb2 import SessionState
 from tests.paths import ROOT
 
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-GUIDES = [*DOCS, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md")), ROOT / "helm/cascade/README.md"]
+GUIDES = [
+    *DOCS,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted(ROOT.glob("*/README.md")),
+    ROOT / "helm/cascade/README.md",
+]
 CODE = ("services", "cascade_core", "cascade_client", "helm/cascade/templates")
 ARCHITECTURE = ROOT / "docs/architecture.md"
 SUFFIXES = r"(_total|_bucket|_sum|_count|_created)?$"
