@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import av
 import psutil
 import pytest
 from safetensors.torch import load_file
+
+from cascade_core.commands import bench, cli
+from tests.engine_support import rank_processes, write_card
 
 SMALL = ("generate", "--weights", "random", "--prompt", "a red circle", "--size", "32x48", "--blocks", "3")
 
@@ -24,6 +28,26 @@ ENVIRONMENT = os.environ | {"CASCADE_TEST_MARK": MARK}
 def run(*arguments: object, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
     command = [*COMMAND, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=ENVIRONMENT)
+
+
+Here = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def here(capfd: pytest.CaptureFixture[str]) -> Here:
+    """`run` without a process of its own, which would import torch anew: exit status, stdout, stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            cli.main([*map(str, arguments)])
+        except SystemExit as exit:
+            status = exit.code
+        else:
+            status = 0
+        return status, *capfd.readouterr()
+
+    return call
 
 
 def left_running() -> list[int]:
@@ -57,67 +81,75 @@ def test_generate_writes_video_latents_and_figures(tmp_path: Path) -> None:
     assert written["random_weights"] is True
 
 
-def test_the_same_seed_gives_the_same_latents_on_any_number_of_ranks(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_latents_on_any_number_of_ranks(tmp_path: Path, here: Here) -> None:
     one, two, other = (tmp_path / f"{name}.safetensors" for name in ("one", "two", "other"))
-    assert run(*SMALL, "--latents", one).returncode == 0
-    assert run(*SMALL, "--latents", two, "--ranks", 3).returncode == 0
-    assert run(*SMALL, "--latents", other, "--seed", 1).returncode == 0
+    for options in (("--latents", one), ("--latents", two, "--ranks", 3), ("--latents", other, "--seed", 1)):
+        status, _, errors = here(*SMALL, *options)
+        assert status == 0, errors
     first = load_file(one)["latents"]
     assert (first - load_file(two)["latents"]).abs().max() < 1e-4
     assert (first - load_file(other)["latents"]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (("--model", "wan"), "model 'wan' is unknown; known: bench, causal-forcing-1.3b"),
-        (("--prompt", "  "), "the one for block 0 is empty"),
-        (("--prompt", "word " * 100), "100 words"),
-        (("--size", "100x64"), "--size: 100 is not a multiple of 16"),
-        (("--size", "64"), "'64' is not WIDTHxHEIGHT"),
-        (("--ranks", "6"), "--ranks: 6 is not in 1..5"),
-        (("--ranks", "0"), "--ranks: Input should be greater than or equal to 1"),
-        (("--stagger", "9"), "--stagger: 9 is not in 1..5"),
-        (("--blocks", "0"), "--blocks: 0 is not at least 1"),
-        (("--tick-deadline", "0"), "--tick-deadline: Input should be greater than 0"),
-        (("--switch", "1:a", "--switch", "1:b"), "--switch: block 1 is given twice"),
-        (("--json", "/no/such/folder/x.json"), "--json /no/such/folder/x.json: the folder"),
-        (("--latents", "/tmp"), "--latents /tmp: is a folder"),
-        (
-            ("--json", "/tmp/same", "--latents", "/tmp/same"),
-            "--json /tmp/same: --latents names the same file",
-        ),
-        (("--decoder-weights", "/no/such/file"), "--decoder-weights /no/such/file: no such file or folder"),
-        (("--blocks", "four"), "--blocks: invalid int value"),
-        (("--switch", "3"), "'3' is not BLOCK:\"PROMPT\""),
-        (("--switch", "7:a square"), "--switch: block 7 is not in 1..2"),
-        (("--model", "bench", "--size", "4096x4096"), "not enough memory for a session of 4096x4096"),
-        (("--weights", "/no/such/file"), "no such file or folder"),
-        (("--device", "cuda", "--ranks", "5"), "5 ranks need as many GPUs"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_exit_status_2(
-    tmp_path: Path, arguments: tuple[str, ...], expected: str
-) -> None:
+BAD_INPUT = [
+    (("--model", "wan"), "model 'wan' is unknown; known: bench, causal-forcing-1.3b"),
+    (("--prompt", "  "), "the one for block 0 is empty"),
+    (("--prompt", "word " * 100), "100 words"),
+    (("--size", "100x64"), "--size: 100 is not a multiple of 16"),
+    (("--size", "64"), "'64' is not WIDTHxHEIGHT"),
+    (("--ranks", "6"), "--ranks: 6 is not in 1..5"),
+    (("--ranks", "0"), "--ranks: Input should be greater than or equal to 1"),
+    (("--stagger", "9"), "--stagger: 9 is not in 1..5"),
+    (("--blocks", "0"), "--blocks: 0 is not at least 1"),
+    (("--tick-deadline", "0"), "--tick-deadline: Input should be greater than 0"),
+    (("--switch", "1:a", "--switch", "1:b"), "--switch: block 1 is given twice"),
+    (("--json", "/no/such/folder/x.json"), "--json /no/such/folder/x.json: the folder"),
+    (("--latents", "/tmp"), "--latents /tmp: is a folder"),
+    (
+        ("--json", "/tmp/same", "--latents", "/tmp/same"),
+        "--json /tmp/same: --latents names the same file",
+    ),
+    (("--decoder-weights", "/no/such/file"), "--decoder-weights /no/such/file: no such file or folder"),
+    (("--blocks", "four"), "--blocks: invalid int value"),
+    (("--switch", "3"), "'3' is not BLOCK:\"PROMPT\""),
+    (("--switch", "7:a square"), "--switch: block 7 is not in 1..2"),
+    (("--model", "bench", "--size", "4096x4096"), "not enough memory for a session of 4096x4096"),
+    (("--device", "cuda", "--ranks", "5"), "5 ranks need as many GPUs"),
+]
+
+
+def test_bad_input_is_one_sentence_and_exit_status_2(tmp_path: Path, here: Here) -> None:
     output = tmp_path / "x.mp4"
-    result = run(*SMALL, *arguments, "-o", output)
+    wrong = []
+    for arguments, expected in BAD_INPUT:
+        status, _, errors = here(*SMALL, *arguments, "-o", output)
+        *before, complaint = errors.strip().splitlines()
+        # What the model's loading or the ranks find out comes after the bar.
+        is_told = not before or before[-1].split("\r")[-1].startswith("loading")
+        if (
+            (status, is_told) != (2, True)
+            or not complaint.startswith("cascade-engine")
+            or expected not in complaint
+        ):
+            wrong.append((arguments, expected, status, errors))
+        assert not output.exists(), arguments
+        assert not rank_processes(), arguments
+    assert not wrong
+
+
+def test_what_the_ranks_find_out_is_told_as_well(tmp_path: Path) -> None:
+    result = run(*SMALL, "--weights", "/no/such/file", "-o", tmp_path / "x.mp4")
     assert result.returncode == 2, result.stderr
-    lines = result.stderr.strip().splitlines()
-    complaint = lines[-1]
-    # What the model's loading or the ranks find out comes after the bar.
-    assert len(lines) == 1 or lines[-2].split("\r")[-1].startswith("loading")
-    assert complaint.startswith("cascade-engine")
-    assert expected in complaint
+    assert result.stderr.splitlines()[-1].startswith("cascade-engine")
+    assert "no such file or folder" in result.stderr
     assert "Traceback" not in result.stderr
-    assert not output.exists()
-    assert not left_running()
 
 
-def test_an_output_folder_that_is_not_there_is_told_before_the_work(tmp_path: Path) -> None:
-    result = run(*SMALL, "-o", tmp_path / "none" / "x.mp4")
-    assert result.returncode == 2
-    assert "does not exist" in result.stderr
-    assert run(*SMALL).returncode == 2  # no output at all
+def test_an_output_folder_that_is_not_there_is_told_before_the_work(tmp_path: Path, here: Here) -> None:
+    status, _, errors = here(*SMALL, "-o", tmp_path / "none" / "x.mp4")
+    assert status == 2
+    assert "does not exist" in errors
+    assert here(*SMALL)[0] == 2  # no output at all
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -157,11 +189,11 @@ def start_generating(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_models_lists_licence_sizes_and_missing_files() -> None:
-    table = run("models").stdout
+def test_models_lists_licence_sizes_and_missing_files(here: Here) -> None:
+    _, table, _ = here("models")
     assert "self-forcing-1.3b" in table
     assert "licence" in table
-    models = {model["name"]: model for model in json.loads(run("models", "--json").stdout)}
+    models = {model["name"]: model for model in json.loads(here("models", "--json")[1])}
     assert models["bench"]["random_only"]
     assert models["demo"]["missing_files"] == []
     assert models["krea-14b"]["num_parameters"] == pytest.approx(14.3e9, rel=0.01)
@@ -169,30 +201,48 @@ def test_models_lists_licence_sizes_and_missing_files() -> None:
     assert models["self-forcing-1.3b"]["session_bytes"] > 4 * 2**30
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
+def test_bench_tells_bad_input_at_once(tmp_path: Path, here: Here) -> None:
+    for arguments, expected in (
         (("--blocks", "0"), "--blocks: 0 is not a whole number of at least 1"),
         (("--out", "/dev/null/x"), "--out /dev/null/x: cannot be written"),
         (("--model", "wan"), "model 'wan' is unknown"),
-    ],
-)
-def test_bench_tells_bad_input_at_once(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
-    result = run("bench", "--out", tmp_path, *arguments)
-    assert result.returncode == 2
-    assert expected in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    ):
+        status, _, errors = here("bench", "--out", tmp_path, *arguments)
+        assert status == 2, arguments
+        assert expected in errors
+        assert len(errors.splitlines()) == 1
 
 
-def test_bench_writes_its_tables(tmp_path: Path) -> None:
-    quick = ("--model", "demo", "--blocks", 2, "--frames", 90, "--only", "speedup", "switch", "length")
-    result = run("bench", "--out", tmp_path, *quick, timeout_s=240)
-    assert result.returncode == 0, result.stderr
-    tables = json.loads((tmp_path / "cpu.json").read_text())
+def check_tables(folder: Path) -> None:
+    tables = json.loads((folder / "cpu.json").read_text())
     assert [row["ranks"] for row in tables["speedup"]] == [1, 1, 2, 2, 2]
     assert tables["speedup"][0]["speedup"] == 1
     assert {row["mode"] for row in tables["switch"]} == {"immediate", "boundary", "recache"}
-    assert [row["latent_frames"] for row in tables["length"]] == [90]
-    assert "window" not in tables
+    assert [row["latent_frames"] for row in tables["length"]][-1] == 90
     assert tables["machine"]["cores"] == os.cpu_count()
-    assert "| ranks | stagger |" in (tmp_path / "cpu.md").read_text()
+    written = (folder / "cpu.md").read_text()
+    for name, title in bench.TITLES.items():
+        assert (title in written) == (name in tables)
+
+
+def test_bench_writes_the_tables_that_are_asked_for(
+    tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but one, of a tiny model in the place of the demo's."""
+    card = write_card(tmp_path)
+    find_card = bench.find_card
+    monkeypatch.setattr(bench, "find_card", lambda name: find_card(str(card) if name == "demo" else name))
+    tables = ("speedup", "switch", "window", "length")
+    quick = ("--model", card, "--blocks", 2, "--frames", 90, "--only", *tables)
+    status, _, errors = here("bench", "--out", tmp_path / "out", *quick)
+    assert status == 0, errors
+    check_tables(tmp_path / "out")
+    assert "first_block" not in json.loads((tmp_path / "out/cpu.json").read_text())
+
+
+@pytest.mark.slow
+def test_bench_writes_all_tables_of_the_demo_model(tmp_path: Path) -> None:
+    result = run("bench", "--out", tmp_path, "--model", "demo", "--blocks", 2, "--frames", 90, timeout_s=240)
+    assert result.returncode == 0, result.stderr
+    check_tables(tmp_path)
+    assert len(json.loads((tmp_path / "cpu.json").read_text())["window"]) == 5

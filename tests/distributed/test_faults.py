@@ -45,7 +45,7 @@ from tests.paths import ROOT
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.filterwarnings("error")]
 
-NUM_RANKS = 3
+NUM_RANKS = 2
 NUM_BLOCKS = 8
 TICK_DEADLINE_S = 3.0
 REQUEST = SessionRequest({0: PROMPT}, seed=7)
@@ -129,7 +129,7 @@ class TestLosses:
     async def test_rank_that_hangs_in_a_tick(self, engine: Engine, expected: dict[int, torch.Tensor]) -> None:
         before = engine.status
         session = await streaming(engine)
-        await stop(before.process_ids[2])
+        await stop(before.process_ids[1])
         with pytest.raises(SessionLost, match="a tick took longer than 3 s"):
             await collect(session)
         await back_again(engine, before.num_restarts + 1)
@@ -141,8 +141,8 @@ class TestLosses:
     ) -> None:
         before = engine.status
         session = await streaming(engine)
-        unknown = TickPlan(999, ranks=((Work(0, 0, 0),), (), ()))
-        send_to(engine, 1, Tick(unknown))  # the others wait for it in a collective
+        unknown = TickPlan(999, ranks=((Work(0, 0, 0),), ()))
+        send_to(engine, 1, Tick(unknown))  # the other waits for it in a collective
         with pytest.raises(SessionLost, match="rank"):
             await collect(session)
         await back_again(engine, before.num_restarts + 1)
@@ -406,7 +406,7 @@ class TestClose:
 class TestStart:
     """An engine that does not come up leaves nothing behind either."""
 
-    @pytest.mark.parametrize("num_spawned", [0, 1, 3])
+    @pytest.mark.parametrize("num_spawned", [0, 1, 2])
     async def test_cancelled(self, card: Path, num_spawned: int) -> None:
         before = len(rank_processes())
         starting = asyncio.create_task(Engine.start(engine_config(card, num_ranks=NUM_RANKS)))
@@ -430,7 +430,7 @@ class TestStart:
         with pytest.raises(WeightsError, match="nowhere"):
             await Engine.start(engine_config(card, weights="/nowhere/at/all"))
 
-    async def test_one_rank_fails_while_the_others_wait_for_it(
+    async def test_one_rank_fails_while_the_other_waits_for_it(
         self, card: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def load(card: Any, config: Any, files: ModelFiles | None, rank: int, *others: Any) -> Load:
@@ -515,7 +515,7 @@ class TestParent:
         ranks = rank_processes(parent.pid)
         await asyncio.sleep(0.3)  # into the ranks' imports
         os.killpg(parent.pid, signal.SIGINT)
-        _, errors = await asyncio.to_thread(parent.communicate)
+        _, errors = await asyncio.to_thread(parent.communicate, timeout=WAIT_S)
         assert errors.rstrip().endswith("KeyboardInterrupt")
         assert "cascade_core/ranks/worker.py" not in errors
         assert not any(map(is_running, ranks))
