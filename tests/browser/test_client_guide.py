@@ -152,13 +152,16 @@ async def test_a_token_that_is_none_is_told_once(origin: str) -> None:
 
 @pytest.mark.skipif(not HLS_JS.exists(), reason="needs hls.js: npm ci --prefix tests/browser")
 async def test_hls_js_on_a_page_of_another_origin(origin: str) -> None:
+    """The whole video is there, so that the player waits for nobody."""
     async with web_town(http={"cors_origins": (origin,)}, max_unacked_segments=3) as place:
-        place.stage.block_s = 12 / FPS
-        name = await place.anybody.name()
-        async with place.anybody.attached(name), opened(f"{origin}/hls") as page:
+        name = await place.anybody.name(num_blocks=6)
+        token = await place.anybody.token(name)
+        async with place.anybody.attached(name) as leg:
+            await leg.until_over()
+        async with opened(f"{origin}/hls") as page:
             await page.evaluate(
                 "([gateway, session, token]) => start(gateway, session, token)",
-                [place.web, name, await place.anybody.token(name)],
+                [place.web, name, token],
             )
-            await until_value(lambda: page.evaluate(TIME), lambda seconds: seconds > 1.0)
+            await page.wait_for_function(f"() => ({TIME})() > 1.0")
             assert await page.evaluate("() => document.querySelector('video').videoWidth") == SIZE

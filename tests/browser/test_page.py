@@ -7,6 +7,8 @@ import pytest
 
 from tests.browser.conftest import Enter, OpenPage
 from tests.browser.places import open_town, wire_to
+from tests.browser.visit import Visit
+from tests.services.support.gateway_support import until_value
 
 REFUSED = "Failed to load resource: the server responded with a status of 4"
 ATTACKS = (
@@ -89,17 +91,23 @@ async def test_a_viewer_who_was_away_comes_back_by_the_link(enter: Enter, visit:
 
 
 async def test_a_picture_that_stood_still_is_given_more_credit(enter: Enter, visit: OpenPage) -> None:
-    place = await enter(open_town())
+    """The stage is slow and not lost, however long this machine takes."""
+    place = await enter(open_town(stall_timeout_s=60.0))
     page = await visit(place.url)
     await page.start("a red circle")
     place.stage.block_s = 1.2  # of 0.75 s of video
     await page.until("() => document.querySelector('[data-figure=stalls]').textContent !== '0'")
+    asked = await until_value(lambda: credits_asked(page), lambda found: len(found) >= 2)
     place.stage.block_s = 0.0
     await page.until_playing(4)
-    attached = [json.loads(message)["attach"] for message in page.sent if "attach" in json.loads(message)]
-    assert [each["maxUnackedSegments"] for each in attached] == [2, 4, 8][: len(attached)]
-    assert len(attached) >= 2
+    assert asked in ([2, 4], [2, 8], [2, 4, 8])
     assert (await page.witness())["back"] == 0
+
+
+async def credits_asked(page: Visit) -> list[int]:
+    """By each of its streams; one that comes again asks for the same."""
+    asked = [json.loads(message).get("attach", {}).get("maxUnackedSegments") for message in page.sent]
+    return list(dict.fromkeys(credit for credit in asked if credit))
 
 
 async def test_a_browser_that_wants_a_click_gets_one(enter: Enter, visit: OpenPage) -> None:

@@ -1,6 +1,8 @@
 """One page in a browser, as a person sees and uses it."""
 
+import json
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from tests.services.support.video_support import unpacked
 
 WAIT_S = 40.0
 """Deadline of every wait; only a hang reaches it."""
+SEGMENT_S, NEARLY_S = 0.75, 0.3
 HARMLESS = ("net::ERR_ABORTED",)
 """Of a request: the page was left meanwhile."""
 HERE = Path(__file__).parent
@@ -30,6 +33,10 @@ class Visit:
         self.sent: list[str] = []
         """Over whichever WebSocket."""
         self.num_sockets = 0
+        self._came_s: dict[int, float] = {}
+        """When each segment came."""
+        self._began_s: dict[int, float] = {}
+        """When the page said that it plays."""
         self._host = urlsplit(url).netloc
         self._allow = [re.compile(pattern) for pattern in (*allow, *HARMLESS)]
         self._picture = picture
@@ -65,12 +72,27 @@ class Visit:
     def _hear_socket(self, socket: WebSocket) -> None:
         self.num_sockets += 1
         socket.on("framereceived", self._hear_frame)
-        socket.on("framesent", lambda frame: self.sent.append(str(frame)))
+        socket.on("framesent", self._hear_sent)
 
     def _hear_frame(self, frame: str | bytes) -> None:
         event, _ = unpacked(frame)
         if "segment" in event:
-            self.sequences.append(int(event["segment"]["sequence"]))
+            self.sequences.append(sequence := int(event["segment"]["sequence"]))
+            self._came_s.setdefault(sequence, time.monotonic())
+
+    def _hear_sent(self, frame: str | bytes) -> None:
+        self.sent.append(str(frame))
+        ack = json.loads(frame).get("ack")
+        if ack:
+            self._began_s.setdefault(int(ack["sequence"]), time.monotonic())
+
+    def has_been_late(self) -> bool:
+        """Whether a segment came when the one before it was over, or nearly: then no page can play on."""
+        return any(
+            self._came_s[sequence + 1] > began_s + SEGMENT_S - NEARLY_S
+            for sequence, began_s in self._began_s.items()
+            if sequence + 1 in self._came_s
+        )
 
     def find(self, selector: str) -> Locator:
         return self.page.locator(selector)

@@ -2,9 +2,11 @@
 
 import asyncio
 import signal
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from _pytest.mark.structures import ParameterSet
 from numpy.typing import NDArray
 
 from cascade.v1 import common_pb2
@@ -34,6 +36,22 @@ def undisturbed(processes: System) -> Played:
     return played
 
 
+COMMIT = (
+    "kill -9 of a rank",
+    "kill -9 of the decoder",
+    "kill -9 of the gateway",
+    "Redis restarts without its data",
+    "SIGTERM of the stage",
+)
+"""One loss of each kind of process and one move; the others are slow."""
+
+
+def cases() -> Iterator[ParameterSet]:
+    for case in CASES:
+        marks = () if case.name in COMMIT else (pytest.mark.slow,)
+        yield pytest.param(case, marks=marks, id=case.name)
+
+
 def tell(case: Case, outcome: Outcome) -> None:
     gap = "none" if outcome.gap_s is None else f"{outcome.gap_s:.2f} s"
     played = outcome.played
@@ -43,7 +61,7 @@ def tell(case: Case, outcome: Outcome) -> None:
     )
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", cases())
 async def test_the_session_goes_on(case: Case, undisturbed: Played, system: System) -> None:
     outcome = await faults.run(case, system)
     tell(case, outcome)
@@ -85,6 +103,7 @@ def psnr_db(played: Played, expected: Played) -> NDArray[np.float64]:
     return 10 * np.log10(255**2 / np.maximum((error**2).mean((1, 2, 3)), 1e-3))
 
 
+@pytest.mark.slow
 async def test_health_follows_progress(system: System) -> None:
     async with Client(system.target) as client:
         session = await client.create(faults.PROMPT, seed=faults.SEED, num_blocks=NUM_BLOCKS)

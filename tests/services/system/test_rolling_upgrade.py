@@ -17,6 +17,21 @@ def causes(rehearsal: Rehearsal) -> set[tuple[str, str]]:
     return {kind for seen in rehearsal.seen for kind in seen.recoveries}
 
 
+async def test_each_kind_is_replaced_once() -> None:
+    """Two of them with a spare and one without: what a commit needs of the rehearsals below."""
+    async with running_fleet(Shape(num_each=1, places=2, drain_deadline_s=DEADLINE_S)) as fleet:
+        upgrades: list[Upgrade] = [("stage", "drained"), ("decoder", "surge"), ("gateway", "in place")]
+        rehearsal = await rehearse(fleet, upgrades, 2, FPS)
+        assert len(rehearsal.seen) == 3
+        rehearsal.check()
+        assert all(seen.step.leave_s < DEADLINE_S / 2 for seen in rehearsal.seen)
+        stage, decoder, gateway = rehearsal.seen
+        assert stage.recoveries[("MIGRATION", "REBUILT")] == 2
+        assert decoder.recoveries[("MIGRATION", "UNAFFECTED")] == 2
+        assert gateway.recoveries.total() >= 2
+
+
+@pytest.mark.slow
 async def test_with_a_spare_nobody_notices() -> None:
     """New processes serve before the old ones are asked to leave; those leave as soon as they are empty."""
     async with running_fleet(Shape(num_each=1, places=4, drain_deadline_s=DEADLINE_S)) as fleet:
@@ -28,6 +43,7 @@ async def test_with_a_spare_nobody_notices() -> None:
         assert causes(rehearsal) >= {("MIGRATION", "REBUILT"), ("MIGRATION", "UNAFFECTED")}
 
 
+@pytest.mark.slow
 async def test_without_a_spare_sessions_wait_for_the_new_process() -> None:
     """There is one of each, so what it had has nowhere to go until the next one serves."""
     shape = Shape(num_each=1, places=2, drain_deadline_s=1.0)

@@ -1,0 +1,130 @@
+# ruff: noqa: ASYNC110, ASYNC240 - another process, small files
+"""The command `cascade` in a terminal, narrow and wide: what a person sees of it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from cascade.v1 import session_pb2
+from cascade_client import Client, Stream
+from tests.conftest import Open
+from tests.services.client.test_cascade_command import command, environment
+from tests.services.support.fake_gateway import BLOCK_FRAMES, Script, serving
+from tests.services.support.media_support import decode
+from tests.terminal import CTRL_C, Terminal
+
+WIDTHS = (40, 80, 200)
+PROMPT = "a red circle moves left on a white background, slowly at first and then faster"
+
+
+async def finished(shown: Terminal) -> int:
+    """Its exit status; meanwhile the gateway in this process works."""
+    status = await asyncio.to_thread(shown.finish)
+    assert "Traceback" not in shown.text(), shown.text()
+    return status
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+async def test_help_says_how_to_use_it(terminal: Open, columns: int) -> None:
+    for arguments in ((), ("generate",)):
+        shown = terminal(*command(*arguments, "--help"), columns=columns, environment=environment())
+        assert await finished(shown) == 0
+        assert shown.lines[0].startswith(" ".join(("usage: cascade", *arguments)))
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+async def test_generate_draws_one_bar_and_whole_lines(terminal: Open, tmp_path: Path, columns: int) -> None:
+    script = Script(num_queued=2, lose_before=[4], recover_before=[6], pace_s=0.01)
+    async with serving(script) as gateway:
+        making = ("generate", PROMPT, "--blocks", 8, "--out", "circle.mp4", "--gateway", gateway.address)
+        shown = terminal(*command(*making), columns=columns, environment=environment(), folder=tmp_path)
+        assert await finished(shown) == 0, shown.text()
+    assert shown.bar().startswith("100%|")
+    *notes, bar, saved, _ = shown.lines
+    assert bar == shown.bar()
+    assert saved == f"saved {(8 * BLOCK_FRAMES - 3) / 16:.1f} s (93 pictures) to circle.mp4"
+    starts = (
+        "sessions/s1 is",
+        "queue: place 2",
+        "queue: place 1",
+        "state: active",
+        "reconnected",
+        "recovery",
+    )
+    for note in notes:
+        assert note.startswith(starts), f"{note!r} is not whole:\n{shown.text()}"
+    assert len(notes) >= len(starts)
+
+
+async def test_ctrl_c_ends_generate_and_its_session(terminal: Open, tmp_path: Path) -> None:
+    out = tmp_path / "video.mp4"
+    async with serving(Script(pace_s=0.05)) as gateway:
+        making = ("generate", "a red circle", "--out", out, "--gateway", gateway.address)
+        shown = terminal(*command(*making), columns=40, environment=environment())
+        await asyncio.to_thread(shown.until, "fps=")
+        shown.press(CTRL_C)
+        assert await finished(shown) == 130, shown.text()
+        session = gateway.sessions["sessions/s1"].message
+    assert "stopped; " in shown.text()
+    assert session.end.reason == session_pb2.END_REASON_DELETED
+    assert len(decode(out.read_bytes())) >= BLOCK_FRAMES - 3
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+async def test_watch_tells_and_ends_by_ctrl_c(terminal: Open, tmp_path: Path, columns: int) -> None:
+    async with serving(Script(pace_s=0.05)) as gateway, Client(gateway.address) as client:
+        session = await client.create(PROMPT)
+        async with client.connect(session) as stream:
+            reading = asyncio.create_task(read(stream))
+            watching = command("watch", "s1", "--gateway", gateway.address)
+            shown = terminal(*watching, columns=columns, environment=environment(), folder=tmp_path)
+            await asyncio.to_thread(shown.until, "Ctrl-C ends it")
+            while not list(tmp_path.glob(".watched.mp4.*.part")):
+                await asyncio.sleep(0.05)
+            shown.press(CTRL_C)
+            assert await finished(shown) == 130, shown.text()
+            reading.cancel()
+    assert shown.lines[0] == "watching sessions/s1; Ctrl-C ends it"
+    assert "stopped" in shown.text()
+
+
+async def read(stream: Stream) -> None:
+    async for _ in stream:
+        pass
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+async def test_sessions_are_a_line_each(terminal: Open, columns: int) -> None:
+    async with serving() as gateway, Client(gateway.address) as client:
+        for _ in range(2):
+            await client.create(PROMPT)
+        listing = command("sessions", "--gateway", gateway.address)
+        shown = terminal(*listing, columns=columns, environment=environment())
+        assert await finished(shown) == 0
+    assert [line.split()[0] for line in shown.lines if line] == ["SESSION", "sessions/s2", "sessions/s1"]
+
+
+async def test_doctor_finds_in_whole_lines(terminal: Open) -> None:
+    async with serving() as gateway:
+        asking = command("doctor", "--gateway", gateway.address)
+        shown = terminal(*asking, columns=40, environment=environment())
+        assert await finished(shown) == 0, shown.text()
+    assert f"ok    gateway {gateway.address}" in shown.text()
+    starts = ("ok    ", "warn  ", "      -> ")
+    assert all(line.startswith(starts) for line in shown.lines if line), shown.text()
+
+
+@pytest.mark.parametrize("name", ["sessions", "doctor"])
+async def test_ctrl_c_while_nobody_answers(terminal: Open, name: str) -> None:
+    asked = asyncio.Event()
+
+    async def fall_silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+
+    async with await asyncio.start_server(fall_silent, "127.0.0.1", 0) as silent:
+        address = "{}:{}".format(*silent.sockets[0].getsockname())
+        shown = terminal(*command(name, "--gateway", address), columns=40, environment=environment())
+        await asyncio.wait_for(asked.wait(), 60)
+        shown.press(CTRL_C)
+        assert await finished(shown) == 130, shown.text()
