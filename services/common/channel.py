@@ -34,7 +34,7 @@ def server_options(settings: GrpcSettings) -> Options:
     ]
 
 
-class Channels:
+class ChannelFactory:
     """Channels to other services that are all reached alike. Files of TLS that change hold for whatever is
     opened after; what is open stays as it is until it is opened anew. Raises InvalidConfig at first."""
 
@@ -60,4 +60,4 @@ class Channels:
 
 def open_channel(target: str, settings: GrpcSettings, tls: ClientTlsSettings | None) -> grpc.aio.Channel:
     """A single one; `tls` None: plain text."""
-    return Channels(settings, tls).open(target)
+    return ChannelFactory(settings, tls).open(target)

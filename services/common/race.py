@@ -2,9 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 async def race(*runners: Coroutine[Any, Any, Any], end_s: float | None = None) -> None:
@@ -24,7 +22,9 @@ async def race(*runners: Coroutine[Any, Any, Any], end_s: float | None = None) -
         task.result()
 
 
-async def first_of(tasks: "Iterable[asyncio.Future[T]]") -> "set[asyncio.Future[T]]":
-    """Those that are over, as soon as one is; the others go on."""
-    done, _ = await asyncio.wait(tuple(tasks), return_when=asyncio.FIRST_COMPLETED)
+async def first_of(
+    tasks: Iterable["asyncio.Future[Any]"], timeout_s: float | None = None
+) -> set["asyncio.Future[Any]"]:
+    """Those that are over, as soon as one is or the time is; the others go on."""
+    done, _ = await asyncio.wait(tuple(tasks), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     return done

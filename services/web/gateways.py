@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from cascade.v1 import operator_pb2, operator_pb2_grpc, session_pb2, session_pb2_grpc
 from services.common.call import ON_BEHALF
-from services.common.channel import Channels
+from services.common.channel import ChannelFactory
 from services.common.settings import GrpcSettings
 from services.web.settings import WebSettings
 
@@ -72,7 +72,7 @@ class RemoteGateway:
     def __init__(self, settings: WebSettings) -> None:
         """Raises InvalidConfig."""
         self._target = settings.gateway
-        self._channels = Channels(GrpcSettings(), settings if settings.tls else None, OPTIONS)
+        self._channels = ChannelFactory(GrpcSettings(), settings if settings.tls else None, OPTIONS)
         self._credentials = self._channels.credentials
         self._stubs = Stubs(self._channels.open(self._target))
         self._closing: set[asyncio.Task[None]] = set()

@@ -15,6 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from cascade_core.errors import InvalidConfig
+from services.common.race import first_of
 from services.common.resume_tokens import ResumeTokens
 from services.common.settings import TlsSettings
 from services.common.watched import WatchedFiles
@@ -125,7 +126,7 @@ async def uvicorn_running(
     server = QuietServer(config)
     serve = asyncio.create_task(server.serve([listener]), name="http")
     waiting = asyncio.create_task(server.listening.wait())
-    await asyncio.wait((serve, waiting), return_when=asyncio.FIRST_COMPLETED)
+    await first_of((serve, waiting))
     waiting.cancel()
     if serve.done():
         serve.result()
@@ -135,7 +136,7 @@ async def uvicorn_running(
         server.should_exit = True
         hurry = asyncio.create_task((hurried or asyncio.Event()).wait())
         ends = (serve, hurry)
-        await asyncio.wait(ends, timeout=grace_s + STOP_MARGIN_S, return_when=asyncio.FIRST_COMPLETED)
+        await first_of(ends, grace_s + STOP_MARGIN_S)
         for task in ends:
             task.cancel()
         await asyncio.wait(ends)

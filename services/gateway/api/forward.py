@@ -12,7 +12,7 @@ from cascade.v1 import session_pb2, session_pb2_grpc
 from cascade_client.keep_status import keep_status
 from cascade_core.errors import CascadeError
 from services.common.call import Call
-from services.common.channel import Channels
+from services.common.channel import ChannelFactory
 from services.common.errors import NotReady
 from services.common.race import first_of
 from services.common.remote import RemoteError, remote_error
@@ -30,7 +30,7 @@ class Forwarder:
     """Channels to other gateways, opened when first needed."""
 
     def __init__(self, settings: PeerSettings) -> None:
-        self._channels = Channels(settings.grpc(), settings.credentials())
+        self._channels = ChannelFactory(settings.grpc(), settings.credentials())
         self._open: OrderedDict[str, tuple[object, grpc.aio.Channel]] = OrderedDict()
         """By address: with the credentials that it was opened with."""
         self._leaving = asyncio.Event()

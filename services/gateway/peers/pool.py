@@ -9,7 +9,7 @@ import grpc
 import structlog
 
 from services.common.backoff import Backoff
-from services.common.channel import Channels
+from services.common.channel import ChannelFactory
 from services.common.wakeup import Wakeup
 from services.gateway.base.settings import GatewaySettings, PeerSettings
 from services.gateway.peers.endpoints import Endpoint, Endpoints
@@ -38,7 +38,7 @@ class Pool(Generic[S]):
         self._endpoints = endpoints
         self._interval_s = settings.status_interval_s
         self._peer_settings = peer
-        self._channels = Channels(peer.grpc(), peer.credentials(), CHANNEL_OPTIONS)
+        self._channels = ChannelFactory(peer.grpc(), peer.credentials(), CHANNEL_OPTIONS)
         self._peers: dict[str, Peer[S]] = {}
         self.is_listed = False
         """Whether the list of addresses has come, be it empty."""
