@@ -24,8 +24,9 @@ HostName = Annotated[str, Field(pattern=r"^([a-z0-9.\-]+|\[[0-9a-f:.]+\])$")]
 
 @dataclass(frozen=True, config=STRICT)
 class HttpSettings:
-    """JSON, OpenAPI and what streams video over HTTP, in the gateway's process. TLS is that of `tls`, client
-    certificates included; callers show a key or a token, as `auth` says."""
+    """JSON, OpenAPI and what streams video over HTTP, in the gateway's process or in one of its own. TLS is
+    that of `tls`, client certificates included; callers show a key or a token, as the gateway's `auth`
+    says."""
 
     host: str = "127.0.0.1"
     """Address to listen on; in a pod `0.0.0.0` or `::`."""

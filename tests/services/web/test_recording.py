@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.services.support.gateway_support import until_value
 from tests.services.support.media_support import assert_gapless, boxes, needs_ffprobe, samples
 from tests.services.support.video_support import FPS, browsing, playing, probed, run, web_town
 
@@ -89,8 +90,7 @@ async def test_a_download_is_resumed_while_the_session_goes_on(tmp_path: Path) -
         assert half.headers["content-range"] == f"bytes 0-{size // 2}/{size}"
         await leg.ack(4)
         await leg.until_sequence(5)
-        grown = await client.get(url)
-        assert grown.headers["etag"] != etag
+        grown = await until_value(lambda: client.get(url), lambda found: found.headers["etag"] != etag)
         more = {"range": f"bytes={size // 2 + 1}-", "if-range": etag}
         others = await client.get(url, headers=more)
         assert (others.status_code, others.headers["etag"]) == (206, etag)

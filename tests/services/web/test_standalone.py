@@ -29,6 +29,9 @@ from tests.services.support.http_support import client, create, problem
 from tests.services.support.redis_support import DIE_WITH_US
 from tests.services.support.system import ROOT, clean_environment, free_port
 from tests.services.support.video_support import Browser, WebTown, playing, web_town
+from tests.services.web.test_safety import open_line, rest
+
+START = b"POST /v1/sessions HTTP/1.1\r\nHost: a\r\n"
 
 
 def settings(gateway: str, http: dict[str, Any] | None = None, **web: Any) -> Settings:
@@ -108,6 +111,28 @@ async def test_a_process_in_front_of_a_gateway(tmp_path: Path) -> None:
         async with asyncio.timeout(WAIT_S):
             assert await web.wait() == 0, (tmp_path / "log").read_text()
     await front.close()
+
+
+@pytest.mark.parametrize("is_hurried", [False, True])
+async def test_an_answer_under_way_is_given_unless_a_second_signal_hurries(
+    tmp_path: Path, is_hurried: bool
+) -> None:
+    async with process("127.0.0.1:1", tmp_path / "log") as (url, web), client(url) as visitor:
+        reader, writer = await open_line(url)
+        writer.write(START + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{")
+        assert await status(visitor, "/healthz") == 200
+        web.send_signal(signal.SIGTERM)
+        await until_value(lambda: status(visitor, "/healthz"), lambda found: found == 0)
+        if is_hurried:
+            web.send_signal(signal.SIGTERM)
+        else:
+            writer.write(b"}")
+            answer = await rest(reader)
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"connection: close" in answer
+        async with asyncio.timeout(WAIT_S):
+            assert await web.wait() == 0, (tmp_path / "log").read_text()
+        writer.close()
 
 
 @pytest.mark.parametrize("has_key", [True, False])
