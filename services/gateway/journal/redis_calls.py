@@ -29,7 +29,7 @@ class RedisCalls:
         self._client = client
         self._register = functools.cache(client.register_script)
         self._call_timeout_s = call_timeout_s
-        self._slots = asyncio.Semaphore(max_calls)
+        self._turns = asyncio.Semaphore(max_calls)
         """First come, first served, which a connection pool is not."""
 
     async def close(self) -> None:
@@ -61,7 +61,7 @@ class RedisCalls:
     async def _call(self, num_bytes: int) -> AsyncIterator[None]:
         """A call in its turn and with its deadline."""
         try:
-            async with asyncio.timeout(self._call_timeout_s + num_bytes / BYTES_PER_S), self._slots:
+            async with asyncio.timeout(self._call_timeout_s + num_bytes / BYTES_PER_S), self._turns:
                 yield
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"Redis: {error or type(error).__name__}") from error

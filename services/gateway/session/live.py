@@ -69,11 +69,11 @@ class LiveSession:
 
     async def next_epoch(self) -> int:
         """A new epoch for a new stream, which fences those of the former ones."""
-        await to_its_end(self._claim())
+        await to_its_end(self._claim_lease())
         bind_session(self.record.session, self.lease.epoch)
         return self.lease.epoch
 
-    async def _claim(self) -> None:
+    async def _claim_lease(self) -> None:
         async with self._writing:
             lease_s = self.shared.settings.gateway.lease_s
             self.lease = await self.shared.journal.claim(self.record.session, self.shared.owner, lease_s)
