@@ -3,6 +3,7 @@
 And Ctrl-C as a terminal gives it: what a shell starts in the background ignores it, and so do its children.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -35,3 +36,9 @@ def terminal() -> Iterator[Open]:
             return stack.enter_context(Terminal([*map(str, command)], columns, environment, folder))
 
         yield start
+
+
+def pytest_collection_finish() -> None:
+    """What imports have made stays: a collection that looks at it takes most of a short test's time."""
+    gc.collect()
+    gc.freeze()

@@ -28,8 +28,19 @@ async def switch(
 
     Raises RequestIdReused, TooManySwitches, BlockNotAhead, and RemoteError where the stage refused.
     """
-    if is_new(live.record, request_id, b"switch", asked.SerializeToString(deterministic=True)):
-        await accept(live, request_id, asked, wait_s)
+    verdict = asyncio.Event()
+    try:
+        async with live.asking:
+            accepted = is_new(live.record, request_id, b"switch", asked.SerializeToString(deterministic=True))
+            if accepted:
+                await accept(live, request_id, asked, verdict)
+        if accepted and wait_s and live.state == session_pb2.SESSION_STATE_ACTIVE:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await verdict.wait()
+    finally:
+        if live.verdicts.get(request_id) is verdict:
+            del live.verdicts[request_id]
     prompt = live.record.find_prompt(request_id)
     if prompt is None:  # so long ago that it is forgotten, and has taken effect
         return session_pb2.PromptReceipt(request_id=request_id, state=session_pb2.SWITCH_STATE_APPLIED)
@@ -39,8 +50,10 @@ async def switch(
     return receipt
 
 
-async def accept(live: LiveSession, request_id: str, asked: session_pb2.PromptSwitch, wait_s: float) -> None:
-    """Journal a switch, which the stage's stream then sends, and wait a moment for the stage's answer."""
+async def accept(
+    live: LiveSession, request_id: str, asked: session_pb2.PromptSwitch, verdict: asyncio.Event
+) -> None:
+    """Journal a switch, which the stage's stream then sends; `verdict` is set when the stage has answered."""
     num_waiting, next_block = len(live.record.waiting()), live.record.next_stage_block
     if num_waiting >= MAX_WAITING:
         raise TooManySwitches(f"{num_waiting} switches wait to take effect")
@@ -51,19 +64,12 @@ async def accept(live: LiveSession, request_id: str, asked: session_pb2.PromptSw
     if at_block is not None and at_block >= (end := end_block(live)):
         message = f"at_block: the session ends before block {end}"
         raise BlockNotAhead(message, next_block=next_block)
-    verdict = live.verdicts.setdefault(request_id, asyncio.Event())
-    try:
-        await live.write(
-            note(request_id, b"switch", asked.SerializeToString(deterministic=True)),
-            PromptAccepted(request_id, asked.text, mode_name(asked.mode), at_block, now_ms()),
-        )
-        live.tell_receipt(request_id)
-        if wait_s and live.state == session_pb2.SESSION_STATE_ACTIVE:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await verdict.wait()
-    finally:
-        live.verdicts.pop(request_id, None)
+    live.verdicts[request_id] = verdict
+    await live.write(
+        note(request_id, b"switch", asked.SerializeToString(deterministic=True)),
+        PromptAccepted(request_id, asked.text, mode_name(asked.mode), at_block, now_ms()),
+    )
+    live.tell_receipt(request_id)
 
 
 def end_block(live: LiveSession) -> int:
@@ -75,15 +81,16 @@ def end_block(live: LiveSession) -> int:
 async def set_paused(live: LiveSession, request_id: str, *, is_paused: bool) -> None:
     """Note the wish; the session follows. Raises RequestIdReused."""
     kind = b"pause" if is_paused else b"resume"
-    if not is_new(live.record, request_id, kind):
-        return
-    await live.write(note(request_id, kind), Noted(views.PAUSED, b"1" if is_paused else b""))
+    async with live.asking:
+        if is_new(live.record, request_id, kind):
+            await live.write(note(request_id, kind), Noted(views.PAUSED, b"1" if is_paused else b""))
 
 
 async def delete(live: LiveSession, request_id: str) -> None:
     """Order its end, which comes at once. Raises RequestIdReused."""
-    if is_new(live.record, request_id, b"delete"):
-        await live.write(note(request_id, b"delete"))
+    async with live.asking:
+        if is_new(live.record, request_id, b"delete"):
+            await live.write(note(request_id, b"delete"))
     live.end(SessionOver(session_pb2.END_REASON_DELETED))
 
 

@@ -37,6 +37,8 @@ class LiveSession:
         self.max_unacked = shared.settings.gateway.max_unacked_segments
         self.alone_since = time.monotonic()
         """When the last controller left."""
+        self.asking = asyncio.Lock()
+        """Held from the look whether a request id is new until it is journalled."""
         self.verdicts: dict[str, asyncio.Event] = {}
         """Of switches that somebody waits for the stage's answer to."""
         self.ordered_end: SessionOver | None = None
