@@ -6,9 +6,7 @@ from services.common.entry import end_at_sigterm, run
 end_at_sigterm()  # imports take seconds
 
 from services.web.settings import Settings  # noqa: E402
-from services.web.standalone import serve  # noqa: E402
-
-ARGUMENTS = {"--gateway": "CASCADE_WEB_GATEWAY", "--http-port": "CASCADE_HTTP_PORT"}
+from services.web.standalone import ARGUMENTS, serve  # noqa: E402
 
 if __name__ == "__main__":
     run("web", Settings, serve, ARGUMENTS)

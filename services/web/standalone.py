@@ -21,6 +21,8 @@ from services.web.settings import Settings
 
 log = structlog.get_logger(__name__)
 NAME = "web"
+ARGUMENTS = {"--gateway": "CASCADE_WEB_GATEWAY", "--http-port": "CASCADE_HTTP_PORT"}
+"""Of the command, with the variables that they stand for."""
 
 
 @asynccontextmanager

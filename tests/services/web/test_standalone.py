@@ -4,7 +4,6 @@ import asyncio
 import shutil
 import signal
 import ssl
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,10 +17,12 @@ import websockets
 
 from cascade_core.config import make
 from cascade_core.errors import InvalidConfig
+from services.common.entry import run
+from services.common.environment import load_settings
 from services.common.settings import ServerTlsSettings
 from services.gateway.app.assembly import running as gateway_running
 from services.web.settings import Settings
-from services.web.standalone import running
+from services.web.standalone import ARGUMENTS, running, serve
 from tests.services.support.certificates import Authority
 from tests.services.support.front import Front
 from tests.services.support.gateway_support import WAIT_S, gateway_settings, until_value
@@ -225,21 +226,39 @@ async def test_certificates_are_renewed_under_way(tmp_path: Path) -> None:
     await front.close()
 
 
-def test_wrong_settings_are_said_by_name(tmp_path: Path) -> None:
-    for arguments, variables, said in (
-        (["--gateway"], {}, "takes no arguments but --gateway, --http-port, --help"),
-        (["--gateway", "nowhere"], {}, "CASCADE_WEB_GATEWAY"),
-        ([], {"CASCADE_WEB_SERVER_NAME": "a"}, "need tls"),
-        ([], {"CASCADE_AUTH_MODES": "jwt"}, "CASCADE_AUTH_MODES: no such setting"),
-        ([], {"CASCADE_WEB_TOKEN_KEY_FILE": str(tmp_path / "none")}, "web.token_key_file"),
-    ):
-        command = [sys.executable, "-m", "services.web", *arguments]
-        ended = subprocess.run(
-            command, cwd=ROOT, env=clean_environment() | variables, capture_output=True, text=True, timeout=60
-        )
-        assert ended.returncode in (1, 2)
-        assert said in ended.stderr
-        assert len(ended.stderr.splitlines()) == 1
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--gateway"], "takes no arguments but --gateway, --http-port, --help"),
+        (["--gateway", "nowhere"], "CASCADE_WEB_GATEWAY"),
+        (["--gateway", "127.0.0.1:1", "--http-port", "none"], "CASCADE_HTTP_PORT"),
+    ],
+)
+def test_arguments_stand_for_variables(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["web", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run("web", Settings, serve, ARGUMENTS)
+    assert said in f"{capsys.readouterr().err}{ended.value}"
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"CASCADE_WEB_SERVER_NAME": "a"}, "need tls"),
+        ({"CASCADE_AUTH_MODES": "jwt"}, "CASCADE_AUTH_MODES: no such setting"),  # nobody is asked here
+    ],
+)
+def test_wrong_settings_are_said_by_name(variables: dict[str, str], said: str) -> None:
+    with pytest.raises(InvalidConfig, match=said):
+        load_settings(Settings, variables)
+
+
+async def test_a_key_that_is_missing_is_said_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match=r"web\.token_key_file"):
+        async with running(settings("127.0.0.1:1", token_key_file=tmp_path / "none")):
+            pass
 
 
 async def test_a_port_that_is_taken_is_said_by_name() -> None:
