@@ -49,6 +49,14 @@ async def test_who_hears_nothing_is_asked_each_way_and_killed_with_its_group(tmp
     await until(lambda: not any(map(is_running, pids)))
 
 
+async def test_what_a_child_leaves_in_its_group_goes_with_it(tmp_path: Path) -> None:
+    leaves = "import os, time; pid = os.fork(); print(pid, flush=True) if pid else time.sleep(600)"
+    child = await Child.start((sys.executable, "-c", leaves), log=tmp_path / "log")
+    assert await asyncio.wait_for(child.wait(), WAIT_S) == 0
+    left = int(child.log_tail(4096))
+    await until(lambda: not is_running(left))
+
+
 async def test_who_ends_by_itself_is_not_asked_again() -> None:
     child = await Child.start((sys.executable, "-c", "input()"), stdin=asyncio.subprocess.PIPE)
     asked: list[int] = []
