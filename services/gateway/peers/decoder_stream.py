@@ -14,7 +14,7 @@ from services.gateway.peers.stream import (
     StreamLost,
     converse,
     metadata,
-    next_message,
+    read_within,
     watch_stall,
 )
 from services.gateway.peers.wire import field
@@ -106,7 +106,7 @@ class DecoderStream:
         )
 
     async def _read(self, call: Any) -> None:
-        first = await next_message(call, self._settings.gateway.open_timeout_s, "answer to Open")
+        first = await read_within(call, self._settings.gateway.open_timeout_s, "answer to Open")
         if first is grpc.aio.EOF or not first.HasField("opened"):
             raise StreamLost(f"{self._peer.address}: the first message is not `opened`")
         self.is_open, self._max_pending = True, first.opened.max_pending_blocks

@@ -17,7 +17,7 @@ from services.gateway.peers.stream import (
     StreamLost,
     converse,
     metadata,
-    next_message,
+    read_within,
     watch_stall,
 )
 
@@ -137,7 +137,7 @@ class StageStream:
 
     async def _read(self, call: Any) -> None:
         timeouts = self._settings.gateway
-        first = await next_message(call, timeouts.open_timeout_s, "answer to Open")
+        first = await read_within(call, timeouts.open_timeout_s, "answer to Open")
         if first is grpc.aio.EOF or not first.HasField("opened"):
             raise StreamLost(f"{self._peer.address}: the first message is not `opened`")
         await self._host.stage_opened(first.opened)

@@ -109,7 +109,7 @@ async def lose(peer: Peer[Any]) -> None:
     raise StreamLost(await peer.wait_gone())
 
 
-async def next_message(call: Any, deadline_s: float, what: str) -> Any:
+async def read_within(call: Any, deadline_s: float, what: str) -> Any:
     """The next message; EOF at the end of the stream. Raises StreamLost after the deadline."""
     try:
         async with asyncio.timeout(deadline_s):
