@@ -65,7 +65,7 @@ def failures(installation: Installation, properties: Iterable[Property]) -> Iter
         for more in [{"component": each} for each in COMPONENTS] if is_each else [{}]:
             try:
                 check(installation, **more)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # a parser of a command line exits
                 name = f"{check.__module__.rpartition('.')[2]}: {check.__name__}"
                 line = traceback.extract_tb(error.__traceback__)[-1].lineno
                 of = f" of {more['component']}" if more else ""
