@@ -9,9 +9,11 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadFileScheduling, Scheduling
 
 from tests.terminal import Terminal
 
@@ -20,6 +22,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Open = Callable[..., Terminal]
+WITH_SYSTEM = ("api/test_slow_clients.py", "system/test_chaos.py", "system/test_end_to_end.py")
+"""They share the processes of tests/services/support/system_fixtures.py, which load models."""
+
+
+class OneSystem(LoadFileScheduling):
+    """A file's tests run in one worker, and all that share the system's processes in one too."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "system" if file.endswith(WITH_SYSTEM) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    return OneSystem(config, log) if config.option.dist == "loadfile" else None
 
 
 @pytest.fixture

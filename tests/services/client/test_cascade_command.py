@@ -468,8 +468,7 @@ def running(folder: Path, *arguments: object) -> Iterator[Up]:
                 up.process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_up_starts_tells_and_stops(tmp_path: Path, number: signal.Signals) -> None:
+def test_up_starts_tells_and_stops(tmp_path: Path) -> None:
     with running(tmp_path, "--stages", 2, "--ranks", 3, "--device", "cpu", "--model", "mine") as up:
         ready = up.event("ready")
         assert sorted(ready["pids"]) == ["decoder-0", "gateway-0", "stage-0", "stage-1"]
@@ -478,7 +477,7 @@ def test_up_starts_tells_and_stops(tmp_path: Path, number: signal.Signals) -> No
         assert len({os.getpgid(pid) for pid in [*pids, up.process.pid]}) == 5, "groups of their own"
         done = asyncio.run(cascade("sessions", "--gateway", ready["gateway"][0]))
         assert done.out == "no sessions\n"
-        up.process.send_signal(number)
+        up.process.send_signal(signal.SIGINT)
         finished = up.finish()
         assert finished.status == 0
         assert not any(is_alive(pid) for pid in pids)
@@ -492,7 +491,7 @@ def test_up_starts_tells_and_stops(tmp_path: Path, number: signal.Signals) -> No
     assert up.log("decoder-0")["CASCADE_DECODER_MODEL"] == "mine"
 
 
-def test_up_restarts_what_dies(tmp_path: Path) -> None:
+def test_up_restarts_what_dies_and_takes_its_children_with_it(tmp_path: Path) -> None:
     with running(tmp_path) as up:
         ready = up.event("ready")
         os.kill(ready["pids"]["decoder-0"], signal.SIGKILL)
@@ -503,11 +502,7 @@ def test_up_restarts_what_dies(tmp_path: Path) -> None:
         assert is_alive(again["pid"])
         address = ready["decoder"][0]
         until(lambda: asyncio.run(cascade("drain", address, "--json")).status == 0, "the decoder again")
-
-
-def test_up_takes_its_children_with_it(tmp_path: Path) -> None:
-    with running(tmp_path) as up:
-        pids = up.event("ready")["pids"].values()
+        pids = [*ready["pids"].values(), again["pid"]]
         up.process.kill()
         up.process.wait(WAIT_S)
         until(lambda: not any(is_alive(pid) for pid in pids), "the children's end")
@@ -531,29 +526,30 @@ def test_up_says_why_a_service_did_not_start(tmp_path: Path) -> None:
     )
 
 
-def test_up_with_several_gateways_brings_redis(tmp_path: Path) -> None:
+def test_up_with_several_gateways_brings_redis_and_pages(tmp_path: Path) -> None:
     with running(tmp_path, "--gateways", 2, "--redis", "auto") as up:
         ready = up.event("ready")
         assert len(ready["gateway"]) == 2
         assert ping(f"redis://{ready['redis'][0]}/0") == "+PONG"
         gateways = [up.log("gateway-0"), up.log("gateway-1")]
-    (key,) = {each["CASCADE_GATEWAY_TOKEN_KEY_FILE"] for each in gateways}
-    assert len(Path(key).read_bytes()) == 32
-    assert Path(key).stat().st_mode & 0o777 == 0o600
+        (key,) = {each["CASCADE_GATEWAY_TOKEN_KEY_FILE"] for each in gateways}
+        assert len(Path(key).read_bytes()) == 32
+        assert Path(key).stat().st_mode & 0o777 == 0o600
     assert {each["CASCADE_GATEWAY_REDIS_URL"] for each in gateways} == {f"redis://{ready['redis'][0]}/0"}
-
-
-def test_up_serves_pages_or_not(tmp_path: Path) -> None:
-    with running(tmp_path, "--gateways", 2, "--redis", "auto") as up:
-        ready = up.event("ready")
-        logs = [up.log("gateway-0"), up.log("gateway-1")]
-    pages = [f"http://localhost:{log['CASCADE_HTTP_PORT']}" for log in logs]
+    pages = [f"http://localhost:{log['CASCADE_HTTP_PORT']}" for log in gateways]
     assert ready["http"] == pages
     assert len(set(pages)) == 2
     assert "CASCADE_HTTP_PORT" not in up.log("stage-0")
+
+
+def test_up_serves_no_pages_where_it_shall_not_and_ends_by_sigterm(tmp_path: Path) -> None:
     with running(tmp_path, "--http-port", "off") as up:
-        assert up.event("ready")["http"] == []
+        ready = up.event("ready")
+        assert ready["http"] == []
         assert "CASCADE_HTTP_PORT" not in up.log("gateway-0")
+        up.process.send_signal(signal.SIGTERM)
+        assert up.finish().status == 0
+        assert not any(is_alive(pid) for pid in ready["pids"].values())
 
 
 def readme_example(gateway: str) -> str:
