@@ -54,7 +54,7 @@ async def test_unknown_words_come_with_the_session_and_the_receipts(
 
 
 def test_generate_says_it_in_one_line(card: Path, place: Path, tmp_path: Path) -> None:
-    video, figures = tmp_path / "a.mp4", tmp_path / "a.json"
+    latents, figures = tmp_path / "a.safetensors", tmp_path / "a.json"
     command = [
         sys.executable,
         "-m",
@@ -74,8 +74,8 @@ def test_generate_says_it_in_one_line(card: Path, place: Path, tmp_path: Path) -
             "2:a blue square",
             "--blocks",
             "4",
-            "-o",
-            str(video),
+            "--latents",
+            str(latents),
             "--json",
             str(figures),
         ],
@@ -92,4 +92,4 @@ def test_generate_says_it_in_one_line(card: Path, place: Path, tmp_path: Path) -
     written = json.loads(figures.read_text())
     assert written["random_weights"] is False
     assert written["unknown_words"] == {DRAGON: ["dragon"]}
-    assert video.stat().st_size > 0
+    assert latents.stat().st_size > 0

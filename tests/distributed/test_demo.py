@@ -76,10 +76,21 @@ def test_a_prompt_with_strange_words_still_works(decoder: VideoDecoder) -> None:
 
 
 SHORTER = """
-import sys
+import shutil, sys
 from demo_world import demo
+
 num_blocks, *blocks = map(int, sys.argv.pop().split(","))
 demo.NUM_BLOCKS, demo.PROMPTS = num_blocks, dict(zip(blocks, demo.PROMPTS.values()))
+film, made = demo.film, {}
+
+async def once(path, *others):
+    if made:
+        shutil.copy(path.parent / "demo.mp4", path)
+    else:
+        made.update(await film(path, *others))
+    return made
+
+demo.film = once
 demo.main()
 """
 
@@ -90,7 +101,7 @@ demo.main()
 def test_the_demo_makes_the_video_that_it_describes(
     tmp_path: Path, num_blocks: int, blocks: tuple[int, ...]
 ) -> None:
-    """And one that is shorter and otherwise the same."""
+    """And one that is shorter, and made once."""
     command = [sys.executable, "-m", "demo_world.demo", "--out", str(tmp_path)]
     if num_blocks != NUM_BLOCKS:
         length = ",".join(map(str, (num_blocks, *blocks)))

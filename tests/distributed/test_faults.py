@@ -158,6 +158,7 @@ class TestLosses:
             await collect(session)
         await back_again(solo, before.num_restarts + 1)
 
+    @pytest.mark.slow
     async def test_calls_under_way_when_the_ranks_die(
         self, engine: Engine, expected: dict[int, torch.Tensor]
     ) -> None:
@@ -376,6 +377,7 @@ class TestClose:
             await streaming(engine)
             await stop(engine.status.process_ids[1])
 
+    @pytest.mark.slow
     async def test_cancelled_while_a_rank_is_stopped(self, card: Path) -> None:
         engine = await Engine.start(engine_config(card, num_ranks=2))
         await stop(engine.status.process_ids[1])
@@ -385,6 +387,7 @@ class TestClose:
         await wait_until(lambda: not any(map(is_running, engine.status.process_ids)), "the ranks are gone")
         await engine.close()
 
+    @pytest.mark.slow
     async def test_while_ranks_restart(self, card: Path) -> None:
         async with running_engine(card, num_ranks=2) as engine:
             processes = engine.status.process_ids
@@ -406,7 +409,7 @@ class TestClose:
 class TestStart:
     """An engine that does not come up leaves nothing behind either."""
 
-    @pytest.mark.parametrize("num_spawned", [0, 1, 2])
+    @pytest.mark.parametrize("num_spawned", [0, pytest.param(1, marks=pytest.mark.slow), 2])
     async def test_cancelled(self, card: Path, num_spawned: int) -> None:
         before = len(rank_processes())
         starting = asyncio.create_task(Engine.start(engine_config(card, num_ranks=NUM_RANKS)))
@@ -416,7 +419,9 @@ class TestStart:
         with pytest.raises(asyncio.CancelledError):
             await starting
 
-    @pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 6, 9])
+    @pytest.mark.parametrize(
+        "num_steps", [1, 3, *(pytest.param(number, marks=pytest.mark.slow) for number in (2, 4, 6, 9))]
+    )
     async def test_cancelled_at_any_step(self, card: Path, num_steps: int) -> None:
         """One turn of the event loop later each time, across the spawning of the first rank."""
         starting = asyncio.create_task(Engine.start(engine_config(card)))
@@ -441,6 +446,7 @@ class TestStart:
             async with asyncio.timeout(WAIT_S):
                 await Engine.start(engine_config(card, num_ranks=NUM_RANKS))
 
+    @pytest.mark.slow
     async def test_rank_dies_while_loading(self, card: Path) -> None:
         before = rank_processes()
         starting = asyncio.create_task(Engine.start(engine_config(card, num_ranks=2)))
@@ -498,7 +504,7 @@ class TestParent:
             yield process
             process.kill()
 
-    @pytest.mark.parametrize("state", ["starting", "running"])
+    @pytest.mark.parametrize("state", [pytest.param("starting", marks=pytest.mark.slow), "running"])
     async def test_dies(self, parent: "subprocess.Popen[str]", state: str) -> None:
         assert parent.stdout is not None
         while (await asyncio.to_thread(parent.stdout.readline)).strip() != state:

@@ -52,7 +52,9 @@ def solo() -> list[Video]:
     return [case.run(0, 1, SoloExchange()) for case in CASES]
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "num_ranks", [2, 5, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 4))]
+)
 def test_every_world_size_gives_the_same_latents(num_ranks: int, solo: list[Video], tmp_path: Path) -> None:
     multiprocessing.set_forkserver_preload(["tests.support"])  # torch is imported once, not by every rank
     mp.start_processes(

@@ -333,7 +333,7 @@ ATTENTIONS: tuple[InflightAttention, ...] = ("bidirectional", "causal")
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize(("rope", "sink_blocks"), [("absolute", 0), ("absolute", 1), ("window", 1)])
-@pytest.mark.parametrize("stagger", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("stagger", [1, 3, 5])
 def test_cascade(stagger: int, sink_blocks: int, rope: str, attention: InflightAttention) -> None:
     """Sessions longer than the window."""
     check(tiny_card(window_blocks=3, sink_blocks=sink_blocks, rope=rope), stagger, attention, 7)

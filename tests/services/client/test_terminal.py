@@ -115,8 +115,7 @@ async def test_doctor_finds_in_whole_lines(terminal: Open) -> None:
     assert all(line.startswith(starts) for line in shown.lines if line), shown.text()
 
 
-@pytest.mark.parametrize("name", ["sessions", "doctor"])
-async def test_ctrl_c_while_nobody_answers(terminal: Open, name: str) -> None:
+async def test_ctrl_c_while_nobody_answers(terminal: Open) -> None:
     asked = asyncio.Event()
 
     async def fall_silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -124,7 +123,7 @@ async def test_ctrl_c_while_nobody_answers(terminal: Open, name: str) -> None:
 
     async with await asyncio.start_server(fall_silent, "127.0.0.1", 0) as silent:
         address = "{}:{}".format(*silent.sockets[0].getsockname())
-        shown = terminal(*command(name, "--gateway", address), columns=40, environment=environment())
+        shown = terminal(*command("sessions", "--gateway", address), columns=40, environment=environment())
         await asyncio.wait_for(asked.wait(), 60)
         shown.press(CTRL_C)
         assert await finished(shown) == 130, shown.text()

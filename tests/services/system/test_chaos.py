@@ -2,11 +2,9 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from _pytest.mark.structures import ParameterSet
 from numpy.typing import NDArray
 
 from cascade.v1 import common_pb2
@@ -46,10 +44,10 @@ COMMIT = (
 """One loss of each kind of process and one move; the others are slow."""
 
 
-def cases() -> Iterator[ParameterSet]:
-    for case in CASES:
-        marks = () if case.name in COMMIT else (pytest.mark.slow,)
-        yield pytest.param(case, marks=marks, id=case.name)
+PARAMETERS = [
+    pytest.param(case, marks=() if case.name in COMMIT else (pytest.mark.slow,), id=case.name)
+    for case in CASES
+]
 
 
 def tell(case: Case, outcome: Outcome) -> None:
@@ -61,7 +59,7 @@ def tell(case: Case, outcome: Outcome) -> None:
     )
 
 
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", PARAMETERS)
 async def test_the_session_goes_on(case: Case, undisturbed: Played, system: System) -> None:
     outcome = await faults.run(case, system)
     tell(case, outcome)

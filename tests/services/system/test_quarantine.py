@@ -66,8 +66,11 @@ class TestStage:
             assert (status.state, status.drain.safe_to_delete) == (QUARANTINED, True)
             assert stage.metric("cascade_quarantined", reason_class="xid") == 1
 
-    async def test_errors_of_an_application_change_nothing(self, card: Path, nvml: FakeNvml) -> None:
-        async with stage_support.serving(stage_settings(card, stage=RANKS)) as stage:
+    async def test_what_changes_nothing(self, card: Path, nvml: FakeNvml) -> None:
+        """Errors of an application; and GPUs that do not reach each other where they do not have to."""
+        nvml.unconnected = {pynvml.NVML_P2P_CAPS_INDEX_READ: {(0, 1)}}
+        section = RANKS | {"interconnect": "none"}
+        async with stage_support.serving(stage_settings(card, stage=section)) as stage:
             await until(stage.channel, SERVING, STAGE)
             stream = await stage.opened(credit_end_block=1)
             nvml.events += [(gpu, xid) for gpu in (0, 1) for xid in (13, 31, 43, 45, 68, 109)]
@@ -93,12 +96,6 @@ class TestStage:
             refused = stage.generate()
             await refused.open()
             assert await refused.reason() == "DRAINING"
-
-    async def test_they_do_not_have_to_where_none_is_asked_for(self, card: Path, nvml: FakeNvml) -> None:
-        nvml.unconnected = {pynvml.NVML_P2P_CAPS_INDEX_READ: {(0, 1)}}
-        section = RANKS | {"interconnect": "none"}
-        async with stage_support.serving(stage_settings(card, stage=section)) as stage:
-            await stage.until(READY)
 
     async def test_fewer_gpus_than_ranks(self, card: Path, nvml: FakeNvml) -> None:
         section = RANKS | {"num_ranks": 3}
