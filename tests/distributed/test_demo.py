@@ -96,7 +96,7 @@ demo.main()
 
 
 @pytest.mark.parametrize(
-    ("num_blocks", "blocks"), [(16, (0, 8)), pytest.param(28, (0, 10, 19), marks=pytest.mark.slow)]
+    ("num_blocks", "blocks"), [(12, (0, 6)), pytest.param(28, (0, 10, 19), marks=pytest.mark.slow)]
 )
 def test_the_demo_makes_the_video_that_it_describes(
     tmp_path: Path, num_blocks: int, blocks: tuple[int, ...]
