@@ -48,14 +48,23 @@ class Installation:
         return Network(self.rendering)
 
     @functools.cached_property
-    def settings(self) -> dict[str, Any]:
-        """Component -> the settings with which its process would start."""
-        return {
-            each: settings_of(self.rendering, self.workload(each), self.folder / each) for each in COMPONENTS
-        }
+    def settings(self) -> "Started":
+        return Started(self)
 
     def workload(self, component: str) -> Workload:
         return self.rendering.workload(component)
+
+
+class Started(dict[str, Any]):
+    """Component -> the settings with which its process would start; one that would not hides no other."""
+
+    def __init__(self, its: Installation) -> None:
+        super().__init__()
+        self._its = its
+
+    def __missing__(self, component: str) -> Any:
+        workload, folder = self._its.workload(component), self._its.folder / component
+        return self.setdefault(component, settings_of(self._its.rendering, workload, folder))
 
 
 def failures(installation: Installation, properties: Iterable[Property]) -> Iterator[str]:
