@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,8 @@ def test_a_prompt_with_strange_words_still_works(decoder: VideoDecoder) -> None:
     assert right["background"]
 
 
+ONE_THREAD_EACH = {"CASCADE_STAGE_THREADS_PER_RANK": "1", "CASCADE_DECODER_THREADS": "1"}
+"""Beside other tests, more wait for each other."""
 SHORTER = """
 import shutil, sys
 from demo_world import demo
@@ -106,7 +109,9 @@ def test_the_demo_makes_the_video_that_it_describes(
     if num_blocks != NUM_BLOCKS:
         length = ",".join(map(str, (num_blocks, *blocks)))
         command = [sys.executable, "-c", SHORTER, "--out", str(tmp_path), length]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=280, env=os.environ | ONE_THREAD_EACH
+    )
     assert result.returncode == 0, result.stderr
     frames = read_video(tmp_path / "demo.mp4")
     assert len(frames) == 12 * num_blocks - 3

@@ -43,6 +43,8 @@ from tests.services.support.fake_gateway import (
 from tests.services.support.media_support import decode
 
 WAIT_S = 60.0
+ONE_THREAD_EACH = {"CASCADE_STAGE_THREADS_PER_RANK": "1", "CASCADE_DECODER_THREADS": "1"}
+"""Beside other tests, more wait for each other."""
 
 
 @dataclass(frozen=True)
@@ -566,7 +568,8 @@ def test_the_whole_system_from_up_to_a_video(tmp_path: Path) -> None:
         command(
             "up", "--json", "--port", 0, "--http-port", 0, "--gateways", 2, "--redis", "auto",
             "--log-dir", tmp_path,
-        ), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        ), cwd=tmp_path, env=environment(**ONE_THREAD_EACH),
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     try:
         assert up.stdout
