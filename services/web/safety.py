@@ -102,7 +102,8 @@ class Hosts:
         self._check = TrustedHostMiddleware(self._pass, names or ("*",), www_redirect=False)
 
     async def know(self, scope: Scope) -> bool:
-        asked: Scope = {"type": "http", "headers": scope["headers"], "is_known": False}
+        host = Headers(scope=scope).get("host", "").removesuffix(":")  # an empty port is a port (RFC 9110)
+        asked: Scope = {"type": "http", "headers": [(b"host", host.encode("latin-1"))], "is_known": False}
         await self._check(asked, ignore, ignore)
         return bool(asked["is_known"])
 

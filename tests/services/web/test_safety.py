@@ -62,7 +62,7 @@ async def test_request_ids_of_strangers_are_taken_where_harmless_only() -> None:
 async def test_it_is_reached_by_its_own_names_alone() -> None:
     async with http_town(http={"hosts": ["localhost", "[::1]", "cascade.example.com"]}) as place:
         web = place.visitor
-        for own in ("localhost:8080", "LOCALHOST", "[::1]:8080", "cascade.example.com"):
+        for own in ("localhost:8080", "LOCALHOST", "localhost:", "[::1]:8080", "cascade.example.com"):
             assert (await web.get("/", headers={"host": own})).status_code == 200, own
         for other in ("evil.example.com:8080", "localhost.evil.example.com", "127.0.0.1"):
             body = {"requestId": "r", "spec": spec()}
