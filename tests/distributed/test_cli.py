@@ -109,7 +109,10 @@ BAD_INPUT = [
         ("--json", "/tmp/same", "--latents", "/tmp/same"),
         "--json /tmp/same: --latents names the same file",
     ),
-    (("--decoder-weights", "/no/such/file"), "--decoder-weights /no/such/file: no such file or folder"),
+    (
+        ("--decoder-weights", "/no/such/file", "-o", "/tmp/never.mp4"),
+        "--decoder-weights /no/such/file: no such file or folder",
+    ),
     (("--blocks", "four"), "--blocks: invalid int value"),
     (("--switch", "3"), "'3' is not BLOCK:\"PROMPT\""),
     (("--switch", "7:a square"), "--switch: block 7 is not in 1..2"),
@@ -119,10 +122,10 @@ BAD_INPUT = [
 
 
 def test_bad_input_is_one_sentence_and_exit_status_2(tmp_path: Path, here: Here) -> None:
-    output = tmp_path / "x.mp4"
+    output = tmp_path / "x.safetensors"
     wrong = []
     for arguments, expected in BAD_INPUT:
-        status, _, errors = here(*SMALL, *arguments, "-o", output)
+        status, _, errors = here(*SMALL, "--latents", output, *arguments)
         *before, complaint = errors.strip().splitlines()
         # What the model's loading or the ranks find out comes after the bar.
         is_told = not before or before[-1].split("\r")[-1].startswith("loading")
