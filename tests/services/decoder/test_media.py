@@ -1,12 +1,13 @@
 """What comes out is video: valid, continuous, the same again, and close to undisturbed after a warm-up."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import pytest_asyncio
 from numpy.typing import NDArray
 
 from cascade.v1 import common_pb2
@@ -17,12 +18,20 @@ from services.decoder.segments import SegmentEncoder
 from services.decoder.settings import DecoderSettings
 from services.decoder.video_settings import VideoSettings
 from services.decoder.worker import encode
-from tests.services.support.decoder_support import MEDIA, NUM_BLOCKS, demo_latents, serving, whole
+from tests.services.support.decoder_support import MEDIA, NUM_BLOCKS, Serving, demo_latents, serving, whole
 from tests.services.support.media_support import assert_gapless, decode, ffprobe, fragment, needs_ffprobe
 
+shared = pytest.mark.asyncio(loop_scope="module")
 RICH = common_pb2.MediaProfile(id="rich", bitrate_kbps=1000)
 INVISIBLE_DB = 50.0
 Segments = Sequence[common_pb2.MediaSegment]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def decoder() -> AsyncIterator[Serving]:
+    """For all tests; nothing that an earlier session did may show."""
+    async with serving() as decoder:
+        yield decoder
 
 
 def psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
@@ -39,9 +48,9 @@ def joined(init: common_pb2.MediaInit, segments: Segments) -> bytes:
     return init.data + b"".join(segment.data for segment in segments)
 
 
-async def test_every_profile_is_one_valid_video_from_any_segment() -> None:
-    async with serving() as decoder:
-        inits, segments = await whole(decoder.stub, range(NUM_BLOCKS), profiles=[MEDIA, RICH])
+@shared
+async def test_every_profile_is_one_valid_video_from_any_segment(decoder: Serving) -> None:
+    inits, segments = await whole(decoder.stub, range(NUM_BLOCKS), profiles=[MEDIA, RICH])
     for init in inits:
         mine = of(init.profile_id, segments)
         frames = [segment.num_frames for segment in mine]
@@ -57,10 +66,10 @@ async def test_every_profile_is_one_valid_video_from_any_segment() -> None:
     assert psnr(decode(plain), decode(rich)) > 30, "two profiles show different pictures"
 
 
+@shared
 @needs_ffprobe
-async def test_ffprobe_agrees(tmp_path: Path) -> None:
-    async with serving() as decoder:
-        (init,), segments = await whole(decoder.stub, range(4), fps=30000 / 1001)
+async def test_ffprobe_agrees(decoder: Serving, tmp_path: Path) -> None:
+    (init,), segments = await whole(decoder.stub, range(4), fps=30000 / 1001)
     path = tmp_path / "video.mp4"
     path.write_bytes(joined(init, segments))
     report = ffprobe(path)
@@ -70,26 +79,28 @@ async def test_ffprobe_agrees(tmp_path: Path) -> None:
     assert [packet["pts"] for packet in report["packets"]] == [3003 * number for number in range(45)]
 
 
-async def test_each_session_has_its_own_fps_and_the_same_latents_give_the_same_bytes() -> None:
+@shared
+async def test_each_session_has_its_own_fps_and_equal_latents_give_equal_bytes(
+    decoder: Serving,
+) -> None:
     """In another worker process, whatever else it did before."""
-    async with serving() as decoder:
-        first = await whole(decoder.stub, range(4))
-        other = await whole(decoder.stub, range(4), fps=24.0)
-        warm = await whole(decoder.stub, [3], num_warmup_blocks=3)
+    first = await whole(decoder.stub, range(4))
+    other = await whole(decoder.stub, range(4), fps=24.0)
+    warm = await whole(decoder.stub, [3], num_warmup_blocks=3)
     assert warm[1][0].data == first[1][3].data, "a warm-up from block 0 leaves no trace"
     assert warm[0] == first[0]
     assert other[1][1].presentation_time.ToNanoseconds() == 9 * 10**9 // 24
     assert_gapless(other[0][0].data, [each.data for each in other[1]], [9, 12, 12, 12], Fraction(24))
-    async with serving() as decoder:
-        await whole(decoder.stub, [7, 8], fps=12.0)
-        again = await whole(decoder.stub, range(4))
+    async with serving() as another:
+        await whole(another.stub, [7, 8], fps=12.0)
+        again = await whole(another.stub, range(4))
     assert again == first
 
 
-async def test_bfloat16_gives_the_picture_too() -> None:
-    async with serving() as decoder:
-        (init,), exact = await whole(decoder.stub, range(3))
-        _, rounded = await whole(decoder.stub, range(3), bfloat16=True)
+@shared
+async def test_bfloat16_gives_the_picture_too(decoder: Serving) -> None:
+    (init,), exact = await whole(decoder.stub, range(3))
+    _, rounded = await whole(decoder.stub, range(3), bfloat16=True)
     assert psnr(decode(joined(init, rounded)), decode(joined(init, exact))) > 35
     assert rounded != exact
 

@@ -277,7 +277,8 @@ async def test_a_large_session_takes_more_places(decoder: Serving) -> None:
     large.stream.cancel()
 
 
-async def test_the_first_message_may_not_be_late(decoder: Serving) -> None:
+async def test_the_first_message_may_not_be_late(decoder: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.common.streams.MESSAGE_DEADLINE_S", 0.2)
     call = decoder.call()
     error = await call.error()
     assert (reason(error), error.code()) == ("FIRST_MESSAGE_LATE", grpc.StatusCode.DEADLINE_EXCEEDED)

@@ -182,7 +182,7 @@ class AsyncSockets:
 
 
 async def test_streams_that_never_attach_are_bounded_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "MESSAGE_DEADLINE_S", 3.0)
+    monkeypatch.setattr(streams, "MESSAGE_DEADLINE_S", 1.5)
     async with town() as place:
         before, growth = memory_bytes(), [0]
         while len(growth) < 3 or (growth[-1] > FLAT_BYTES and len(growth) < 6):  # an allocator may be late

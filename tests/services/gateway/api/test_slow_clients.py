@@ -26,6 +26,8 @@ MAX_UNACKED = 4
 NUM_PASSES = 5
 """Blocks in flight, at most."""
 LAST_ACK = 3
+SOME_BLOCKS = 30
+"""Far more than the others' credit."""
 FLAT_BLOCKS = 500
 """Memory is watched while so many are made."""
 WARM_BLOCKS = 150
@@ -142,51 +144,58 @@ def stands_still(now: session_pb2.Session) -> bool:
     return now.last_sequence == now.acked_sequence + MAX_UNACKED
 
 
+@asynccontextmanager
+async def hanging(system: System, client: Client) -> AsyncIterator[None]:
+    """One that does not acknowledge, one that is stopped, one that is killed: their sessions stand still
+    for as long as the block lasts. The first goes on after it."""
+    silent, frozen, dead = [await client.create(PROMPT, seed=seed, idle_timeout_s=900) for seed in (2, 3, 4)]
+    async with client.connect(silent, auto_ack=False) as stream:
+        with client_process(system, frozen) as freezes, client_process(system, dead) as dies:
+            await take(stream, LAST_ACK)
+            stream.ack(LAST_ACK)
+            await take(stream, LAST_ACK + MAX_UNACKED)
+            await freezes.received(LAST_ACK)
+            freezes.process.send_signal(signal.SIGSTOP)
+            await dies.received(LAST_ACK)
+            dies.process.kill()
+            await until(client, dead, has_no_controller)
+            stands = [await until(client, session, stands_still) for session in (silent, frozen)]
+            assert stands[0].last_sequence == LAST_ACK + MAX_UNACKED
+            yield
+            for session, then in zip((silent, frozen), stands, strict=True):
+                now = (await client.get(session)).message
+                assert (now.last_sequence, now.acked_sequence) == (then.last_sequence, then.acked_sequence)
+            stream.ack(stands[0].last_sequence)
+            goes_on = await take(stream, stands[0].last_sequence + MAX_UNACKED)
+            assert not any(isinstance(event, Reconnected) for event in goes_on), "its stream was lost"
+            await until(client, frozen, has_no_controller)  # it does not answer keepalive pings
+    for session in (silent, frozen, dead):
+        await client.delete(session)
+
+
+async def test_clients_that_hang_stand_still_and_others_go_on(system: System) -> None:
+    async with Client(system.target) as client, running(client) as runner, hanging(system, client):
+        await runner.made(len(runner.times_s) + SOME_BLOCKS)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_clients_that_hang_cost_nothing(system: System) -> None:
     async with Client(system.target) as client, running(client) as runner:
         alone = await runner.best_rate()
-        silent, frozen, dead = [
-            await client.create(PROMPT, seed=seed, idle_timeout_s=900) for seed in (2, 3, 4)
-        ]
-        async with client.connect(silent, auto_ack=False) as stream:
-            with client_process(system, frozen) as freezes, client_process(system, dead) as dies:
-                await take(stream, LAST_ACK)
-                stream.ack(LAST_ACK)
-                await take(stream, LAST_ACK + MAX_UNACKED)
-                await freezes.received(LAST_ACK)
-                freezes.process.send_signal(signal.SIGSTOP)
-                await dies.received(LAST_ACK)
-                dies.process.kill()
-                await until(client, dead, has_no_controller)
-                stands = [await until(client, session, stands_still) for session in (silent, frozen)]
-                assert stands[0].last_sequence == LAST_ACK + MAX_UNACKED
-
-                await runner.made(WARM_BLOCKS)
-                for _ in range(NUM_TRIES):
-                    before, num_blocks = rss_mib(system), len(runner.times_s)
-                    beside = await runner.best_rate()
-                    await runner.made(num_blocks + FLAT_BLOCKS)
-                    growth = {name: size - before[name] for name, size in rss_mib(system).items()}
-                    print(f"\nalone {alone:.1f} blocks/s, beside them {beside:.1f}; growth in MiB:")
-                    print({name: round(size, 1) for name, size in growth.items()})
-                    if beside > MIN_RATE * alone and is_flat(growth):
-                        break
-                else:
-                    pytest.fail("memory grew, or the running session was slowed down, every time")
-
-                for session, then in zip((silent, frozen), stands, strict=True):
-                    now = (await client.get(session)).message
-                    assert (now.last_sequence, now.acked_sequence) == (
-                        then.last_sequence,
-                        then.acked_sequence,
-                    )
-                stream.ack(stands[0].last_sequence)
-                goes_on = await take(stream, stands[0].last_sequence + MAX_UNACKED)
-                assert not any(isinstance(event, Reconnected) for event in goes_on), "its stream was lost"
-                await until(client, frozen, has_no_controller)  # it does not answer keepalive pings
-        for session in (silent, frozen, dead):
-            await client.delete(session)
+        async with hanging(system, client):
+            await runner.made(WARM_BLOCKS)
+            for _ in range(NUM_TRIES):
+                before, num_blocks = rss_mib(system), len(runner.times_s)
+                beside = await runner.best_rate()
+                await runner.made(num_blocks + FLAT_BLOCKS)
+                growth = {name: size - before[name] for name, size in rss_mib(system).items()}
+                print(f"\nalone {alone:.1f} blocks/s, beside them {beside:.1f}; growth in MiB:")
+                print({name: round(size, 1) for name, size in growth.items()})
+                if beside > MIN_RATE * alone and is_flat(growth):
+                    break
+            else:
+                pytest.fail("memory grew, or the running session was slowed down, every time")
 
 
 def is_flat(growth: dict[str, float]) -> bool:
@@ -199,7 +208,7 @@ def rss_mib(system: System) -> dict[str, float]:
 
 async def test_a_session_that_nobody_controls_ends(system: System) -> None:
     async with Client(system.target) as client:
-        session = await client.create(PROMPT, idle_timeout_s=1)
+        session = await client.create(PROMPT, idle_timeout_s=5)  # time for a process to start
         with client_process(system, session) as dies:
             await dies.received(LAST_ACK)
             dies.process.kill()
@@ -209,7 +218,7 @@ async def test_a_session_that_nobody_controls_ends(system: System) -> None:
     system.wait("its places are free", lambda: not any(peer.status().num_sessions for peer in peers))
 
 
-@pytest.mark.parametrize("max_unacked", [1, 4, 8])
+@pytest.mark.parametrize("max_unacked", [1, 8])
 async def test_a_switch_is_no_further_from_the_screen_than_the_credit(
     system: System, max_unacked: int
 ) -> None:

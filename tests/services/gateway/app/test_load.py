@@ -6,7 +6,7 @@ from benchmarks.services_load import Load, measure
 from tests.services.support.redis_support import needs_redis
 
 MIB = 2**20
-NUM_SESSIONS, SECONDS, INTERVAL_S = 20, 12.0, 0.5
+NUM_SESSIONS, SECONDS, INTERVAL_S = 20, 5.0, 0.25
 KEPT = {"CASCADE_GATEWAY_MAX_UNACKED_LIMIT": "4", "CASCADE_GATEWAY_KEPT_SEGMENTS": "4"}
 FULL_BYTES = NUM_SESSIONS * (8 * 600_000 + 4 * 150_000)
 """What the journal may hold: sink, context and blocks on their way, and four segments of each session."""
