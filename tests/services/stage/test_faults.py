@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 
 from cascade.v1 import common_pb2, stage_pb2
@@ -40,7 +41,7 @@ from tests.services.support.stage_support import MANY, Running
 import grpc
 async def main():
     stage = Running(None, None, grpc.aio.insecure_channel(sys.argv[1]))
-    stream = await stage.opened(credit_end_block=MANY)
+    stream = await stage.opened(session="of a process", credit_end_block=MANY)
     print("open", flush=True)
     while True:
         await stream.read()
@@ -51,6 +52,17 @@ asyncio.run(main())
 @pytest.fixture
 def card(tmp_path: Path) -> Path:
     return write_card(tmp_path)
+
+
+shared = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """For tests that leave its ranks as they were."""
+    async with serving(stage_settings(write_card(tmp_path_factory.mktemp("card")))) as running:
+        yield running
+        assert running.engine.status.num_restarts == 0
 
 
 async def free(stage: Running) -> None:
@@ -128,50 +140,50 @@ class TestRanks:
             await stream.credit(1)
             await stream.blocks(1)
 
-    async def test_a_text_encoder_that_hangs_holds_nothing_back(self, card: Path) -> None:
-        async with serving(stage_settings(card)) as stage:
-            stream, late = await stage.opened(), await stage.opened()
-            opening = stage.generate()
-            rank = stage.engine.status.process_ids[0]
-            await stop(rank)
-            try:
-                await stream.switch("a")
-                await late.switch("b")
-                await opening.open(prompts={0: "something new"})
-                await wait_until(lambda: len(stage.stage.room) == 3, "it is being opened")
-                await stream.credit(1)
-                await wait_until(lambda: stage.engine.has_work, "credit has arrived")
-                await stream.close()
-                late.call.cancel()
-                opening.call.cancel()
-                await free(stage)
-                assert (await stage.status()).state == READY
-            finally:
-                os.kill(rank, signal.SIGCONT)
-            again = await stage.opened(credit_end_block=1)
-            await again.blocks(1)
-            await again.close()
-            assert stage.engine.status.num_restarts == 0
+    @shared
+    async def test_a_text_encoder_that_hangs_holds_nothing_back(self, stage: Running) -> None:
+        stream, late = await stage.opened(), await stage.opened()
+        opening = stage.generate()
+        rank = stage.engine.status.process_ids[0]
+        await stop(rank)
+        try:
+            await stream.switch("a")
+            await late.switch("b")
+            await opening.open(prompts={0: "something new"})
+            await wait_until(lambda: len(stage.stage.room) == 3, "it is being opened")
+            await stream.credit(1)
+            await wait_until(lambda: stage.engine.has_work, "credit has arrived")
+            await stream.close()
+            late.call.cancel()
+            opening.call.cancel()
+            await free(stage)
+            assert (await stage.status()).state == READY
+        finally:
+            os.kill(rank, signal.SIGCONT)
+        again = await stage.opened(credit_end_block=1)
+        await again.blocks(1)
+        await again.close()
+        assert stage.engine.status.num_restarts == 0
 
-    async def test_a_session_that_is_being_primed_can_be_left(self, card: Path) -> None:
-        async with serving(stage_settings(card)) as stage:
-            source = await stage.opened(credit_end_block=1)
-            context = await source.blocks(1)
-            await source.close()
-            rank = stage.engine.status.process_ids[0]
-            await stop(rank)
-            try:
-                stream = stage.generate()
-                await stream.open(context, start_block=1)
-                await wait_until(lambda: stage.engine.status.num_sessions == 1, "the ranks are asked")
-                stream.call.cancel()
-                await free(stage)
-            finally:
-                os.kill(rank, signal.SIGCONT)
-            again = await stage.opened(context=context, start_block=1, credit_end_block=2)
-            await again.blocks(1)
-            await again.close()
-            assert stage.engine.status.num_sessions == 0
+    @shared
+    async def test_a_session_that_is_being_primed_can_be_left(self, stage: Running) -> None:
+        source = await stage.opened(credit_end_block=1)
+        context = await source.blocks(1)
+        await source.close()
+        rank = stage.engine.status.process_ids[0]
+        await stop(rank)
+        try:
+            stream = stage.generate()
+            await stream.open(context, start_block=1)
+            await wait_until(lambda: stage.engine.status.num_sessions == 1, "the ranks are asked")
+            stream.call.cancel()
+            await free(stage)
+        finally:
+            os.kill(rank, signal.SIGCONT)
+        again = await stage.opened(context=context, start_block=1, credit_end_block=2)
+        await again.blocks(1)
+        await again.close()
+        assert stage.engine.status.num_sessions == 0
 
     async def test_it_answers_while_the_model_loads(self, card: Path) -> None:
         async with serving(stage_settings(card), start=False) as stage:
@@ -213,43 +225,44 @@ class TestClients:
             stream.call.cancel()
             await free(stage)
 
-    async def test_many_that_say_nothing(self, card: Path) -> None:
-        async with serving(stage_settings(card)) as stage:
-            silent = [stage.generate() for _ in range(500)]
-            stream = await stage.opened(num_blocks=3, credit_end_block=3)
-            await stream.blocks(3)
-            await stream.expect("ended")
-            assert await stream.read() is None
-            for each in silent:
-                each.call.cancel()
+    @shared
+    async def test_many_that_say_nothing(self, stage: Running) -> None:
+        silent = [stage.generate() for _ in range(500)]
+        stream = await stage.opened(num_blocks=3, credit_end_block=3)
+        await stream.blocks(3)
+        await stream.expect("ended")
+        assert await stream.read() is None
+        for each in silent:
+            each.call.cancel()
+        await free(stage)
 
+    @shared
     @pytest.mark.parametrize("reading", [False, True])
-    async def test_one_that_cancels(self, card: Path, reading: bool) -> None:
-        async with serving(stage_settings(card)) as stage:
-            stream = await stage.opened(credit_end_block=MANY)
-            if reading:
-                await stream.blocks(3)
-            half_open = stage.generate()
-            await half_open.open(start_block=2, num_context_blocks=2)
-            await wait_until(lambda: len(stage.stage.room) == 2, "both are in")
-            stream.call.cancel()
-            half_open.call.cancel()
-            await free(stage)
+    async def test_one_that_cancels(self, stage: Running, reading: bool) -> None:
+        stream = await stage.opened(credit_end_block=MANY)
+        if reading:
+            await stream.blocks(3)
+        half_open = stage.generate()
+        await half_open.open(start_block=2, num_context_blocks=2)
+        await wait_until(lambda: len(stage.stage.room) == 2, "both are in")
+        stream.call.cancel()
+        half_open.call.cancel()
+        await free(stage)
 
-    async def test_one_that_is_killed(self, card: Path) -> None:
-        async with serving(stage_settings(card)) as stage:
-            client = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", CLIENT, f"127.0.0.1:{stage.server.port}",
-                stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
-            )  # fmt: skip
-            try:
-                assert client.stdout
-                assert await asyncio.wait_for(client.stdout.readline(), WAIT_S) == b"open\n"
-                assert len(stage.stage.room) == 1
-            finally:
-                client.kill()
-                await client.wait()
-            await free(stage)
+    @shared
+    async def test_one_that_is_killed(self, stage: Running) -> None:
+        client = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CLIENT, f"127.0.0.1:{stage.server.port}",
+            stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        try:
+            assert client.stdout
+            assert await asyncio.wait_for(client.stdout.readline(), WAIT_S) == b"open\n"
+            assert len(stage.stage.room) == 1
+        finally:
+            client.kill()
+            await client.wait()
+        await free(stage)
 
     async def test_one_behind_a_dead_connection(self, card: Path) -> None:
         grpc_settings = {
