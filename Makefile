@@ -74,14 +74,14 @@ proto-release: $(STAMP)  ## From now on, contracts are checked against what they
 # whether it fails on its own: under CI the run fails all the same.
 TESTS = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 BESIDE = --numprocesses 3 --dist loadfile --no-loadscope-reorder
-ALONE = { $(TESTS) --last-failed --last-failed-no-failures none && \
+ALONE = { $(TESTS) $(1) --last-failed --last-failed-no-failures none && \
 	  echo "failed beside others, passes alone" && test "$$CI" != true; }
 
 test: $(PACKAGES)/.package-lock.json  ## What a commit needs, on any CPU machine
-	$(TESTS) $(BESIDE) -m "not slow" || $(ALONE)
+	$(TESTS) $(BESIDE) -m "not slow" || $(call ALONE,-m "not slow")
 
 test-all: $(PACKAGES)/.package-lock.json  ## Every test, those too that are marked slow
-	$(TESTS) $(BESIDE) || $(ALONE)
+	$(TESTS) $(BESIDE) || $(call ALONE,)
 
 mutants: $(STAMP)  ## Whether the tests notice 60 random faults in the code; an hour
 	$(BIN)/python -m tests.mutants
@@ -106,7 +106,7 @@ INSTALLED = cascade --namespace video --kube-context kind-cascade
 kind-up: $(STAMP)  ## A cluster on this machine with docker and kind, and the images of the demo in it
 	tag=$$($(BIN)/python -m release.version) && for target in gateway engine-cpu; do \
 	  docker build --target $$target --tag cascade-$$target:$$tag . || exit 1; done && \
-	kind create cluster --config k8s/kind.yaml && \
+	{ kind get clusters | grep -qx cascade || kind create cluster --config k8s/kind.yaml; } && \
 	kind load docker-image cascade-gateway:$$tag cascade-engine-cpu:$$tag --name cascade
 
 kind-test: $(STAMP)  ## The chart in that cluster: install, a session, uninstall
@@ -132,7 +132,9 @@ version: $(STAMP)  ## Print it
 notes: $(STAMP)  ## Print what CHANGELOG.md tells of it
 	$(BIN)/python -m release.version --notes
 
-release: check  ## VERSION=x.y.z: in all places, if CHANGELOG.md tells of it; commit and tag, nothing is pushed
+release: $(STAMP)  ## VERSION=x.y.z: in all places, if CHANGELOG.md tells of it; commit and tag, nothing is pushed
+	$(BIN)/python -m release.version --may-release "$(VERSION)"
+	$(MAKE) check
 	$(BIN)/python -m release.version --release "$(VERSION)"
 
 bench: $(STAMP)  ## Measure this machine; tables under benchmarks/results

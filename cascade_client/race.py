@@ -14,5 +14,6 @@ async def race(*runners: Coroutine[Any, Any, Any]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
+    for task in tasks:  # in the order of the arguments, where several ended at once
+        if task in done:
+            task.result()

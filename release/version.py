@@ -3,9 +3,10 @@
 python -m release.version                    print it
 python -m release.version --check            exit with what disagrees
 python -m release.version --notes            what CHANGELOG.md tells of it
+python -m release.version --may-release X.Y.Z    exit with what stands in its way
 python -m release.version --release X.Y.Z    set it everywhere, commit and tag; nothing is pushed
 
-A release wants a clean tree and a dated section in CHANGELOG.md.
+A release wants a clean `main` and a dated section in CHANGELOG.md.
 """
 
 import argparse
@@ -41,11 +42,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m release.version", description=__doc__)
     parser.add_argument("--check", action="store_true", help="exit with what disagrees")
     parser.add_argument("--notes", action="store_true", help="print what CHANGELOG.md tells of it")
+    parser.add_argument("--may-release", metavar="X.Y.Z", help="exit with what stands in its way")
     parser.add_argument("--release", metavar="X.Y.Z", help="set it everywhere, commit and tag")
     options = parser.parse_args()
     try:
         if options.release is not None:
             release(TREE, options.release)
+        elif options.may_release is not None:
+            require(TREE, options.may_release)
         elif options.check:
             check(TREE)
         print(notes(TREE, version(TREE)) if options.notes else version(TREE))
@@ -79,13 +83,16 @@ def release(tree: Path, wanted: str) -> None:
         rewrite(tree / path, pattern, wanted)
     check(tree)
     if changed(tree):
-        git(tree, "commit", "--quiet", "--all", "--message", f"Release {wanted}")
+        everything = ("--all", "--no-verify")  # `make check` has just run
+        git(tree, "commit", "--quiet", *everything, "--message", f"Release {wanted}")
     git(tree, "tag", "--annotate", f"v{wanted}", "--message", f"Cascade {wanted}")
 
 
 def require(tree: Path, wanted: str) -> None:
     if not FORM.fullmatch(wanted):
         raise ReleaseRefused(f"version {wanted!r} is not of the form 1.2.3")
+    if (branch := git(tree, "branch", "--show-current").strip()) != "main":
+        raise ReleaseRefused(f"a release is made on main, not on {branch or 'no branch'}")
     if changes := changed(tree):
         raise ReleaseRefused(f"commit or put away first:\n{changes}")
     tags = [tag.removeprefix("v") for tag in git(tree, "tag", "--list", "v*").split()]

@@ -30,7 +30,8 @@ def run(
     in `arguments`, each with the variable that it stands for."""
     if "--help" in sys.argv:
         return print_help(name, kind)
-    known, left = arguments or {}, sys.argv[1:]
+    known = arguments or {}
+    left = [part for argument in sys.argv[1:] for part in argument.split("=", 1)]
     given: dict[str, str] = {}
     while len(left) > 1 and left[0] in known:
         given[known[left[0]]] = left[1]

@@ -18,8 +18,9 @@ async def race(*runners: Coroutine[Any, Any, Any], end_s: float | None = None) -
             task.cancel()
         ended = asyncio.gather(*tasks, return_exceptions=True)
         await (ended if end_s is None else asyncio.wait({ended}, timeout=end_s))
-    for task in done:
-        task.result()
+    for task in tasks:  # in the order of the arguments, where several ended at once
+        if task in done:
+            task.result()
 
 
 async def first_of(

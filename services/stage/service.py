@@ -34,7 +34,7 @@ def describe(stage: Stage) -> Service:
         over."""
         stage.drain.begin(deadline_s * DRAIN_SHARE, "the server was told to stop")
         try:
-            await stage.room.empty.wait()
+            await stage.occupancy.empty.wait()
         finally:
             board.close()
 

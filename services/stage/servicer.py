@@ -41,7 +41,7 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
         engine = stage.require_ready()
         request = check_open(message, engine)
         async with stage.epochs.hold(message.session, message.epoch) as hold:
-            with stage.room.hold(request, engine):
+            with stage.occupancy.hold(request, engine):
                 async with ended_by(hold.watch(), stage.drain.watch()):
                     request = await read_context(requests, request, engine)
                     await self._pump(engine, message, request, requests, context.write)
@@ -61,7 +61,7 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
     ) -> stage_pb2.StageServiceDrainResponse:
         stage = self._stage
         stage.drain.answer(request, stage.settings.drain_timeout_s)
-        return stage_pb2.StageServiceDrainResponse(drain=stage.drain.status(len(stage.room)))
+        return stage_pb2.StageServiceDrainResponse(drain=stage.drain.status(len(stage.occupancy)))
 
     async def _pump(
         self, engine: Engine, message: Open, request: SessionRequest, requests: Requests, write: Write

@@ -17,8 +17,8 @@ from services.common.errors import NotReady
 from services.common.gpus import GpuWatch
 from services.common.health import Heartbeat
 from services.stage.metrics import StageMetrics
+from services.stage.occupancy import Occupancy
 from services.stage.revision import find_revision
-from services.stage.room import Room
 from services.stage.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -38,10 +38,10 @@ class Stage:
         """None while it starts."""
         self.revision = ""
         self.epochs = Epochs()
-        self.room = Room()
+        self.occupancy = Occupancy()
         self.drain = Drain()
         self.metrics = StageMetrics(registry)
-        self.metrics.watch(lambda: len(self.room), self.num_slots)
+        self.metrics.watch(lambda: len(self.occupancy), self.num_slots)
         self.progress = Heartbeat("ticks", settings.health.stall_after_s)
         self.gpus = GpuWatch(
             self.settings, num_ranks=self.settings.num_ranks, interconnect=self.settings.interconnect
@@ -123,7 +123,7 @@ class Stage:
 
     def num_slots(self) -> int:
         """Sessions of the default size that fit, open ones included."""
-        return self.engine.num_slots(self.room.requests) if self.engine else 0
+        return self.engine.num_slots(self.occupancy.requests) if self.engine else 0
 
     # For the engine (see EngineObserver).
 

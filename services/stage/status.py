@@ -25,10 +25,10 @@ class StatusReport:
             state=self.state(),
             message=(stage.complaint() or "")[:MAX_MESSAGE],
             max_sessions=stage.num_slots(),
-            num_sessions=len(stage.room),
+            num_sessions=len(stage.occupancy),
             world_size=stage.settings.num_ranks,
             accelerators=stage.gpus.accelerators(),
-            drain=stage.drain.status(len(stage.room)),
+            drain=stage.drain.status(len(stage.occupancy)),
         )
         if engine:
             self._add_engine(status, engine)

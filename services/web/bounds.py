@@ -29,20 +29,20 @@ class Bounds:
         connection = HTTPConnection(scope)
         host = connection.client.host if connection.client else ""
         forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        place = await self._crowd.client_of(host, forwarded)
-        if refused := self._refusal(connection, place):
+        network = await self._crowd.client_of(host, forwarded)
+        if refused := self._refusal(connection, network):
             return await refused.response()(scope, receive, send)
         if not self._crowd.is_proxy(host):
-            return await self._serve(connection, place, receive, send)
-        if not self._crowd.enter(place):
+            return await self._serve(connection, network, receive, send)
+        if not self._crowd.enter(network):
             error = Overloaded("this address has as many requests open as it may have")
             return await problem_of(error, request_id_of(connection)).response()(scope, receive, send)
         try:
-            await self._serve(connection, place, receive, send)
+            await self._serve(connection, network, receive, send)
         finally:
-            self._crowd.leave(place)
+            self._crowd.leave(network)
 
-    async def _serve(self, connection: HTTPConnection, place: str, receive: Receive, send: Send) -> None:
+    async def _serve(self, connection: HTTPConnection, network: str, receive: Receive, send: Send) -> None:
         is_charged = is_anonymous(connection)
 
         async def watch(message: Message) -> None:
@@ -54,10 +54,10 @@ class Bounds:
             await self._app(connection.scope, receive, watch)
         finally:
             if is_charged:
-                self._crowd.charge(place)
+                self._crowd.charge(network)
 
-    def _refusal(self, connection: HTTPConnection, place: str) -> Problem | None:
-        wait_s = self._crowd.wait_s(place)
+    def _refusal(self, connection: HTTPConnection, network: str) -> Problem | None:
+        wait_s = self._crowd.wait_s(network)
         if not wait_s or connection.scope["path"] in PROBES:
             return None
         error = RateLimited("this address shows no valid credential too often", retry_after_s=wait_s)

@@ -1,4 +1,4 @@
-"""One stream of Connect to this gateway's own server, read and written as HTTP needs it."""
+"""One stream of Connect to the gateway, read and written as HTTP needs it."""
 
 import asyncio
 

@@ -20,7 +20,7 @@ Address = IPv4Address | IPv6Address
 
 
 class Crowd:
-    """Of one server. An address is text, as `place_of` makes it."""
+    """Of one server. An address is text, as `network_of` makes it."""
 
     def __init__(self, settings: HttpSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
@@ -36,40 +36,40 @@ class Crowd:
         return bool(address) and any(address in network for network in self._settings.trusted_proxies)
 
     async def client_of(self, host: str, forwarded: Sequence[bytes]) -> str:
-        """The place of the client behind a connection from `host`; `forwarded`: its X-Forwarded-For, of which
-        the last address that is no proxy of ours counts: what stands before it anybody can write. uvicorn
-        reads it; where it finds no such address, the connection itself is the client."""
+        """The network of the client behind a connection from `host`; `forwarded`: its X-Forwarded-For, of
+        which the last address that is no proxy of ours counts: what stands before it anybody can write.
+        uvicorn reads it; where it finds no such address, the connection itself is the client."""
         if not forwarded or not self.is_proxy(host):
-            return place_of(host)
+            return network_of(host)
         headers = [(b"x-forwarded-for", line) for line in forwarded]
         scope: Any = {"type": "http", "client": (host, 0), "headers": headers}
         await self._proxies(scope, nothing, nothing)
         client = scope["client"][0]
-        return place_of(client if parse(client) and not self.is_proxy(client) else host)
+        return network_of(client if parse(client) and not self.is_proxy(client) else host)
 
-    def enter(self, place: str) -> bool:
+    def enter(self, network: str) -> bool:
         """One more; False: it has too many, and is not counted."""
-        if self._connected[place] >= self._settings.max_connections_per_address:
+        if self._connected[network] >= self._settings.max_connections_per_address:
             return False
-        self._connected[place] += 1
+        self._connected[network] += 1
         return True
 
-    def leave(self, place: str) -> None:
-        self._connected[place] -= 1
-        if self._connected[place] <= 0:
-            del self._connected[place]
+    def leave(self, network: str) -> None:
+        self._connected[network] -= 1
+        if self._connected[network] <= 0:
+            del self._connected[network]
 
-    def charge(self, place: str) -> None:
+    def charge(self, network: str) -> None:
         """It came without a credential, or with a wrong one."""
         now = self._clock()
-        free_again_s = max(now, self._free_again_s.pop(place, now))
-        self._free_again_s[place] = free_again_s + 1 / self._settings.max_anonymous_per_s
+        free_again_s = max(now, self._free_again_s.pop(network, now))
+        self._free_again_s[network] = free_again_s + 1 / self._settings.max_anonymous_per_s
         while len(self._free_again_s) > MAX_ADDRESSES:
             self._free_again_s.popitem(last=False)
 
-    def wait_s(self, place: str) -> float:
+    def wait_s(self, network: str) -> float:
         """Until it may come again; 0: now."""
-        used_s = self._free_again_s.get(place, 0.0) - self._clock()
+        used_s = self._free_again_s.get(network, 0.0) - self._clock()
         return max(0.0, used_s - BURST_S)
 
 
@@ -85,7 +85,7 @@ def forms_of(settings: HttpSettings) -> Iterator[str]:
             yield f"::ffff:{network.network_address}/{96 + network.prefixlen}"
 
 
-def place_of(host: str) -> str:
+def network_of(host: str) -> str:
     """What counts as one address."""
     address = parse(host)
     if isinstance(address, IPv6Address):

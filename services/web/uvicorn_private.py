@@ -22,7 +22,7 @@ from websockets.frames import Frame
 
 from services.web.bounded_config import BoundedConfig
 from services.web.certificates import CERTIFICATE_NAME, certificate_name
-from services.web.crowd import place_of
+from services.web.crowd import network_of
 from services.web.problems import MEDIA_TYPE, Problem
 from services.web.safety import HEADERS
 
@@ -63,7 +63,7 @@ class BoundedSocket(BoundedWrites, WebSocketsSansIOProtocol):
     but answers each ping at once: it has to stop for a client that does not take the answers, too."""
 
     config: BoundedConfig
-    place: str | None = None
+    network: str | None = None
     """Where the connection is counted; handed over by the protocol that it began with."""
 
     def pause_writing(self) -> None:
@@ -89,8 +89,8 @@ class BoundedSocket(BoundedWrites, WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_stalled()
-        if self.place is not None:
-            self.config.crowd.leave(self.place)
+        if self.network is not None:
+            self.config.crowd.leave(self.network)
         super().connection_lost(exc)
 
 
@@ -98,7 +98,7 @@ class BoundedProtocol(BoundedWrites, H11Protocol):
     """One connection."""
 
     config: BoundedConfig
-    place: str | None = None
+    network: str | None = None
     """Where it is counted. None: nowhere, as those of a proxy are."""
     _deadline: asyncio.TimerHandle | None = None
 
@@ -116,27 +116,27 @@ class BoundedProtocol(BoundedWrites, H11Protocol):
         """If so, it is counted."""
         if len(self.connections) >= self.config.bounds.max_connections:
             return False
-        host = transport.get_extra_info("peername", ("",))[0]
+        host = (transport.get_extra_info("peername") or ("",))[0]
         if self.config.crowd.is_proxy(host):
             return True
-        place = place_of(host)
-        if not self.config.crowd.enter(place):
+        network = network_of(host)
+        if not self.config.crowd.enter(network):
             return False
-        self.place = place
+        self.network = network
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
         self._stop_stalled()
-        if self.place is not None:
-            self.config.crowd.leave(self.place)
+        if self.network is not None:
+            self.config.crowd.leave(self.network)
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         super().handle_websocket_upgrade(event)
         protocol = self.transport.get_protocol()
         assert isinstance(protocol, BoundedSocket)
-        protocol.place, self.place = self.place, None
+        protocol.network, self.network = self.network, None
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

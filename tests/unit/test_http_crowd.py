@@ -28,7 +28,7 @@ def test_connections_are_counted_by_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "forwarded", "place"),
+    ("host", "forwarded", "network"),
     [
         ("192.0.2.1", [], "192.0.2.1"),
         ("192.0.2.1", ["198.51.100.9"], "192.0.2.1"),  # not a proxy of ours: it is not believed
@@ -46,9 +46,9 @@ def test_connections_are_counted_by_address() -> None:
         ("", [], ""),
     ],
 )
-async def test_the_client_behind_a_proxy(host: str, forwarded: list[str], place: str) -> None:
+async def test_the_client_behind_a_proxy(host: str, forwarded: list[str], network: str) -> None:
     people = crowd(trusted_proxies=["10.0.0.0/8"])
-    assert await people.client_of(host, [line.encode() for line in forwarded]) == place
+    assert await people.client_of(host, [line.encode() for line in forwarded]) == network
 
 
 async def test_nobody_is_believed_who_was_not_named() -> None:

@@ -23,7 +23,7 @@ def tree(tmp_path: Path) -> Path:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)
     note(tmp_path, f"## {NEXT} - 2031-01-02\n\n- Something.\n")
-    subprocess.run(["git", "init", "--quiet", tmp_path], check=True, timeout=60)
+    subprocess.run(["git", "init", "--quiet", "--initial-branch", "main", tmp_path], check=True, timeout=60)
     git(tmp_path, "config", "user.name", "Tester")
     git(tmp_path, "config", "user.email", "tester@example.com")
     commit(tmp_path)
@@ -111,3 +111,8 @@ def test_other_forms_are_refused(tree: Path, wanted: str) -> None:
 def test_a_tree_with_changes_is_refused(tree: Path) -> None:
     (tree / "new.txt").write_text("not committed")
     assert "new.txt" in refusal(tree)
+
+
+def test_another_branch_is_refused(tree: Path) -> None:
+    git(tree, "switch", "--quiet", "--create", "side")
+    assert "on main, not on side" in refusal(tree)

@@ -135,7 +135,7 @@ class Journal(Protocol):
 
 
 def list_key(record: Record) -> str:
-    """A session's place in its tenant's list, ordered as text, and the page token of those after it."""
+    """Where a session stands in its tenant's list, ordered as text, and the page token of those after it."""
     return f"{record.created_ms:015d}/{record.session}"
 
 

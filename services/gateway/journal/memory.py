@@ -115,8 +115,8 @@ class MemoryJournal:
     async def list_sessions(self, tenant: str, page_token: str = "", page_size: int = 50) -> Page:
         check_page(page_token, page_size)
         self._purge()
-        places = sorted(((list_key(held.record), held) for held in self._of(tenant)), reverse=True)
-        after = [(at, held) for at, held in places if not page_token or at < page_token]
+        listed = sorted(((list_key(held.record), held) for held in self._of(tenant)), reverse=True)
+        after = [(at, held) for at, held in listed if not page_token or at < page_token]
         page, more = after[:page_size], len(after) > page_size
         return Page(tuple(self._summary(held) for _, held in page), page[-1][0] if more else "")
 

@@ -120,22 +120,22 @@ class RedisStore(RedisCalls):
         """Bring the hints up to date."""
         at, now_ms = list_key(record), int(self.now_s() * 1000)
         ttl_ms = int((self._ended_ttl_s if record.end else self.ttl_s) * 1000)
-        places, kept, counted = self._tenant_keys(record.tenant)
+        listing, kept, counted = self._tenant_keys(record.tenant)
         leases, alive = f"{self._prefix}:leases", not record.end
         found = await self._pipeline(
             ("ZRANGEBYSCORE", kept, "-inf", now_ms, "LIMIT", 0, 100),
-            ("ZADD", places, 0, at),
+            ("ZADD", listing, 0, at),
             ("ZADD", kept, now_ms + ttl_ms, at),
             ("ZADD", counted, now_ms + ttl_ms, at) if alive else ("ZREM", counted, at),
             ("ZADD", leases, lease_until_ms, record.session) if alive else ("ZREM", leases, record.session),
             ("ZREMRANGEBYSCORE", counted, "-inf", now_ms),
-            *(("PEXPIRE", key, max(ttl_ms, int(self.ttl_s * 1000))) for key in (places, kept, counted)),
+            *(("PEXPIRE", key, max(ttl_ms, int(self.ttl_s * 1000))) for key in (listing, kept, counted)),
             ("PEXPIRE", leases, int(self.ttl_s * 1000)),
             *self._request_notes(record.origin, ttl_ms),
         )
         expired = [member for member in found[0] if member != at.encode()]
         if expired:
-            await self._pipeline(("ZREM", places, *expired), ("ZREM", kept, *expired))
+            await self._pipeline(("ZREM", listing, *expired), ("ZREM", kept, *expired))
 
     async def load(self, session: str) -> Record:
         head_key, data_key = self._keys(session)
@@ -159,14 +159,14 @@ class RedisStore(RedisCalls):
         return found
 
     async def list_sessions(self, tenant: str, page_token: str, page_size: int) -> Page:
-        places, kept, counted = self._tenant_keys(tenant)
+        listing, kept, counted = self._tenant_keys(tenant)
         start = f"({page_token}" if page_token else "+"
-        found = await self._do("ZREVRANGEBYLEX", places, start, "-", "LIMIT", 0, page_size + 1)
+        found = await self._do("ZREVRANGEBYLEX", listing, start, "-", "LIMIT", 0, page_size + 1)
         page, more = [member.decode() for member in found[:page_size]], len(found) > page_size
         sessions = await self.summaries([member.split("/")[1] for member in page])
         gone = [member for member, summary in zip(page, sessions, strict=True) if summary is None]
         if gone:
-            await self._pipeline(*(("ZREM", key, *gone) for key in (places, kept, counted)))
+            await self._pipeline(*(("ZREM", key, *gone) for key in (listing, kept, counted)))
         return Page(tuple(filter(None, sessions)), page[-1] if more else "")
 
     async def num_open(self, tenant: str) -> int:

@@ -105,7 +105,7 @@ class LiveSession:
 
     @property
     def is_paused(self) -> bool:
-        """The needs, not the state."""
+        """What its controller asked for last, not what is told."""
         return views.PAUSED in self.record.notes
 
     @property

@@ -67,7 +67,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runni
 
 async def free(stage: Running) -> None:
     """Until no session holds anything here."""
-    await asyncio.wait_for(stage.stage.room.empty.wait(), 2 * WAIT_S)
+    await asyncio.wait_for(stage.stage.occupancy.empty.wait(), 2 * WAIT_S)
     assert stage.engine.status.num_sessions == 0
 
 
@@ -150,7 +150,7 @@ class TestRanks:
             await stream.switch("a")
             await late.switch("b")
             await opening.open(prompts={0: "something new"})
-            await wait_until(lambda: len(stage.stage.room) == 3, "it is being opened")
+            await wait_until(lambda: len(stage.stage.occupancy) == 3, "it is being opened")
             await stream.credit(1)
             await wait_until(lambda: stage.engine.has_work, "credit has arrived")
             await stream.close()
@@ -244,7 +244,7 @@ class TestClients:
             await stream.blocks(3)
         half_open = stage.generate()
         await half_open.open(start_block=2, num_context_blocks=2)
-        await wait_until(lambda: len(stage.stage.room) == 2, "both are in")
+        await wait_until(lambda: len(stage.stage.occupancy) == 2, "both are in")
         stream.call.cancel()
         half_open.call.cancel()
         await free(stage)
@@ -258,7 +258,7 @@ class TestClients:
         try:
             assert client.stdout
             assert await asyncio.wait_for(client.stdout.readline(), WAIT_S) == b"open\n"
-            assert len(stage.stage.room) == 1
+            assert len(stage.stage.occupancy) == 1
         finally:
             client.kill()
             await client.wait()
@@ -356,7 +356,7 @@ class TestDrain:
         async with serving(stage_settings(card)) as stage:
             stream = stage.generate()
             await stream.open(start_block=1, num_context_blocks=1)
-            await wait_until(lambda: len(stage.stage.room) == 1, "it is in")
+            await wait_until(lambda: len(stage.stage.occupancy) == 1, "it is in")
             assert (await drain(stage, "now", timeout=Duration())).num_sessions == 1
             assert await stream.reason() == "DRAINING"
 

@@ -98,7 +98,7 @@ async def ends_well(stage: Running, stream: Stream) -> None:
     await stream.rest()
     if await stream.code() is not grpc.StatusCode.OK:
         assert (await stream.details())["ErrorInfo"].reason in REASONS
-    await wait_until(lambda: not stage.stage.room.requests, "the slot is free")
+    await wait_until(lambda: not stage.stage.occupancy.requests, "the slot is free")
     assert stage.engine.status.num_sessions == 0
     assert not codes(stage) & {"INTERNAL", "UNKNOWN"}
 

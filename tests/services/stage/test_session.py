@@ -46,7 +46,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runni
 async def left_empty(stage: Running) -> AsyncIterator[None]:
     """Whatever a test does to its streams, their sessions leave."""
     yield
-    await wait_until(lambda: len(stage.stage.room) == 0, "the slots are free")
+    await wait_until(lambda: len(stage.stage.occupancy) == 0, "the slots are free")
     assert stage.engine.status.num_sessions == 0
 
 
@@ -443,7 +443,7 @@ class TestRefusals:
         streams = [stage.generate() for _ in range(SLOTS)]
         for stream in streams:
             await stream.open(start_block=1, num_context_blocks=1)
-        await wait_until(lambda: len(stage.stage.room) == SLOTS, "all are in")
+        await wait_until(lambda: len(stage.stage.occupancy) == SLOTS, "all are in")
         assert (await self.refused(stage))["ErrorInfo"].reason == "OUT_OF_CAPACITY"
         for stream in streams:
             stream.call.cancel()

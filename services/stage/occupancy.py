@@ -10,8 +10,8 @@ from cascade_core.request import SessionRequest
 from services.common.errors import UnsupportedMedia
 
 
-class Room:
-    """Room is counted here and not in the engine, so that streams that still send their context count."""
+class Occupancy:
+    """Counted here and not in the engine, so that streams that still send their context count."""
 
     def __init__(self) -> None:
         self.empty = asyncio.Event()
@@ -27,7 +27,7 @@ class Room:
 
     @contextmanager
     def hold(self, request: SessionRequest, engine: Engine) -> Iterator[None]:
-        """A slot for as long as the block lasts; raises OutOfCapacity, or UnsupportedMedia where the session
+        """A place for as long as the block lasts; raises OutOfCapacity, or UnsupportedMedia where the session
         never fits."""
         try:
             engine.check_room(request, self._held)
