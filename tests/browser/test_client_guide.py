@@ -156,8 +156,8 @@ async def test_hls_js_on_a_page_of_another_origin(origin: str) -> None:
     async with web_town(http={"cors_origins": (origin,)}, max_unacked_segments=3) as place:
         name = await place.anybody.name(num_blocks=6)
         token = await place.anybody.token(name)
-        async with place.anybody.attached(name) as leg:
-            await leg.until_over()
+        async with place.anybody.attached(name) as stream:
+            await stream.until_over()
         async with opened(f"{origin}/hls") as page:
             await page.evaluate(
                 "([gateway, session, token]) => start(gateway, session, token)",

@@ -36,8 +36,8 @@ async def test_hls_js_plays_a_session_to_its_end(enter: Enter, visit: OpenPage) 
     name = await place.anybody.name(num_blocks=16)
     token = await place.anybody.token(name)
     page = await visit(f"{place.url}/test/page", routes={"**/test/*": serve}, allow=("secret in an address",))
-    async with place.anybody.attached(name) as leg:
-        await leg.until_sequence(4)
+    async with place.anybody.attached(name) as stream:
+        await stream.until_sequence(4)
         await page.page.evaluate(PLAY, f"/v1/{name}/hls/index.m3u8?resume_token={token}")
         await page.until_playing(4)
     assert await page.page.eval_on_selector("video", "video => video.videoWidth") == 64

@@ -57,16 +57,16 @@ async def test_a_viewer_who_was_away_for_long_goes_on_at_the_live_edge(enter: En
     wire = await enter(wire_to(place.url))
     name = await place.anybody.name()
     token = await place.anybody.token(name)
-    async with place.anybody.attached(name, acks=False) as leg:
-        await leg.until_sequence(4)
+    async with place.anybody.attached(name, acks=False) as stream:
+        await stream.until_sequence(4)
         link = f"{wire.url}/#view={name.removeprefix('sessions/')}&token={token}"
         page = await visit(link, allow=("WebSocket", "ERR_", "Failed to load resource"))
         await page.until_playing(0.3)
         wire.cut()
         await page.until_state("offline")
-        while leg.segments[-1].sequence < 150:
-            await leg.ack(newest := leg.segments[-1].sequence)
-            await leg.until_sequence(newest + 1)
+        while stream.segments[-1].sequence < 150:
+            await stream.ack(newest := stream.segments[-1].sequence)
+            await stream.until_sequence(newest + 1)
         wire.mend(place.url)
         await page.until_notice("[data-kind=skipped]")
         await page.until_time(150 * 0.75 - 1)

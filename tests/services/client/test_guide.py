@@ -88,8 +88,8 @@ async def test_hls_and_mp4(tmp_path: Path) -> None:
         name = await place.anybody.name(num_blocks=6)
         setting = [f"GATEWAY={place.url}", f"SESSION={name}"]
         token = (await script(place, tmp_path, *setting, ask, "echo $TOKEN")).strip()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_over()
+        async with place.anybody.attached(name) as stream:
+            await stream.until_over()
         url = (await script(place, tmp_path, *setting, f"TOKEN={token}", download, f'echo "{HLS}"')).strip()
         pictures = [int((await probed(source))["nb_read_frames"]) for source in (tmp_path / "video.mp4", url)]
     assert pictures == [6 * 12 - 3] * 2

@@ -133,21 +133,23 @@ class Tenant:
         return await until_value(lambda: self.get(name), lambda session: STATES[session.state] == state)
 
     @asynccontextmanager
-    async def attached(self, name: str = "", *, acks: bool = True, **attach: Any) -> AsyncIterator["Leg"]:
+    async def attached(
+        self, name: str = "", *, acks: bool = True, **attach: Any
+    ) -> AsyncIterator["AttachedStream"]:
         """A stream whose `attached` has come; left open it is cancelled at the end."""
-        leg = self.leg(acks=acks)
+        stream = self.stream(acks=acks)
         try:
-            await leg.attach(name=name, **attach)
-            yield leg
+            await stream.attach(name=name, **attach)
+            yield stream
         finally:
-            await leg.cut()
+            await stream.cut()
 
-    def leg(self, *, acks: bool = True, with_credential: bool = True) -> "Leg":
+    def stream(self, *, acks: bool = True, with_credential: bool = True) -> "AttachedStream":
         metadata = self.metadata if with_credential else ()
-        return Leg(self.stub.Connect(metadata=metadata), acks=acks)
+        return AttachedStream(self.stub.Connect(metadata=metadata), acks=acks)
 
 
-class Leg:
+class AttachedStream:
     """One Connect stream, as a client sees it."""
 
     def __init__(self, call: Any, *, acks: bool) -> None:
@@ -224,7 +226,7 @@ class Leg:
     async def until_sequence(self, sequence: int) -> None:
         await self.until(lambda: self.segments and self.segments[-1].sequence >= sequence)
 
-    async def until_over(self) -> "Leg":
+    async def until_over(self) -> "AttachedStream":
         await self.until(lambda: self.is_over)
         return self
 

@@ -26,7 +26,7 @@ from tests.services.support.fake_decoder import FakeDecoder
 from tests.services.support.fake_stage import FakeStage
 from tests.services.support.gateway_support import (
     WAIT_S,
-    Leg,
+    AttachedStream,
     Tenant,
     Town,
     gateway_settings,
@@ -224,15 +224,17 @@ def open_socket(place: WebTown, name: str, **options: Any) -> Any:
 
 
 @asynccontextmanager
-async def playing(place: WebTown, num_segments: int, **spec: Any) -> AsyncIterator[tuple[str, Leg]]:
+async def playing(
+    place: WebTown, num_segments: int, **spec: Any
+) -> AsyncIterator[tuple[str, AttachedStream]]:
     """A session whose controller has received and acknowledged that many segments, then asks for no more."""
     name = await place.anybody.name(**spec)
-    async with place.anybody.attached(name, acks=False, max_unacked_segments=1) as leg:
+    async with place.anybody.attached(name, acks=False, max_unacked_segments=1) as stream:
         for sequence in range(1, num_segments + 1):
-            await leg.until_sequence(sequence)
+            await stream.until_sequence(sequence)
             if sequence < num_segments:
-                await leg.ack(sequence)
-        yield name, leg
+                await stream.ack(sequence)
+        yield name, stream
 
 
 async def run(*command: str | Path) -> str:

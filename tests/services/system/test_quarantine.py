@@ -21,7 +21,7 @@ from tests.services.common.test_gpus import FakeNvml
 from tests.services.common.test_health import NOT_SERVING, SERVING, until
 from tests.services.support import decoder_support, stage_support
 from tests.services.support.decoder_support import opening
-from tests.services.support.gateway_support import Leg, Tenant, gateway_settings, open_channel
+from tests.services.support.gateway_support import AttachedStream, Tenant, gateway_settings, open_channel
 from tests.services.support.stage_support import WAIT_S, Running, stage_settings
 
 QUARANTINED, READY = common_pb2.SERVING_STATE_QUARANTINED, common_pb2.SERVING_STATE_READY
@@ -162,29 +162,29 @@ class TestSessions:
             settings = gateway_settings(addresses, [f"127.0.0.1:{decoder.server.port}"], open_timeout_s=30)
             async with running(settings) as (server, _), open_channel(server.port) as channel:
                 tenant = Tenant(channel, None)
-                async with tenant.attached(await tenant.name(num_blocks=8), acks=False) as leg:
-                    await follow(leg, 3)
+                async with tenant.attached(await tenant.name(num_blocks=8), acks=False) as stream:
+                    await follow(stream, 3)
                     (broken,) = (one for one in stages if one.stage.slots)
                     (sound,) = (one for one in stages if one is not broken)
                     drivers[stages.index(broken)].events.append((0, 79))
                     await wait_until(lambda: sound.stage.slots, "the session has moved")
-                    await follow(leg, 8)
-                    await asyncio.wait_for(leg.until_over(), WAIT_S)
-                assert leg.sequences == list(range(1, 9))
-                assert leg.end_reason == "COMPLETE"
+                    await follow(stream, 8)
+                    await asyncio.wait_for(stream.until_over(), WAIT_S)
+                assert stream.sequences == list(range(1, 9))
+                assert stream.end_reason == "COMPLETE"
                 assert not broken.stage.slots
-                async with tenant.attached(await tenant.name(num_blocks=2)) as leg:
-                    await asyncio.wait_for(leg.until_over(), WAIT_S)
-                assert leg.sequences == [1, 2], "the next session finds the one that is left"
+                async with tenant.attached(await tenant.name(num_blocks=2)) as stream:
+                    await asyncio.wait_for(stream.until_over(), WAIT_S)
+                assert stream.sequences == [1, 2], "the next session finds the one that is left"
                 assert broken.metric("cascade_stage_blocks_total") < 8
 
 
-async def follow(leg: Leg, sequence: int) -> None:
+async def follow(stream: AttachedStream, sequence: int) -> None:
     """Acknowledge one segment after the other, up to this one."""
-    for number in range(len(leg.sequences) + 1, sequence + 1):
+    for number in range(len(stream.sequences) + 1, sequence + 1):
         async with asyncio.timeout(WAIT_S):
-            await leg.until_segments(number)
-        await leg.ack(number)
+            await stream.until_segments(number)
+        await stream.ack(number)
 
 
 @asynccontextmanager

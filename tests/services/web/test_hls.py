@@ -52,7 +52,7 @@ async def test_ffprobe_reads_a_recording_whole() -> None:
 @needs_ffprobe
 async def test_ffmpeg_plays_the_live_edge_to_the_end(tmp_path: Path) -> None:
     """From where a player starts, over segments that come while it plays, to ENDLIST: each picture once."""
-    async with web_town() as place, playing(place, 8) as (name, leg):
+    async with web_town() as place, playing(place, 8) as (name, stream):
         token = await place.anybody.token(name)
         url = f"{place.web}/v1/{name}/hls/index.m3u8?resume_token={token}"
         file = tmp_path / "live.mp4"
@@ -72,15 +72,15 @@ async def test_ffmpeg_plays_the_live_edge_to_the_end(tmp_path: Path) -> None:
         player = asyncio.create_task(run(*command))
         await until_viewers(place, name, 1)
         for sequence in range(9, 13):
-            await leg.ack(sequence - 1)
-            await leg.until_sequence(sequence)
+            await stream.ack(sequence - 1)
+            await stream.until_sequence(sequence)
         await place.anybody.delete(name)
         await player
         assert int((await probed(file))["nb_read_frames"]) == num_frames(12)
 
 
 async def test_a_live_playlist_slides_and_its_files_are_there() -> None:
-    async with web_town() as place, playing(place, 3) as (name, leg), browsing(place, "acme") as client:
+    async with web_town() as place, playing(place, 3) as (name, stream), browsing(place, "acme") as client:
         folder = f"/v1/{name}/hls"
         first = await client.get(f"{folder}/index.m3u8")
         assert first.status_code == 200
@@ -93,8 +93,8 @@ async def test_a_live_playlist_slides_and_its_files_are_there() -> None:
             answer = await client.get(f"{folder}/{number}.m4s")
             frames = (0, 9) if number == 1 else (12 * (number - 1) - 3, 12)
             assert answer.content == place.decoder.film(number - 1, *frames)
-        await leg.ack(3)
-        await leg.until_sequence(4)
+        await stream.ack(3)
+        await stream.until_sequence(4)
         await until_value(lambda: client.get(f"{folder}/index.m3u8"), lambda found: "4" in names(found.text))
         for missing in ("99.m4s", "0.m4s", "init-000000000000.mp4", "other.txt", "-1.m4s", "..%2f..%2fx"):
             assert (await client.get(f"{folder}/{missing}")).status_code == 404
@@ -156,15 +156,15 @@ async def test_a_token_in_the_query_is_repeated_behind_each_name() -> None:
 
 
 async def test_a_stream_that_is_lost_is_mended_behind_the_readers() -> None:
-    async with web_town() as place, playing(place, 3) as (name, leg), browsing(place, "acme") as client:
+    async with web_town() as place, playing(place, 3) as (name, stream), browsing(place, "acme") as client:
         url = f"/v1/{name}/hls/index.m3u8"
         assert names((await client.get(url)).text) == ["1", "2", "3"]
         live = place.registry.find(name.removeprefix("sessions/"))
         viewers = [each for each in live._attachments if not each.is_controller]
         assert len(viewers) == 1
         viewers[0].close(NotReady("lost"))
-        await leg.ack(3)
-        await leg.until_sequence(4)
+        await stream.ack(3)
+        await stream.until_sequence(4)
         found = await until_value(lambda: client.get(url), lambda found: "4" in names(found.text))
         assert names(found.text) == ["1", "2", "3", "4"]
 

@@ -28,8 +28,8 @@ async def test_a_session_from_first_to_last() -> None:
         resumed = await web.post("/v1/sessions/film:resume", json={"requestId": fresh_id()})
         assert resumed.json()["session"]["paused"] is False
         issued = await web.post("/v1/sessions/film:issueResumeToken", json={"role": "CONNECT_ROLE_VIEWER"})
-        async with place.town.anybody.attached(resume_token=issued.json()["resumeToken"]) as leg:
-            assert (await leg.first("attached")).session.name == "sessions/film"
+        async with place.town.anybody.attached(resume_token=issued.json()["resumeToken"]) as stream:
+            assert (await stream.first("attached")).session.name == "sessions/film"
         ended = await web.delete("/v1/sessions/film", params={"requestId": fresh_id()})
         assert ended.json()["session"]["state"] == "SESSION_STATE_ENDED"
         assert (await web.get("/v1/sessions/film")).json()["session"]["end"]["reason"] == "END_REASON_DELETED"

@@ -54,8 +54,8 @@ async def test_video_is_as_described() -> None:
     async with http_town() as place:
         name = (await create(place.visitor, spec=spec(numBlocks="3")))["name"]
         token = await place.town.anybody.token(name)
-        async with place.town.anybody.attached(name) as leg:
-            await leg.until_over()
+        async with place.town.anybody.attached(name) as stream:
+            await stream.until_over()
         playlist = await place.visitor.get(
             f"/v1/{name}/hls/index.m3u8", headers={"x-resume-token": token}, params={"profile": "default"}
         )

@@ -80,7 +80,7 @@ async def test_downloads_are_bounded_and_forgotten(monkeypatch: pytest.MonkeyPat
 
 @needs_ffprobe
 async def test_a_download_is_resumed_while_the_session_goes_on(tmp_path: Path) -> None:
-    async with web_town() as place, playing(place, 4) as (name, leg), browsing(place, "acme") as client:
+    async with web_town() as place, playing(place, 4) as (name, stream), browsing(place, "acme") as client:
         url = f"/v1/{name}/video.mp4"
         whole = await client.get(url)
         assert whole.headers["accept-ranges"] == "bytes"
@@ -88,8 +88,8 @@ async def test_a_download_is_resumed_while_the_session_goes_on(tmp_path: Path) -
         half = await client.get(url, headers={"range": f"bytes=0-{size // 2}"})
         assert (half.status_code, half.content) == (206, whole.content[: size // 2 + 1])
         assert half.headers["content-range"] == f"bytes 0-{size // 2}/{size}"
-        await leg.ack(4)
-        await leg.until_sequence(5)
+        await stream.ack(4)
+        await stream.until_sequence(5)
         grown = await until_value(lambda: client.get(url), lambda found: found.headers["etag"] != etag)
         more = {"range": f"bytes={size // 2 + 1}-", "if-range": etag}
         others = await client.get(url, headers=more)
@@ -106,11 +106,11 @@ async def test_a_download_is_resumed_while_the_session_goes_on(tmp_path: Path) -
 
 async def test_what_is_gone_begins_anew() -> None:
     """A gateway that only keeps the newest cannot go on with what began with older ones."""
-    async with web_town(kept_segments=6, max_unacked_limit=4) as place, playing(place, 6) as (name, leg):
+    async with web_town(kept_segments=6, max_unacked_limit=4) as place, playing(place, 6) as (name, stream):
         url = f"/v1/{name}/video.mp4"
         for sequence in range(7, 12):
-            await leg.ack(sequence - 1)
-            await leg.until_sequence(sequence)
+            await stream.ack(sequence - 1)
+            await stream.until_sequence(sequence)
         async with browsing(place, "acme") as client:
             kept = await client.get(url)
             assert kept.headers["etag"].startswith('"6-11-')

@@ -127,8 +127,8 @@ async def test_video_of_a_session_that_another_gateway_has(redis: RedisServer, t
             await until(lambda: stage.num_watchers == decoder.num_watchers == 2)
             owner = Tenant(channel, None)
             name, other = await owner.name(), await owner.name()
-            async with owner.attached(name) as leg, client(f"http://127.0.0.1:{there}") as far:
-                await leg.until_segments(3)
+            async with owner.attached(name) as stream, client(f"http://127.0.0.1:{there}") as far:
+                await stream.until_segments(3)
                 by_token = {"resume_token": await owner.token(name)}
                 url = f"/v1/{name}/video.mp4"
                 assert (await far.get(url, params=by_token)).status_code == 200

@@ -92,7 +92,7 @@ async def test_resuming_repeats_nothing_and_leaves_nothing_out() -> None:
 
 
 async def test_a_viewer_watches_and_holds_nobody_back() -> None:
-    async with web_town() as place, playing(place, 2) as (name, leg):
+    async with web_town() as place, playing(place, 2) as (name, stream):
         token = await place.anybody.token(name)
         async with page(place, name, acks=False, resumeToken=token) as viewer:
             await viewer.until_segments(1)
@@ -100,8 +100,8 @@ async def test_a_viewer_watches_and_holds_nobody_back() -> None:
             assert viewer.all("attached")[0]["role"] == "CONNECT_ROLE_VIEWER"
             viewer.socket.transport.pause_reading()
             for sequence in range(3, 60):
-                await leg.ack(sequence - 1)
-                await leg.until_sequence(sequence)
+                await stream.ack(sequence - 1)
+                await stream.until_sequence(sequence)
             viewer.socket.transport.resume_reading()
             await viewer.until(lambda: viewer.sequences[-1] == 59)
             await viewer.send(setPaused={"requestId": "p", "paused": True})
@@ -111,7 +111,7 @@ async def test_a_viewer_watches_and_holds_nobody_back() -> None:
 
 
 async def test_a_hundred_viewers_cost_one_decode() -> None:
-    async with web_town() as place, playing(place, 2) as (name, leg), AsyncExitStack() as stack:
+    async with web_town() as place, playing(place, 2) as (name, stream), AsyncExitStack() as stack:
         token = await place.anybody.token(name)
         pages = [page(place, name, acks=False, resumeToken=token) for _ in range(100)]
         viewers = [await stack.enter_async_context(each) for each in pages]
@@ -119,8 +119,8 @@ async def test_a_hundred_viewers_cost_one_decode() -> None:
             await viewer.until_segments(1)
         assert (await place.anybody.get(name)).num_viewers == 100
         for sequence in range(3, 7):
-            await leg.ack(sequence - 1)
-            await leg.until_sequence(sequence)
+            await stream.ack(sequence - 1)
+            await stream.until_sequence(sequence)
         for viewer in viewers:
             await viewer.until(lambda viewer=viewer: viewer.sequences[-1] == 6)
             assert viewer.media[-1] == viewers[0].media[-1]
@@ -247,7 +247,7 @@ async def test_a_flood_holds_nobody_up_and_is_forgotten() -> None:
     """Sockets that say much and read nothing; then all is as before."""
     attach = json.dumps({"attach": {"role": "CONNECT_ROLE_VIEWER"}, **KEY})
     spam = json.dumps({"setPaused": {"requestId": "x", "paused": True}})
-    async with web_town() as place, playing(place, 2) as (name, leg):
+    async with web_town() as place, playing(place, 2) as (name, stream):
 
         async def flood() -> None:
             async with open_socket(place, name, max_queue=1) as socket:
@@ -256,8 +256,8 @@ async def test_a_flood_holds_nobody_up_and_is_forgotten() -> None:
                     await socket.send(spam)
 
         await asyncio.gather(*(flood() for _ in range(8)))
-        await leg.ack(2)
-        await leg.until_sequence(3)
+        await stream.ack(2)
+        await stream.until_sequence(3)
         await until_value(lambda: place.anybody.get(name), lambda session: not session.num_viewers)
 
 

@@ -125,9 +125,9 @@ async def check_well(place: Town) -> None:
     for session in ("a", "b"):
         await place.anybody.delete(f"sessions/{session}", "the-end")
     name = await place.anybody.name(num_blocks=2)
-    async with place.anybody.attached(name) as leg:
-        await leg.until_over()
-    assert leg.end_reason == "COMPLETE"
+    async with place.anybody.attached(name) as stream:
+        await stream.until_over()
+    assert stream.end_reason == "COMPLETE"
 
 
 def check_error(error: grpc.aio.AioRpcError) -> None:
@@ -171,23 +171,23 @@ async def open_streams(streams: list[tuple[Any, list[Any], bool]]) -> None:
     async with busy_town() as (place, token):
 
         async def open_one(first: dict[str, Any], others: list[Any], is_half_closed: bool) -> None:
-            leg = place.anybody.leg(acks=False)
-            leg.start()
+            stream = place.anybody.stream(acks=False)
+            stream.start()
             try:
                 for message in (first, *others):
-                    await leg.send(**with_token(message, token))
+                    await stream.send(**with_token(message, token))
                     await asyncio.sleep(0.005)
                 if is_half_closed:
-                    await leg.call.done_writing()
+                    await stream.call.done_writing()
             except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
-                await leg.until_over()
+                await stream.until_over()
             await asyncio.sleep(0.05)
-            if leg.error and "from Core" not in str(leg.error.details()):
-                check_error(leg.error)
-            for failed in leg.all("request_failed"):
+            if stream.error and "from Core" not in str(stream.error.details()):
+                check_error(stream.error)
+            for failed in stream.all("request_failed"):
                 assert unpacked(failed.status)["ErrorInfo"].reason in REASONS - FORBIDDEN
-            assert leg.sequences == sorted(set(leg.sequences))
-            await leg.cut()
+            assert stream.sequences == sorted(set(stream.sequences))
+            await stream.cut()
 
         await asyncio.gather(*(open_one(*stream) for stream in streams))
         await check_well(place)

@@ -46,9 +46,9 @@ def raw_connect(channel: grpc.aio.Channel) -> Any:
 async def check_healthy(place: Town) -> None:
     """A new session plays to its end."""
     name = await place.anybody.name(num_blocks=2)
-    async with place.anybody.attached(name) as leg:
-        await leg.until_over()
-    assert leg.end_reason == "COMPLETE"
+    async with place.anybody.attached(name) as stream:
+        await stream.until_over()
+    assert stream.end_reason == "COMPLETE"
 
 
 async def test_prompts_that_are_too_long_are_refused() -> None:
@@ -74,11 +74,11 @@ async def test_messages_beyond_the_limit_are_refused_by_the_library() -> None:
             await place.anybody.call("SwitchPrompt", request)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.send(switch_prompt={"request_id": "r", "prompt_switch": {"text": "x" * (5 * 2**20)}})
-            await leg.until_over()
-            assert leg.error is not None
-            assert leg.error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        async with place.anybody.attached(name) as stream:
+            await stream.send(switch_prompt={"request_id": "r", "prompt_switch": {"text": "x" * (5 * 2**20)}})
+            await stream.until_over()
+            assert stream.error is not None
+            assert stream.error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         await check_healthy(place)
 
 

@@ -70,14 +70,14 @@ async def test_a_creation_is_repeated_after_the_end() -> None:
 async def test_a_creation_is_repeated_while_the_session_runs() -> None:
     async with town() as place:
         first = await place.anybody.create("r1")
-        async with place.anybody.attached(first.session.name) as leg:
-            await leg.until_segments(2)
+        async with place.anybody.attached(first.session.name) as stream:
+            await stream.until_segments(2)
             again = await place.anybody.create("r1")
             assert (again.session.name, again.session.epoch) == (first.session.name, 1)
             assert again.session.num_blocks >= 2
             async with place.anybody.attached(resume_token=again.resume_token, role=2) as viewer:
                 assert viewer.all("attached")[0].session.name == first.session.name
-            await leg.until_segments(len(leg.segments) + 3)
+            await stream.until_segments(len(stream.segments) + 3)
 
 
 async def test_request_ids_of_two_tenants_have_nothing_to_do_with_each_other() -> None:
@@ -189,14 +189,14 @@ async def test_a_call_that_finds_its_lease_gone_looks_again(monkeypatch: pytest.
 async def test_a_repeated_switch_returns_the_receipt_as_it_stands() -> None:
     async with town() as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name, acks=False) as leg:
-            await leg.until_segments(4)
+        async with place.anybody.attached(name, acks=False) as stream:
+            await stream.until_segments(4)
             first = await place.anybody.switch(name, "a blue square", "s1")
             assert (first.request_id, first.state) == ("s1", pb.SWITCH_STATE_ACCEPTED)
             assert first.HasField("accept_time")
             assert await place.anybody.switch(name, "a blue square", "s1") == first
-            await leg.ack(4)
-            applied = await leg.receipt("s1")
+            await stream.ack(4)
+            applied = await stream.receipt("s1")
             assert await place.anybody.switch(name, "a blue square", "s1") == applied
             assert applied.first_block_touched == 4
             assert applied.touched_presentation_time.ToMilliseconds() == round((12 * 4 - 3) / 16 * 1000 - 0.5)
@@ -210,38 +210,38 @@ async def test_a_repeated_switch_returns_the_receipt_as_it_stands() -> None:
 async def test_equal_switches_at_once_reach_the_stage_once() -> None:
     async with town() as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(1)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(1)
             calls = (place.anybody.switch(name, "a blue square", "s1") for _ in range(20))
             answers = await asyncio.gather(*calls)
             assert {answer.request_id for answer in answers} == {"s1"}
-            await leg.receipt("s1")
+            await stream.receipt("s1")
         assert place.stage.streams[0].switches == ["s1"]
-        assert [item.state for item in leg.all("prompt_receipt")] == [1, 2]
+        assert [item.state for item in stream.all("prompt_receipt")] == [1, 2]
 
 
 async def test_a_refused_switch_stays_refused() -> None:
     async with town() as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(1)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(1)
             for _ in range(2):
                 with fails("INVALID_ARGUMENT INVALID_PROMPT") as details:
                     await place.anybody.switch(name, REFUSED, "s1")
                 assert details[0]["BadRequest"].field_violations
-            refused = await leg.receipt("s1", "REFUSED")
+            refused = await stream.receipt("s1", "REFUSED")
             assert status_reason(refused.status) == "INVALID_PROMPT"
-            await leg.until_segments(len(leg.segments) + 2)
+            await stream.until_segments(len(stream.segments) + 2)
         assert place.stage.streams[0].switches == ["s1"]
 
 
 async def test_a_switch_is_repeated_after_the_end() -> None:
     async with town() as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(1)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(1)
             await place.anybody.switch(name, "a blue square", "s1")
-            applied = await leg.receipt("s1")
+            applied = await stream.receipt("s1")
             await place.anybody.delete(name)
         assert await place.anybody.switch(name, "a blue square", "s1") == applied
         with fails(REUSED):
@@ -251,18 +251,18 @@ async def test_a_switch_is_repeated_after_the_end() -> None:
 async def test_a_block_that_is_not_ahead_is_named_with_the_next_one() -> None:
     async with town() as place:
         name = await place.anybody.name(num_blocks=9)
-        async with place.anybody.attached(name, acks=False) as leg:
-            await leg.until_segments(4)
+        async with place.anybody.attached(name, acks=False) as stream:
+            await stream.until_segments(4)
             with fails("FAILED_PRECONDITION BLOCK_NOT_AHEAD", next_block="4"):
                 await place.anybody.switch(name, "x", at_block=2)
             with fails("FAILED_PRECONDITION BLOCK_NOT_AHEAD", next_block="4"):
                 await place.anybody.switch(name, "x", at_block=9)
             receipt = await place.anybody.switch(name, "x", "s1", at_block=6)
             assert receipt.state == pb.SWITCH_STATE_ACCEPTED
-            leg.acks = True
-            await leg.ack(4)
-            assert (await leg.receipt("s1")).first_block_touched == 6
-            await leg.until_over()
+            stream.acks = True
+            await stream.ack(4)
+            assert (await stream.receipt("s1")).first_block_touched == 6
+            await stream.until_over()
 
 
 async def test_a_block_beyond_the_end_is_refused_while_the_session_waits() -> None:
@@ -287,15 +287,15 @@ async def test_too_many_switches_that_wait_are_refused() -> None:
 async def test_switches_take_effect_in_the_order_of_blocks_then_of_acceptance() -> None:
     async with town(stages=[FakeStage(capacity=0)]) as place:
         name = await place.anybody.name(num_blocks=8, prompts={0: PROMPT, 3: "from the timeline"})
-        async with place.anybody.attached(name) as leg:
+        async with place.anybody.attached(name) as stream:
             for request_id, block in (("late", 6), ("first", None), ("second", None), ("early", 5)):
                 await place.anybody.switch(name, request_id, request_id, at_block=block)
             place.stage.set_capacity(1)
-            await leg.until_over()
-        applied = [item for item in leg.all("prompt_receipt") if item.state == pb.SWITCH_STATE_APPLIED]
+            await stream.until_over()
+        applied = [item for item in stream.all("prompt_receipt") if item.state == pb.SWITCH_STATE_APPLIED]
         seen = [(item.request_id, item.first_block_touched) for item in applied]
         assert seen == [("first", 0), ("second", 0), ("", 3), ("early", 5), ("late", 6)]
         for item in applied:
-            at = leg.position("prompt_receipt", lambda other, item=item: other == item)
+            at = stream.position("prompt_receipt", lambda other, item=item: other == item)
             block = item.first_block_touched
-            assert at < leg.position("segment", lambda segment, block=block: segment.media.block == block)
+            assert at < stream.position("segment", lambda segment, block=block: segment.media.block == block)

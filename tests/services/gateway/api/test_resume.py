@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.services.support.fake_decoder import FakeDecoder
 from tests.services.support.fake_stage import FakeStage
-from tests.services.support.gateway_support import CONTROLLER, Leg, Tenant, town
+from tests.services.support.gateway_support import CONTROLLER, AttachedStream, Tenant, town
 
 NUM_BLOCKS = 24
 STEPS = st.lists(
@@ -29,7 +29,7 @@ class Client:
     def __init__(self, tenant: Tenant, name: str) -> None:
         self.tenant = tenant
         self.name = name
-        self.leg: Leg
+        self.stream: AttachedStream
         self.kept: list[int] = []
         """Sequences that were new."""
         self.blocks: list[int] = []
@@ -39,18 +39,18 @@ class Client:
 
     async def attach(self) -> None:
         self._seen = 0
-        self.leg = self.tenant.leg(acks=False)
+        self.stream = self.tenant.stream(acks=False)
         after = self.forgotten or (self.kept[-1] if self.kept else 0)
         self.forgotten = 0
-        await self.leg.attach(name=self.name, role=CONTROLLER, after_sequence=after)
+        await self.stream.attach(name=self.name, role=CONTROLLER, after_sequence=after)
         if self.acked:  # the last ack may have been lost with the stream before
-            await self.leg.ack(self.acked)
-        attached = self.leg.all("attached")[0]
+            await self.stream.ack(self.acked)
+        attached = self.stream.all("attached")[0]
         assert attached.next_sequence <= max(after, self.acked) + 1
 
     def take(self) -> None:
         """Drop what is known already."""
-        for segment, mark in list(zip(self.leg.segments, self.leg.marks, strict=True))[self._seen :]:
+        for segment, mark in list(zip(self.stream.segments, self.stream.marks, strict=True))[self._seen :]:
             self._seen += 1
             newest = self.kept[-1] if self.kept else 0
             assert segment.sequence <= newest + 1, "no gap"
@@ -62,30 +62,30 @@ class Client:
         """As many more, as far as there is credit for them."""
         wanted = min(len(self.kept) + number, self.acked + 4, NUM_BLOCKS)
         if wanted > len(self.kept):
-            await self.leg.until(lambda: self.leg.sequences[-1:] >= [wanted] or self.leg.is_over)
+            await self.stream.until(lambda: self.stream.sequences[-1:] >= [wanted] or self.stream.is_over)
         self.take()
 
     async def ack(self, back: int) -> None:
         """What is kept, but for the last few."""
         sequence = max(0, len(self.kept) - back)
-        if sequence and not self.leg.is_over:
-            await self.leg.ack(sequence)
+        if sequence and not self.stream.is_over:
+            await self.stream.ack(sequence)
             self.acked = max(self.acked, sequence)
 
     async def cut(self, forget: int) -> None:
         """The connection is lost, and the client is not sure of the last ones it stored."""
-        await self.leg.cut()
+        await self.stream.cut()
         self.take()
         self.forgotten = max(self.acked, len(self.kept) - forget)
         await self.attach()
 
     async def finish(self) -> None:
-        while not self.leg.is_over:
+        while not self.stream.is_over:
             await self.receive(4)
-            if self.kept and not self.leg.is_over:
+            if self.kept and not self.stream.is_over:
                 await self.ack(0)
             if len(self.kept) == NUM_BLOCKS:
-                await self.leg.until_over()
+                await self.stream.until_over()
 
 
 @given(steps=STEPS)
@@ -102,7 +102,7 @@ async def run(steps: list[tuple[str, int]]) -> None:
         await client.attach()
         is_deaf, deaths = False, 0
         for kind, number in steps:
-            if client.leg.is_over:
+            if client.stream.is_over:
                 break
             if kind == "receive":
                 await client.receive(number)
@@ -112,38 +112,40 @@ async def run(steps: list[tuple[str, int]]) -> None:
                 await client.cut(number)
                 is_deaf = False
             elif kind == "half-close" and not is_deaf:
-                await client.leg.call.done_writing()
+                await client.stream.call.done_writing()
                 is_deaf = True
             elif kind == "die" and deaths < 2:
                 deaths += 1
                 machine = (stages, decoders)[number][deaths % 2]
                 await machine.restart()
-        if is_deaf and not client.leg.is_over:
+        if is_deaf and not client.stream.is_over:
             await client.cut(0)
         await client.finish()
-        if not client.leg.all("ended"):
+        if not client.stream.all("ended"):
             await client.cut(0)
-            await client.leg.until_over()
+            await client.stream.until_over()
             client.take()
         assert client.kept == list(range(1, NUM_BLOCKS + 1))
         assert client.blocks == list(range(NUM_BLOCKS))
-        assert client.leg.end_reason == "COMPLETE"
+        assert client.stream.end_reason == "COMPLETE"
 
 
 @pytest.mark.parametrize("kept", [32, 40])
 async def test_all_that_was_not_acked_is_kept(kept: int) -> None:
     async with town(kept_segments=kept) as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name, acks=False, max_unacked_segments=32) as leg:
-            await leg.until_sequence(32)
-            await leg.ack(32)
-            await leg.until_sequence(64)
-        async with place.anybody.attached(name, acks=False, after_sequence=32, max_unacked_segments=1) as leg:
-            assert leg.all("attached")[0].next_sequence == 33
-            await leg.until_sequence(64)
-            assert leg.sequences == list(range(33, 65))
-        async with place.anybody.attached(name, acks=False) as leg:
-            oldest = leg.all("attached")[0].next_sequence
+        async with place.anybody.attached(name, acks=False, max_unacked_segments=32) as stream:
+            await stream.until_sequence(32)
+            await stream.ack(32)
+            await stream.until_sequence(64)
+        async with place.anybody.attached(
+            name, acks=False, after_sequence=32, max_unacked_segments=1
+        ) as stream:
+            assert stream.all("attached")[0].next_sequence == 33
+            await stream.until_sequence(64)
+            assert stream.sequences == list(range(33, 65))
+        async with place.anybody.attached(name, acks=False) as stream:
+            oldest = stream.all("attached")[0].next_sequence
             assert oldest == 64 - kept + 1, "usually more, and a controller starts at the oldest"
-            await leg.until_sequence(64)
-            assert leg.sequences == list(range(oldest, 65))
+            await stream.until_sequence(64)
+            assert stream.sequences == list(range(oldest, 65))

@@ -12,7 +12,7 @@ from services.gateway.session.attachment import MAX_EVENTS, MAX_MADE, Attachment
 from services.gateway.session.block_made import block_made
 from tests.services.gateway.app.test_two_gateways import pair, redis
 from tests.services.support.fake_stage import FakeStage
-from tests.services.support.gateway_support import VIEWER, Leg, town, until
+from tests.services.support.gateway_support import VIEWER, AttachedStream, town, until
 from tests.services.support.redis_support import RedisServer, needs_redis
 
 __all__ = ["redis"]
@@ -36,15 +36,15 @@ async def drain(attachment: Attachment) -> list[Any]:
     return found
 
 
-def check_told(leg: Leg, stage: FakeStage) -> None:
+def check_told(stream: AttachedStream, stage: FakeStage) -> None:
     """Of every block that came as a segment, once and before it, with the ticks of the stage."""
-    told = leg.all("block_made")
+    told = stream.all("block_made")
     blocks = [item.block for item in told]
     assert blocks == list(range(len(blocks)))
-    assert len(leg.segments) <= len(blocks)
-    for segment in leg.segments:
+    assert len(stream.segments) <= len(blocks)
+    for segment in stream.segments:
         block = segment.media.block
-        assert leg.position("block_made", lambda item, block=block: item.block == block) < leg.position(  # type: ignore[misc]
+        assert stream.position("block_made", lambda item, block=block: item.block == block) < stream.position(  # type: ignore[misc]
             "segment",
             lambda item, block=block: item.media.block == block,  # type: ignore[misc]
         )
@@ -69,23 +69,23 @@ async def test_only_those_who_ask_are_told_how_blocks_were_made() -> None:
         ):
             (live,) = place.registry.sessions
             await until(lambda: live.num_viewers == 2)
-            async with place.anybody.attached(name) as leg:
-                await leg.until_over()
+            async with place.anybody.attached(name) as stream:
+                await stream.until_over()
                 await plain.until_over()
                 await curious.until_over()
-        assert not leg.all("block_made")
+        assert not stream.all("block_made")
         assert not plain.all("block_made")
         assert 0 < len(curious.all("block_made")) <= 12
-        assert leg.sequences == plain.sequences == curious.sequences == list(range(1, 13))
+        assert stream.sequences == plain.sequences == curious.sequences == list(range(1, 13))
 
 
 async def test_a_controller_that_asks_hears_of_each_block_before_its_segment() -> None:
     async with town(stages=[FakeStage(block_s=0.02, open_s=0.2)]) as place:
         name = await place.anybody.name(num_blocks=10)
-        async with place.anybody.attached(name, with_ticks=True) as leg:
-            await leg.until_over()
-        check_told(leg, place.stage)
-        assert len(leg.all("block_made")) == 10
+        async with place.anybody.attached(name, with_ticks=True) as stream:
+            await stream.until_over()
+        check_told(stream, place.stage)
+        assert len(stream.all("block_made")) == 10
         async with place.anybody.attached(name, with_ticks=True, acks=False) as again:
             await again.until_over()
         assert again.sequences == list(range(1, 11))
@@ -96,11 +96,11 @@ async def test_a_controller_that_asks_hears_of_each_block_before_its_segment() -
 async def test_a_gateway_that_does_not_have_the_session_passes_them_on(redis: RedisServer) -> None:
     async with pair(redis) as both:
         name = await both.first.acme.name(num_blocks=None)
-        async with both.second.acme.attached(name, with_ticks=True) as leg:
-            await leg.until(lambda: len(leg.all("block_made")) >= 6)
+        async with both.second.acme.attached(name, with_ticks=True) as stream:
+            await stream.until(lambda: len(stream.all("block_made")) >= 6)
         assert both.first.registry.sessions
         assert not both.second.registry.sessions
-        told = leg.all("block_made")
+        told = stream.all("block_made")
         assert {item.stage for item in told} == {both.stage.address}
         ticks = [tick.index for item in told for tick in item.ticks]
         assert ticks == list(range(ticks[0], ticks[0] + NUM_PASSES * len(told)))

@@ -34,8 +34,8 @@ async def test_stages_and_decoders_are_there_by_address_with_their_reports() -> 
     stages = [FakeStage(capacity=3), FakeStage(capacity=1)]
     async with town(stages=stages, decoders=[FakeDecoder(capacity=5)]) as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(2)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(2)
 
             async def ask() -> Overview:
                 return await overview(place)
@@ -83,8 +83,8 @@ async def test_what_is_lost_says_why() -> None:
 async def test_the_queue_and_those_who_wait() -> None:
     async with town(stages=[FakeStage(capacity=1)], queue_length=7) as place:
         first = await place.anybody.name()
-        async with place.anybody.attached(first) as leg, place.anybody.attached(first, role=VIEWER):
-            await leg.until_segments(1)
+        async with place.anybody.attached(first) as stream, place.anybody.attached(first, role=VIEWER):
+            await stream.until_segments(1)
             waiting = [await place.anybody.name() for _ in range(2)]
             found = await overview(place)
             assert (found.queue.length, found.queue.max_length, found.queue.num_urgent) == (2, 7, 0)
@@ -93,7 +93,7 @@ async def test_the_queue_and_those_who_wait() -> None:
             assert [(views[name].stage, views[name].decoder) for name in waiting] == [("", "")] * 2
             assert not views[first].HasField("queue")
             assert (views[first].num_viewers, views[first].has_controller) == (1, True)
-            await leg.until(lambda: leg.segments)
+            await stream.until(lambda: stream.segments)
         await place.anybody.delete(first)
         await until(lambda: place.registry.shared.admission.queue_length == 1)
         await place.anybody.delete(waiting[0])

@@ -25,7 +25,7 @@ from tests.services.support.gateway_support import (
     PROMPT,
     STATES,
     VIEWER,
-    Leg,
+    AttachedStream,
     Tenant,
     fails,
     fresh_id,
@@ -97,32 +97,32 @@ def free_port() -> int:
         return int(line.getsockname()[1])
 
 
-def check_whole(number: int, *legs: Leg) -> None:
+def check_whole(number: int, *streams: AttachedStream) -> None:
     """Each block once, in order, over all of these streams."""
-    sequences = [sequence for leg in legs for sequence in leg.sequences]
+    sequences = [sequence for stream in streams for sequence in stream.sequences]
     assert sequences == list(range(1, number + 1))
-    assert [mark.block for leg in legs for mark in leg.marks] == list(range(number))
-    assert legs[-1].end_reason == "COMPLETE"
+    assert [mark.block for stream in streams for mark in stream.marks] == list(range(number))
+    assert streams[-1].end_reason == "COMPLETE"
 
 
 async def test_a_drained_gateway_gives_its_sessions_to_the_other(redis: RedisServer) -> None:
     async with pair(redis) as both:
         name = await both.first.acme.name(num_blocks=60)
-        async with both.first.acme.attached(name) as leg:
-            await leg.until_sequence(5)
+        async with both.first.acme.attached(name) as stream:
+            await stream.until_sequence(5)
             async with asyncio.timeout(10):
                 await both.first.registry.drain(5.0)
-            await leg.until_over()
-            assert leg.kinds[-1] == "reconnect"
-            assert reason_of(leg.error) == "UNAVAILABLE DRAINING"  # type: ignore[arg-type]
+            await stream.until_over()
+            assert stream.kinds[-1] == "reconnect"
+            assert reason_of(stream.error) == "UNAVAILABLE DRAINING"  # type: ignore[arg-type]
         assert not both.first.registry.sessions
-        newest = leg.sequences[-1]
-        token = leg.all("attached")[0].resume_token
-        later = both.second.acme.leg(with_credential=False)
+        newest = stream.sequences[-1]
+        token = stream.all("attached")[0].resume_token
+        later = both.second.acme.stream(with_credential=False)
         await later.attach(resume_token=token, after_sequence=newest)
         await later.ack(newest)
         await later.until_over()
-        check_whole(60, leg, later)
+        check_whole(60, stream, later)
         assert [CAUSES[done.cause] for done in later.all("recovery_done")] == ["MIGRATION"]
         assert {segment.epoch for segment in later.segments} >= {2}
 
@@ -133,17 +133,17 @@ async def test_a_gateway_that_drains_sends_the_clients_of_other_gateways_elsewhe
     """Those whose streams it only forwards; until they have moved, the streams go on."""
     async with pair(redis) as both:
         name = await both.first.acme.name()
-        async with both.second.acme.attached(name) as leg:
-            await leg.until_sequence(3)
+        async with both.second.acme.attached(name) as stream:
+            await stream.until_sequence(3)
             await both.second.server.service.drain(5.0)
-            await leg.first("reconnect")
-            await leg.until_sequence(leg.sequences[-1] + 3)
-            later = both.first.acme.leg()
-            await later.attach(name=name, after_sequence=leg.sequences[-1])
-            await leg.until_over()
-            assert reason_of(leg.error) == "ABORTED CONTROLLER_REPLACED"  # type: ignore[arg-type]
-            assert len(leg.all("reconnect")) == 1
-            await later.until_sequence(leg.sequences[-1] + 3)
+            await stream.first("reconnect")
+            await stream.until_sequence(stream.sequences[-1] + 3)
+            later = both.first.acme.stream()
+            await later.attach(name=name, after_sequence=stream.sequences[-1])
+            await stream.until_over()
+            assert reason_of(stream.error) == "ABORTED CONTROLLER_REPLACED"  # type: ignore[arg-type]
+            assert len(stream.all("reconnect")) == 1
+            await later.until_sequence(stream.sequences[-1] + 3)
             await both.first.acme.delete(name)
             await later.until_over()
         assert not later.all("recovery_done"), "the session itself stayed where it was"
@@ -155,14 +155,14 @@ async def test_clients_that_come_back_at_once_find_one_session(redis: RedisServe
         await both.first.acme.until_state(name, "ACTIVE")
         await both.first.kill()
         async with AsyncExitStack() as stack:
-            legs = [
+            streams = [
                 stack.enter_async_context(both.second.acme.attached(name, role=role))
                 for role in (CONTROLLER, VIEWER, VIEWER, VIEWER)
             ]
-            watching = await asyncio.gather(*legs)
-            for leg in watching:
-                await leg.until_sequence(10)
-                assert leg.error is None
+            watching = await asyncio.gather(*streams)
+            for stream in watching:
+                await stream.until_sequence(10)
+                assert stream.error is None
         assert len(both.second.registry.sessions) == 1
         assert (await both.second.acme.get(name)).epoch == 2
 
@@ -195,16 +195,16 @@ async def test_a_stream_goes_through_the_other_gateway(redis: RedisServer) -> No
     async with pair(redis) as both:
         far = both.second.acme
         name = await both.first.acme.name(num_blocks=40)
-        async with far.attached(name, acks=False) as leg, far.attached(name, role=VIEWER) as viewer:
-            await leg.until_sequence(4)
-            await leg.send(switch_prompt={"request_id": "s1", "prompt_switch": {"text": "a blue square"}})
-            await leg.receipt("s1", "ACCEPTED")
-            leg.acks = True
-            await leg.ack(4)
-            await leg.until_over()
+        async with far.attached(name, acks=False) as stream, far.attached(name, role=VIEWER) as viewer:
+            await stream.until_sequence(4)
+            await stream.send(switch_prompt={"request_id": "s1", "prompt_switch": {"text": "a blue square"}})
+            await stream.receipt("s1", "ACCEPTED")
+            stream.acks = True
+            await stream.ack(4)
+            await stream.until_over()
             await viewer.until_over()
-        check_whole(40, leg)
-        assert await leg.receipt("s1")
+        check_whole(40, stream)
+        assert await stream.receipt("s1")
         assert viewer.end_reason == "COMPLETE"
         assert not both.second.registry.sessions
 
@@ -216,29 +216,29 @@ async def test_what_ends_a_stream_does_so_through_the_other_gateway(redis: Redis
         with fails("OUT_OF_RANGE SEQUENCE_AHEAD"):
             async with far.attached(name, after_sequence=10_000):
                 pass
-        async with far.attached(name, acks=False) as leg:
-            await leg.until_segments(1)
-            await leg.ack(0)
-            await leg.until_over()
-            assert reason_of(leg.error) == "INVALID_ARGUMENT INVALID_FIELD"  # type: ignore[arg-type]
-        async with far.attached(name, acks=False) as leg, near.attached(name):
-            await leg.until_over()
-            assert reason_of(leg.error) == "ABORTED CONTROLLER_REPLACED"  # type: ignore[arg-type]
+        async with far.attached(name, acks=False) as stream:
+            await stream.until_segments(1)
+            await stream.ack(0)
+            await stream.until_over()
+            assert reason_of(stream.error) == "INVALID_ARGUMENT INVALID_FIELD"  # type: ignore[arg-type]
+        async with far.attached(name, acks=False) as stream, near.attached(name):
+            await stream.until_over()
+            assert reason_of(stream.error) == "ABORTED CONTROLLER_REPLACED"  # type: ignore[arg-type]
         await until(lambda: not both.first.registry.sessions[0].controller)
 
 
 async def test_a_stream_that_finds_the_owner_dead_goes_on_after_its_lease(redis: RedisServer) -> None:
     async with pair(redis) as both:
         name = await both.first.acme.name(num_blocks=60)
-        async with both.first.acme.attached(name) as leg:
-            await leg.until_sequence(5)
+        async with both.first.acme.attached(name) as stream:
+            await stream.until_sequence(5)
             await both.first.kill()
-            await leg.until_over()
-        newest = leg.sequences[-1]
+            await stream.until_over()
+        newest = stream.sequences[-1]
         async with both.second.acme.attached(name, after_sequence=newest) as later:
             await later.ack(newest)
             await later.until_over()
-        check_whole(60, leg, later)
+        check_whole(60, stream, later)
         assert [CAUSES[done.cause] for done in later.all("recovery_done")] == ["GATEWAY_LOST"]
         assert (await both.second.acme.get(name)).end.reason == pb.END_REASON_COMPLETE
 

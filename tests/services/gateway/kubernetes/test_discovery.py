@@ -18,7 +18,14 @@ from tests.services.support.fake_api_server import FakeApiServer, endpoint_objec
 from tests.services.support.fake_decoder import FakeDecoder
 from tests.services.support.fake_machine import Machine
 from tests.services.support.fake_stage import FakeStage
-from tests.services.support.gateway_support import Leg, Tenant, Town, gateway_settings, open_channel, until
+from tests.services.support.gateway_support import (
+    AttachedStream,
+    Tenant,
+    Town,
+    gateway_settings,
+    open_channel,
+    until,
+)
 
 
 def publish(server: FakeApiServer, machine: Machine, pod: str, *, terminating: bool = False) -> None:
@@ -79,12 +86,12 @@ def other(machines: list[Any], machine: Any) -> Any:
     return found
 
 
-async def more(leg: Leg, number: int = 5) -> None:
-    await leg.until_sequence(leg.sequences[-1] + number)
+async def more(stream: AttachedStream, number: int = 5) -> None:
+    await stream.until_sequence(stream.sequences[-1] + number)
 
 
-def assert_gapless(leg: Leg) -> None:
-    assert leg.sequences == list(range(1, len(leg.sequences) + 1))
+def assert_gapless(stream: AttachedStream) -> None:
+    assert stream.sequences == list(range(1, len(stream.sequences) + 1))
 
 
 @pytest.mark.parametrize("kind", ["stage", "decoder"])
@@ -93,21 +100,21 @@ async def test_a_session_moves_when_its_pod_is_told_to_go(kind: str) -> None:
     machines: list[Any] = stages if kind == "stage" else decoders
     async with cluster(stages, decoders) as (place, server):
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             old = busy(machines)
             new = other(machines, old)
             publish(server, old, pod_of(old), terminating=True)
             await until(lambda: new.sessions and not old.sessions)
-            await more(leg)
+            await more(stream)
             assert [len(machine.streams) for machine in (old, new)] == [1, 1]
-            done = await leg.first("recovery_done")
+            done = await stream.first("recovery_done")
             assert done.cause == session_pb2.RECOVERY_CAUSE_MIGRATION
             later = await place.anybody.name()
             async with place.anybody.attached(later) as second:
                 await second.until_segments(1)
             assert len(old.streams) == 1, "nobody new is placed there"
-            assert_gapless(leg)
+            assert_gapless(stream)
 
 
 @pytest.mark.parametrize("first", ["api", "stage", "both"])
@@ -115,41 +122,41 @@ async def test_told_by_the_api_and_by_the_stage_a_session_moves_once(first: str)
     stages = [FakeStage(block_s=0.02) for _ in "ab"]
     async with cluster(stages, [FakeDecoder()]) as (place, server):
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             old = busy(stages)
             new = other(stages, old)
             peer = place.registry.shared.admission._stages._pool.peers[old.address]
             if first == "stage":
                 old.begin_drain(60.0)
-                await more(leg, 1)
+                await more(stream, 1)
             publish(server, old, pod_of(old), terminating=True)
             if first != "stage":
                 await until(lambda: peer.is_terminating)
                 old.begin_drain(60.0)
             await until(lambda: new.sessions and not old.sessions)
             await until(lambda: peer.is_terminating)
-            await more(leg)
+            await more(stream)
             assert [len(machine.streams) for machine in (old, new)] == [1, 1]
-            assert len(leg.all("recovery_started")) == len(leg.all("recovery_done")) == 1
-            assert_gapless(leg)
+            assert len(stream.all("recovery_started")) == len(stream.all("recovery_done")) == 1
+            assert_gapless(stream)
 
 
 async def test_a_session_whose_pod_goes_stays_until_there_is_another_place() -> None:
     stages = [FakeStage(block_s=0.02)]
     async with cluster(stages, [FakeDecoder()]) as (place, server):
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             publish(server, stages[0], pod_of(stages[0]), terminating=True)
             await until(lambda: place.registry.shared.admission.num_urgent == 1)
-            await more(leg)
+            await more(stream)
             async with FakeStage(block_s=0.02) as late:
                 publish(server, late, "late")
                 await until(lambda: late.sessions)
-                await more(leg)
-                assert_gapless(leg)
-                await leg.cut()
+                await more(stream)
+                assert_gapless(stream)
+                await stream.cut()
 
 
 async def test_sessions_go_on_while_the_api_server_is_away() -> None:
@@ -157,15 +164,15 @@ async def test_sessions_go_on_while_the_api_server_is_away() -> None:
     async with cluster(stages, [FakeDecoder()], deletion_cost=True, events=True) as (place, server):
         assert place.metric("cascade_cluster_connected", kind="stage") == 1
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             await server.stop()
             await until(lambda: place.metric("cascade_cluster_connected", kind="stage") == 0)
-            await more(leg)
+            await more(stream)
             old = busy(stages)
             await old.kill()
             await until(lambda: other(stages, old).sessions)
-            await more(leg)
+            await more(stream)
             later = await place.anybody.name()
             async with place.anybody.attached(later) as second:
                 await second.until_segments(2)
@@ -173,16 +180,16 @@ async def test_sessions_go_on_while_the_api_server_is_away() -> None:
             await server.start()
             await until(lambda: place.metric("cascade_cluster_connected", kind="stage") == 1)
             await until(lambda: old.address not in place.registry.shared.admission._stages._pool.peers)
-            await more(leg)
-            assert_gapless(leg)
+            await more(stream)
+            assert_gapless(stream)
 
 
 async def test_a_pod_at_the_address_of_another_is_another_server() -> None:
     stages = [FakeStage(block_s=0.02)]
     async with cluster(stages, [FakeDecoder()]) as (place, server):
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             peers = place.registry.shared.admission._stages._pool.peers
             before = peers[stages[0].address]
             server.put("pods", pod_object("next"))
@@ -190,10 +197,10 @@ async def test_a_pod_at_the_address_of_another_is_another_server() -> None:
             entry = endpoint_object(host, "next")
             server.put("endpointslices", slice_object(f"stage-{pod_of(stages[0])}", entry, port=int(port)))
             await until(lambda: peers[stages[0].address] is not before)
-            await leg.first("recovery_done")
-            await more(leg)
+            await stream.first("recovery_done")
+            await more(stream)
             assert before.is_gone
-            assert_gapless(leg)
+            assert_gapless(stream)
 
 
 async def test_busy_pods_are_spared_and_broken_ones_told_of() -> None:
@@ -204,8 +211,8 @@ async def test_busy_pods_are_spared_and_broken_ones_told_of() -> None:
             return server.objects["pods", pod_of(machine)]["metadata"].get("annotations", {}).get(ANNOTATION)
 
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             old = busy(stages)
             await until(lambda: cost(old) == cost(decoders[0]) == "1000")
             assert cost(other(stages, old)) is None
@@ -222,10 +229,10 @@ async def test_without_switches_pods_are_left_alone() -> None:
     stages = [FakeStage(block_s=0.02)]
     async with cluster(stages, [FakeDecoder()]) as (place, server):
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             stages[0].set_state(common_pb2.SERVING_STATE_UNHEALTHY)
-            await more(leg)
+            await more(stream)
         assert {call.resource for call in server.calls} == {"endpointslices"}
 
 
@@ -254,7 +261,7 @@ async def test_a_gateway_starts_while_the_api_server_is_away_and_queues() -> Non
             publish(server, stage, "s")
             publish(server, decoder, "d")
             await server.start()
-            async with place.anybody.attached(name) as leg:
-                await leg.until_segments(3)
-                await leg.cut()
+            async with place.anybody.attached(name) as stream:
+                await stream.until_segments(3)
+                await stream.cut()
             await asyncio.gather(stage.kill(), decoder.kill())

@@ -124,8 +124,8 @@ async def used(rendering: Rendering, mounts: Path) -> set[Right]:
             await until(lambda: stage.num_watchers and decoder.num_watchers)
             anybody = Tenant(channel, None)
             name = await anybody.name()
-            async with anybody.attached(name) as leg:
-                await leg.until_segments(2)
+            async with anybody.attached(name) as stream:
+                await stream.until_segments(2)
                 await until(lambda: cost() == "1000" or not kubernetes.deletion_cost)
             await anybody.delete(name)
             await until(lambda: cost() is None)

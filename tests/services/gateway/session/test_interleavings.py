@@ -113,8 +113,8 @@ async def test_a_pause_whose_call_is_cancelled_is_repeated_with_effect(
 ) -> None:
     async with town(stages=[FakeStage(block_s=0.01)]) as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(2)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(2)
             write = Held(monkeypatch, "write", asks(views.PAUSED))
             request = pb.PauseSessionRequest(name=name, request_id="p1")
             call = place.anybody.stub.PauseSession(request, timeout=WAIT_S)
@@ -122,9 +122,9 @@ async def test_a_pause_whose_call_is_cancelled_is_repeated_with_effect(
             call.cancel()
             await asyncio.sleep(0.2)
             write.go_on.set()
-            await leg.until_segments(len(leg.segments) + 3)
+            await stream.until_segments(len(stream.segments) + 3)
             assert (await place.anybody.pause(name, "p1")).paused
-            await leg.until(lambda: leg.states[-1] == "PAUSED")
+            await stream.until(lambda: stream.states[-1] == "PAUSED")
 
 
 async def test_an_orphan_that_several_find_at_once_is_taken_over_once(
@@ -156,11 +156,11 @@ async def test_a_look_during_a_creation_waits_for_it(monkeypatch: pytest.MonkeyP
         create.go_on.set()
         async with asyncio.timeout(WAIT_S):
             await asyncio.gather(creating, looking)
-        async with place.anybody.attached("sessions/early") as leg:
-            await leg.until_over()
-        assert leg.error is None
-        assert leg.end_reason == "COMPLETE"
-        assert {segment.epoch for segment in leg.segments} == {1}
+        async with place.anybody.attached("sessions/early") as stream:
+            await stream.until_over()
+        assert stream.error is None
+        assert stream.end_reason == "COMPLETE"
+        assert {segment.epoch for segment in stream.segments} == {1}
 
 
 async def test_a_conductor_that_leaves_late_does_not_take_its_successor_along() -> None:
@@ -176,8 +176,8 @@ async def test_a_conductor_that_leaves_late_does_not_take_its_successor_along() 
         await asyncio.wait({former}, timeout=WAIT_S)
         assert former.done()
         assert registry.find(session) is live
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
 
 
 async def test_a_deletion_that_loses_its_lease_is_done_by_the_next_owner(
@@ -209,14 +209,14 @@ async def test_a_viewer_that_is_slower_than_what_is_kept_jumps_to_the_edge() -> 
         max_unacked_limit=2,
     ) as place:
         name = await place.anybody.name(num_blocks=30)
-        viewer = place.anybody.leg(acks=False)
+        viewer = place.anybody.stream(acks=False)
         await viewer.send(attach={"name": name, "role": VIEWER})
         await until(lambda: place.registry.sessions[0].num_viewers)
-        async with place.anybody.attached(name) as leg:
-            await leg.until_sequence(29)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_sequence(29)
             viewer.start()
             await viewer.until_segments(1)
-            await leg.until_over()
+            await stream.until_over()
         await viewer.until_over()
         assert viewer.error is None, viewer.error
         assert viewer.all("skipped")
@@ -228,11 +228,11 @@ async def test_a_controller_is_not_led_over_a_gap(monkeypatch: pytest.MonkeyPatc
     """What it had acknowledged may go while it is on its way: it attaches again and is told from where on."""
     async with town() as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(5)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(5)
         live = place.registry.sessions[0]
         monkeypatch.setattr(type(live), "segment", lambda *_: None)
-        late = place.anybody.leg(acks=False)
+        late = place.anybody.stream(acks=False)
         await late.send(attach={"name": name, "role": CONTROLLER})
         late.start()
         await late.until_over()
@@ -245,12 +245,12 @@ async def test_a_place_found_during_a_pause_is_offered_too() -> None:
     stages = [FakeStage(capacity=1), FakeStage(capacity=1)]
     async with town(stages=stages) as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             await place.anybody.pause(name)
-            await leg.until(lambda: leg.states[-1] == "PAUSED")
+            await stream.until(lambda: stream.states[-1] == "PAUSED")
             await lose_stage(place)
-            await leg.until(lambda: leg.states[-1] == "PAUSED")
+            await stream.until(lambda: stream.states[-1] == "PAUSED")
             other = await place.anybody.name(num_blocks=3)
             async with place.anybody.attached(other) as needy:
                 await needy.until_over()
@@ -261,34 +261,34 @@ async def test_a_session_whose_place_went_after_a_loss_is_paused_then_queued() -
     stages = [FakeStage(capacity=1), FakeStage(capacity=1)]
     async with town(stages=stages, recovery_timeout_s=1.0) as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             await place.anybody.pause(name)
-            await leg.until(lambda: leg.states[-1] == "PAUSED")
+            await stream.until(lambda: stream.states[-1] == "PAUSED")
             await lose_stage(place)
-            await leg.until(lambda: leg.states[-2:] == ["RECOVERING", "PAUSED"])
+            await stream.until(lambda: stream.states[-2:] == ["RECOVERING", "PAUSED"])
             holder = await place.anybody.name()
             await place.anybody.until_state(holder, "ACTIVE")
             assert STATES[(await place.anybody.get(name)).state] == "PAUSED"
-            made = len(leg.segments)
+            made = len(stream.segments)
             await place.anybody.resume(name)
-            await leg.until(lambda: leg.states[-1] == "QUEUED")
+            await stream.until(lambda: stream.states[-1] == "QUEUED")
             await asyncio.sleep(1.3)  # beyond the recovery timeout
             assert STATES[(await place.anybody.get(name)).state] == "QUEUED"
             await place.anybody.delete(holder)
-            await leg.until_segments(made + 3)
-        assert leg.sequences == list(range(1, len(leg.sequences) + 1))
-        assert len(leg.all("recovery_done")) == len(leg.all("recovery_started")) == 1
+            await stream.until_segments(made + 3)
+        assert stream.sequences == list(range(1, len(stream.sequences) + 1))
+        assert len(stream.all("recovery_done")) == len(stream.all("recovery_started")) == 1
 
 
 async def test_a_paused_session_that_is_taken_over_needs_no_place() -> None:
     async with town(stages=[FakeStage(capacity=1)], recovery_timeout_s=0.5, lease_s=0.5) as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             await place.anybody.pause(name)
-            await leg.until(lambda: leg.states[-1] == "PAUSED")
-            made = leg.sequences[-1]
+            await stream.until(lambda: stream.states[-1] == "PAUSED")
+            made = stream.sequences[-1]
         place.registry._runs[name.removeprefix("sessions/")].cancel()
         holder = await place.anybody.name()
         await place.anybody.until_state(holder, "ACTIVE")
@@ -298,10 +298,10 @@ async def test_a_paused_session_that_is_taken_over_needs_no_place() -> None:
         assert (STATES[session.state], session.epoch) == ("PAUSED", 2)
         await place.anybody.delete(holder)
         await place.anybody.resume(name)
-        async with place.anybody.attached(name, after_sequence=made) as leg:
-            await leg.ack(made)
-            await leg.until_segments(3)
-            assert leg.sequences[:3] == [made + 1, made + 2, made + 3]
+        async with place.anybody.attached(name, after_sequence=made) as stream:
+            await stream.ack(made)
+            await stream.until_segments(3)
+            assert stream.sequences[:3] == [made + 1, made + 2, made + 3]
 
 
 async def test_a_stage_that_goes_before_its_model_is_noted_is_replaced(
@@ -316,9 +316,9 @@ async def test_a_stage_that_goes_before_its_model_is_noted_is_replaced(
     async with town() as place:
         monkeypatch.setattr(Conductor, "_note_model", too_late)
         name = await place.anybody.name(num_blocks=12)
-        async with place.anybody.attached(name) as leg:
-            await leg.until_over()
-        assert leg.end_reason == "COMPLETE"
+        async with place.anybody.attached(name) as stream:
+            await stream.until_over()
+        assert stream.end_reason == "COMPLETE"
         session = await place.anybody.get(name)
         assert (session.block_frames, session.spec.fps) == (3, 16)
 
@@ -336,10 +336,10 @@ async def test_a_decoder_that_counts_wrong_is_replaced(monkeypatch: pytest.Monke
     monkeypatch.setattr(fake_decoder, "segment_of", wrong_once)
     async with town(decoders=[FakeDecoder(), FakeDecoder()]) as place:
         name = await place.anybody.name(num_blocks=8)
-        async with place.anybody.attached(name) as leg:
-            await leg.until_over()
-        assert leg.end_reason == "COMPLETE"
-        assert [mark.block for mark in leg.marks] == list(range(8))
+        async with place.anybody.attached(name) as stream:
+            await stream.until_over()
+        assert stream.end_reason == "COMPLETE"
+        assert [mark.block for mark in stream.marks] == list(range(8))
 
 
 async def test_a_message_that_meets_a_takeover_ends_the_stream_to_be_said_again(
@@ -354,21 +354,21 @@ async def test_a_message_that_meets_a_takeover_ends_the_stream_to_be_said_again(
 
     async with town() as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name, acks=False) as leg:
-            await leg.until_segments(1)
+        async with place.anybody.attached(name, acks=False) as stream:
+            await stream.until_segments(1)
             monkeypatch.setattr(LiveSession, "write", fenced)
-            await leg.send(set_paused={"request_id": "p1", "paused": True})
-            await leg.until_over()
-        assert not leg.all("request_failed")
-        assert isinstance(leg.error, grpc.aio.AioRpcError)
-        assert reason_of(leg.error) == "UNAVAILABLE NOT_READY"
+            await stream.send(set_paused={"request_id": "p1", "paused": True})
+            await stream.until_over()
+        assert not stream.all("request_failed")
+        assert isinstance(stream.error, grpc.aio.AioRpcError)
+        assert reason_of(stream.error) == "UNAVAILABLE NOT_READY"
 
 
 async def test_a_session_that_left_leaves_no_number_behind() -> None:
     async with town(lease_s=5.0) as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(2)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(2)
         place.registry._runs[name.removeprefix("sessions/")].cancel()
         await until(lambda: not place.registry.sessions)
         assert not place.registry.shared.metrics._due

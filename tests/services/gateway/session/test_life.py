@@ -27,22 +27,22 @@ async def test_a_session_goes_through_all_states_in_order() -> None:
         created = await place.anybody.create(num_blocks=12)
         assert STATES[created.session.state] == "QUEUED"
         name = created.session.name
-        async with place.anybody.attached(name, acks=False) as leg:
+        async with place.anybody.attached(name, acks=False) as stream:
             place.stage.set_capacity(4)
-            await leg.until_segments(4)
+            await stream.until_segments(4)
             await place.anybody.pause(name)
-            await leg.until(lambda: leg.states[-1] == "PAUSED")
+            await stream.until(lambda: stream.states[-1] == "PAUSED")
             await place.anybody.resume(name)
-            await leg.until(lambda: leg.states[-1] == "ACTIVE")
-            leg.acks = True
-            await leg.ack(4)
-            await leg.until_over()
-        assert leg.error is None
-        assert leg.states == ["QUEUED", "STARTING", "ACTIVE", "PAUSED", "ACTIVE", "ENDED"]
-        assert leg.sequences == list(range(1, 13))
-        assert [mark.block for mark in leg.marks] == list(range(12))
-        assert leg.kinds[-1] == "ended"
-        assert (leg.end_reason, leg.all("ended")[0].last_sequence) == ("COMPLETE", 12)
+            await stream.until(lambda: stream.states[-1] == "ACTIVE")
+            stream.acks = True
+            await stream.ack(4)
+            await stream.until_over()
+        assert stream.error is None
+        assert stream.states == ["QUEUED", "STARTING", "ACTIVE", "PAUSED", "ACTIVE", "ENDED"]
+        assert stream.sequences == list(range(1, 13))
+        assert [mark.block for mark in stream.marks] == list(range(12))
+        assert stream.kinds[-1] == "ended"
+        assert (stream.end_reason, stream.all("ended")[0].last_sequence) == ("COMPLETE", 12)
 
 
 async def test_the_answer_has_the_defaults_filled_in() -> None:
@@ -55,8 +55,8 @@ async def test_the_answer_has_the_defaults_filled_in() -> None:
         assert spec.switch_mode
         assert created.session.tenant == "default"
         assert created.session.HasField("create_time")
-        async with place.anybody.attached(created.session.name) as leg:
-            await leg.until_segments(1)
+        async with place.anybody.attached(created.session.name) as stream:
+            await stream.until_segments(1)
             session = await place.anybody.get(created.session.name)
             assert (session.spec.width, session.spec.height, session.spec.fps) == (64, 64, 16)
             assert (session.block_frames, session.model_licence, session.epoch) == (3, "none", 1)
@@ -64,7 +64,7 @@ async def test_the_answer_has_the_defaults_filled_in() -> None:
             assert session.num_viewers == 0
             assert session.HasField("start_time")
             assert [(words.block, *words.words) for words in session.unknown_words] == [(3, UNKNOWN)]
-            await leg.until_over()
+            await stream.until_over()
         session = await place.anybody.get(created.session.name)
         assert (session.num_blocks, session.last_sequence, session.acked_sequence) == (2, 2, 2)
         assert REASONS[session.end.reason] == "COMPLETE"
@@ -74,29 +74,29 @@ async def test_the_answer_has_the_defaults_filled_in() -> None:
 async def test_segments_tell_their_place_and_time() -> None:
     async with town() as place:
         name = await place.anybody.name(num_blocks=3)
-        async with place.anybody.attached(name) as leg:
-            await leg.until_over()
-        seen = [(item.media.block, item.media.first_frame, item.media.num_frames) for item in leg.segments]
+        async with place.anybody.attached(name) as stream:
+            await stream.until_over()
+        seen = [(item.media.block, item.media.first_frame, item.media.num_frames) for item in stream.segments]
         assert seen == [(0, 0, 9), (1, 9, 12), (2, 21, 12)]
-        assert leg.segments[1].media.presentation_time.ToMilliseconds() == round(9 / 16 * 1000 - 0.5)
-        assert all(item.epoch == 1 and item.HasField("create_time") for item in leg.segments)
+        assert stream.segments[1].media.presentation_time.ToMilliseconds() == round(9 / 16 * 1000 - 0.5)
+        assert all(item.epoch == 1 and item.HasField("create_time") for item in stream.segments)
 
 
 async def test_deleting_ends_a_session_in_every_state() -> None:
     async with town(stages=[FakeStage(capacity=1)]) as place:
         active = await place.anybody.name()
         async with (
-            place.anybody.attached(active) as leg,
+            place.anybody.attached(active) as stream,
             place.anybody.attached(active, role=VIEWER) as viewer,
         ):
-            await leg.until_segments(1)
+            await stream.until_segments(1)
             queued = await place.anybody.name()
             assert REASONS[(await place.anybody.delete(queued)).end.reason] == "DELETED"
             assert STATES[(await place.anybody.delete(active)).state] == "ENDED"
-            await leg.until_over()
+            await stream.until_over()
             await viewer.until_over()
-        assert leg.end_reason == viewer.end_reason == "DELETED"
-        assert leg.error is None
+        assert stream.end_reason == viewer.end_reason == "DELETED"
+        assert stream.error is None
         assert viewer.error is None
         await until(lambda: not place.stage.sessions and not place.decoder.sessions)
 
@@ -104,24 +104,24 @@ async def test_deleting_ends_a_session_in_every_state() -> None:
 async def test_a_deleted_session_gives_its_place_to_the_next() -> None:
     async with town(stages=[FakeStage(capacity=1)]) as place:
         first, second = await place.anybody.name(), await place.anybody.name(num_blocks=1)
-        async with place.anybody.attached(second) as leg:
+        async with place.anybody.attached(second) as stream:
             await place.anybody.delete(first)
-            await leg.until_over()
-        assert leg.end_reason == "COMPLETE"
+            await stream.until_over()
+        assert stream.end_reason == "COMPLETE"
 
 
 async def test_a_model_without_positions_left_ends_a_session() -> None:
     async with town(stages=[FakeStage(max_blocks=5)]) as place:
-        async with place.anybody.attached(await place.anybody.name()) as leg:
-            await leg.until_over()
-        assert (leg.end_reason, leg.sequences) == ("POSITIONS_EXHAUSTED", [1, 2, 3, 4, 5])
+        async with place.anybody.attached(await place.anybody.name()) as stream:
+            await stream.until_over()
+        assert (stream.end_reason, stream.sequences) == ("POSITIONS_EXHAUSTED", [1, 2, 3, 4, 5])
 
 
 async def test_a_session_with_a_length_beyond_the_positions_ends_where_they_do() -> None:
     async with town(stages=[FakeStage(max_blocks=5)]) as place:
-        async with place.anybody.attached(await place.anybody.name(num_blocks=9)) as leg:
-            await leg.until_over()
-        assert (leg.end_reason, leg.sequences) == ("POSITIONS_EXHAUSTED", [1, 2, 3, 4, 5])
+        async with place.anybody.attached(await place.anybody.name(num_blocks=9)) as stream:
+            await stream.until_over()
+        assert (stream.end_reason, stream.sequences) == ("POSITIONS_EXHAUSTED", [1, 2, 3, 4, 5])
 
 
 async def test_a_session_that_nobody_controls_ends() -> None:
@@ -131,10 +131,10 @@ async def test_a_session_that_nobody_controls_ends() -> None:
             await viewer.until_over()
         assert viewer.end_reason == "IDLE"
         name = await place.anybody.name(idle_timeout=duration(1))
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(5)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(5)
             await asyncio.sleep(1.2)
-            assert not leg.is_over
+            assert not stream.is_over
         await place.anybody.until_state(name, "ENDED")
 
 
@@ -149,20 +149,20 @@ async def test_a_tenants_limit_on_the_length_evicts(tmp_path) -> None:  # type: 
     quotas = tmp_path / "quotas.toml"
     quotas.write_text('[[tenants]]\nname = "default"\nmax_session_s = 0.5\n')
     async with town(quotas_file=quotas) as place:
-        async with place.anybody.attached(await place.anybody.name()) as leg:
-            await leg.until_over()
-        assert leg.end_reason == "EVICTED"
-        assert leg.all("ended")[0].status.message
+        async with place.anybody.attached(await place.anybody.name()) as stream:
+            await stream.until_over()
+        assert stream.end_reason == "EVICTED"
+        assert stream.all("ended")[0].status.message
 
 
 async def test_a_prompt_that_the_model_cannot_take_fails_the_start() -> None:
     async with town() as place:
         name = await place.anybody.name(prompts={0: REFUSED})
-        async with place.anybody.attached(name) as leg:
-            await leg.until_over()
+        async with place.anybody.attached(name) as stream:
+            await stream.until_over()
         end = (await place.anybody.get(name)).end
-        assert (leg.end_reason, status_reason(end.status)) == ("FAILED", "INVALID_PROMPT")
-        assert status_reason(leg.all("ended")[0].status) == "INVALID_PROMPT"
+        assert (stream.end_reason, status_reason(end.status)) == ("FAILED", "INVALID_PROMPT")
+        assert status_reason(stream.all("ended")[0].status) == "INVALID_PROMPT"
 
 
 async def test_the_queue_tells_positions_and_an_estimate() -> None:
@@ -184,8 +184,8 @@ async def test_the_queue_tells_positions_and_an_estimate() -> None:
 async def test_an_estimate_comes_with_the_pace() -> None:
     async with town(stages=[FakeStage(capacity=1)]) as place:
         for _ in range(3):
-            async with place.anybody.attached(await place.anybody.name(num_blocks=1)) as leg:
-                await leg.until_over()
+            async with place.anybody.attached(await place.anybody.name(num_blocks=1)) as stream:
+                await stream.until_over()
         await place.anybody.name()
         waiting = await place.anybody.get(await place.anybody.name())
         assert waiting.queue.HasField("eta")
@@ -197,20 +197,20 @@ async def test_a_session_in_the_queue_takes_switches_pause_and_delete() -> None:
     async with town(stages=[stage]) as place:
         holder = await place.anybody.name()
         name = await place.anybody.name(num_blocks=3)
-        async with place.anybody.attached(name) as leg:
+        async with place.anybody.attached(name) as stream:
             receipt = await place.anybody.switch(name, "a blue square", "s1")
             assert receipt.state == pb.SWITCH_STATE_ACCEPTED
             assert (await place.anybody.pause(name)).paused
             await place.anybody.delete(holder)
             await asyncio.sleep(0.3)
-            assert not leg.segments, "it starts paused"
+            assert not stream.segments, "it starts paused"
             await place.anybody.resume(name)
-            applied = await leg.receipt("s1")
-            await leg.until_over()
-        assert leg.sequences == [1, 2, 3]
+            applied = await stream.receipt("s1")
+            await stream.until_over()
+        assert stream.sequences == [1, 2, 3]
         assert applied.first_block_touched == 0
-        at = leg.position("prompt_receipt", lambda item: item.state == pb.SWITCH_STATE_APPLIED)
-        assert at < leg.position("segment")
+        at = stream.position("prompt_receipt", lambda item: item.state == pb.SWITCH_STATE_APPLIED)
+        assert at < stream.position("segment")
 
 
 async def test_priority_goes_before_arrival() -> None:
@@ -281,61 +281,61 @@ async def test_an_unknown_model_and_media_nobody_offers_are_refused() -> None:
 async def test_a_pause_stops_at_the_next_block_and_keeps_the_place() -> None:
     async with town(stages=[FakeStage(block_s=0.02)]) as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             await place.anybody.pause(name)
             await asyncio.sleep(0.3)
-            count = len(leg.segments)
+            count = len(stream.segments)
             await asyncio.sleep(0.3)
-            assert len(leg.segments) == count
+            assert len(stream.segments) == count
             assert place.stage.sessions
             assert STATES[(await place.anybody.get(name)).state] == "PAUSED"
             await place.anybody.resume(name)
-            await leg.until_segments(count + 3)
-        assert leg.sequences == list(range(1, len(leg.sequences) + 1))
-        assert {segment.epoch for segment in leg.segments} == {1}
+            await stream.until_segments(count + 3)
+        assert stream.sequences == list(range(1, len(stream.sequences) + 1))
+        assert {segment.epoch for segment in stream.segments} == {1}
 
 
 @pytest.mark.parametrize("priority", ["PRIORITY_LOW", "PRIORITY_NORMAL"])
 async def test_a_pause_gives_its_place_away_and_comes_back(priority: str) -> None:
     async with town(stages=[FakeStage(capacity=1)], decoders=[FakeDecoder(capacity=1)]) as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             await place.anybody.pause(name)
-            await leg.until(lambda: leg.states[-1] == "PAUSED")
+            await stream.until(lambda: stream.states[-1] == "PAUSED")
             other = await place.anybody.name(num_blocks=3, priority=pb.Priority.Value(priority))
             async with place.anybody.attached(other) as needy:
                 await needy.until_over()
             assert needy.end_reason == "COMPLETE"
             assert STATES[(await place.anybody.get(name)).state] == "PAUSED"
-            made = len(leg.segments)
+            made = len(stream.segments)
             await place.anybody.resume(name, fresh_id())
-            await leg.until_segments(made + 5)
-            lasting = [state for state in leg.states if state != "STARTING"]  # which may be over at once
-            assert lasting[-3:] == ["PAUSED", "QUEUED", "ACTIVE"], leg.states
-            assert leg.sequences == list(range(1, len(leg.sequences) + 1))
-            assert [mark.block for mark in leg.marks] == list(range(len(leg.marks)))
-            assert leg.segments[-1].epoch > 1
-            assert (await place.anybody.get(name)).epoch == leg.segments[-1].epoch
+            await stream.until_segments(made + 5)
+            lasting = [state for state in stream.states if state != "STARTING"]  # which may be over at once
+            assert lasting[-3:] == ["PAUSED", "QUEUED", "ACTIVE"], stream.states
+            assert stream.sequences == list(range(1, len(stream.sequences) + 1))
+            assert [mark.block for mark in stream.marks] == list(range(len(stream.marks)))
+            assert stream.segments[-1].epoch > 1
+            assert (await place.anybody.get(name)).epoch == stream.segments[-1].epoch
 
 
 async def test_a_session_resumes_although_the_queue_is_full() -> None:
     async with town(stages=[FakeStage(capacity=1)], queue_length=1) as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             await place.anybody.pause(name)
             holder, waiting = await place.anybody.name(), ""
             await place.anybody.until_state(holder, "ACTIVE")
             waiting = await place.anybody.name()
             await place.anybody.resume(name)
-            made = len(leg.segments)
+            made = len(stream.segments)
             assert (await place.anybody.until_state(name, "QUEUED")).state
             await place.anybody.delete(holder)
             await place.anybody.delete(waiting)
-            await leg.until_segments(made + 3)
-        assert leg.sequences == list(range(1, len(leg.sequences) + 1))
+            await stream.until_segments(made + 3)
+        assert stream.sequences == list(range(1, len(stream.sequences) + 1))
 
 
 async def test_a_journal_without_room_for_another_session_refuses_it() -> None:

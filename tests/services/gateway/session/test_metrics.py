@@ -23,21 +23,21 @@ async def test_a_session_leaves_its_mark() -> None:
     before_ms = now_ms()
     async with town(stages=stages) as place:
         name = await place.anybody.name(num_blocks=NUM_BLOCKS)
-        async with place.anybody.attached(name, acks=False) as leg:
-            await leg.until_sequence(2)
+        async with place.anybody.attached(name, acks=False) as stream:
+            await stream.until_sequence(2)
             assert sample(place, 'cascade_sessions{state="active"}') == 1
             assert sample(place, "cascade_controllers") == 1
             await place.anybody.switch(name, "a blue square", "s1")
-            leg.acks = True
-            await leg.ack(leg.sequences[-1])
-            await leg.until_over()
+            stream.acks = True
+            await stream.ack(stream.sequences[-1])
+            await stream.until_over()
         took_s = (now_ms() - before_ms) / 1000
         assert sample(place, "cascade_segments_total") == NUM_BLOCKS
         assert sample(place, "cascade_first_segment_seconds_count") == 1
         assert 0 < sample(place, "cascade_first_segment_seconds_sum") <= took_s
         assert sample(place, "cascade_prompt_applied_seconds_count") == 1
         assert sample(place, "cascade_prompt_picture_seconds_count") == 1
-        done = leg.all("recovery_done")
+        done = stream.all("recovery_done")
         assert [item.cause for item in done] == [pb.RECOVERY_CAUSE_STAGE_LOST]
         gap = 'cascade_recovery_gap_seconds_%s{cause="stage_lost",recovery_class="rebuilt"}'
         assert sample(place, gap % "count") == 1

@@ -23,7 +23,7 @@ from tests.services.support.gateway_support import (
     CLASSES,
     PROMPT,
     STATES,
-    Leg,
+    AttachedStream,
     Town,
     status_reason,
     town,
@@ -49,20 +49,20 @@ def machines(number: int = 2, **stage: int) -> tuple[list[FakeStage], list[FakeD
     return [FakeStage(**stage) for _ in range(number)], [FakeDecoder() for _ in range(number)]
 
 
-def check_whole(leg: Leg, number: int = NUM_BLOCKS) -> None:
+def check_whole(stream: AttachedStream, number: int = NUM_BLOCKS) -> None:
     """Each block once, in order, and what reached the decoder is what the stage made last."""
-    assert leg.error is None, leg.error
-    assert leg.end_reason == "COMPLETE"
-    assert leg.sequences == list(range(1, number + 1))
-    assert [segment.media.block for segment in leg.segments] == list(range(number))
-    assert [mark.block for mark in leg.marks] == list(range(number))
-    epochs = [segment.epoch for segment in leg.segments]
+    assert stream.error is None, stream.error
+    assert stream.end_reason == "COMPLETE"
+    assert stream.sequences == list(range(1, number + 1))
+    assert [segment.media.block for segment in stream.segments] == list(range(number))
+    assert [mark.block for mark in stream.marks] == list(range(number))
+    epochs = [segment.epoch for segment in stream.segments]
     assert epochs == sorted(epochs)
 
 
-def check_context(place: Town, leg: Leg) -> None:
+def check_context(place: Town, stream: AttachedStream) -> None:
     """Streams were opened with the blocks of the session as its clients have seen them."""
-    made = {mark.block: mark for mark in leg.marks}
+    made = {mark.block: mark for mark in stream.marks}
     for stage in place.stages:
         for stream in stage.streams:
             assert [mark.block for mark in stream.context] == stream.needed
@@ -76,35 +76,35 @@ def check_context(place: Town, leg: Leg) -> None:
             assert stream.most_pending <= decoder.max_pending
 
 
-def check_prompts(leg: Leg, starts: dict[int, str]) -> None:
+def check_prompts(stream: AttachedStream, starts: dict[int, str]) -> None:
     """Each block was made under the prompt that rules it."""
-    for block, mark in enumerate(leg.marks):
+    for block, mark in enumerate(stream.marks):
         ruling = starts[max(start for start in starts if start <= block)]
         assert mark.prompt == prompt_mark(ruling), block
 
 
-def check_told(leg: Leg, cause: str, recovery_class: str) -> None:
-    started, done = leg.all("recovery_started"), leg.all("recovery_done")
+def check_told(stream: AttachedStream, cause: str, recovery_class: str) -> None:
+    started, done = stream.all("recovery_started"), stream.all("recovery_done")
     assert [CAUSES[event.cause] for event in started] == [cause]
     assert [CAUSES[event.cause] for event in done] == [cause]
     assert [CLASSES[event.recovery_class] for event in done] == [recovery_class]
     assert started[0].HasField("start_time")
     assert done[0].gap.ToMilliseconds() >= 0
-    at = leg.position("recovery_done")
-    after = next(event.segment for event in leg.events[at:] if event.HasField("segment"))
-    assert leg.events[at + 1].HasField("segment"), leg.kinds[at : at + 3]
+    at = stream.position("recovery_done")
+    after = next(event.segment for event in stream.events[at:] if event.HasField("segment"))
+    assert stream.events[at + 1].HasField("segment"), stream.kinds[at : at + 3]
     assert (after.sequence, after.epoch) == (done[0].first_sequence, done[0].epoch)
-    assert leg.position("recovery_started") < at
-    assert "RECOVERING" in leg.states
+    assert stream.position("recovery_started") < at
+    assert "RECOVERING" in stream.states
     assert done[0].epoch > 1
 
 
-async def play(place: Town, number: int = NUM_BLOCKS, **spec: object) -> Leg:
+async def play(place: Town, number: int = NUM_BLOCKS, **spec: object) -> AttachedStream:
     """A session to its end."""
     name = await place.anybody.name(num_blocks=number, **spec)
-    async with place.anybody.attached(name) as leg:
-        await leg.until_over()
-    return leg
+    async with place.anybody.attached(name) as stream:
+        await stream.until_over()
+    return stream
 
 
 def used(place: Town, kind: str) -> list[FakeStage | FakeDecoder]:
@@ -120,12 +120,12 @@ async def test_a_stage_that_fails_is_replaced(fault: str, block: int) -> None:
     stages[0].fail(block, MENDED[fault]())
     stages[1].faults = stages[0].faults
     async with town(stages=stages, decoders=decoders) as place:
-        leg = await play(place)
-        check_whole(leg)
-        check_context(place, leg)
+        stream = await play(place)
+        check_whole(stream)
+        check_context(place, stream)
         if block > 4:  # else there may have been no segment yet, so that nothing was lost
-            check_told(leg, "STAGE_LOST", "REBUILT")
-            assert leg.all("recovery_done")[0].first_sequence == block + 1
+            check_told(stream, "STAGE_LOST", "REBUILT")
+            assert stream.all("recovery_done")[0].first_sequence == block + 1
 
 
 @pytest.mark.parametrize("fault", MENDED)
@@ -135,12 +135,12 @@ async def test_a_decoder_that_fails_is_replaced(fault: str, block: int) -> None:
     decoders[0].fail(block, MENDED[fault]())
     decoders[1].faults = decoders[0].faults
     async with town(stages=stages, decoders=decoders) as place:
-        leg = await play(place)
-        check_whole(leg)
-        check_context(place, leg)
-        check_told(leg, "DECODER_LOST", "UNAFFECTED")
-        assert leg.all("recovery_done")[0].first_sequence == block + 1
-        assert {mark.epoch for mark in leg.marks} == {1}, "the stage went on"
+        stream = await play(place)
+        check_whole(stream)
+        check_context(place, stream)
+        check_told(stream, "DECODER_LOST", "UNAFFECTED")
+        assert stream.all("recovery_done")[0].first_sequence == block + 1
+        assert {mark.epoch for mark in stream.marks} == {1}, "the stage went on"
 
 
 @pytest.mark.parametrize("fault", ["out_of_capacity", "not_ready", "draining", "unavailable", "cut"])
@@ -150,10 +150,10 @@ async def test_machines_that_refuse_at_the_start_are_passed_over(fault: str) -> 
         machine.fail(OPEN, MENDED[fault]())
     stages[1].faults, decoders[1].faults = stages[0].faults, decoders[0].faults
     async with town(stages=stages, decoders=decoders) as place:
-        leg = await play(place)
-        check_whole(leg)
-        assert not leg.all("recovery_started"), "nothing was lost"
-        assert "RECOVERING" not in leg.states
+        stream = await play(place)
+        check_whole(stream)
+        assert not stream.all("recovery_started"), "nothing was lost"
+        assert "RECOVERING" not in stream.states
 
 
 @pytest.mark.parametrize("kind", ["stage", "decoder", "both"])
@@ -162,19 +162,19 @@ async def test_machines_that_die_or_fall_silent_are_replaced(kind: str, way: str
     stages, decoders = machines()
     async with town(stages=stages, decoders=decoders) as place:
         name = await place.anybody.name(num_blocks=NUM_BLOCKS)
-        async with place.anybody.attached(name, acks=False) as leg:
-            await leg.until_sequence(4)
+        async with place.anybody.attached(name, acks=False) as stream:
+            await stream.until_sequence(4)
             lost = used(place, kind)
             for machine in lost:
                 await machine.kill() if way == "die" else machine.silence()
-            await leg.first("recovery_started")
-            leg.acks = True
-            await leg.ack(4)
-            await leg.until_over()
-        check_whole(leg)
-        check_context(place, leg)
+            await stream.first("recovery_started")
+            stream.acks = True
+            await stream.ack(4)
+            await stream.until_over()
+        check_whole(stream)
+        check_context(place, stream)
         causes = {"stage": "STAGE_LOST", "decoder": "DECODER_LOST", "both": "STAGE_AND_DECODER_LOST"}
-        done = leg.all("recovery_done")
+        done = stream.all("recovery_done")
         assert [CAUSES[event.cause] for event in done] == [causes[kind]]
         assert CLASSES[done[0].recovery_class] == ("UNAFFECTED" if kind == "decoder" else "REBUILT")
         for machine in lost:
@@ -188,9 +188,9 @@ async def test_a_machine_that_stalls_is_replaced(kind: str) -> None:
     group[0].fail(5, "silent")
     group[1].faults = group[0].faults
     async with town(stages=stages, decoders=decoders, stall_timeout_s=0.5) as place:
-        leg = await play(place)
-        check_whole(leg)
-        check_context(place, leg)
+        stream = await play(place)
+        check_whole(stream)
+        check_context(place, stream)
 
 
 @pytest.mark.parametrize("kind", ["stage", "decoder"])
@@ -206,15 +206,15 @@ async def test_a_machine_that_does_not_answer_open_is_replaced(kind: str) -> Non
 async def test_a_single_stage_and_decoder_that_come_back_are_used_again() -> None:
     async with town() as place:
         name = await place.anybody.name(num_blocks=NUM_BLOCKS)
-        async with place.anybody.attached(name, acks=False) as leg:
-            await leg.until_sequence(4)
+        async with place.anybody.attached(name, acks=False) as stream:
+            await stream.until_sequence(4)
             await place.stage.restart()
             await place.decoder.restart()
-            leg.acks = True
-            await leg.ack(4)
-            await leg.until_over()
-        check_whole(leg)
-        check_context(place, leg)
+            stream.acks = True
+            await stream.ack(4)
+            await stream.until_over()
+        check_whole(stream)
+        check_context(place, stream)
 
 
 @pytest.mark.parametrize("error", [InvalidPrompt("x"), UnknownModel("x"), ProtocolViolation("x")])
@@ -223,10 +223,10 @@ async def test_what_another_stage_would_say_too_ends_the_session(error: Exceptio
     stages[0].fail(3, error)
     stages[1].faults = stages[0].faults
     async with town(stages=stages, decoders=decoders) as place:
-        leg = await play(place)
-        assert leg.end_reason == "FAILED"
-        assert leg.sequences == [1, 2, 3][: len(leg.sequences)]
-        assert status_reason(leg.all("ended")[0].status) == reason_of(error)
+        stream = await play(place)
+        assert stream.end_reason == "FAILED"
+        assert stream.sequences == [1, 2, 3][: len(stream.sequences)]
+        assert status_reason(stream.all("ended")[0].status) == reason_of(error)
 
 
 async def test_what_another_decoder_would_say_too_ends_the_session() -> None:
@@ -234,30 +234,30 @@ async def test_what_another_decoder_would_say_too_ends_the_session() -> None:
     for decoder in decoders:
         decoder.fail(OPEN, UnsupportedMedia("no", field="open.width"))
     async with town(stages=stages, decoders=decoders) as place:
-        leg = await play(place)
-        assert leg.end_reason == "FAILED"
-        assert status_reason(leg.all("ended")[0].status) == "UNSUPPORTED_MEDIA"
+        stream = await play(place)
+        assert stream.end_reason == "FAILED"
+        assert status_reason(stream.all("ended")[0].status) == "UNSUPPORTED_MEDIA"
 
 
 async def test_a_session_that_finds_no_other_machine_fails_in_time() -> None:
     async with town(recovery_timeout_s=0.6) as place:
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_segments(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(3)
             await place.stage.kill()
-            await leg.until_over()
-        assert leg.end_reason == "FAILED"
-        assert status_reason(leg.all("ended")[0].status) == "NOT_READY"
-        assert leg.all("recovery_started")
+            await stream.until_over()
+        assert stream.end_reason == "FAILED"
+        assert status_reason(stream.all("ended")[0].status) == "NOT_READY"
+        assert stream.all("recovery_started")
 
 
 async def test_a_machine_that_fails_every_time_fails_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "FIRST_BACKOFF_S", 0.01)
     async with town(recovery_timeout_s=60.0) as place:
         place.stage.faults[2] = [SessionLost("again") for _ in range(50)]
-        leg = await play(place)
-        assert leg.end_reason == "FAILED"
-        assert status_reason(leg.all("ended")[0].status) == "SESSION_LOST"
+        stream = await play(place)
+        assert stream.end_reason == "FAILED"
+        assert status_reason(stream.all("ended")[0].status) == "SESSION_LOST"
         assert len(place.stage.streams) == keeper.MAX_FAILURES
 
 
@@ -266,34 +266,34 @@ async def test_a_drain_moves_sessions_to_a_spare_and_loses_nothing(kind: str) ->
     stages, decoders = machines()
     async with town(stages=stages, decoders=decoders) as place:
         name = await place.anybody.name(num_blocks=NUM_BLOCKS)
-        async with place.anybody.attached(name, acks=False) as leg:
-            await leg.until_sequence(4)
+        async with place.anybody.attached(name, acks=False) as stream:
+            await stream.until_sequence(4)
             drained = used(place, kind)
             for machine in drained:
                 machine.begin_drain(30.0)
             await until(lambda: all(not machine.sessions for machine in drained))
-            leg.acks = True
-            await leg.ack(4)
-            await leg.until_over()
+            stream.acks = True
+            await stream.ack(4)
+            await stream.until_over()
             assert all(machine.drain_status().safe_to_delete for machine in drained)
-        check_whole(leg)
-        check_context(place, leg)
-        assert [CAUSES[event.cause] for event in leg.all("recovery_done")] == ["MIGRATION"]
+        check_whole(stream)
+        check_context(place, stream)
+        assert [CAUSES[event.cause] for event in stream.all("recovery_done")] == ["MIGRATION"]
 
 
 async def test_a_drain_without_a_spare_goes_on_until_the_deadline() -> None:
     async with town() as place:
         name = await place.anybody.name(num_blocks=200)
-        async with place.anybody.attached(name) as leg:
-            await leg.until_sequence(4)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_sequence(4)
             place.stage.begin_drain(0.4)
-            at = leg.sequences[-1]
-            await leg.until_sequence(at + 3)
+            at = stream.sequences[-1]
+            await stream.until_sequence(at + 3)
             await until(lambda: not place.stage.sessions)
             await place.stage.restart()
-            await leg.until_over()
-        check_whole(leg, 200)
-        check_context(place, leg)
+            await stream.until_over()
+        check_whole(stream, 200)
+        check_context(place, stream)
 
 
 async def test_a_drain_that_gets_a_spare_later_uses_it() -> None:
@@ -301,19 +301,19 @@ async def test_a_drain_that_gets_a_spare_later_uses_it() -> None:
     stages[1].capacity = 0
     async with town(stages=stages, decoders=decoders) as place:
         name = await place.anybody.name(num_blocks=400)
-        async with place.anybody.attached(name, acks=False) as leg:
-            await leg.until_sequence(4)
+        async with place.anybody.attached(name, acks=False) as stream:
+            await stream.until_sequence(4)
             stages[0].begin_drain(30.0)
-            await leg.ack(2)
-            await leg.until_sequence(6)
+            await stream.ack(2)
+            await stream.until_sequence(6)
             assert stages[0].sessions, "it goes on until another has a place"
             stages[1].set_capacity(1)
             await until(lambda: not stages[0].sessions and stages[1].sessions)
-            leg.acks = True
-            await leg.ack(6)
-            await leg.until_over()
-        check_whole(leg, 400)
-        check_context(place, leg)
+            stream.acks = True
+            await stream.ack(6)
+            await stream.until_over()
+        check_whole(stream, 400)
+        check_context(place, stream)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -329,11 +329,11 @@ async def test_faults_at_random_lose_nothing(seed: int) -> None:
             machine.faults = group[0].faults
     starts = {0: PROMPT, 9: "nine", 20: "twenty", 31: "thirty-one"}
     async with town(stages=stages, decoders=decoders) as place:
-        leg = await play(place, 40, prompts=starts)
-        check_whole(leg, 40)
-        check_context(place, leg)
-        check_prompts(leg, starts)
-        applied = [item for item in leg.all("prompt_receipt") if item.state == pb.SWITCH_STATE_APPLIED]
+        stream = await play(place, 40, prompts=starts)
+        check_whole(stream, 40)
+        check_context(place, stream)
+        check_prompts(stream, starts)
+        applied = [item for item in stream.all("prompt_receipt") if item.state == pb.SWITCH_STATE_APPLIED]
         assert [item.first_block_touched for item in applied] == [9, 20, 31]
 
 
@@ -345,57 +345,57 @@ async def test_switches_survive_the_loss_of_the_stage(loss_at: int) -> None:
     stages[1].faults = stages[0].faults
     async with town(stages=stages, decoders=decoders) as place:
         name = await place.anybody.name(num_blocks=14, prompts={0: PROMPT, 6: "six", 11: "eleven"})
-        async with place.anybody.attached(name, acks=False, max_unacked_segments=2) as leg:
-            await leg.until_sequence(2)
+        async with place.anybody.attached(name, acks=False, max_unacked_segments=2) as stream:
+            await stream.until_sequence(2)
             await place.anybody.switch(name, "eight", "s8", at_block=8)
             await place.anybody.switch(name, "now", "now")
-            leg.acks = True
-            await leg.ack(leg.sequences[-1])  # up to 4, made before it attached with a smaller number
-            await leg.until_over()
-        check_whole(leg, 14)
-        check_context(place, leg)
-        applied = [item for item in leg.all("prompt_receipt") if item.state == pb.SWITCH_STATE_APPLIED]
+            stream.acks = True
+            await stream.ack(stream.sequences[-1])  # up to 4, made before it attached with a smaller number
+            await stream.until_over()
+        check_whole(stream, 14)
+        check_context(place, stream)
+        applied = [item for item in stream.all("prompt_receipt") if item.state == pb.SWITCH_STATE_APPLIED]
         touched = {item.request_id or item.first_block_touched: item.first_block_touched for item in applied}
         now = touched.pop("now")
         assert touched == {6: 6, "s8": 8, 11: 11}
         assert len(applied) == 4
         starts = {0: PROMPT, now: "now", 6: "six", 8: "eight", 11: "eleven"}
-        check_prompts(leg, starts)
+        check_prompts(stream, starts)
 
 
 async def test_a_switch_that_is_asked_for_during_a_recovery_waits_and_takes_effect() -> None:
     async with town() as place:
         name = await place.anybody.name(num_blocks=NUM_BLOCKS)
-        async with place.anybody.attached(name, acks=False) as leg:
-            await leg.until_sequence(4)
+        async with place.anybody.attached(name, acks=False) as stream:
+            await stream.until_sequence(4)
             await place.stage.kill()
-            await leg.until(lambda: leg.states[-1] == "RECOVERING")
+            await stream.until(lambda: stream.states[-1] == "RECOVERING")
             assert STATES[(await place.anybody.get(name)).state] == "RECOVERING"
             receipt = await place.anybody.switch(name, "after", "s1")
             assert receipt.state == pb.SWITCH_STATE_ACCEPTED
             await place.anybody.switch(name, "at ten", "s2", at_block=10)
             await place.stage.start()
-            leg.acks = True
-            await leg.ack(4)
-            await leg.until_over()
-        check_whole(leg)
-        assert (await leg.receipt("s1")).first_block_touched == 4
-        assert (await leg.receipt("s2")).first_block_touched == 10
+            stream.acks = True
+            await stream.ack(4)
+            await stream.until_over()
+        check_whole(stream)
+        assert (await stream.receipt("s1")).first_block_touched == 4
+        assert (await stream.receipt("s2")).first_block_touched == 10
 
 
 async def test_a_session_paused_during_a_recovery_comes_back_paused() -> None:
     async with town() as place:
         name = await place.anybody.name(num_blocks=NUM_BLOCKS)
-        async with place.anybody.attached(name) as leg:
-            await leg.until_sequence(4)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_sequence(4)
             await place.stage.kill()
-            await leg.until(lambda: leg.states[-1] == "RECOVERING")
+            await stream.until(lambda: stream.states[-1] == "RECOVERING")
             await place.anybody.pause(name)
             await place.stage.start()
             await asyncio.sleep(0.5)
             await place.anybody.resume(name)
-            await leg.until_over()
-        check_whole(leg)
+            await stream.until_over()
+        check_whole(stream)
 
 
 async def test_the_place_of_a_lost_stream_is_free_again() -> None:
@@ -411,16 +411,16 @@ async def test_a_decoder_with_another_encoder_gives_another_init() -> None:
     decoders = [FakeDecoder(encoder_name="one"), FakeDecoder(encoder_name="two")]
     async with town(decoders=decoders) as place:
         name = await place.anybody.name(num_blocks=NUM_BLOCKS)
-        async with place.anybody.attached(name, acks=False) as leg:
-            await leg.until_sequence(4)
+        async with place.anybody.attached(name, acks=False) as stream:
+            await stream.until_sequence(4)
             await next(decoder for decoder in decoders if decoder.sessions).kill()
-            leg.acks = True
-            await leg.ack(4)
-            await leg.until_over()
-        check_whole(leg)
-        assert len({init.data for init in leg.all("media_init")}) == 2
-        second = [at for at, kind in enumerate(leg.kinds) if kind == "media_init"][1]
-        assert second < leg.position("segment", lambda item: item.epoch > 1)
+            stream.acks = True
+            await stream.ack(4)
+            await stream.until_over()
+        check_whole(stream)
+        assert len({init.data for init in stream.all("media_init")}) == 2
+        second = [at for at, kind in enumerate(stream.kinds) if kind == "media_init"][1]
+        assert second < stream.position("segment", lambda item: item.epoch > 1)
 
 
 async def test_a_stage_of_another_revision_does_not_continue_a_session() -> None:
@@ -429,10 +429,10 @@ async def test_a_stage_of_another_revision_does_not_continue_a_session() -> None
     async with town(stages=stages, recovery_timeout_s=0.8) as place:
         stages[1].set_capacity(0)
         name = await place.anybody.name()
-        async with place.anybody.attached(name) as leg:
-            await leg.until_sequence(3)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_sequence(3)
             stages[1].set_capacity(4)
             await stages[0].kill()
-            await leg.until_over()
-        assert leg.end_reason == "FAILED"
+            await stream.until_over()
+        assert stream.end_reason == "FAILED"
         assert not stages[1].streams
