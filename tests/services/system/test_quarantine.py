@@ -61,7 +61,7 @@ class TestStage:
             await stream.credit(2)
             await stream.blocks(1)
             await stream.close()
-            await wait_until(lambda: not stage.stage.slots, "the session has left")
+            await wait_until(lambda: not stage.stage.occupancy, "the session has left")
             status = await stage.status()
             assert (status.state, status.drain.safe_to_delete) == (QUARANTINED, True)
             assert stage.metric("cascade_quarantined", reason_class="xid") == 1
@@ -164,15 +164,15 @@ class TestSessions:
                 tenant = Tenant(channel, None)
                 async with tenant.attached(await tenant.name(num_blocks=8), acks=False) as stream:
                     await follow(stream, 3)
-                    (broken,) = (one for one in stages if one.stage.slots)
+                    (broken,) = (one for one in stages if one.stage.occupancy)
                     (sound,) = (one for one in stages if one is not broken)
                     drivers[stages.index(broken)].events.append((0, 79))
-                    await wait_until(lambda: sound.stage.slots, "the session has moved")
+                    await wait_until(lambda: sound.stage.occupancy, "the session has moved")
                     await follow(stream, 8)
                     await asyncio.wait_for(stream.until_over(), WAIT_S)
                 assert stream.sequences == list(range(1, 9))
                 assert stream.end_reason == "COMPLETE"
-                assert not broken.stage.slots
+                assert not broken.stage.occupancy
                 async with tenant.attached(await tenant.name(num_blocks=2)) as stream:
                     await asyncio.wait_for(stream.until_over(), WAIT_S)
                 assert stream.sequences == [1, 2], "the next session finds the one that is left"

@@ -76,7 +76,9 @@ async def test_only_those_who_ask_are_told_how_blocks_were_made() -> None:
         assert not stream.all("block_made")
         assert not plain.all("block_made")
         assert 0 < len(curious.all("block_made")) <= 12
-        assert stream.sequences == plain.sequences == curious.sequences == list(range(1, 13))
+        assert stream.sequences == list(range(1, 13))
+        for viewer in (plain, curious):  # from the live edge on, where that was when they came
+            assert viewer.sequences == list(range(viewer.sequences[0], 13))
 
 
 async def test_a_controller_that_asks_hears_of_each_block_before_its_segment() -> None:
