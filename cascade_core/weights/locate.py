@@ -10,9 +10,6 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Final, Literal
 
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError
-
 from cascade_core.config import FileConfig, ModelCard
 from cascade_core.errors import WeightsError
 from cascade_core.weights.shards import is_complete
@@ -139,6 +136,10 @@ def _beside(file: Path, part: Part, config: FileConfig | None) -> Path | None:
 
 def _in_hub(repo: str, names: tuple[str, ...], local_only: bool) -> Path | None:
     """The first of the names that the repository, or offline the cache, has."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,  # 0.3 s, which ranks and local folders need not spend
+    )
+
     for name in names:
         try:
             path = _fetch(repo, name, local_only)
@@ -153,6 +154,8 @@ def _in_hub(repo: str, names: tuple[str, ...], local_only: bool) -> Path | None:
 
 
 def _fetch(repo: str, name: str, local_only: bool) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+
     if Path(name).suffix:
         return Path(hf_hub_download(repo, name, local_files_only=local_only))
     return Path(snapshot_download(repo, allow_patterns=f"{name}/*", local_files_only=local_only)) / name

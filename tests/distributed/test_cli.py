@@ -228,6 +228,7 @@ def check_tables(folder: Path) -> None:
         assert (title in written) == (name in tables)
 
 
+@pytest.mark.slow
 def test_bench_writes_the_tables_that_are_asked_for(
     tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:

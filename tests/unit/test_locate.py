@@ -209,6 +209,6 @@ def test_a_hub_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args: Any, **_options: Any) -> str:
         raise PermissionError("401: log in first\nmore")
 
-    monkeypatch.setattr("cascade_core.weights.locate.hf_hub_download", refuse)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     with pytest.raises(WeightsError, match=r"hub repository owner/name: PermissionError: 401: log in first$"):
         locate(FULL, None)

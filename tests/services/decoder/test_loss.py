@@ -73,6 +73,7 @@ async def test_a_killed_worker_loses_all_sessions_and_comes_back(decoder: Servin
     again.stream.cancel()
 
 
+@pytest.mark.slow
 async def test_a_stopped_worker_stalls_health_then_is_killed_at_its_deadline(decoder: Serving) -> None:
     before = await decoder.ready()
     call = decoder.call()
@@ -101,6 +102,7 @@ async def test_an_idle_worker_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPa
         assert not is_running(worker)
 
 
+@pytest.mark.slow
 async def test_a_bug_in_the_worker_ends_it_and_it_comes_back(decoder: Serving) -> None:
     """An error that nobody planned for: a job that the service would never send."""
     before = await decoder.ready()
@@ -121,6 +123,7 @@ async def test_a_bug_in_the_worker_ends_it_and_it_comes_back(decoder: Serving) -
     call.stream.cancel()
 
 
+@pytest.mark.slow
 async def test_a_hot_gpu_takes_the_decoder_out_until_it_has_cooled(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml()
     monkeypatch.setattr("services.common.gpus.driver", lambda: nvml)

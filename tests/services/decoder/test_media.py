@@ -105,6 +105,7 @@ async def test_bfloat16_gives_the_picture_too(decoder: Serving) -> None:
     assert rounded != exact
 
 
+@pytest.mark.slow
 async def test_taehv_decodes_too() -> None:
     async with serving(decoder={"kind": "taehv", "weights": "random"}) as decoder:
         (init,), segments = await whole(decoder.stub, [5, 6])

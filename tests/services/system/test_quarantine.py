@@ -41,6 +41,7 @@ def card(tmp_path: Path) -> Path:
 
 
 class TestStage:
+    @pytest.mark.slow
     async def test_its_sessions_are_told_to_move(self, card: Path, nvml: FakeNvml) -> None:
         async with stage_support.serving(stage_settings(card, stage=RANKS)) as stage:
             await until(stage.channel, SERVING, STAGE)
