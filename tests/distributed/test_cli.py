@@ -81,6 +81,7 @@ def test_generate_writes_video_latents_and_figures(tmp_path: Path) -> None:
     assert written["random_weights"] is True
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_latents_on_any_number_of_ranks(tmp_path: Path, here: Here) -> None:
     one, two, other = (tmp_path / f"{name}.safetensors" for name in ("one", "two", "other"))
     for options in (("--latents", one), ("--latents", two, "--ranks", 3), ("--latents", other, "--seed", 1)):
@@ -168,6 +169,7 @@ def test_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not left_running()
 
 
+@pytest.mark.slow
 def test_a_killed_decoder_ends_the_run_and_leaves_nothing_behind(tmp_path: Path) -> None:
     process = start_generating(tmp_path)
     (partial,) = tmp_path.iterdir()

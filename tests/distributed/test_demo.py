@@ -60,6 +60,7 @@ def test_videos_show_what_their_prompts_say(
     assert min(shares.values()) > 0.7, shares
 
 
+@pytest.mark.slow
 def test_a_prompt_switch_shows(decoder: VideoDecoder) -> None:
     takes = switch_takes(5, "immediate")
     clips = film_one(decoder, "bidirectional-1", {"switch": takes})["switch"]

@@ -148,6 +148,7 @@ class TestLosses:
         await back_again(engine, before.num_restarts + 1)
         assert_same(await generate(engine, NUM_BLOCKS), expected)
 
+    @pytest.mark.slow
     async def test_rank_that_answers_nonsense(self, solo: Engine) -> None:
         """The engine's end of the link must not fall silent."""
         before = solo.status
@@ -182,6 +183,7 @@ class TestLosses:
         await back_again(engine, before.num_restarts + 1)
         assert_same(await generate(engine, NUM_BLOCKS), expected)
 
+    @pytest.mark.slow
     async def test_a_session_that_is_being_primed(
         self, solo: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -221,6 +223,7 @@ class TestLosses:
         await assert_lost(session)
         await back_again(solo, before.num_restarts + 1)
 
+    @pytest.mark.slow
     async def test_ranks_that_cannot_start_again(
         self,
         solo: Engine,
@@ -249,6 +252,7 @@ class TestLosses:
         await back_again(solo, before.num_restarts + 1)
         assert_same(await generate(solo, NUM_BLOCKS), expected)
 
+    @pytest.mark.slow
     async def test_engines_do_not_disturb_each_other(
         self, engine: Engine, undisturbed: Engine, expected: dict[int, torch.Tensor]
     ) -> None:
@@ -279,6 +283,7 @@ class Heard:
         self.num_restarts += 1
 
 
+@pytest.mark.slow
 async def test_an_observer_hears_every_tick_and_every_restart(card: Path) -> None:
     heard = Heard()
     async with await Engine.start(engine_config(card), heard) as engine:
@@ -371,6 +376,7 @@ class TestClose:
         await engine.close()
         assert capfd.readouterr().err == ""
 
+    @pytest.mark.slow
     async def test_while_a_rank_is_stopped(self, card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(group_module, "CLOSE_GRACE_S", 0.2)
         async with running_engine(card, num_ranks=2) as engine:
@@ -396,6 +402,7 @@ class TestClose:
                 lambda: len(set(engine.status.process_ids) - set(processes)) == 2, "a new attempt"
             )
 
+    @pytest.mark.slow
     async def test_in_the_pause_between_attempts(
         self, card: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:

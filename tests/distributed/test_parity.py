@@ -119,7 +119,7 @@ def card(tmp_path: Path) -> Path:
     [
         (1, "bidirectional", (5,)),
         pytest.param(1, "bidirectional", (2, 3, 4), marks=pytest.mark.slow),
-        (2, "causal", (3,)),
+        pytest.param(2, "causal", (3,), marks=pytest.mark.slow),
         (5, "bidirectional", (2,)),
     ],
 )

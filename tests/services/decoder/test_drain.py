@@ -63,6 +63,7 @@ async def test_a_drain_lets_sessions_go_in_their_own_time() -> None:
         assert (status.drain.num_sessions, status.state) == (0, DRAINING)
 
 
+@pytest.mark.slow
 async def test_streams_that_stay_end_at_the_deadline() -> None:
     async with serving() as decoder:
         call, warming = decoder.call(), decoder.call()

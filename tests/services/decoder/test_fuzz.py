@@ -26,7 +26,7 @@ from tests.services.support.decoder_support import (
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-NUM_EXAMPLES = 150
+NUM_EXAMPLES = 60
 SMALL = np.zeros((3, 16, 2, 2), np.float32)
 PLANNED = {
     grpc.StatusCode.OK,

@@ -206,6 +206,7 @@ class TestRanks:
 
 
 class TestClients:
+    @pytest.mark.slow
     async def test_one_that_does_not_read_is_bounded_and_alone(self, card: Path) -> None:
         """Blocks of 256 kB, so that HTTP/2's own buffers hold few."""
         async with serving(stage_settings(card, stage={"max_pixels": 2**20})) as stage:
@@ -264,6 +265,7 @@ class TestClients:
             await client.wait()
         await free(stage)
 
+    @pytest.mark.slow
     async def test_one_behind_a_dead_connection(self, card: Path) -> None:
         grpc_settings = {
             "port": 0,

@@ -174,6 +174,7 @@ async def test_the_demo_model_from_start_to_drained() -> None:
         assert any('"event": "stopped"' in line for line in process.lines)
 
 
+@pytest.mark.slow
 async def test_a_session_that_stays_is_ended_with_draining(tmp_path: Path) -> None:
     tiny = {"CASCADE_STAGE_MODEL": str(write_card(tmp_path)), "CASCADE_STAGE_WEIGHTS": "random"}
     async with stage_process(CASCADE_DRAIN_DEADLINE_S="1", **tiny) as process:
@@ -186,6 +187,7 @@ async def test_a_session_that_stays_is_ended_with_draining(tmp_path: Path) -> No
         assert await process.end() == 0
 
 
+@pytest.mark.slow
 async def test_a_second_sigterm_hurries(tmp_path: Path) -> None:
     tiny = {"CASCADE_STAGE_MODEL": str(write_card(tmp_path)), "CASCADE_STAGE_WEIGHTS": "random"}
     slow = {"CASCADE_DRAIN_DEADLINE_S": "3600", "CASCADE_DRAIN_GRACE_S": "3600"}

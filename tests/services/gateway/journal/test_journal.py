@@ -667,7 +667,7 @@ class Run:
 
 
 @needs_redis
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEPS, min_size=5, max_size=20))
 def test_memory_and_redis_are_one(server: RedisServer, steps: list[tuple[Any, ...]]) -> None:
     async def both() -> None:
