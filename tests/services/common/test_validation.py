@@ -115,7 +115,11 @@ def test_valid_messages_pass(message: Message) -> None:
     validate(message)
 
 
-@pytest.mark.parametrize(("message", "field", "allowed"), WRONG, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("message", "field", "allowed"),
+    WRONG,
+    ids=lambda value: type(value).__name__ if isinstance(value, Message) else value,
+)
 def test_wrong_messages_name_field_and_range(message: Message, field: str, allowed: str) -> None:
     with pytest.raises(InvalidField) as caught:
         validate(message)
