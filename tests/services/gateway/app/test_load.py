@@ -12,7 +12,8 @@ FULL_BYTES = NUM_SESSIONS * (8 * 600_000 + 4 * 150_000)
 """What the journal may hold: sink, context and blocks on their way, and four segments of each session."""
 
 
-@pytest.mark.parametrize("uses_redis", [False, pytest.param(True, marks=[needs_redis, pytest.mark.slow])])
+@pytest.mark.slow
+@pytest.mark.parametrize("uses_redis", [False, pytest.param(True, marks=needs_redis)])
 async def test_nothing_is_lost_and_memory_is_bounded(uses_redis: bool) -> None:
     load = Load(NUM_SESSIONS, SECONDS, uses_redis, interval_s=INTERVAL_S, settings=KEPT)
     outcome = await measure(load)
