@@ -21,6 +21,7 @@ import grpc
 from benchmarks.services_fakes import added_s
 from cascade.v1 import session_pb2
 from cascade.v1.session_pb2_grpc import SessionServiceStub
+from cascade_client.keep_status import keep_status
 
 START_S = 90.0
 END_S = 30.0
@@ -72,6 +73,7 @@ class LoadClient:
             created = await create_session(stub, create)
             self.name = created.session.name
             call = stub.Connect()
+            keep_status(call)
             await call.write(Request(attach=Request.Attach(resume_token=created.resume_token)))
             while (message := await call.read()) is not grpc.aio.EOF:
                 await self._take(call, message)

@@ -24,6 +24,7 @@ from benchmarks.services_real import quantile
 from benchmarks.web_page import http_port
 from cascade.v1 import session_pb2
 from cascade.v1.session_pb2_grpc import SessionServiceStub
+from cascade_client.keep_status import keep_status
 
 Row = dict[str, Any]
 NUM_VIEWERS = (100, 200, 400)
@@ -86,6 +87,7 @@ def settings(stage: Measured, decoder: Measured) -> dict[str, str]:
 async def control(stub: Any, token: str) -> None:
     """Acknowledge all that comes, as a controller does that plays."""
     call = stub.Connect()
+    keep_status(call)
     await call.write(Request(attach=Request.Attach(resume_token=token)))
     while (message := await call.read()) is not grpc.aio.EOF:
         if message.HasField("segment"):
