@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from cascade_client.processes.child import dying_with_us
 from cascade_core.errors import CascadeError
 
 READY_S = 300.0
@@ -23,7 +24,7 @@ async def running_system(logs: Path, environment: Mapping[str, str], *options: s
     """
     command = (sys.executable, "-m", "cascade_client", "up", "--json", "--port", "0", "--http-port", "off")
     process = await asyncio.create_subprocess_exec(
-        *command, "--log-dir", str(logs), "--ready-within", str(READY_S), *options,
+        *dying_with_us(), *command, "--log-dir", str(logs), "--ready-within", str(READY_S), *options,
         env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

@@ -70,9 +70,10 @@ def main() -> None:
         return
     page = PATH.read_text()
     drawn = FENCE.sub(lambda marks: f"{marks[1]}\n{graph}\n{marks[2]}", page)
-    if wanted.check and drawn != page:
+    if not wanted.check:
+        PATH.write_text(drawn)
+    elif drawn != page:
         sys.exit(f"{PATH.name} does not show the rooms as they are: make graph")
-    PATH.write_text(drawn)
 
 
 if __name__ == "__main__":

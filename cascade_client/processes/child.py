@@ -18,6 +18,12 @@ STDERR = 2
 DEVNULL = asyncio.subprocess.DEVNULL
 
 
+def dying_with_us() -> tuple[str, ...]:
+    """What comes before a command that the kernel is to kill where we are killed outright (Linux)."""
+    # -I -S: the launcher needs nothing but the standard library, and is gone at once.
+    return (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()))
+
+
 class Child:
     """A running process in a group of its own: a terminal's Ctrl-C is for us, who then end it. Where we are
     killed outright, the kernel kills it (Linux). `wait` or `end` has to follow."""
@@ -42,12 +48,10 @@ class Child:
     ) -> Self:
         """What it prints goes on at the end of `log` (None: to our stderr), but for a `stdout` of its own.
         `environment` None: ours. `limit`: bytes of a line from a pipe. Raises OSError."""
-        # -I -S: the launcher needs nothing but the standard library, and is gone at once.
-        launcher = (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()))
         with ExitStack() as stack:
             output: IO[bytes] | int = stack.enter_context(log.open("ab")) if log else STDERR
             process = await asyncio.create_subprocess_exec(
-                *launcher, *command, env=environment, cwd=folder, stdin=stdin,
+                *dying_with_us(), *command, env=environment, cwd=folder, stdin=stdin,
                 stdout=output if stdout is None else stdout, stderr=output, limit=limit, pass_fds=pass_fds,
                 start_new_session=True,
             )  # fmt: skip

@@ -5,14 +5,28 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cascade_client.processes.child import Child
 from cascade_client.processes.restarts import STEADY_AFTER_S, Restarts
+from tests.paths import ROOT
 
 WAIT_S = 30.0
+DEMO = """
+import asyncio, sys
+from pathlib import Path
+from demo_world.system import running_system
+
+async def main():
+    async with running_system(Path(sys.argv[1]), {}):
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
 DEAF = """
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
@@ -63,6 +77,22 @@ async def test_who_ends_by_itself_is_not_asked_again() -> None:
     async with asyncio.timeout(WAIT_S):
         await child.end(lambda: child.stdin.write(b"\n"), lambda: asked.append(1), within_s=WAIT_S)
     assert (child.status, asked) == (0, [])
+
+
+async def test_a_demo_that_is_killed_leaves_no_services(tmp_path: Path) -> None:
+    """`cascade up` is stopped here, so that it does not find out by writing to a pipe that is broken."""
+    demo = await asyncio.create_subprocess_exec(sys.executable, "-c", DEMO, str(tmp_path), cwd=ROOT)
+    await until(lambda: len(psutil.Process(demo.pid).children()) == 1)
+    (up,) = psutil.Process(demo.pid).children()
+    await until(lambda: "cascade_client" in up.cmdline() and "launch.py" not in " ".join(up.cmdline()))
+    up.suspend()
+    demo.kill()
+    await demo.wait()
+    try:
+        await until(lambda: not is_running(up.pid))
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            up.kill()
 
 
 async def test_a_caller_who_does_not_wait_leaves_no_process() -> None:
