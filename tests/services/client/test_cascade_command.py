@@ -41,6 +41,7 @@ from tests.services.support.fake_gateway import (
     serving_peer,
 )
 from tests.services.support.media_support import decode
+from tests.services.support.redis_support import DIE_WITH_US
 
 WAIT_S = 60.0
 ONE_THREAD_EACH = {"CASCADE_STAGE_THREADS_PER_RANK": "1", "CASCADE_DECODER_THREADS": "1"}
@@ -430,7 +431,8 @@ class Up:
         self.logs = folder / "logs"
         http = () if "--http-port" in arguments else ("--http-port", 0)
         self.process = subprocess.Popen(
-            command("up", "--json", "--port", 0, *http, "--log-dir", self.logs, *arguments), cwd=folder,
+            [*DIE_WITH_US, *command("up", "--json", "--port", 0, *http, "--log-dir", self.logs, *arguments)],
+            cwd=folder,
             env=environment(PYTHONPATH=f"{folder}{os.pathsep}{ROOT}", CASCADE_CLIENT_GATEWAY="elsewhere:1"),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -565,10 +567,10 @@ def test_the_whole_system_from_up_to_a_video(tmp_path: Path) -> None:
     """The real stage, decoder and gateway with the demo model, and Redis; a gateway dies on the way. The
     README's example then runs against the other."""
     up = subprocess.Popen(
-        command(
+        [*DIE_WITH_US, *command(
             "up", "--json", "--port", 0, "--http-port", 0, "--gateways", 2, "--redis", "auto",
             "--log-dir", tmp_path,
-        ), cwd=tmp_path, env=environment(**ONE_THREAD_EACH),
+        )], cwd=tmp_path, env=environment(**ONE_THREAD_EACH),
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     try:
