@@ -69,12 +69,12 @@ openapi: $(STAMP)  ## services/web/openapi.json from the contract
 proto-release: $(STAMP)  ## From now on, contracts are checked against what they are today
 	$(BIN)/python proto/generate.py --release
 
-# In the order of the folders: the many short tests of tests/unit come last, so that all end together. Three processes
+# In the order of the folders: the many short tests of tests/unit come last, so that all end together. Four processes
 # on two cores, since many tests wait; threads that wait do not spin; what is compiled is kept, since some hundred
 # processes import it. What failed is run once more, alone, to show whether it fails on its own: under CI the run fails
 # all the same.
 TESTS = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
-BESIDE = --numprocesses 3 --dist loadfile --no-loadscope-reorder
+BESIDE = --numprocesses 4 --dist loadfile --no-loadscope-reorder
 ALONE = { $(TESTS) $(1) --last-failed --last-failed-no-failures none && \
 	  echo "failed beside others, passes alone" && test "$$CI" != true; }
 

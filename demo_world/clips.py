@@ -11,7 +11,7 @@ import torch
 from cascade_core.config import EngineConfig, SwitchMode
 from cascade_core.engine.engine import Engine
 from cascade_core.engine.session import LatentBlock, PromptApplied
-from cascade_core.media.vae import VideoDecoder
+from cascade_core.media.video_decoder import VideoDecoder
 from cascade_core.request import SessionRequest
 from demo_world.score import Scores, Track, judge, measure
 from demo_world.world import SIZE, Frames, Scene, block_frames

@@ -30,7 +30,7 @@ from cascade_core.machine import has_fast_bfloat16
 from cascade_core.media.media import Mp4Writer, partial_path
 
 if TYPE_CHECKING:
-    from cascade_core.media.vae import DecoderState, VideoDecoder
+    from cascade_core.media.video_decoder import DecoderState, VideoDecoder
 
 CLOSE_GRACE_S = 5.0
 """Time the process has to end by itself once the file is complete."""
@@ -165,10 +165,6 @@ def _die_with_parent() -> None:
 
 
 def _open(job: DecodeJob) -> None:
-    # Importing diffusers takes seconds, which the parent need not wait for.
-    from cascade_core.media.taehv import load_taehv
-    from cascade_core.media.vae import load_vae
-
     global _job
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
@@ -176,9 +172,14 @@ def _open(job: DecodeJob) -> None:
         device = torch.device("cuda", torch.cuda.device_count() - 1)
     dtype = torch.bfloat16 if device.type == "cuda" or has_fast_bfloat16() else torch.float32
     decoder: VideoDecoder
+    # Importing them takes seconds, which the parent need not wait for.
     if job.decoder == "taehv":
+        from cascade_core.media.taehv import load_taehv
+
         decoder = load_taehv(job.weights, device, dtype)
     else:
+        from cascade_core.media.vae import load_vae
+
         decoder = load_vae(job.card, job.weights, device, dtype)
     files = ExitStack()
     writer = files.enter_context(Mp4Writer(job.output, job.width, job.height, job.card.video.fps))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
-from cascade_core.media.vae import DecoderState, suit_processor, to_pixels
+from cascade_core.media.video_decoder import DecoderState, suit_processor, to_pixels
 from cascade_core.weights.checkpoint import read_tensors
 from cascade_core.weights.weights import load_state
 

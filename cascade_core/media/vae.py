@@ -1,62 +1,19 @@
-"""Latents to frames: the Wan VAE, streamed block by block with explicit per-session state.
-
-Wan VAEs are 8x spatial and 4x temporal. The very first latent frame of a session decodes to one frame,
-each later one to four, so a first block of 3 gives 9 frames and every other block 12.
-"""
+"""Latents to frames: the Wan VAE. Importing it takes seconds of diffusers: only where it is the decoder."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
-from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_weight_memory_format
 
 from cascade_core.config import ModelCard
+from cascade_core.media.video_decoder import DecoderState, suit_processor, to_pixels
 from cascade_core.weights.checkpoint import read_tensors
 from cascade_core.weights.shards import reading
 from cascade_core.weights.weights import load_state, read_vae
-
-
-@dataclass
-class DecoderState:
-    """What one session's decoder remembers. Unusable after an error inside `decode`: open a new one."""
-
-    memory: list[Any]
-    """One slot for each layer that looks back in time; None before the first latent frame."""
-    num_latents: int = 0
-    """Latent frames decoded so far."""
-
-
-class VideoDecoder(Protocol):
-    """Turns latents into frames; one decoder serves many sessions, in any order."""
-
-    def open(self) -> DecoderState:
-        """The state of a new session."""
-        ...
-
-    def decode(self, state: DecoderState, latents: Tensor) -> Tensor:
-        """Decode the session's next latents [F, C, h, w] to uint8 RGB [T, 8h, 8w, 3] on the CPU.
-
-        T is 4 * F, less 3 for the first call of a session (see ModelCard.num_frames).
-        """
-        ...
-
-
-def suit_processor(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Lay out the weights of convolutions as the CPU's bfloat16 kernels read them, or leave them."""
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        convert_conv2d_weight_memory_format(model, torch.channels_last)
-        convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
-
-
-def to_pixels(video: Tensor) -> Tensor:
-    """[T, 3, H, W] in [-1, 1] on any device -> uint8 [T, H, W, 3] on the CPU."""
-    pixels = (video.float() + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().cpu()
 
 
 class WanVaeDecoder:

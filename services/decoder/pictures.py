@@ -14,7 +14,7 @@ from cascade_core.config import RANDOM, ModelCard
 from cascade_core.errors import InvalidConfig
 from cascade_core.machine import has_fast_bfloat16
 from cascade_core.media.taehv import load_taehv
-from cascade_core.media.vae import DecoderState, VideoDecoder, load_vae
+from cascade_core.media.video_decoder import DecoderState, VideoDecoder
 from cascade_core.weights.locate import locate_part
 from services.decoder.messages import DecodeBlock
 from services.decoder.settings import DecoderSettings
@@ -85,6 +85,8 @@ def load(
     if settings.kind == "taehv":
         file = None if settings.weights == RANDOM else Path(settings.weights or "")
         return load_taehv(file, device, dtype)
+    from cascade_core.media.vae import load_vae  # takes seconds, and TAEHV does without
+
     uses_random = settings.weights == RANDOM or (settings.weights is None and not card.has_weights)
     return load_vae(card, None if uses_random else locate_part(card, settings.weights, "vae"), device, dtype)
 

@@ -141,12 +141,12 @@ def test_bad_input_is_one_sentence_and_exit_status_2(tmp_path: Path, here: Here)
     assert not wrong
 
 
-def test_what_the_ranks_find_out_is_told_as_well(tmp_path: Path) -> None:
-    result = run(*SMALL, "--weights", "/no/such/file", "-o", tmp_path / "x.mp4")
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.splitlines()[-1].startswith("cascade-engine")
-    assert "no such file or folder" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_weights_that_are_not_there_are_told(tmp_path: Path, here: Here) -> None:
+    status, _, errors = here(*SMALL, "--weights", "/no/such/file", "-o", tmp_path / "x.mp4")
+    assert status == 2, errors
+    assert errors.splitlines()[-1].startswith("cascade-engine")
+    assert "no such file or folder" in errors
+    assert "Traceback" not in errors
 
 
 def test_an_output_folder_that_is_not_there_is_told_before_the_work(tmp_path: Path, here: Here) -> None:

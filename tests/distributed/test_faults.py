@@ -106,7 +106,7 @@ def send_to(engine: Engine, rank: int, command: Command) -> None:
 class TestLosses:
     """Each ends the sessions with a retryable error; the next session is as if nothing had been."""
 
-    @pytest.mark.parametrize("rank", range(NUM_RANKS))
+    @pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
     async def test_killed_rank(self, engine: Engine, expected: dict[int, torch.Tensor], rank: int) -> None:
         before = engine.status
         first, second = await streaming(engine), await streaming(engine)

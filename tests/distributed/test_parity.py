@@ -120,7 +120,7 @@ def card(tmp_path: Path) -> Path:
         (1, "bidirectional", (5,)),
         pytest.param(1, "bidirectional", (2, 3, 4), marks=pytest.mark.slow),
         pytest.param(2, "causal", (3,), marks=pytest.mark.slow),
-        (5, "bidirectional", (2,)),
+        pytest.param(5, "bidirectional", (2,), marks=pytest.mark.slow),
     ],
 )
 async def test_engines_of_every_size_agree(

@@ -27,7 +27,9 @@ demo.main()
 """
 
 
-@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize(
+    "columns", [40, *(pytest.param(columns, marks=pytest.mark.slow) for columns in (80, 200))]
+)
 def test_generate_draws_one_bar_and_whole_lines(terminal: Open, tmp_path: Path, columns: int) -> None:
     latents = tmp_path / "a.safetensors"
     shown = terminal(*COMMAND, *SMALL, "--latents", latents, columns=columns, environment=ENVIRONMENT)
@@ -54,7 +56,7 @@ def test_ctrl_c_ends_generate_and_leaves_nothing_behind(terminal: Open, tmp_path
     assert not left_running()
 
 
-@pytest.mark.parametrize("columns", [40, 200])
+@pytest.mark.parametrize("columns", [40, pytest.param(200, marks=pytest.mark.slow)])
 async def test_the_demo_draws_a_bar_for_each_video(terminal: Open, tmp_path: Path, columns: int) -> None:
     """Between made-up services."""
     async with serving() as gateway:

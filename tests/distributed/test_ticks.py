@@ -26,7 +26,14 @@ def ticks_of(blocks: Sequence[LatentBlock]) -> list[TickTiming]:
     return [tick for block in blocks for tick in block.timing.ticks]
 
 
-@pytest.mark.parametrize(("num_ranks", "stagger"), [(1, 1), (3, 2), (2, NUM_PASSES)])
+@pytest.mark.parametrize(
+    ("num_ranks", "stagger"),
+    [
+        pytest.param(1, 1, marks=pytest.mark.slow),
+        (3, 2),
+        pytest.param(2, NUM_PASSES, marks=pytest.mark.slow),
+    ],
+)
 async def test_every_pass_is_told_once(card: Path, num_ranks: int, stagger: int) -> None:
     async with running_engine(card, num_ranks=num_ranks, stagger=stagger) as engine:
         blocks = await blocks_of(engine, REQUEST)

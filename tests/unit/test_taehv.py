@@ -10,7 +10,7 @@ from torch.nn.functional import conv2d, relu
 
 from cascade_core.errors import WeightsError
 from cascade_core.media.taehv import TaehvDecoder, TaehvModel, load_taehv
-from cascade_core.media.vae import to_pixels
+from cascade_core.media.video_decoder import to_pixels
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
 

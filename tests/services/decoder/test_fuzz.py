@@ -15,11 +15,11 @@ from cascade.v1 import common_pb2
 from tests.services.support.decoder_support import (
     CLOSE,
     MEDIA,
+    QUICK,
     WAIT_S,
     Request,
     Serving,
     block,
-    demo_latents,
     opening,
     serving,
     whole,
@@ -102,8 +102,7 @@ ends = st.sampled_from(["half-close", "cancel", "wait"])
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def decoder() -> AsyncIterator[Serving]:
-    demo_latents()
-    async with serving(decoder={"max_sessions": 2}) as decoder:
+    async with serving(decoder=QUICK | {"max_sessions": 2}) as decoder:
         yield decoder
 
 

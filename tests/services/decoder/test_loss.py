@@ -16,6 +16,7 @@ from services.decoder.service import NAME
 from tests.services.common.test_gpus import FakeNvml
 from tests.services.common.test_health import NOT_SERVING, SERVING, until
 from tests.services.support.decoder_support import (
+    QUICK,
     READY,
     WAIT_S,
     Serving,
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def decoder() -> AsyncIterator[Serving]:
     """Its worker is lost again and again."""
-    settings = {"block_deadline_s": 5}
+    settings = QUICK | {"block_deadline_s": 5}
     async with serving(decoder=settings, health={"stall_after_s": 0.3, "check_interval_s": 0.02}) as decoder:
         yield decoder
 
@@ -95,7 +96,7 @@ async def test_a_stopped_worker_stalls_health_then_is_killed_at_its_deadline(dec
 
 async def test_an_idle_worker_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.decoder.feeder.PING_S", 0.1)
-    async with serving(decoder={"block_deadline_s": 2}) as decoder:
+    async with serving(decoder=QUICK | {"block_deadline_s": 2}) as decoder:
         worker = decoder.worker
         os.kill(worker, signal.SIGSTOP)
         await decoder.until(lambda status: status.num_restarts > 0)
@@ -127,7 +128,7 @@ async def test_a_bug_in_the_worker_ends_it_and_it_comes_back(decoder: Serving) -
 async def test_a_hot_gpu_takes_the_decoder_out_until_it_has_cooled(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml()
     monkeypatch.setattr("services.common.gpus.driver", lambda: nvml)
-    async with serving(decoder={"gpu_check_interval_s": 0.02}) as decoder:
+    async with serving(decoder=QUICK | {"gpu_check_interval_s": 0.02}) as decoder:
         status = await decoder.until(lambda status: len(status.accelerators) == 2)
         assert status.state == READY
         assert status.accelerators[0].product == "NVIDIA H100"
@@ -144,7 +145,7 @@ async def test_a_hot_gpu_takes_the_decoder_out_until_it_has_cooled(monkeypatch: 
 
 
 async def test_nothing_is_taken_while_the_worker_starts() -> None:
-    async with serving(wait=False) as decoder:
+    async with serving(decoder=QUICK, wait=False) as decoder:
         await until(decoder.channel, NOT_SERVING, NAME)
         status = await decoder.until(lambda status: True)
         assert status.state == STARTING

@@ -50,7 +50,7 @@ def joined(init: common_pb2.MediaInit, segments: Segments) -> bytes:
 
 @shared
 async def test_every_profile_is_one_valid_video_from_any_segment(decoder: Serving) -> None:
-    inits, segments = await whole(decoder.stub, range(NUM_BLOCKS), profiles=[MEDIA, RICH])
+    inits, segments = await whole(decoder.stub, range(NUM_BLOCKS), demo_latents(), profiles=[MEDIA, RICH])
     for init in inits:
         mine = of(init.profile_id, segments)
         frames = [segment.num_frames for segment in mine]
@@ -99,8 +99,8 @@ async def test_each_session_has_its_own_fps_and_equal_latents_give_equal_bytes(
 
 @shared
 async def test_bfloat16_gives_the_picture_too(decoder: Serving) -> None:
-    (init,), exact = await whole(decoder.stub, range(3))
-    _, rounded = await whole(decoder.stub, range(3), bfloat16=True)
+    (init,), exact = await whole(decoder.stub, range(3), demo_latents())
+    _, rounded = await whole(decoder.stub, range(3), demo_latents(), bfloat16=True)
     assert psnr(decode(joined(init, rounded)), decode(joined(init, exact))) > 35
     assert rounded != exact
 

@@ -22,7 +22,6 @@ from tests.services.support.decoder_support import (
     Serving,
     Status,
     block,
-    demo_latents,
     opening,
     reason,
     serving,
@@ -37,7 +36,6 @@ LOW = common_pb2.MediaProfile(id="low", bitrate_kbps=50)
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def decoder() -> AsyncIterator[Serving]:
-    demo_latents()
     async with serving(decoder={"max_sessions": MAX_SESSIONS}) as decoder:
         yield decoder
 
@@ -116,27 +114,22 @@ async def test_any_start_gives_whole_blocks(decoder: Serving) -> None:
     assert [(each.first_frame, each.num_frames) for each in segments] == [(45, 12), (57, 12)]
 
 
-def plain(index: int) -> Request:
-    """A block that nobody looks at: the demo model's take seconds to make, when tests are collected."""
-    return block(index, np.zeros((FRAMES, 16, SIDE // 8, SIDE // 8), np.float32))
-
-
 BAD = {
-    "first message is a block": ([plain(0)], "PROTOCOL_VIOLATION"),
+    "first message is a block": ([block(0)], "PROTOCOL_VIOLATION"),
     "first message is close": ([CLOSE], "PROTOCOL_VIOLATION"),
     "open twice": ([opening(), opening()], "PROTOCOL_VIOLATION"),
-    "a gap": ([opening(), plain(1)], "PROTOCOL_VIOLATION"),
-    "a repeat": ([opening(), plain(0), plain(0)], "PROTOCOL_VIOLATION"),
+    "a gap": ([opening(), block(1)], "PROTOCOL_VIOLATION"),
+    "a repeat": ([opening(), block(0), block(0)], "PROTOCOL_VIOLATION"),
     "a gap in the warm-up": (
-        [opening(start_block=5, num_warmup_blocks=2), plain(4)],
+        [opening(start_block=5, num_warmup_blocks=2), block(4)],
         "PROTOCOL_VIOLATION",
     ),
     "closed in the warm-up": (
-        [opening(start_block=5, num_warmup_blocks=2), plain(3), CLOSE],
+        [opening(start_block=5, num_warmup_blocks=2), block(3), CLOSE],
         "PROTOCOL_VIOLATION",
     ),
-    "a block after close": ([opening(), plain(0), CLOSE, plain(1)], "PROTOCOL_VIOLATION"),
-    "too many pending": ([opening(), *map(plain, range(5))], "PROTOCOL_VIOLATION"),
+    "a block after close": ([opening(), block(0), CLOSE, block(1)], "PROTOCOL_VIOLATION"),
+    "too many pending": ([opening(), *map(block, range(5))], "PROTOCOL_VIOLATION"),
     "unknown model": ([opening(model="krea-14b")], "UNKNOWN_MODEL"),
     "size": ([opening(width=1024, height=1024)], "UNSUPPORTED_MEDIA"),
     "odd size": ([opening(width=97)], "INVALID_FIELD"),

@@ -79,8 +79,8 @@ def test_nobody_is_cut_and_no_busy_pod_goes(controller: Controller, hardware: Ha
 
 
 def test_the_same_seed_makes_the_same_evening() -> None:
-    hour = replace(EVENING, hours=1.0)
-    days = [evening(seed=seed, demand=hour) for seed in (5, 5, 6)]
+    half_an_hour = replace(EVENING, hours=0.5)
+    days = [evening(seed=seed, demand=half_an_hour) for seed in (5, 5, 6)]
     waits = [[story.wait_s for story in day.stories] for day in days]
     assert waits[0] == waits[1] != waits[2]
     assert days[0].samples == days[1].samples
