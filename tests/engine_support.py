@@ -147,7 +147,11 @@ def rank_processes(parent: int | None = None) -> set[int]:
 
 
 def _is_rank(process: psutil.Process) -> bool:
+    """A fork of the fork server, whose command line it has."""
     try:
-        return "cascade_core.ranks.worker" in process.cmdline()
+        parent = process.parent()
+        return parent is not None and all(
+            "cascade_core.ranks.fork_server" in each.cmdline() for each in (process, parent)
+        )
     except psutil.NoSuchProcess:
         return False

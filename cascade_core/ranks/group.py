@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterable
@@ -29,11 +28,10 @@ from cascade_core.ranks.messages import (
     Ticked,
 )
 from cascade_core.ranks.pipe import pack, read_message
+from cascade_core.ranks.processes import ForkServer, RankProcess
 from cascade_core.weights.locate import ModelFiles
 
 CLOSE_GRACE_S = 3.0
-STDERR = 2
-"""Where prints of a rank go; sys.stderr may be replaced by something that is no file."""
 T = TypeVar("T")
 
 
@@ -81,7 +79,7 @@ class Rank:
     """The engine's end of one rank process."""
 
     index: int
-    process: asyncio.subprocess.Process
+    process: RankProcess
     writer: asyncio.StreamWriter
     ticks: asyncio.Queue[Ticked] = field(default_factory=asyncio.Queue)
     """Bounded by the engine: no more replies than ticks sent ahead."""
@@ -91,8 +89,11 @@ class Rank:
 class RankGroup:
     """All ranks of one engine. It lives and dies as a whole: collectives leave no other choice."""
 
-    def __init__(self, config: EngineConfig, card: ModelCard, files: ModelFiles | None) -> None:
+    def __init__(
+        self, config: EngineConfig, card: ModelCard, files: ModelFiles | None, forks: ForkServer
+    ) -> None:
         """`files` None: random weights."""
+        self._forks = forks
         self._config = config
         self._card = card
         self._files = files
@@ -112,10 +113,8 @@ class RankGroup:
 
     async def start(self) -> None:
         """Start all ranks and wait until they are ready; raises what made them fail."""
-        for index in range(self._config.num_ranks):
-            self._ranks.append(await self._spawn(index))
-        answers = _all(rank.ready for rank in self._ranks)
-        self.ready = await self._answer(answers, self._config.start_deadline_s, "loading")
+        loading = asyncio.ensure_future(self._load())
+        self.ready = await self._answer(loading, self._config.start_deadline_s, "loading")
 
     async def tick(self) -> list[Ticked]:
         """Every rank's answer to the oldest unanswered tick."""
@@ -179,23 +178,21 @@ class RankGroup:
     def kill(self) -> None:
         """End all ranks at once; `close` still has to follow."""
         for rank in self._ranks:
-            if rank.process.returncode is None:
-                # Not Process.kill: it polls, which can take the exit status away from asyncio.
+            if not rank.process.is_over:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(rank.process.pid, signal.SIGKILL)
+
+    async def _load(self) -> list[Ready]:
+        for index in range(self._config.num_ranks):
+            self._ranks.append(await self._spawn(index))
+        return await _all(rank.ready for rank in self._ranks)
 
     async def _spawn(self, index: int) -> Rank:
         ours, theirs = socket.socketpair()
         with theirs:
             reader, writer = await asyncio.open_unix_connection(sock=ours)
             try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-P", "-m", "cascade_core.ranks.worker", str(theirs.fileno()),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=STDERR,
-                    pass_fds=[theirs.fileno()],
-                    process_group=0,  # a terminal's Ctrl-C is for the engine, which then closes the ranks
-                )  # fmt: skip
+                process = await self._forks.start_rank(theirs.fileno())
             except BaseException:
                 writer.close()
                 raise
@@ -214,7 +211,8 @@ class RankGroup:
         except (asyncio.IncompleteReadError, ConnectionError):
             code = await rank.process.wait()
             hint = " (killed, perhaps for lack of memory)" if code == -signal.SIGKILL else ""
-            self._lose(GroupLost(f"rank {rank.index} ended with exit status {code}{hint}"))
+            status = "" if code is None else f" with exit status {code}"
+            self._lose(GroupLost(f"rank {rank.index} ended{status}{hint}"))
         except Exception as error:
             self._lose(GroupLost(f"rank {rank.index} answered what makes no sense: {error!r}"))
 

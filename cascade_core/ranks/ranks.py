@@ -11,6 +11,7 @@ from cascade_core.config import EngineConfig, ModelCard, uses_random_weights
 from cascade_core.errors import OutOfCapacity, SessionClosed, SessionLost
 from cascade_core.ranks.group import GroupLost, RankGroup, in_daemon_thread
 from cascade_core.ranks.messages import Array, Embedding, Open
+from cascade_core.ranks.processes import ForkServer
 from cascade_core.request import SessionRequest
 from cascade_core.weights.locate import ModelFiles, locate
 
@@ -30,6 +31,7 @@ class Ranks:
         self._config = config
         self._card = card
         self._files: ModelFiles | None = None
+        self._forks = ForkServer()
         self._closed = False
         self.are_up = False
 
@@ -38,14 +40,14 @@ class Ranks:
         if not uses_random_weights(self._config, self._card):
             # Once and here: a download must not run against the ranks' deadline, nor again at a restart.
             self._files = await in_daemon_thread(partial(locate, self._card, self._config.weights))
-        self.group = RankGroup(self._config, self._card, self._files)
+        self.group = RankGroup(self._config, self._card, self._files, self._forks)
         try:
             await self.group.start()
         except GroupLost as error:
-            await self.group.close()
+            await self._end()
             raise SessionLost(f"the ranks could not start: {error}") from None
         except BaseException:
-            await self.group.close()
+            await self._end()
             raise
         self.are_up = True
 
@@ -57,7 +59,7 @@ class Ranks:
             await self.group.close()
             await asyncio.sleep(RESTART_DELAYS_S[min(attempt, len(RESTART_DELAYS_S) - 1)])
             try:
-                self.group = RankGroup(self._config, self._card, self._files)
+                self.group = RankGroup(self._config, self._card, self._files, self._forks)
                 await self.group.start()
             except Exception as error:  # no weights, no processes, no disk: whatever it is may pass
                 log.error("ranks did not start, attempt %d: %s", attempt + 1, error)
@@ -72,7 +74,13 @@ class Ranks:
     async def close(self) -> None:
         """End all rank processes."""
         self.refuse()
-        await self.group.close()
+        await self._end()
+
+    async def _end(self) -> None:
+        try:
+            await self.group.close()
+        finally:
+            await self._forks.close()
 
     def require_up(self) -> None:
         """Raise SessionClosed or OutOfCapacity where no call can be answered."""

@@ -1,16 +1,14 @@
-"""The process of one rank: reads commands, runs ticks, answers. Started by `RankGroup` as
-
-    python -m cascade_core.ranks.worker FILE_DESCRIPTOR
+"""The process of one rank: reads commands, runs ticks, answers. Forked by `fork_server.py`.
 
 It dies with its parent: a thread of its own reads the socket, and the end of the stream is the end of the
 process, even in the middle of a collective that never returns.
 """
 
 import os
-import sys
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
 
 import torch
 
@@ -113,8 +111,9 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
 
 
-def main() -> None:
-    pipe = Pipe(int(sys.argv[1]))
+def run(descriptor: int) -> NoReturn:
+    """`descriptor`: of the rank's end of the socket pair."""
+    pipe = Pipe(descriptor)
     try:
         load = pipe.commands.get()
         assert isinstance(load, Load)
@@ -125,7 +124,3 @@ def main() -> None:
         known = error if isinstance(error, CascadeError) else None
         pipe.send(Failed(str(error) if known else traceback.format_exc(limit=-5), known))
         os._exit(1)  # leaving the group in order would wait for the others
-
-
-if __name__ == "__main__":
-    main()

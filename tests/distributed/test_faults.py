@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import pytest
 import pytest_asyncio
 import torch
@@ -118,6 +119,17 @@ class TestLosses:
         assert not set(before.process_ids) & set(engine.status.process_ids)
         assert not any(map(is_running, before.process_ids))
         assert engine.status.num_sessions == 0
+        assert_same(await generate(engine, NUM_BLOCKS), expected)
+
+    async def test_killed_fork_server(self, engine: Engine, expected: dict[int, torch.Tensor]) -> None:
+        """Nobody would hear of the ranks' end any more."""
+        before = engine.status
+        session = await streaming(engine)
+        (server,) = {psutil.Process(rank).ppid() for rank in before.process_ids}
+        os.kill(server, signal.SIGKILL)
+        await assert_lost(session)
+        await back_again(engine, before.num_restarts + 1)
+        assert not any(map(is_running, (server, *before.process_ids)))
         assert_same(await generate(engine, NUM_BLOCKS), expected)
 
     async def test_rank_killed_while_idle(self, engine: Engine, expected: dict[int, torch.Tensor]) -> None:
@@ -246,7 +258,7 @@ class TestLosses:
             raise BlockingIOError("no more processes")
 
         with monkeypatch.context() as patch:
-            patch.setattr(asyncio, "create_subprocess_exec", no_process)
+            patch.setattr(solo._ranks._forks, "start_rank", no_process)
             await wait_until(lambda: "no more processes" in caplog.text, "an attempt without processes")
         solo._ranks._files = None
         await back_again(solo, before.num_restarts + 1)
