@@ -57,7 +57,7 @@ class Conductor:
 
     async def _until_over(self) -> SessionOver:
         try:
-            await race(self._live(), self._obey(), self._tell_state())
+            await race(self._obey(), self._live(), self._tell_state())
         except SessionOver as over:
             return over
         except (LeaseLost, NoSuchSession):

@@ -46,9 +46,11 @@ class Keeper(Generic[S]):
         open_stream: Callable[[Peer[S]], Awaitable[PeerStream]],
         lost: Callable[[StreamLost | None], None],
         progress: Callable[[], int],
+        is_complete: Callable[[], bool],
     ) -> None:
         """`find`: another place, none of those addresses. `lost`: tell the session, before another place is
-        looked for; None: it moves on purpose. `progress`: grows with what the streams bring."""
+        looked for and the machine is blamed; None: it moves on purpose. It raises what is the session's own
+        fault. `progress`: grows with what the streams bring. `is_complete`: they have brought everything."""
         self.place = place
         self.is_done = False
         """The stream ended in order: nothing is left to do."""
@@ -56,6 +58,7 @@ class Keeper(Generic[S]):
         self._open_stream = open_stream
         self._lost = lost
         self._progress = progress
+        self._is_complete = is_complete
         self._stream: PeerStream | None = None
         self._moving: asyncio.Task[Place[S]] | None = None
         self._closing = asyncio.Event()
@@ -74,8 +77,9 @@ class Keeper(Generic[S]):
     async def run(self) -> None:
         """Until the stream ended in order. Raises what `find`, `open_stream` and `lost` do."""
         try:
-            while not self.is_done:
+            while not (self.is_done or self._is_complete()):
                 await self._run_once()
+            self.is_done = True
         finally:
             self._drop_move()
             self.place.release()
@@ -92,19 +96,22 @@ class Keeper(Generic[S]):
         self._stream = await self._open_stream(self.place.peer)
         self._stream.on_open = self.place.praise
         leaving = asyncio.create_task(self._leave(self.place.peer))
+        lost = None
         try:
             await race(self._stream.run(), self._close_late())
-        except StreamLost as lost:
-            if not self._closing.is_set():
-                await self._replace(lost, has_progress=self._progress() > before)
-                return
+        except StreamLost as error:
+            lost = error
         finally:
-            leaving.cancel()
-        if self._moving is None:
-            self.is_done = True
+            leaving.cancel()  # before another place is looked for: the old machine's end is no news there
+        if self._is_complete():
             return
-        self._lost(None)
-        await self._take(self._moving)
+        if lost and not self._closing.is_set():
+            await self._replace(lost, has_progress=self._progress() > before)
+        elif self._moving:
+            self._lost(None)
+            await self._take(self._moving)
+        else:
+            self.is_done = True
 
     async def _leave(self, peer: Peer[S]) -> None:
         """Drain when the pod is told to go, should it not say so itself."""
@@ -120,8 +127,8 @@ class Keeper(Generic[S]):
     async def _replace(self, lost: StreamLost, *, has_progress: bool) -> None:
         self._num_failures = 1 if has_progress else self._num_failures + 1
         self._stream = None
-        self.place.blame()
         self._lost(lost)
+        self.place.blame()
         if self._num_failures >= MAX_FAILURES:
             raise lost
         if self._moving is None or not self._moving.done():

@@ -48,6 +48,7 @@ class Production:
             open_stream=self._open_stage,
             lost=recoveries.stage_lost,
             progress=lambda: live.record.next_stage_block,
+            is_complete=lambda: live.record.next_stage_block == self._end_block(),
         )
         self._decoder: Keeper[decoder_pb2.DecoderStatus] = Keeper(
             places.decoder,
@@ -55,13 +56,15 @@ class Production:
             open_stream=self._open_decoder,
             lost=recoveries.decoder_lost,
             progress=lambda: live.record.next_decoder_block,
+            is_complete=lambda: live.record.next_decoder_block == self._end_block(),
         )
 
     async def run(self) -> None:
         """Until the places are given away during a pause. Raises SessionOver, StreamLost."""
         try:
             await self._live.begin_epoch()
-            await race(self._make(), self._decoder.run(), self._give_away(), self._complete())
+            # The end comes first: where it meets a loss, nothing was lost any more.
+            await race(self._complete(), self._make(), self._decode(), self._give_away())
         finally:
             self._stage.place.release()
             self._decoder.place.release()
@@ -83,6 +86,11 @@ class Production:
         self._stage.is_done = True
         self._stage.place.release()
         self._live.wakeup.fire()
+        await asyncio.Event().wait()
+
+    async def _decode(self) -> None:
+        """Run the decoder's stream, which the last segment ends; clients have still to acknowledge that."""
+        await self._decoder.run()
         await asyncio.Event().wait()
 
     async def _complete(self) -> None:

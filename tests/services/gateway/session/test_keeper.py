@@ -42,18 +42,18 @@ class FakeStream:
         self.on_open: Callable[[], None] = lambda: None
         self.running = asyncio.Event()
         self._end = end
-        self._closed = asyncio.Event()
+        self.closed = asyncio.Event()
 
     async def run(self) -> None:
         self.running.set()
-        await self._closed.wait()
+        await self.closed.wait()
         if self._end == "lost":
             raise StreamLost("ended its status stream")
         if self._end == "never":
             await asyncio.Event().wait()
 
     def close(self) -> None:
-        self._closed.set()
+        self.closed.set()
 
 
 class World:
@@ -71,13 +71,22 @@ class World:
             open_stream=self.open,
             lost=self.losses.append,
             progress=lambda: 0,
+            is_complete=lambda: False,
         )
+        self.found = asyncio.Event()
+        """Another place is free."""
+        self.found.set()
+        self.num_searches = 0
+        self.searching = asyncio.Event()
 
     def place(self, name: str) -> Place[Any]:
         return NotedPlace(self, self.peers[name])
 
     async def find(self, avoid: Collection[str]) -> Place[Any]:
-        assert avoid == {"a"}
+        assert avoid in ((), {self.keeper.place.peer.address})
+        self.num_searches += 1
+        self.searching.set()
+        await self.found.wait()
         return self.place("b")
 
     async def open(self, peer: Peer[Any]) -> FakeStream:
@@ -105,3 +114,27 @@ async def test_a_move_is_one_however_the_old_stream_ends(
         world.streams["b"].close()
         await running
     assert world.released == ["a", "b"]
+
+
+async def test_the_old_machine_may_be_told_to_go_while_another_is_looked_for() -> None:
+    """It was lost already: that it goes is no reason to move once more."""
+    world = World("lost")
+    world.found.clear()
+    running = asyncio.create_task(world.keeper.run())
+    async with asyncio.timeout(WAIT_S):
+        await world.streams["a"].running.wait()
+        world.streams["a"].close()
+        await world.searching.wait()
+        world.peers["a"].notice(Endpoint("a", is_terminating=True))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        world.found.set()
+        await world.streams["b"].running.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert world.num_searches == 1
+        assert world.released == ["a"]
+        world.keeper.drain()  # the next one counts
+        await world.streams["b"].closed.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -15,6 +15,7 @@ from services.common.errors import Draining, Fenced, NotReady, ProtocolViolation
 from services.common.status import reason_of
 from services.gateway.placement import ledger
 from services.gateway.session import keeper
+from tests.services.support import fake_stage
 from tests.services.support.fake_decoder import FakeDecoder
 from tests.services.support.fake_machine import OPEN, Fault, prompt_mark
 from tests.services.support.fake_stage import FakeStage
@@ -227,6 +228,45 @@ async def test_what_another_stage_would_say_too_ends_the_session(error: Exceptio
         assert stream.end_reason == "FAILED"
         assert stream.sequences == [1, 2, 3][: len(stream.sequences)]
         assert status_reason(stream.all("ended")[0].status) == reason_of(error)
+
+
+async def test_prompts_that_the_model_refuses_count_against_no_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor anything else that is the client's own fault: the next session, of whomever, starts at once."""
+    monkeypatch.setattr(ledger, "FIRST_BACKOFF_S", 600.0)
+    monkeypatch.setattr(ledger, "MAX_BACKOFF_S", 600.0)
+    async with town() as place:
+        for _ in range(5):
+            stream = await play(place, prompts={0: f"much {fake_stage.REFUSED}"})
+            assert stream.end_reason == "FAILED"
+            assert status_reason(stream.all("ended")[0].status) == "INVALID_PROMPT"
+        place.decoder.fail(OPEN, UnsupportedMedia("no", field="open.width"))
+        assert (await play(place)).end_reason == "FAILED"
+        check_whole(await play(place))
+
+
+async def test_a_video_that_is_made_needs_no_machine_any_more() -> None:
+    """The stage drains, another gets a place when the last block is made, and then the decoders die; the
+    client has still to acknowledge."""
+    stages, decoders = machines()
+    stages[1].capacity = 0
+    async with town(stages=stages, decoders=decoders) as place:
+        name = await place.anybody.name(num_blocks=NUM_BLOCKS)
+        async with place.anybody.attached(name, acks=False, max_unacked_segments=4) as stream:
+            for sequence in range(4, NUM_BLOCKS, 4):
+                await stream.until_sequence(sequence)
+                stages[0].begin_drain(30.0)
+                await stream.ack(sequence)
+            await stream.until_sequence(NUM_BLOCKS)
+            stages[1].set_capacity(1)
+            await until(lambda: not stages[0].sessions)
+            for decoder in decoders:
+                await decoder.kill()
+            await asyncio.sleep(0.2)
+            await stream.ack(NUM_BLOCKS)
+            await stream.until_over()
+        check_whole(stream)
+        assert not stages[1].streams, "a stream for no block at all"
+        assert stream.all("recovery_started") == []
 
 
 async def test_what_another_decoder_would_say_too_ends_the_session() -> None:
