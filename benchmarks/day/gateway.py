@@ -186,7 +186,12 @@ class Gateway:
             story.num_refusals += loss is not None and not streams[-1].is_open
 
         keeper: Keeper[stage_pb2.StageStatus] = Keeper(
-            place, find=find, open_stream=open_stream, lost=lost, progress=lambda: -int(story.left_s)
+            place,
+            find=find,
+            open_stream=open_stream,
+            lost=lost,
+            progress=lambda: -int(story.left_s),
+            is_complete=story.made.is_set,
         )
         await race(keeper.run(), story.made.wait())  # as Production.run: what is complete moves no more
 

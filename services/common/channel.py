@@ -30,7 +30,6 @@ def server_options(settings: GrpcSettings) -> Options:
         ("grpc.http2.min_ping_interval_without_data_ms", int(settings.min_ping_interval_s * 1000)),
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
         ("grpc.server_handshake_timeout_ms", int(settings.handshake_timeout_s * 1000)),
-        ("grpc.so_reuseport", 0),  # a second process on the port must fail, not share it
     ]
 
 

@@ -23,9 +23,8 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from cascade_core.errors import InvalidConfig
 from services.common.auth import Authenticator, make_authenticator
-from services.common.channel import server_options
+from services.common.grpc_port import GrpcPort, Options
 from services.common.health import Condition, HealthMonitor
 from services.common.interceptors import (
     AuthInterceptor,
@@ -43,9 +42,8 @@ from services.common.interceptors import (
     Validator,
 )
 from services.common.race import race
-from services.common.settings import GrpcSettings, ServerSettings
+from services.common.settings import ServerSettings
 from services.common.telemetry import Telemetry, configure_logging, start_telemetry
-from services.common.tls import server_credentials
 from services.common.validation import validate
 
 log = structlog.get_logger(__name__)
@@ -100,15 +98,20 @@ class Server:
         self.settings = settings
         self.service = service
         self.telemetry = telemetry
-        self.port = 0
         self._gate = Gate(service.open_while_draining)
         self._health = HealthMonitor(settings.health, service.grpc_names, service.conditions)
         self._leaving = asyncio.Event()
         self._hurried = asyncio.Event()
-        self._grpc = make_server(settings.grpc, self._interceptors(telemetry))
+        self._interceptors = self._make_interceptors(telemetry)
+        self._port = GrpcPort(settings, self._make_server)
         self._monitor: asyncio.Task[None] | None = None
 
-    def _interceptors(self, telemetry: Telemetry) -> list[Interceptor]:
+    @property
+    def port(self) -> int:
+        """0 until it listens."""
+        return self._port.number
+
+    def _make_interceptors(self, telemetry: Telemetry) -> list[Interceptor]:
         limits = self.settings.grpc
         return [
             TracingInterceptor(telemetry.tracer_provider),
@@ -126,16 +129,23 @@ class Server:
 
     async def start(self) -> None:
         """Listen; NOT_SERVING until the conditions allow more."""
-        self.service.register(self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._grpc)
-        if self.settings.grpc.reflection:
-            names = [*self.service.grpc_names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
-            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], self._grpc)
-        self.port = listen(self._grpc, self.settings)
         await self._health.start()
-        await self._grpc.start()
+        await self._port.open()
         self._monitor = asyncio.create_task(self._health.run(), name="health")
         log.info("listening", host=self.settings.grpc.host, port=self.port)
+
+    def _make_server(self, options: Options) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            interceptors=[Chain(self._interceptors)],
+            options=options,
+            maximum_concurrent_rpcs=self.settings.grpc.max_concurrent_rpcs + HEALTH_HEADROOM,
+        )
+        self.service.register(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        if self.settings.grpc.reflection:
+            names = [*self.service.grpc_names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+        return server
 
     async def run(self) -> None:
         """Do the service's work and serve, until a signal, `leave` or a failure of that work, then drain.
@@ -176,7 +186,7 @@ class Server:
         await self._unless_hurried(drain_safely(self.service, times.deadline_s), times.deadline_s)
         await self._unless_hurried(self._gate.idle.wait(), times.grace_s)
         try:
-            await asyncio.wait_for(self._grpc.stop(times.hurry_s), times.hurry_s + STOP_MARGIN_S)
+            await asyncio.wait_for(self._port.stop(times.hurry_s), times.hurry_s + STOP_MARGIN_S)
         except TimeoutError:
             log.error("calls did not end when cancelled; leaving them behind")
         if self._monitor:
@@ -194,28 +204,6 @@ async def drain_safely(service: Service, deadline_s: float) -> None:
         await service.drain(deadline_s)
     except Exception:
         log.exception("draining failed")
-
-
-def make_server(settings: GrpcSettings, interceptors: Sequence[Interceptor]) -> grpc.aio.Server:
-    return grpc.aio.server(
-        interceptors=[Chain(interceptors)],
-        options=server_options(settings),
-        maximum_concurrent_rpcs=settings.max_concurrent_rpcs + HEALTH_HEADROOM,
-    )
-
-
-def listen(server: grpc.aio.Server, settings: ServerSettings) -> int:
-    """Bind, or say which setting is in the way."""
-    host = settings.grpc.host
-    address = f"{f'[{host}]' if ':' in host else host}:{settings.grpc.port}"
-    credentials = server_credentials(settings.tls)
-    try:
-        if credentials is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
-    except RuntimeError:
-        text = f"grpc.host, grpc.port: {address} is taken, or no address of this machine"
-        raise InvalidConfig(text) from None
 
 
 @asynccontextmanager

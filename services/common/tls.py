@@ -1,5 +1,7 @@
-"""TLS and mTLS from files. Changed files hold for a server's next connection, and a client's next channel."""
+"""TLS and mTLS from files. Changed files hold for a server's next connections (see `grpc_port.py`), and for a
+client's next channel."""
 
+import ssl
 from pathlib import Path
 
 import grpc
@@ -9,18 +11,22 @@ from services.common.settings import TlsSettings
 from services.common.watched import WatchedFiles
 
 
-def server_credentials(tls: TlsSettings) -> grpc.ServerCredentials | None:
-    """None without a certificate: plain text."""
+def server_credentials(tls: TlsSettings) -> WatchedFiles[grpc.ServerCredentials] | None:
+    """A server's side: another object when files have changed, each good for one server; None without a
+    certificate: plain text."""
     if tls.certificate is None or tls.key is None:
         return None
     certificate, key, ca = tls.certificate, tls.key, tls.ca
 
-    def load() -> grpc.ServerCertificateConfiguration:
-        roots = read(ca) if ca else None
-        return grpc.ssl_server_certificate_configuration([(read(key), read(certificate))], roots)
+    def load() -> grpc.ServerCredentials:
+        pair, roots = (read(key), read(certificate)), read(ca) if ca else None
+        try:
+            ssl.create_default_context().load_cert_chain(certificate, key)
+        except ssl.SSLError as error:  # in the middle of a change, for instance
+            raise InvalidConfig(f"tls: {certificate}, {key}: {error}") from None
+        return grpc.ssl_server_credentials([pair], roots, ca is not None)
 
-    files = WatchedFiles([path for path in (certificate, key, ca) if path], load)
-    return grpc.dynamic_ssl_server_credentials(files.get(), files.get, ca is not None)
+    return WatchedFiles([path for path in (certificate, key, ca) if path], load)
 
 
 def watched_credentials(tls: TlsSettings) -> WatchedFiles[grpc.ChannelCredentials]:

@@ -1,0 +1,110 @@
+"""A service's gRPC port, and how it gets another certificate: by another server.
+
+grpcio can ask a callback for the certificate of each connection, and dies of it: some thousand handshakes that
+fail bring the process down (SIGABRT, SIGSEGV; grpcio 1.85.1). So credentials never change under a server. When
+files of TLS have, a second server with new ones opens the same port (SO_REUSEPORT), and the first takes no more
+connections and keeps its streams until they end.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import grpc
+import structlog
+
+from cascade_core.errors import InvalidConfig
+from services.common.channel import server_options
+from services.common.settings import GrpcSettings, ServerSettings
+from services.common.tls import server_credentials
+
+log = structlog.get_logger(__name__)
+CHECK_S = 2.0
+"""Between two looks at the files."""
+FOR_EVER_S = 10 * 365 * 86_400.0
+"""A stream may last as long as it likes after a renewal."""
+
+Options = list[tuple[str, int]]
+
+
+class GrpcPort:
+    """Listens from `open` to `stop`."""
+
+    def __init__(self, settings: ServerSettings, make: Callable[[Options], grpc.aio.Server]) -> None:
+        """`make`: a server with everything registered, which listens nowhere yet."""
+        self._grpc: GrpcSettings = settings.grpc
+        self._make = make
+        self._credentials = server_credentials(settings.tls)
+        self._server: grpc.aio.Server | None = None
+        self._leaving: dict[grpc.aio.Server, asyncio.Task[None]] = {}
+        self._watching: asyncio.Task[None] | None = None
+        self.number = 0
+
+    async def open(self) -> None:
+        """Raises InvalidConfig, which names the setting in the way."""
+        self.number = self._grpc.port
+        if self._credentials and self.number:
+            self._require_free()
+        self._server = self._listen()
+        await self._server.start()
+        if self._credentials:
+            self._watching = asyncio.create_task(self._renew(), name="certificates")
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls; those that are still there are cancelled after the grace."""
+        if self._watching:
+            self._watching.cancel()
+        servers = [*self._leaving, *([self._server] if self._server else [])]
+        await asyncio.gather(*(server.stop(grace_s) for server in servers))
+
+    async def _renew(self) -> None:
+        assert self._credentials
+        while True:
+            await asyncio.sleep(CHECK_S)
+            if not self._credentials.refresh():
+                continue
+            try:
+                server = self._listen()
+                await server.start()
+            except InvalidConfig as error:
+                log.error("no server with the new certificate", error=str(error))
+                continue
+            assert self._server
+            self._leave(self._server)
+            self._server = server
+
+    def _leave(self, server: grpc.aio.Server) -> None:
+        """It takes no more connections, and tells those that it has to make their next calls elsewhere."""
+        leaving = asyncio.create_task(server.stop(FOR_EVER_S), name="last streams of an old certificate")
+        self._leaving[server] = leaving
+        leaving.add_done_callback(lambda _: self._leaving.pop(server))
+
+    def _listen(self) -> grpc.aio.Server:
+        credentials = self._credentials.get() if self._credentials else None
+        # In plain text a second process on the port must fail, not share it.
+        server = self._make(
+            [*server_options(self._grpc), ("grpc.so_reuseport", int(credentials is not None))]
+        )
+        host = self._grpc.host
+        address = f"{f'[{host}]' if ':' in host else host}:{self.number}"
+        try:
+            if credentials is None:
+                self.number = server.add_insecure_port(address)
+            else:
+                self.number = server.add_secure_port(address, credentials)
+        except RuntimeError:
+            raise self._taken(address) from None
+        return server
+
+    def _require_free(self) -> None:
+        """With SO_REUSEPORT a second process would share the port: look for a first one."""
+        host = self._grpc.host
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            socket.create_server((host, self.number), family=family).close()
+        except OSError:
+            raise self._taken(f"{host}:{self.number}") from None
+
+    @staticmethod
+    def _taken(address: str) -> InvalidConfig:
+        return InvalidConfig(f"grpc.host, grpc.port: {address} is taken, or no address of this machine")
