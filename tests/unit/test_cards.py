@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cascade_core.commands.listing import num_parameters
 from cascade_core.config import FileConfig, find_card, load_card_file, load_cards
 from cascade_core.errors import InvalidConfig, UnknownModel
 from cascade_core.model.model import CausalWanModel
@@ -159,3 +160,11 @@ def test_a_wrong_card_names_file_and_field(tmp_path: Path, old: str, new: str, c
 def test_an_unknown_model_lists_the_known() -> None:
     with pytest.raises(UnknownModel, match=r"self-forcing-1\.3b"):
         find_card("self-forcing")
+
+
+@pytest.mark.parametrize("name", ["demo", "bench", "self-forcing-1.3b", "krea-14b"])
+def test_parameters_are_counted_from_the_dimensions(name: str) -> None:
+    dims = find_card(name).transformer
+    with torch.device("meta"):
+        model = CausalWanModel(dims)
+    assert num_parameters(dims) == sum(parameter.numel() for parameter in model.parameters())

@@ -13,6 +13,7 @@ from cascade_core.commands.generate import (
     GenerateOptions,
     Run,
     check_options,
+    locate_decoder,
     share_cores,
     unknown_words_warning,
     write,
@@ -21,6 +22,7 @@ from cascade_core.config import EngineConfig, find_card
 from cascade_core.engine.session import MAX_UNREAD_EVENTS, BlockTiming, LatentBlock
 from cascade_core.errors import CascadeError, InvalidConfig
 from cascade_core.media.decoding import DecodeJob, Decoding
+from cascade_core.weights.locate import locate_part
 
 CONFIG = EngineConfig("demo", weights="random")
 DEMO = find_card("demo")
@@ -56,6 +58,17 @@ def test_a_tiny_autoencoder_without_weights_is_told_before_the_model_is_loaded(t
     options = GenerateOptions(engine, "a", 2, output=tmp_path / "x.mp4", decoder="taehv")
     with pytest.raises(InvalidConfig, match="needs --decoder-weights"):
         check_options(options, card)
+
+
+def test_a_video_is_decoded_with_the_models_own_weights(tmp_path: Path) -> None:
+    """Those that are named come first; without a video, or with random weights, there are none."""
+    options = GenerateOptions(EngineConfig("demo"), "a", 2, output=tmp_path / "x.mp4")
+    assert locate_decoder(options, DEMO) == locate_part(DEMO, None, "vae")
+    named = replace(options, decoder_weights=tmp_path / "own")
+    assert locate_decoder(named, DEMO) == tmp_path / "own"
+    assert locate_decoder(replace(options, output=None, latents=tmp_path / "x"), DEMO) is None
+    random = replace(options, engine=EngineConfig("demo", weights="random"))
+    assert locate_decoder(random, DEMO) is None
 
 
 def test_unknown_words_are_told_in_one_sentence() -> None:

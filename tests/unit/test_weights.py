@@ -410,6 +410,8 @@ def test_wrong_formats_and_contents_are_refused_by_name(tmp_path: Path) -> None:
     saved({"optimizer": {"lr": 1}, "step": 3}, tmp_path / "other.pt")
     saved({"generator": {"blocks.0": 3}}, tmp_path / "ints.pt")
     saved({5: torch.ones(1)}, tmp_path / "numbered.pt")
+    saved(dict.fromkeys("abcdefghij", 1), tmp_path / "ten.pt")
+    saved(dict.fromkeys("abcdefghijk", 1), tmp_path / "eleven.pt")
     (tmp_path / "empty").mkdir()
     for name, complaint in {
         "w.gguf": "unknown format",
@@ -418,6 +420,8 @@ def test_wrong_formats_and_contents_are_refused_by_name(tmp_path: Path) -> None:
         "other.pt": "none of generator at its top level, which has: optimizer, step",
         "ints.pt": "not tensors: blocks.0",
         "numbered.pt": "not flat",
+        "ten.pt": "which has: a, b, c, d, e, f, g, h, i, j$",
+        "eleven.pt": "which has: a, b, c, d, e, f, g, h, i, j and 1 more$",
         "absent.pt": "no such file",
         "empty": "no .safetensors file",
     }.items():

@@ -357,6 +357,12 @@ class TestPreflight:
         assert [faults[0], faults[4]] == [f"no {name} to GPU 3 {why}"] * 2
         assert faults[3] == f"no {name} to GPU 0 {why}, 1 {why}, 2 {why}, 4 {why}"
 
+    async def test_two_gpus_are_a_pair(self, clock: Clock) -> None:
+        nvml = FakeNvml(2)
+        nvml.unconnected = {READ: {(0, 1)}}
+        faults = await self.faults(nvml, clock, num_ranks=2, interconnect="p2p")
+        assert faults == [f"no P2P to GPU {other} (chipset not supported)" for other in (1, 0)]
+
     async def test_gpus_that_no_rank_uses_do_not_count(self, clock: Clock) -> None:
         nvml = FakeNvml(3)
         nvml.unconnected = {READ: {(0, 2), (1, 2)}}

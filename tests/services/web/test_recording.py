@@ -63,6 +63,8 @@ async def test_nobody_else_gets_it() -> None:
             assert (await nobody.get(url, params={"resume_token": token})).status_code == 200
             another = await nobody.get("/v1/sessions/none/video.mp4", params={"resume_token": token})
             assert another.status_code == 403
+            bad = await nobody.get(url, params={"resume_token": token, "profile": "No Profile"})
+            assert (bad.status_code, "profile: " in bad.text) == (400, True)
         async with browsing(place, "unknown") as guest:  # the key is wrong, the token is not
             of_token = {"resume_token": token, "profile": "default"}
             assert (await guest.get(url, params=of_token)).status_code == 200

@@ -82,6 +82,16 @@ async def test_tokens_that_are_not_good_are_refused() -> None:
             assert stream.all("attached")[0].role == VIEWER
 
 
+async def test_a_token_expires_when_it_is_told() -> None:
+    async with town(tenants=["acme"]) as place:
+        name = await place.anybody.name()
+        request = pb.IssueResumeTokenRequest(name=name, role=VIEWER, ttl={"seconds": 100})
+        answer = await place.anybody.call("IssueResumeToken", request)
+        expires_s = place.registry.shared.tokens.read(answer.resume_token).expires_s
+        assert answer.expire_time.ToMilliseconds() == int(expires_s * 1000)
+        assert 90 < expires_s - time.time() <= 100
+
+
 async def test_an_expired_token_is_refused_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     async with town(tenants=["acme"]) as place:
         name = await place.anybody.name()
