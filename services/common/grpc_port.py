@@ -1,9 +1,9 @@
 """A service's gRPC port, and how it gets another certificate: by another server.
 
-grpcio can ask a callback for the certificate of each connection, and dies of it: some thousand handshakes that
-fail bring the process down (SIGABRT, SIGSEGV; grpcio 1.85.1). So credentials never change under a server. When
-files of TLS have, a second server with new ones opens the same port (SO_REUSEPORT), and the first takes no more
-connections and keeps its streams until they end.
+grpcio can ask a callback for the certificate of each connection, and dies of it: some thousand handshakes
+that fail bring the process down (SIGABRT, SIGSEGV; grpcio 1.85.1). So credentials never change under a
+server. When files of TLS have, a second server with new ones opens the same port (SO_REUSEPORT), and the
+first takes no more connections and keeps its streams until they end.
 """
 
 import asyncio
