@@ -280,7 +280,7 @@ class EngineConfig:
     start_deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 900.0
     """Time the ranks have to load weights; the start-up probe must allow more."""
     threads_per_rank: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of a rank; None: the cores shared out evenly."""
+    """CPU threads of a rank; None: OMP_NUM_THREADS, else the cores shared out evenly."""
     text_cache_entries: Annotated[int, Field(ge=1, le=4096)] = 64
     """Prompt embeddings kept (least recently used go first)."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

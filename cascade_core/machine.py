@@ -26,6 +26,15 @@ def has_fast_bfloat16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
+def num_threads(num_processes: int = 1) -> int:
+    """CPU threads of one of so many processes that compute at once: OMP_NUM_THREADS, by which machines are
+    shared out, else its part of the cores that this process may run on."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is for nested teams
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    return max(1, len(os.sched_getaffinity(0)) // num_processes)
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

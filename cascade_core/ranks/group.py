@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from cascade_core.config import EngineConfig, ModelCard
+from cascade_core.machine import num_threads
 from cascade_core.ranks.messages import (
     Command,
     Embedding,
@@ -197,8 +198,7 @@ class RankGroup:
                 writer.close()
                 raise
         rank = Rank(index, process, writer)
-        cores = os.cpu_count() or 1
-        threads = self._config.threads_per_rank or max(1, cores // self._config.num_ranks)
+        threads = self._config.threads_per_rank or num_threads(self._config.num_ranks)
         rendezvous = Path(self._folder.name) / "rendezvous"
         writer.write(pack(Load(self._card, self._config, self._files, index, threads, rendezvous)))
         self._tasks.append(asyncio.create_task(self._listen(rank, reader), name=f"rank-{index}"))

@@ -1,6 +1,5 @@
 """Latents to pictures, inside the worker process: the one file of the decoder service that knows torch."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from cascade_core.config import RANDOM, ModelCard
 from cascade_core.errors import InvalidConfig
-from cascade_core.machine import has_fast_bfloat16
+from cascade_core.machine import has_fast_bfloat16, num_threads
 from cascade_core.media.taehv import load_taehv
 from cascade_core.media.video_decoder import DecoderState, VideoDecoder
 from cascade_core.weights.locate import locate_part
@@ -38,7 +37,7 @@ class PictureDecoder:
 
     def __init__(self, card: ModelCard, settings: DecoderSettings) -> None:
         """Loads weights, perhaps over the network; raises WeightsError or InvalidConfig."""
-        torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(settings.threads or num_threads())
         torch.backends.cudnn.deterministic = True  # the same latents give the same pictures
         self._card = card
         self.device = pick_device(settings.device)

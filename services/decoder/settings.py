@@ -25,9 +25,9 @@ class DecoderSettings(GpuSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the first GPU where there is one."""
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
-    """CPU threads that decode; None: one for each core this process may run on, which does not see a
-    container's CPU limit: set it there. Another number can round otherwise, so set it alike where decoders
-    on CPUs have to make the same bytes."""
+    """CPU threads that decode; None: OMP_NUM_THREADS, else one for each core this process may run on, which
+    does not see a container's CPU limit: set it there. Another number can round otherwise, so set it alike
+    where decoders on CPUs have to make the same bytes."""
     max_sessions: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Sessions of the card's size at once; one of twice the pixels takes two places. None: as many as fit
     into memory, at most 64."""

@@ -45,4 +45,5 @@ async def test_hls_js_plays_a_session_to_its_end(enter: Enter, visit: OpenPage) 
         await stream.ack(4)
         await page.until_playing(4)
     assert await page.page.eval_on_selector("video", "video => video.videoWidth") == 64
-    assert await page.page.evaluate("() => problems") == []
+    stalls = "bufferStalledError false"  # it waits where the session stood still
+    assert [problem for problem in await page.page.evaluate("() => problems") if problem != stalls] == []

@@ -333,7 +333,7 @@ ATTENTIONS: tuple[InflightAttention, ...] = ("bidirectional", "causal")
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize(("rope", "sink_blocks"), [("absolute", 0), ("absolute", 1), ("window", 1)])
-@pytest.mark.parametrize("stagger", [1, 3, 5])
+@pytest.mark.parametrize("stagger", [1, pytest.param(3, marks=pytest.mark.slow), 5])
 def test_cascade(stagger: int, sink_blocks: int, rope: str, attention: InflightAttention) -> None:
     """Sessions longer than the window."""
     check(tiny_card(window_blocks=3, sink_blocks=sink_blocks, rope=rope), stagger, attention, 7)
@@ -354,7 +354,7 @@ def test_window_smaller_than_what_is_in_flight(
     check(card, 1, attention, 8)
 
 
-@pytest.mark.parametrize("stagger", [1, 2, 5])
+@pytest.mark.parametrize("stagger", [1, pytest.param(2, marks=pytest.mark.slow), 5])
 @pytest.mark.parametrize(
     ("context_window_blocks", "sink_blocks", "rope"),
     [(1, 0, "absolute"), (1, 1, "absolute"), (1, 1, "window"), (2, 1, "window")],
@@ -370,7 +370,7 @@ def test_a_context_pass_with_a_window_of_its_own(
 
 
 @pytest.mark.parametrize("mode", ["immediate", "boundary", "recache"])
-@pytest.mark.parametrize("stagger", [1, 2, 5])
+@pytest.mark.parametrize("stagger", [1, pytest.param(2, marks=pytest.mark.slow), 5])
 @pytest.mark.parametrize(
     ("attention", "rope"), [("bidirectional", "absolute"), ("bidirectional", "window"), ("causal", "window")]
 )

@@ -53,7 +53,7 @@ class Gateway:
     async def kill(self) -> None:
         """As a process that dies: nothing is released, nobody is told."""
         self.registry.is_leaving = True
-        await asyncio.gather(self.registry.close(), self.server._grpc.stop(None))
+        await asyncio.gather(self.registry.close(), self.server._port.stop(0))
 
 
 @dataclass

@@ -227,7 +227,9 @@ async def test_certificates_that_changed_hold_for_the_next_connection(tmp_path: 
     authority, stranger = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
     server = make(TlsSettings, {**named(authority.issue("server")), "ca": authority.path})
     own = named(stranger.issue("gateway"))
-    fake = FakePeer(stage_status(), credentials=server_credentials(server))
+    files = server_credentials(server)
+    assert files
+    fake = FakePeer(stage_status(), credentials=files.get())
     async with (
         serving(fake),
         following(StaticEndpoints([fake.address]), tls=True, ca=authority.path, **own) as pool,

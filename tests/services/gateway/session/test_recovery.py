@@ -115,7 +115,7 @@ def used(place: Town, kind: str) -> list[FakeStage | FakeDecoder]:
 
 
 @pytest.mark.parametrize("fault", MENDED)
-@pytest.mark.parametrize("block", [1, 7])
+@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 7])
 async def test_a_stage_that_fails_is_replaced(fault: str, block: int) -> None:
     stages, decoders = machines()
     stages[0].fail(block, MENDED[fault]())
@@ -130,7 +130,7 @@ async def test_a_stage_that_fails_is_replaced(fault: str, block: int) -> None:
 
 
 @pytest.mark.parametrize("fault", MENDED)
-@pytest.mark.parametrize("block", [1, 7])
+@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 7])
 async def test_a_decoder_that_fails_is_replaced(fault: str, block: int) -> None:
     stages, decoders = machines()
     decoders[0].fail(block, MENDED[fault]())
@@ -356,7 +356,9 @@ async def test_a_drain_that_gets_a_spare_later_uses_it() -> None:
         check_context(place, stream)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 12))]
+)
 async def test_faults_at_random_lose_nothing(seed: int) -> None:
     choose = random.Random(seed)
     stages, decoders = machines(3)

@@ -439,7 +439,7 @@ async def test_the_queue_of_a_gateway_that_dies_is_forgotten(redis: RedisServer)
         await until(lambda: second.metric("cascade_queued_sessions") == 4)
         first.registry.is_leaving = True
         first.making.cancel()
-        await asyncio.gather(first.registry.close(), first.server._grpc.stop(None))
+        await asyncio.gather(first.registry.close(), first.server._port.stop(0))
         admission = second.registry.shared.admission
         await until(lambda: redis.command("HLEN", "cascade:{scaler}:gateways") == ":1\r\n")
         await until(lambda: second.metric("cascade_queued_sessions") == admission.queue_length)
