@@ -91,8 +91,8 @@ class TestStage:
             status = await stage.until(QUARANTINED)
             why = "(chipset not supported)"
             assert status.message == f"GPU 0: no P2P to GPU 1 {why}; GPU 1: no P2P to GPU 0 {why}"
-            assert status.drain.safe_to_delete
             await until(stage.channel, NOT_SERVING, STAGE)
+            assert (await stage.status()).drain.safe_to_delete
             await until(stage.channel, SERVING, LIVE)
             refused = stage.generate()
             await refused.open()
