@@ -30,12 +30,17 @@ Options = list[tuple[str, int]]
 class GrpcPort:
     """Listens from `open` to `stop`."""
 
-    def __init__(self, settings: ServerSettings, make: Callable[[Options], grpc.aio.Server]) -> None:
-        """`make`: a server with everything registered, which listens nowhere yet."""
+    def __init__(
+        self, settings: ServerSettings, make: Callable[[Options], grpc.aio.Server], inner_address: str = ""
+    ) -> None:
+        """`make`: a server with everything registered, which listens nowhere yet. `inner_address`: see
+        Service. It has a server of its own, since one that leaves would take the socket's file along."""
         self._grpc: GrpcSettings = settings.grpc
         self._make = make
         self._credentials = server_credentials(settings.tls)
+        self._inner_address = inner_address
         self._server: grpc.aio.Server | None = None
+        self._inner: grpc.aio.Server | None = None
         self._leaving: dict[grpc.aio.Server, asyncio.Task[None]] = {}
         self._watching: asyncio.Task[None] | None = None
         self.number = 0
@@ -47,6 +52,10 @@ class GrpcPort:
             self._require_free()
         self._server = self._listen()
         await self._server.start()
+        if self._inner_address:
+            self._inner = self._make(list(server_options(self._grpc)))
+            self._inner.add_insecure_port(self._inner_address)
+            await self._inner.start()
         if self._credentials:
             self._watching = asyncio.create_task(self._renew(), name="certificates")
 
@@ -54,7 +63,7 @@ class GrpcPort:
         """Take no more calls; those that are still there are cancelled after the grace."""
         if self._watching:
             self._watching.cancel()
-        servers = [*self._leaving, *([self._server] if self._server else [])]
+        servers = [*self._leaving, *filter(None, (self._server, self._inner))]
         await asyncio.gather(*(server.stop(grace_s) for server in servers))
 
     async def _renew(self) -> None:

@@ -81,6 +81,8 @@ class Service:
     """Methods answered to the end, such as `/cascade.v1.StageService/WatchStatus`."""
     open_without_credentials: Collection[str] = ()
     """Methods that a caller without any credential may enter, as `call.NOBODY`, to show one in a message."""
+    inner_address: str = ""
+    """Served beside the port, in plain text, for this process itself: `unix:/PATH`. Empty: none."""
     authenticator: Authenticator | None = None
     """None: what `AuthSettings` says."""
     validate: Validator = validate
@@ -103,7 +105,7 @@ class Server:
         self._leaving = asyncio.Event()
         self._hurried = asyncio.Event()
         self._interceptors = self._make_interceptors(telemetry)
-        self._port = GrpcPort(settings, self._make_server)
+        self._port = GrpcPort(settings, self._make_server, service.inner_address)
         self._monitor: asyncio.Task[None] | None = None
 
     @property

@@ -117,8 +117,6 @@ def describe(
         session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server)
         operator_pb2_grpc.add_OperatorServiceServicer_to_server(operator, server)
         externalscaler_pb2_grpc.add_ExternalScalerServicer_to_server(ScalerServicer(scaler), server)
-        if http:
-            server.add_insecure_port(f"unix:{http.socket}")
 
     async def drain(deadline_s: float) -> None:
         if http:
@@ -135,6 +133,7 @@ def describe(
         drain=drain,
         open_while_draining=(*METHODS, *operator_servicer.METHODS),
         open_without_credentials=(f"/{NAME}/Connect", *(METHODS if shared.settings.scaler.open else ())),
+        inner_address=f"unix:{http.socket}" if http else "",
         http=http,
     )
 

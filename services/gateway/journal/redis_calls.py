@@ -9,17 +9,36 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnection
+from redis.exceptions import MasterDownError, MovedError, ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
 
+from cascade_core.errors import InvalidConfig
 from services.gateway.journal.errors import StoreUnavailable
 
 BYTES_PER_S = 10e6
 """The slowest that moving much data may be; its deadline grows by that."""
 
 
+NOT_THE_PRIMARY = (ReadOnlyError, MasterDownError)
+"""What a server answers that was the primary when we connected."""
+
+
+UNREADABLE = (
+    "gateway.redis_url: must name one server by redis://, rediss:// or unix://, with all else that is in it "
+    "percent-encoded; what Sentinel watches, by an address that follows the primary"
+)
+
+
 def connect(url: str) -> Redis:
-    """A client for `redis://`, `rediss://` (TLS) or `unix://`; the journal retries, the client does not."""
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=None)
+    """A client for `redis://`, `rediss://` (TLS) or `unix://`; the journal retries, the client does not.
+    Raises InvalidConfig, without the URL, which may hold a password."""
+    try:
+        client = Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=None)
+        cast(Any, client.connection_pool).make_connection()  # what the URL asks for is looked at here
+    except (ValueError, TypeError):
+        raise InvalidConfig(UNREADABLE) from None
+    return client
 
 
 class RedisCalls:
@@ -64,4 +83,18 @@ class RedisCalls:
             async with asyncio.timeout(self._call_timeout_s + num_bytes / BYTES_PER_S), self._turns:
                 yield
         except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis: {error or type(error).__name__}") from error
+            if isinstance(error, NOT_THE_PRIMARY) or "READONLY" in str(error):  # the latter within a script
+                # After a failover the address leads elsewhere, which only new connections find out.
+                await self._client.connection_pool.disconnect(inuse_connections=False)
+            raise StoreUnavailable(complaint(error)) from error
+
+
+def complaint(error: Exception) -> str:
+    """For clients, who learn nothing of hosts and keys; the log has the cause."""
+    if isinstance(error, TimeoutError | RedisTimeout):
+        return "the journal's store did not answer in time"
+    if isinstance(error, OSError | RedisConnection):
+        return "the journal's store cannot be reached"
+    if isinstance(error, MovedError):
+        return "the journal's store is one node of a cluster: gateway.redis_url must name a server of its own"
+    return "the journal's store refused the call"

@@ -244,7 +244,7 @@ class ReplicatedJournal:
                 await self._push(owned)
         except StoreUnavailable as error:
             if self._is_connected:
-                _log.warning("journal: %s; sessions go on", error)
+                _log.warning("journal: %s; sessions go on: %r", error, error.__cause__)
             self._is_connected = False
             if self._catching_up is None or self._catching_up.done():
                 self._catching_up = asyncio.create_task(self._catch_up())

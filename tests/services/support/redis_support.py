@@ -21,7 +21,8 @@ handlers run, which crash now and then while calls are under way."""
 class RedisServer:
     """Append-only by default, so that it comes back from `kill` with what it had acknowledged."""
 
-    def __init__(self, *, cluster: bool = False, persistent: bool = True) -> None:
+    def __init__(self, *, cluster: bool = False, persistent: bool = True, tcp: bool = False) -> None:
+        """`tcp`: `address` is reached as well."""
         self.folder = Path(tempfile.mkdtemp(prefix="redis-"))  # short: a socket's path has 107 bytes
         self.url = f"unix://{self.folder}/s"
         self._options = {
@@ -34,8 +35,11 @@ class RedisServer:
             "appendonly": "yes" if persistent else "no",
             "appendfsync": "always" if persistent else "no",
         }
+        if cluster or tcp:
+            self._options["port"] = str(_free_port())
+        self.address = f"127.0.0.1:{self._options['port']}"
         if cluster:
-            self._options |= {"cluster-enabled": "yes", "port": str(_free_port())}
+            self._options["cluster-enabled"] = "yes"
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
         if cluster:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from cascade_core.errors import InvalidConfig
 from services.common.status import describe
 from services.gateway.journal import (
     Acked,
@@ -54,6 +55,7 @@ from services.gateway.journal.errors import (
 )
 from services.gateway.journal.record import new_record
 from services.gateway.journal.rules import apply
+from tests.services.support.front import Front
 from tests.services.support.redis_support import RedisServer, needs_redis
 
 LEASE_S = 30.0
@@ -71,6 +73,10 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+def has(server: RedisServer, key: str) -> bool:
+    return server.command("EXISTS", key).startswith(":1")
 
 
 class Site:
@@ -754,6 +760,47 @@ class TestRedisGone:
         for each in (journal, reader):
             await each.close()
 
+    async def test_a_failover_to_a_replica(self) -> None:
+        """The address leads to another server from now on; connections to the former primary stay open."""
+        one, other = (RedisServer(tcp=True, persistent=False) for _ in range(2))
+        front = Front()
+        await front.start()
+        try:
+            other.command("REPLICAOF", *one.address.split(":"))
+            front.lead_to([one.address])
+            client = connect(f"redis://{front.address}/0")
+            journal = ReplicatedJournal(RedisStore(client, "test"), retry_s=(0.01, 0.05))
+            lease = await opened(journal)
+            await journal.write(lease, *blocks(0, 3))
+            await until(lambda: asyncio.to_thread(has, other, "test:{s1}:data"))
+            other.command("REPLICAOF", "NO", "ONE")
+            one.command("REPLICAOF", *other.address.split(":"))
+            front.lead_to([other.address])
+            await journal.write(lease, *blocks(3, 6))
+            await caught_up(journal)
+            reader = replicated(other)
+            assert await reader.load("s1") == await journal.load("s1")
+            for each in (journal, reader):
+                await each.close()
+        finally:
+            await front.close()
+            one.close()
+            other.close()
+
+    async def test_clients_are_told_nothing_of_redis(self, own_server: RedisServer) -> None:
+        journal = replicated(own_server, call_timeout_s=0.2)
+        own_server.freeze()
+        with pytest.raises(StoreUnavailable, match=r"^the journal's store did not answer in time$"):
+            await journal.summary("s1")
+        own_server.kill()
+        with pytest.raises(StoreUnavailable, match=r"^the journal's store cannot be reached$"):
+            await journal.summary("s1")
+        own_server.start()
+        own_server.command("SET", "test:{s1}:head", "x")
+        with pytest.raises(StoreUnavailable, match=r"^the journal's store refused the call$"):
+            await journal.summary("s1")
+        await journal.close()
+
     @pytest.mark.parametrize("step", ["write", "renew", "refused"])
     async def test_redis_comes_back_empty(self, own_server: RedisServer, step: str) -> None:
         journal, reader = replicated(own_server), replicated(own_server)
@@ -1129,3 +1176,19 @@ async def restore(client: Redis, keys: dict[bytes, bytes]) -> None:
     await client.flushall()
     for key, value in keys.items():
         await client.restore(key, 3_600_000, value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:6379",
+        "redis+sentinel://a:26379/primary",
+        "redis://:secret@a:1,b:2/0",
+        "redis://:sec/ret@a:1/0",
+        "redis://:secret@a/0?unknown=1",
+    ],
+)
+def test_an_address_that_is_none_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"^gateway\.redis_url: ") as refused:
+        connect(url)
+    assert "sec" not in str(refused.value)
