@@ -77,10 +77,8 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         if request.session_id not in ("", creation.session):
             raise RequestIdReused(f"request_id {request.request_id}: was used with another session_id")
         if creation.lease:
-            live = self._registry.run(await journal.load(creation.session), creation.lease)
-            session = live.view()
-        else:
-            session = await self._view(creation.session)
+            await self._registry.begin(creation.lease)
+        session = await self._view(creation.session)
         bind_session(creation.session, session.epoch)
         token, expires_s = shared.tokens.issue(creation.session, tenant, "controller")
         response = pb.CreateSessionResponse(session=session, resume_token=token)

@@ -89,6 +89,17 @@ class Registry:
         self._runs[session] = asyncio.create_task(self._run(conductor), name=f"session {session}")
         return conductor.live
 
+    async def begin(self, lease: Lease) -> None:
+        """Own a session that was just created. Where this gateway began to leave meanwhile, another may have
+        it. Raises NotReady where there is no other."""
+        record = await self.shared.journal.load(lease.session)
+        if not self.is_leaving:
+            self.run(record, lease)
+        elif self.shared.settings.gateway.redis_url:
+            await self.shared.journal.release(lease)
+        else:
+            raise NotReady(MOVES)
+
     async def locate(self, session: str, tenant: str) -> LiveSession | Record | Elsewhere:
         """The session here, its record where it has ended, or who has it; claimed where nobody does.
 

@@ -25,6 +25,7 @@ from tests.services.support.gateway_support import (
     PROMPT,
     STATES,
     VIEWER,
+    WAIT_S,
     AttachedStream,
     Tenant,
     fails,
@@ -103,6 +104,32 @@ def check_whole(number: int, *streams: AttachedStream) -> None:
     assert sequences == list(range(1, number + 1))
     assert [mark.block for stream in streams for mark in stream.marks] == list(range(number))
     assert streams[-1].end_reason == "COMPLETE"
+
+
+async def test_a_session_that_is_created_while_its_gateway_leaves_is_the_others(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call was under way: whatever step it was at, somebody has the session at once."""
+    async with pair(redis, lease_s=30.0) as both:
+        journal = both.first.registry.shared.journal
+        create, may_go_on, is_there = journal.create, asyncio.Event(), asyncio.Event()
+
+        async def slowly(*arguments: Any) -> Any:
+            creation = await create(*arguments)
+            is_there.set()
+            await may_go_on.wait()
+            return creation
+
+        monkeypatch.setattr(journal, "create", slowly)
+        creating = asyncio.create_task(both.first.acme.name(num_blocks=20))
+        await is_there.wait()
+        await both.first.registry.drain(5.0)
+        may_go_on.set()
+        name = await creating
+        await both.first.kill()
+        async with asyncio.timeout(WAIT_S), both.second.acme.attached(name) as stream:
+            await stream.until_over()
+        check_whole(20, stream)
 
 
 async def test_a_drained_gateway_gives_its_sessions_to_the_other(redis: RedisServer) -> None:
