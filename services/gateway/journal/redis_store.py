@@ -28,6 +28,8 @@ from services.gateway.journal.scripts import CLAIM, DROP, PUT, RESERVE
 
 BATCH = 50
 """Sessions asked for in one round trip."""
+CLOCK_S = 10.0
+"""Between two looks at Redis' clock."""
 MAX_ROUNDS = 100
 """Batches in which one call looks for orphans."""
 
@@ -54,6 +56,8 @@ class RedisStore(RedisCalls):
         """And so long after its end."""
         self._clock = clock
         """None: leases run by the server's clock, so those of the gateways need not agree."""
+        self._ahead_s, self._ask_again_s = 0.0, float("-inf")
+        """Redis' clock before our monotonic one, and when it is asked for anew."""
 
     async def ping(self) -> None:
         await self._do("PING")
@@ -118,7 +122,7 @@ class RedisStore(RedisCalls):
 
     async def note(self, record: Record, lease_until_ms: int) -> None:
         """Bring the hints up to date."""
-        at, now_ms = list_key(record), int(self.now_s() * 1000)
+        at, now_ms = list_key(record), await self.now_ms()
         ttl_ms = int((self._ended_ttl_s if record.end else self.ttl_s) * 1000)
         listing, kept, counted = self._tenant_keys(record.tenant)
         leases, alive = f"{self._prefix}:leases", not record.end
@@ -154,7 +158,7 @@ class RedisStore(RedisCalls):
         for first in range(0, len(sessions), BATCH):
             batch = sessions[first : first + BATCH]
             heads = await self._pipeline(*(("HGETALL", self._keys(session)[0]) for session in batch))
-            now_ms = await self._now_ms()
+            now_ms = await self.now_ms()
             found += [_summary(head, now_ms) if head else None for head in heads]
         return found
 
@@ -171,11 +175,11 @@ class RedisStore(RedisCalls):
 
     async def num_open(self, tenant: str) -> int:
         counted = self._tenant_keys(tenant)[2]
-        return int(await self._do("ZCOUNT", counted, f"({int(self.now_s() * 1000)}", "+inf"))
+        return int(await self._do("ZCOUNT", counted, f"({await self.now_ms()}", "+inf"))
 
     async def orphans(self, limit: int) -> list[str]:
         """Looks at the leases that may have run out; those that were renewed are noted for later."""
-        key, now_ms = f"{self._prefix}:leases", await self._now_ms()
+        key, now_ms = f"{self._prefix}:leases", await self.now_ms()
         orphans: list[tuple[int, str]] = []
         for _ in range(MAX_ROUNDS):
             due = ("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", len(orphans), BATCH)
@@ -195,18 +199,18 @@ class RedisStore(RedisCalls):
                 break
         return [name for _, name in sorted(orphans)[:limit]]
 
-    def now_s(self) -> float:
-        """Wall clock."""
-        return (self._clock or time.time)()
-
     def _now(self) -> str:
         return str(int(self._clock() * 1000)) if self._clock else ""
 
-    async def _now_ms(self) -> int:
+    async def now_ms(self) -> int:
+        """Redis' clock, asked for every ten seconds: what gateways share goes by no gateway's own."""
         if self._clock:
             return int(self._clock() * 1000)
-        seconds, micros = await self._do("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
+        if time.monotonic() >= self._ask_again_s:
+            seconds, micros = await self._do("TIME")
+            now_s = time.monotonic()
+            self._ahead_s, self._ask_again_s = int(seconds) + int(micros) / 1e6 - now_s, now_s + CLOCK_S
+        return int((time.monotonic() + self._ahead_s) * 1000)
 
     def _keys(self, session: str) -> tuple[str, str]:
         return f"{self._prefix}:{{{session}}}:head", f"{self._prefix}:{{{session}}}:data"

@@ -179,7 +179,7 @@ class ReplicatedJournal:
         try:
             if not is_repeat:
                 self._check_reserve(new.limits.max_bytes)
-            record = new_record(new, int(self._store.now_s() * 1000))
+            record = new_record(new, await self._store.now_ms())
             is_new = await self._store.create(lease, record, lease_s)
         except (JournalFull, SessionTaken):
             await self._store.drop_reservation(new)

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -734,6 +735,27 @@ class TestRedisGone:
         assert (names, await journal.num_open("acme")) == (["kept"], 1)
         await journal.close()
         await client.aclose()
+
+    @pytest.mark.parametrize("ahead_s", [3 * 3600.0, -3 * 3600.0])
+    async def test_a_gateway_whose_clock_is_wrong(
+        self, server: RedisServer, ahead_s: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It hides no session, counts as the others do, and makes none older or newer than it is."""
+        server.command("FLUSHALL")
+        right, wrong = replicated(server), replicated(server)
+        await opened(right, session="s1")
+        now_s = time.time()
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: now_s + ahead_s)
+            await wrong.create(new("s2"), "b", LEASE_S)
+            assert await wrong.num_open("acme") == 2
+            names = [summary.record.session for summary in (await wrong.list_sessions("acme")).sessions]
+            assert names == ["s2", "s1"], "newest first"
+        assert await right.num_open("acme") == 2
+        names = [summary.record.session for summary in (await right.list_sessions("acme")).sessions]
+        assert names == ["s2", "s1"]
+        for each in (right, wrong):
+            await each.close()
 
     async def test_kill_and_restart_in_mid_stream(self, own_server: RedisServer) -> None:
         journal, reader = replicated(own_server), replicated(own_server)
