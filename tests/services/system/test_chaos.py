@@ -89,8 +89,11 @@ def check_pictures(outcome: Outcome, undisturbed: Played, *, is_unaffected: bool
     """Those that would have come anyway: to the byte without a recovery and before one, and to the eye after
     one that left the latents as they were."""
     num_same = NUM_BLOCKS if outcome.first_block is None else outcome.first_block
+    first_epoch = outcome.played.segments[0].epoch
     for segment, expected in zip(outcome.played.segments[:num_same], undisturbed.segments, strict=False):
-        assert segment.data == expected.data, f"block {segment.block}"
+        # Of two machines that are lost one can be replaced before the loss of the other is noticed.
+        if outcome.first_block is None or segment.epoch == first_epoch:
+            assert segment.data == expected.data, f"block {segment.block}"
     if is_unaffected:
         assert psnr_db(outcome.played, undisturbed).min() >= MIN_PSNR_DB
 
