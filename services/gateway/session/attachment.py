@@ -12,6 +12,8 @@ MAX_EVENTS = 512
 """A controller that leaves so much unread loses its stream, not its session."""
 MAX_BEHIND = 16
 """Segments that a viewer may be behind before it jumps to the newest."""
+NEEDED = {"media_init", "skipped", "ended"}
+"""Without these a viewer shows nothing, or something wrong, from there on."""
 MAX_MADE = 4
 """Unread `block_made`: of more, the oldest are worth nothing to anybody."""
 
@@ -36,13 +38,15 @@ class Attachment:
     _is_closed: bool = False
 
     def put(self, event: Response) -> None:
-        """An event; a controller that does not read is cut off, a viewer goes without."""
+        """An event; a controller that does not read is cut off, a viewer goes without older ones."""
         if self._is_closed:
             return
-        if len(self._queue) < MAX_EVENTS:
-            self._queue.append(event)
-        elif self.is_controller:
+        if len(self._queue) >= MAX_EVENTS and self.is_controller:
             self.close(Overloaded(f"{MAX_EVENTS} messages are unread; attach again and read faster"))
+        else:
+            if len(self._queue) >= MAX_EVENTS:
+                self._make_room()
+            self._queue.append(event)
         self._filled.set()
 
     def put_made(self, event: Response) -> None:
@@ -83,6 +87,14 @@ class Attachment:
             self._filled.clear()
             await self._filled.wait()
         return self._queue.popleft()
+
+    def _make_room(self) -> None:
+        """The oldest event goes that the picture does not need; if all are needed, the oldest of them."""
+        for index, item in enumerate(self._queue):
+            if not isinstance(item, int) and item.WhichOneof("message") not in NEEDED:
+                del self._queue[index]
+                return
+        self._queue.popleft()
 
     def _skip_to_edge(self) -> None:
         """Leave out all segments but the newest where there are too many, and tell which."""

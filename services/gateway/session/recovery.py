@@ -85,14 +85,14 @@ class Recoveries:
         """None: it moves on purpose. Raises SessionOver where no other stage would do better."""
         block = self._live.record.next_stage_block
         loss = self._note("stage", lost, block)
-        loss.stage |= lost is not None
+        loss.stage |= not is_planned(lost)
         loss.is_rebuilt |= block > 0
         self._tell(loss)
 
     def decoder_lost(self, lost: StreamLost | None) -> None:
         """As `stage_lost`."""
         loss = self._note("decoder", lost, self._live.record.next_decoder_block)
-        loss.decoder |= lost is not None
+        loss.decoder |= not is_planned(lost)
         self._tell(loss)
 
     def segment_made(self, block: int) -> None:
@@ -142,6 +142,11 @@ class Recoveries:
             block=block,
         )
         self._live.publish(Response(recovery_done=done))
+
+
+def is_planned(lost: StreamLost | None) -> bool:
+    """It moves, or its machine's drain ended before it could."""
+    return lost is None or (lost.error is not None and lost.error.reason == "DRAINING")
 
 
 def now_ms() -> int:

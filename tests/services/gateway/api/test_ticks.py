@@ -156,3 +156,25 @@ async def test_a_stage_is_named_by_its_pod() -> None:
 
 def test_the_sdk_passes_over_what_it_does_not_know() -> None:
     assert events.notice(made(3)) is None
+
+
+async def test_a_viewer_that_does_not_read_keeps_what_its_picture_needs() -> None:
+    """Events of no use any more give way; of many that are needed the newest stay."""
+    viewer = Attachment(is_controller=False)
+    viewer.put(Response(media_init={"profile_id": "default", "data": b"first"}))
+    for _ in range(MAX_EVENTS):
+        viewer.put(Response(queue_changed={}))
+    viewer.put(Response(media_init={"profile_id": "default", "data": b"second"}))
+    viewer.put_segment(7)
+    viewer.put(Response(ended={}))
+    assert len(viewer._queue) <= MAX_EVENTS + 1
+    viewer.close()
+    found = []
+    while (item := await viewer.take()) is not None:
+        found.append(item)
+    inits = [
+        item.media_init.data for item in found if not isinstance(item, int) and item.HasField("media_init")
+    ]
+    assert inits == [b"first", b"second"]
+    assert found[-2] == 7
+    assert found[-1].HasField("ended")  # type: ignore[union-attr]

@@ -55,7 +55,7 @@ async def test_the_answer_has_the_defaults_filled_in() -> None:
         assert spec.switch_mode
         assert created.session.tenant == "default"
         assert created.session.HasField("create_time")
-        async with place.anybody.attached(created.session.name) as stream:
+        async with place.anybody.attached(created.session.name, acks=False) as stream:
             await stream.until_segments(1)
             session = await place.anybody.get(created.session.name)
             assert (session.spec.width, session.spec.height, session.spec.fps) == (64, 64, 16)
@@ -64,6 +64,8 @@ async def test_the_answer_has_the_defaults_filled_in() -> None:
             assert session.num_viewers == 0
             assert session.HasField("start_time")
             assert [(words.block, *words.words) for words in session.unknown_words] == [(3, UNKNOWN)]
+            await stream.until_segments(2)
+            await stream.ack(2)
             await stream.until_over()
         session = await place.anybody.get(created.session.name)
         assert (session.num_blocks, session.last_sequence, session.acked_sequence) == (2, 2, 2)
