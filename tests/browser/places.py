@@ -10,7 +10,8 @@ from typing import Any
 from tests.services.support.fake_stage import FakeStage
 from tests.services.support.front import Front
 from tests.services.support.gateway_support import Town, town
-from tests.services.support.system import DECODER, GATEWAY, STAGE, Program, System, free_port
+from tests.services.support.ports import free_port
+from tests.services.support.system import DECODER, GATEWAY, STAGE, Program, System
 from tests.services.support.video_support import FilmDecoder
 
 ONE_RANK = STAGE | {"CASCADE_STAGE_NUM_RANKS": "1"}

@@ -20,8 +20,9 @@ import pytest
 from tests.chart.rendering import Workload, render
 from tests.chart.switches import merge
 from tests.services.support.certificates import Authority
+from tests.services.support.ports import free_port
 from tests.services.support.redis_support import DIE_WITH_US
-from tests.services.support.system import ROOT, Program, clean_environment, free_port
+from tests.services.support.system import ROOT, Program, clean_environment
 
 START_S, RUN_S = 240, 240
 """Deadlines that only a hang reaches."""

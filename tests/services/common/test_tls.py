@@ -18,7 +18,8 @@ from services.common.settings import ClientTlsSettings, GrpcSettings, ServerSett
 from tests.services.support.bad_handshakes import kinds, many
 from tests.services.support.certificates import Authority
 from tests.services.support.echo import Echo, chat, exchange, say, settings
-from tests.services.support.system import ROOT, clean_environment, free_port
+from tests.services.support.ports import free_port
+from tests.services.support.system import ROOT, clean_environment
 
 TIMEOUT_S = 10.0
 

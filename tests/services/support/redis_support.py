@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.services.support.ports import free_port
+
 BINARY = shutil.which("redis-server") or shutil.which("valkey-server")
 needs_redis = pytest.mark.skipif(BINARY is None, reason="needs redis-server or valkey-server")
 START_DEADLINE_S = 30.0
@@ -36,7 +38,7 @@ class RedisServer:
             "appendfsync": "always" if persistent else "no",
         }
         if cluster or tcp:
-            self._options["port"] = str(_free_port())
+            self._options["port"] = str(free_port())
         self.address = f"127.0.0.1:{self._options['port']}"
         if cluster:
             self._options["cluster-enabled"] = "yes"
@@ -100,16 +102,3 @@ class RedisServer:
         log = (self.folder / "log").read_text(errors="replace")[-2000:]
         self.close()
         raise AssertionError(f"redis-server did not start: {answer}\n{log}")
-
-
-def _free_port() -> int:
-    """Cluster mode insists on a port, and on the one 10000 above for its bus."""
-    for port in range(21000, 25000):
-        with socket.socket() as line, socket.socket() as bus:
-            try:
-                line.bind(("127.0.0.1", port))
-                bus.bind(("127.0.0.1", port + 10000))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")

@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cascade.v1 import decoder_pb2, decoder_pb2_grpc, stage_pb2, stage_pb2_grpc
 from tests.paths import ROOT
+from tests.services.support.ports import free_port
 from tests.services.support.redis_support import BINARY, DIE_WITH_US, RedisServer
 
 WAIT_S = 120.0
@@ -281,9 +281,3 @@ def clean_environment() -> dict[str, str]:
     """This one's, without settings of ours."""
     ours = {key: value for key, value in os.environ.items() if not key.startswith("CASCADE_")}
     return ours | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def free_port() -> int:
-    with socket.socket() as line:
-        line.bind(("127.0.0.1", 0))
-        return int(line.getsockname()[1])

@@ -27,8 +27,9 @@ from tests.services.support.certificates import Authority
 from tests.services.support.front import Front
 from tests.services.support.gateway_support import WAIT_S, gateway_settings, until_value
 from tests.services.support.http_support import client, create, problem
+from tests.services.support.ports import free_port
 from tests.services.support.redis_support import DIE_WITH_US
-from tests.services.support.system import ROOT, clean_environment, free_port
+from tests.services.support.system import ROOT, clean_environment
 from tests.services.support.video_support import Browser, WebTown, playing, web_town
 from tests.services.web.test_safety import open_line, rest
 

@@ -19,12 +19,12 @@ from services.common.settings import ServerTlsSettings
 from services.gateway.app.assembly import Gateway, running
 from services.gateway.base.settings import Settings
 from services.web.settings import HttpSettings
-from tests.services.gateway.app.test_two_gateways import free_port
 from tests.services.support.certificates import Authority
 from tests.services.support.fake_decoder import FakeDecoder
 from tests.services.support.fake_stage import FakeStage
 from tests.services.support.gateway_support import WAIT_S, Tenant, gateway_settings, open_channel, until
 from tests.services.support.http_support import client, create, http_town, problem
+from tests.services.support.ports import free_port
 from tests.services.support.redis_support import RedisServer
 
 

@@ -1,7 +1,6 @@
 """Two gateways that share a Redis: any of them answers for every session, and each goes on for the other."""
 
 import asyncio
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -36,6 +35,7 @@ from tests.services.support.gateway_support import (
     until,
     write_keys,
 )
+from tests.services.support.ports import free_port
 from tests.services.support.redis_support import RedisServer, needs_redis
 
 pytestmark = needs_redis
@@ -90,12 +90,6 @@ async def pair(redis: RedisServer, **gateway: Any) -> AsyncIterator[Pair]:
         await until(lambda: all(one.registry.shared.admission.has_stages for one in gateways))
         await until(lambda: stage.num_watchers == decoder.num_watchers == 2)
         yield Pair(*gateways, stage)
-
-
-def free_port() -> int:
-    with socket.socket() as line:
-        line.bind(("127.0.0.1", 0))
-        return int(line.getsockname()[1])
 
 
 def check_whole(number: int, *streams: AttachedStream) -> None:
