@@ -109,7 +109,8 @@ async def test_a_quiet_session_from_queue_to_end() -> None:
             NUM_BLOCKS,
             None,
         )
-        assert gateway.seen.acks == list(range(1, NUM_BLOCKS + 1))
+        acks = gateway.seen.acks  # of several that wait the newest goes: it stands for all
+        assert (acks, acks[-1]) == (sorted(set(acks)), NUM_BLOCKS)
         assert gateway.seen.connect_deadlines_s == [None], "Connect must have no deadline"
         assert gateway.seen.attaches[0].client.startswith("cascade_client/")
 
