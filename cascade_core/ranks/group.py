@@ -184,8 +184,11 @@ class RankGroup:
                     os.kill(rank.process.pid, signal.SIGKILL)
 
     async def _load(self) -> list[Ready]:
-        for index in range(self._config.num_ranks):
-            self._ranks.append(await self._spawn(index))
+        try:
+            for index in range(self._config.num_ranks):
+                self._ranks.append(await self._spawn(index))
+        except OSError as error:
+            raise GroupLost(f"no process for rank {len(self._ranks)}: {error}") from None
         return await _all(rank.ready for rank in self._ranks)
 
     async def _spawn(self, index: int) -> Rank:

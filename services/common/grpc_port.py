@@ -68,19 +68,21 @@ class GrpcPort:
 
     async def _renew(self) -> None:
         assert self._credentials
+        assert self._server
+        is_due = False
         while True:
             await asyncio.sleep(CHECK_S)
-            if not self._credentials.refresh():
+            is_due = self._credentials.refresh() or is_due
+            if not is_due:
                 continue
             try:
                 server = self._listen()
                 await server.start()
-            except InvalidConfig as error:
-                log.error("no server with the new certificate", error=str(error))
+            except Exception as error:  # whatever it is: the old certificate is better than none
+                log.error("no server with the new certificate; trying again", error=str(error))
                 continue
-            assert self._server
             self._leave(self._server)
-            self._server = server
+            self._server, is_due = server, False
 
     def _leave(self, server: grpc.aio.Server) -> None:
         """It takes no more connections, and tells those that it has to make their next calls elsewhere."""

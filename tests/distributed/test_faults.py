@@ -475,6 +475,15 @@ class TestStart:
             async with asyncio.timeout(WAIT_S):
                 await starting
 
+    async def test_the_fork_server_dies_while_it_starts(self, card: Path) -> None:
+        before = set(psutil.Process().children())
+        starting = asyncio.create_task(Engine.start(engine_config(card, num_ranks=2)))
+        await wait_until(lambda: bool(set(psutil.Process().children()) - before), "it is started")
+        kill_all(tuple(child.pid for child in set(psutil.Process().children()) - before))
+        with pytest.raises(SessionLost, match=r"could not start: no process for rank 0"):
+            async with asyncio.timeout(WAIT_S):
+                await starting
+
     async def test_stderr_that_is_no_file(self, card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """As in notebooks."""
         monkeypatch.setattr(sys, "stderr", io.StringIO())

@@ -1,6 +1,8 @@
 """How many threads a process has that shares a machine with others."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from cascade_core.config import find_card
 from cascade_core.machine import num_threads
 from services.decoder.pictures import PictureDecoder
 from services.decoder.settings import DecoderSettings
+from tests.paths import ROOT
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -46,3 +49,20 @@ def test_a_decoder_keeps_to_it(threads: int | None, expected: int, monkeypatch: 
         assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
+
+
+UNTOUCHED = """
+import torch
+
+def touched(*_):
+    raise AssertionError("a fork of a process that has touched a GPU cannot use one")
+
+for name in ("_cuda_getDeviceCount", "_cuda_init", "_cuda_getCurrentRawStream"):
+    setattr(torch._C, name, touched)
+import cascade_core.ranks.fork_server
+assert not torch.cuda.is_initialized()
+"""
+
+
+def test_what_ranks_are_forked_from_touches_no_gpu() -> None:
+    subprocess.run([sys.executable, "-c", UNTOUCHED], check=True, timeout=60, cwd=ROOT)

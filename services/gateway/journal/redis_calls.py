@@ -3,14 +3,14 @@
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnection
-from redis.exceptions import MasterDownError, MovedError, ReadOnlyError, RedisError
+from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from cascade_core.errors import InvalidConfig
@@ -18,12 +18,8 @@ from services.gateway.journal.errors import StoreUnavailable
 
 BYTES_PER_S = 10e6
 """The slowest that moving much data may be; its deadline grows by that."""
-
-
 NOT_THE_PRIMARY = (ReadOnlyError, MasterDownError)
 """What a server answers that was the primary when we connected."""
-
-
 UNREADABLE = (
     "gateway.redis_url: must name one server by redis://, rediss:// or unix://, with all else that is in it "
     "percent-encoded; what Sentinel watches, by an address that follows the primary"
@@ -85,7 +81,9 @@ class RedisCalls:
         except (RedisError, OSError, TimeoutError) as error:
             if isinstance(error, NOT_THE_PRIMARY) or "READONLY" in str(error):  # the latter within a script
                 # After a failover the address leads elsewhere, which only new connections find out.
-                await self._client.connection_pool.disconnect(inuse_connections=False)
+                with suppress(RedisError, OSError, TimeoutError):
+                    async with asyncio.timeout(self._call_timeout_s):
+                        await self._client.connection_pool.disconnect(inuse_connections=False)
             raise StoreUnavailable(complaint(error)) from error
 
 
@@ -95,6 +93,4 @@ def complaint(error: Exception) -> str:
         return "the journal's store did not answer in time"
     if isinstance(error, OSError | RedisConnection):
         return "the journal's store cannot be reached"
-    if isinstance(error, MovedError):
-        return "the journal's store is one node of a cluster: gateway.redis_url must name a server of its own"
     return "the journal's store refused the call"

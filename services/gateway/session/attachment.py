@@ -89,12 +89,11 @@ class Attachment:
         return self._queue.popleft()
 
     def _make_room(self) -> None:
-        """The oldest event goes that the picture does not need; if all are needed, the oldest of them."""
-        for index, item in enumerate(self._queue):
-            if not isinstance(item, int) and item.WhichOneof("message") not in NEEDED:
-                del self._queue[index]
-                return
-        self._queue.popleft()
+        """The oldest event goes that the picture does not need; if all are needed, the oldest of them. No
+        segment does: nobody would be told."""
+        events = [item for item in self._queue if not isinstance(item, int)]
+        useless = (event for event in events if event.WhichOneof("message") not in NEEDED)
+        self._queue.remove(next(useless, events[0]))
 
     def _skip_to_edge(self) -> None:
         """Leave out all segments but the newest where there are too many, and tell which."""

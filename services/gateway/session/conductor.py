@@ -6,6 +6,8 @@ and writes segments, the clients' streams read those: each side goes on while an
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
@@ -73,13 +75,30 @@ class Conductor:
 
     async def _live(self) -> None:
         if self._recoveries.loss and self.live.is_paused:
-            await race(self._resumed(), self._leave_idle(), self._leave_late())
-        while True:
+            await self._wait_for(self._resumed())
+        while not self._is_made:
             places = await self._places()
             self.live.alone_since = time.monotonic()
-            await race(self._play(places), self._leave_idle(), self._leave_late())
+            await self._wait_for(self._play(places))
             self._recoveries.put_off()
-            await race(self._resumed(), self._leave_idle(), self._leave_late())
+            await self._wait_for(self._resumed())
+        await self._wait_for(self._acknowledged())
+
+    async def _wait_for(self, step: Coroutine[Any, Any, None]) -> None:
+        """Raises SessionOver where the session is left alone too long, or lasts too long."""
+        await race(step, self._leave_idle(), self._leave_late())
+
+    @property
+    def _is_made(self) -> bool:
+        """All segments are in the record: no machine is needed any more, whoever takes it over."""
+        spec = self.live.spec
+        return spec.HasField("num_blocks") and self.live.record.next_decoder_block == spec.num_blocks
+
+    async def _acknowledged(self) -> None:
+        """Raises SessionOver when its client has everything."""
+        while self.live.num_acked < self.live.record.next_decoder_block:
+            await self.live.wakeup.wait()
+        raise SessionOver(session_pb2.END_REASON_COMPLETE)
 
     async def _play(self, places: Places) -> None:
         """Make video until the places are given away during a pause."""
@@ -162,6 +181,8 @@ class Conductor:
 
     def _state(self) -> "session_pb2.SessionState.ValueType":
         live, losing = self.live, self._recoveries.is_urgent
+        if self._production is None and self._is_made:
+            return session_pb2.SESSION_STATE_PAUSED if live.is_paused else session_pb2.SESSION_STATE_ACTIVE
         if self._production is None and not losing:
             is_waiting = live.claim or not live.is_paused
             return session_pb2.SESSION_STATE_QUEUED if is_waiting else session_pb2.SESSION_STATE_PAUSED
@@ -181,7 +202,8 @@ class Conductor:
             await asyncio.sleep(QUEUE_NEWS_S)
 
     async def _resumed(self) -> None:
-        while self.live.is_paused:
+        """Or made: then only acknowledgements are missing, which come during a pause as well."""
+        while self.live.is_paused and not self._is_made:
             await self.live.wakeup.wait()
 
     async def _leave_idle(self) -> None:

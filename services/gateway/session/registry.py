@@ -192,6 +192,9 @@ class Registry:
         journal, settings = self.shared.journal, self.shared.settings.gateway
         lease = await journal.claim(session, self.shared.owner, settings.lease_s)
         record = await journal.load(session)
+        if self.is_leaving:  # since the claim: whoever asks next has it
+            await journal.release(lease)
+            raise NotReady(MOVES)
         log.info("session taken over", session=session, epoch=lease.epoch)
         live = self.run(record, lease, is_taken_over=True)
         if views.MOVED in record.notes:

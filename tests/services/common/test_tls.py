@@ -87,8 +87,8 @@ async def test_changed_files_hold_for_the_next_connection(
         running(settings(tls=current), "echo", echo.build()) as server,
         open_channel(f"localhost:{server.port}", GrpcSettings(), ClientTlsSettings(ca=old.path)) as channel,
     ):
-        streams = [chat(channel)]
-        assert await exchange(streams[0], "one") == "one"
+        stream = chat(channel)
+        assert await exchange(stream, "one") == "one"
         current["certificate"].write_text("damaged")
         await asyncio.sleep(0.1)
         assert await greet(server.port, ClientTlsSettings(ca=old.path)) == "hello", "damaged: as before"
@@ -98,11 +98,32 @@ async def test_changed_files_hold_for_the_next_connection(
                 path.replace(current[name])
             await until_greeted(server.port, ClientTlsSettings(ca=new.path))
             assert await greet(server.port, ClientTlsSettings(ca=old.path)) == "UNAVAILABLE"
-            for stream in streams:
-                assert await exchange(stream, f"still {number}") == f"still {number}"
-        await exchange(streams[0], "bye")
-        assert await streams[0].read() is grpc.aio.EOF
-        assert await streams[0].code() is grpc.StatusCode.OK
+            assert await exchange(stream, f"still {number}") == f"still {number}"
+        await exchange(stream, "bye")
+        assert await stream.read() is grpc.aio.EOF
+        assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_a_renewal_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files changed once; nothing tells of them a second time."""
+    monkeypatch.setattr(grpc_port, "CHECK_S", 0.02)
+    old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new")
+    current = files(old, "server")
+    async with running(settings(tls=current), "echo", Echo().build()) as server:
+        make_server, num_tries = server._port._make, 0
+
+        def fail_at_first(options: grpc_port.Options) -> grpc.aio.Server:
+            nonlocal num_tries
+            num_tries += 1
+            if num_tries < 3:
+                raise RuntimeError("no memory, say")
+            return make_server(options)
+
+        monkeypatch.setattr(server._port, "_make", fail_at_first)
+        for name, path in files(new, "server").items():
+            path.replace(current[name])
+        await until_greeted(server.port, ClientTlsSettings(ca=new.path))
+        assert num_tries == 3
 
 
 async def test_a_second_process_on_the_port_is_told(tmp_path: Path) -> None:

@@ -178,3 +178,13 @@ async def test_a_viewer_that_does_not_read_keeps_what_its_picture_needs() -> Non
     assert inits == [b"first", b"second"]
     assert found[-2] == 7
     assert found[-1].HasField("ended")  # type: ignore[union-attr]
+
+
+async def test_a_viewer_that_reads_nothing_for_long_misses_no_segment_in_silence() -> None:
+    viewer = Attachment(is_controller=False)
+    viewer.put_segment(7)
+    for number in range(2 * MAX_EVENTS):
+        viewer.put(Response(media_init={"profile_id": "default", "data": b"%d" % number}))
+    assert len(viewer._queue) == MAX_EVENTS
+    assert await viewer.take() == 7
+    assert (await viewer.take()).media_init.data == b"%d" % (MAX_EVENTS + 1)  # type: ignore[union-attr]

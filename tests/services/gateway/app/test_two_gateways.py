@@ -126,6 +126,58 @@ async def test_a_session_that_is_created_while_its_gateway_leaves_is_the_others(
         check_whole(20, stream)
 
 
+@pytest.mark.parametrize("is_paused", [False, True])
+async def test_a_video_that_is_made_needs_no_machine_at_the_other_gateway(
+    redis: RedisServer, is_paused: bool
+) -> None:
+    """Its owner and its stage are gone, and only the last acknowledgement is missing."""
+    async with pair(redis) as both:
+        name = await both.first.acme.name(num_blocks=8)
+        async with both.first.acme.attached(name, acks=False) as stream:
+            await stream.until_sequence(4)
+            await stream.ack(4)
+            await stream.until_sequence(8)
+            if is_paused:
+                await both.first.acme.call("PauseSession", pb.PauseSessionRequest(name=name, request_id="p"))
+            await until(lambda: not both.first.registry.shared.journal.behind().num_writes)
+            await both.first.kill()
+        await both.stage.kill()
+        async with both.second.acme.attached(name, after_sequence=8, acks=False) as stream:
+            state = STATES[(await both.second.acme.get(name)).state]
+            assert state == ("PAUSED" if is_paused else "ACTIVE")
+            await stream.ack(8)
+            await stream.until_over()
+        assert stream.end_reason == "COMPLETE"
+
+
+async def test_a_takeover_that_meets_the_end_of_its_gateway_is_given_back(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a creation that does."""
+    async with pair(redis) as both:
+        name = await both.first.acme.name(num_blocks=20)
+        await both.first.kill()
+        journal = both.second.registry.shared.journal
+        load, may_go_on, is_there = journal.load, asyncio.Event(), asyncio.Event()
+
+        async def slowly(session: str) -> Any:
+            record = await load(session)
+            is_there.set()
+            await may_go_on.wait()
+            return record
+
+        monkeypatch.setattr(journal, "load", slowly)
+        await is_there.wait()
+        await both.second.registry.drain(5.0)
+        may_go_on.set()
+        session = name.removeprefix("sessions/")
+
+        async with asyncio.timeout(WAIT_S):
+            while (await journal.summary(session)).lease_left_s:  # noqa: ASYNC110 (Redis tells nobody)
+                await asyncio.sleep(0.01)
+        assert both.second.registry.find(session) is None
+
+
 async def test_a_drained_gateway_gives_its_sessions_to_the_other(redis: RedisServer) -> None:
     async with pair(redis) as both:
         name = await both.first.acme.name(num_blocks=60)
