@@ -29,15 +29,19 @@ def complete(request: session_pb2.CreateSessionRequest, tenant: str, shared: Sha
     for profile in spec.profiles:
         profile.codec = profile.codec or common_pb2.VIDEO_CODEC_H264
         profile.encoder = profile.encoder or common_pb2.VIDEO_ENCODER_SOFTWARE
+    specification, prompts = spec.SerializeToString(deterministic=True), dict(spec.prompts)
+    for block in prompts.keys() - {0}:
+        del spec.prompts[block]
     limits = Limits(num_segments=settings.kept_segments, max_bytes=settings.session_bytes)
     return NewSession(
         session=request.session_id or f"s-{token_hex(8)}",
         tenant=tenant,
-        specification=spec.SerializeToString(deterministic=True),
-        prompts=dict(spec.prompts),
+        specification=specification,
+        prompts=prompts,
         request_id=request.request_id,
         limits=limits,
         switch_mode=mode_name(spec.switch_mode),
+        brief=spec.SerializeToString(deterministic=True),
     )
 
 

@@ -26,7 +26,7 @@ from services.gateway.api import commands
 from services.gateway.api.connect import ClientStream, Requests, replay
 from services.gateway.api.creation import check_room, check_servable, complete
 from services.gateway.api.forward import Forwarder, check_not_forwarded, is_changing_hands
-from services.gateway.api.listing import list_sessions
+from services.gateway.api.listing import Lists
 from services.gateway.api.models import list_models
 from services.gateway.api.rates import Rates
 from services.gateway.journal import Record, errors
@@ -53,6 +53,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         self._registry = registry
         self._forwarder = forwarder
         self._rates = rates
+        self._lists = Lists(shared.journal, registry.find)
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, context: Context
@@ -97,8 +98,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
-        tenant = self._enter()
-        return await list_sessions(request, tenant, self._shared.journal, self._registry.find)
+        return await self._lists.read(request, self._enter())
 
     async def DeleteSession(
         self, request: pb.DeleteSessionRequest, context: Context
@@ -190,7 +190,8 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             if isinstance(found, LiveSession):
                 return ClientStream(self._shared, found, first.attach, token).run(requests)
             if isinstance(found, Record):
-                return replay(found, first.attach, token)
+                whole = await self._shared.journal.load(token.session)
+                return replay(whole, first.attach, token)
             check_not_forwarded(call)
             stream = self._forwarder.connect(found.address, call, first, requests)
             try:
@@ -275,7 +276,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         if live := self._registry.find(session):
             return live.view()
         summary = await self._shared.journal.summary(session)
-        return views.session_of(summary.record, summary.epoch)
+        return views.session_of(await self._shared.journal.head(session), summary.epoch)
 
     def _patience_s(self) -> float:
         return self._shared.settings.gateway.lease_s + CHANGING_S

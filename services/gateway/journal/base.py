@@ -1,6 +1,8 @@
 """The journal's interface: what the gateway may rely on, whichever store is behind it."""
 
+import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +11,7 @@ from services.gateway.journal.errors import InvalidEntry, JournalFull, LeaseLost
 from services.gateway.journal.record import NewSession, Record
 
 MAX_PAGE_SIZE = 1000
+PAGE_BYTES = 2**20
 PLACE = re.compile(r"[0-9]{15}/[A-Za-z0-9._-]{1,64}")
 
 
@@ -36,10 +39,10 @@ class Creation:
 
 @dataclass(frozen=True)
 class Summary:
-    """A session without its latents, segments and their sizes in a list."""
+    """A session as lists show it."""
 
     record: Record
-    """`latents` and `segments` are empty; cursors and `num_bytes` are those of the whole."""
+    """In brief."""
     owner: str
     """Who claimed it last."""
     epoch: int
@@ -49,7 +52,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Page:
-    """Some sessions of a tenant, newest first. A page may be short, even empty, before the last one."""
+    """Some sessions of a tenant, newest first. A page may be short, even empty, before the last one: no more
+    is read for it than PAGE_BYTES, or one session."""
 
     sessions: tuple[Summary, ...]
     next_page_token: str
@@ -112,8 +116,11 @@ class Journal(Protocol):
     async def load(self, session: str) -> Record:
         """Everything needed to reopen it. Raises NoSuchSession, StoreUnavailable."""
 
+    async def head(self, session: str) -> Record:
+        """Everything but latents and segments. Raises NoSuchSession, StoreUnavailable."""
+
     async def summary(self, session: str) -> Summary:
-        """The session without its media. Raises NoSuchSession, StoreUnavailable."""
+        """The session in brief. Raises NoSuchSession, StoreUnavailable."""
 
     async def list_sessions(self, tenant: str, page_token: str = "", page_size: int = 50) -> Page:
         """A tenant's sessions, newest first, ended ones too for a while.
@@ -151,6 +158,12 @@ def check_page(page_token: str, page_size: int) -> None:
         raise InvalidEntry(f"page_token: {page_token[:80]!r} is not one of ours")
     if not 1 <= page_size <= MAX_PAGE_SIZE:
         raise InvalidEntry(f"page_size: {page_size} is not in 1..{MAX_PAGE_SIZE}")
+
+
+def num_fitting(sizes: Iterable[int]) -> int:
+    """How many of the first of these fit on a page: one in any case."""
+    sums = itertools.accumulate(sizes)
+    return sum(1 for place, total in enumerate(sums) if total <= PAGE_BYTES or place == 0)
 
 
 def check_reserve(held: int, wanted: int, max_total_bytes: int) -> None:

@@ -1,11 +1,14 @@
-"""A record as two Redis hashes: `head` (small, read for lists) and `data` (latents and segments)."""
+"""A record as two Redis hashes: `head`, of which lists read what is small, and `data` (latents and segments).
+
+Two releases share one Redis while gateways are upgraded: fields may be added, which the former one passes
+over, and any field that it does not write may be missing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from pydantic import ConfigDict, TypeAdapter
 
-from services.gateway.journal.record import KeptSegment, Limits, NewSession, Prompt, Record
+from services.gateway.journal.record import BRIEF_NOTES, KeptSegment, Limits, NewSession, Prompt, Record
 
 Fields = Mapping[bytes, bytes]
 
@@ -16,6 +19,11 @@ _ORDER = TypeAdapter(tuple[str, ...])
 _REQUESTS: TypeAdapter[dict[str, bytes]] = TypeAdapter(
     dict[str, bytes], config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 )
+BRIEF_FIELDS = (
+    *("brief", "cursors", "created_ms", "limits", "end", "revision", "owner", "epoch", "lease_ms"),
+    *(f"n/{name}" for name in BRIEF_NOTES),
+)
+"""What lists read of a head."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +89,11 @@ def decode(head: Fields, data: Fields) -> Record:
     """The record; without latents and segments where `data` is empty."""
     prompts = {name: _PROMPT.validate_json(value) for name, value in _named(head, "p/").items()}
     numbers = list(map(int, head[b"cursors"].split()))
+    brief = _ORIGIN.validate_json(head[b"brief"]).specification if b"brief" in head else b""
     latents = {int(name[1:]): value for name, value in data.items() if name.startswith(b"l")}
     segments = {int(name[1:]): value for name, value in data.items() if name.startswith(b"s")}
     return Record(
-        origin=_ORIGIN.validate_json(head[b"origin"]),
+        origin=replace(_ORIGIN.validate_json(head[b"origin"]), brief=brief),
         created_ms=int(head[b"created_ms"]),
         limits=_LIMITS.validate_json(head[b"limits"]),
         prompts=tuple(prompts[request_id] for request_id in _ORDER.validate_json(head[b"order"])),
@@ -101,6 +110,12 @@ def decode(head: Fields, data: Fields) -> Record:
     )
 
 
+def decode_brief(head: Fields) -> Record:
+    """`Record.brief`, from BRIEF_FIELDS; one that a former release wrote has no `brief`, but its `origin`."""
+    origin = head.get(b"brief") or head[b"origin"]
+    return decode({**head, b"origin": origin, b"order": b"[]", b"requests": b"{}"}, {}).brief()
+
+
 def stored_data(head: Fields) -> tuple[int, int]:
     """(number of fields, bytes) that the `data` of this head has, or a little fewer bytes."""
     numbers = list(map(int, head[b"cursors"].split()))
@@ -113,7 +128,9 @@ def _head(before: Record | None, record: Record) -> dict[str, bytes]:
     cursors = " ".join(map(str, (*numbers, record.num_bytes, _num_data(record))))
     fields = {"cursors": cursors.encode()}
     if before is None:
-        fields["origin"] = _ORIGIN.dump_json(record.origin)
+        fields["origin"] = _origin(record.origin)
+        if record.origin.brief:
+            fields["brief"] = _origin(record.origin.in_brief())
         fields["created_ms"] = str(record.created_ms).encode()
         fields["digest"] = record.origin.digest().encode()
     if before is None or before.end != record.end:
@@ -131,6 +148,11 @@ def _head(before: Record | None, record: Record) -> dict[str, bytes]:
     if notes is not record.notes:
         fields |= {f"n/{name}": value for name, value in record.notes.items() if notes.get(name) != value}
     return fields
+
+
+def _origin(origin: NewSession) -> bytes:
+    """Without `brief`, which a former release would refuse."""
+    return _ORIGIN.dump_json(origin, exclude={"brief"})
 
 
 def _old_head(before: Record | None, record: Record) -> list[str]:

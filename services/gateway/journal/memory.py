@@ -14,6 +14,7 @@ from services.gateway.journal.base import (
     check_reserve,
     fenced,
     list_key,
+    num_fitting,
 )
 from services.gateway.journal.changes import Change
 from services.gateway.journal.errors import (
@@ -109,6 +110,9 @@ class MemoryJournal:
     async def load(self, session: str) -> Record:
         return self._find(session).record
 
+    async def head(self, session: str) -> Record:
+        return replace(self._find(session).record, latents={}, segments=())
+
     async def summary(self, session: str) -> Summary:
         return self._summary(self._find(session))
 
@@ -117,8 +121,9 @@ class MemoryJournal:
         self._purge()
         listed = sorted(((list_key(held.record), held) for held in self._of(tenant)), reverse=True)
         after = [(at, held) for at, held in listed if not page_token or at < page_token]
-        page, more = after[:page_size], len(after) > page_size
-        return Page(tuple(self._summary(held) for _, held in page), page[-1][0] if more else "")
+        summaries = [self._summary(held) for _, held in after[:page_size]]
+        num = num_fitting(summary.record.brief_bytes for summary in summaries)
+        return Page(tuple(summaries[:num]), after[num - 1][0] if num < len(after) else "")
 
     async def num_open(self, tenant: str) -> int:
         self._purge()
@@ -157,8 +162,7 @@ class MemoryJournal:
 
     def _summary(self, held: _Held) -> Summary:
         left_s = 0.0 if held.record.end else max(0.0, held.leased_until_s - self._clock())
-        record = replace(held.record, latents={}, segments=())
-        return Summary(record, held.lease.owner, held.lease.epoch, left_s)
+        return Summary(held.record.brief(), held.lease.owner, held.lease.epoch, left_s)
 
     def _touch(self, held: _Held, lease_s: float) -> None:
         now = self._clock()

@@ -4,8 +4,8 @@ import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 
@@ -21,6 +21,9 @@ MAX_KEPT = 4096
 """The highest limit on anything that is counted."""
 CREATED = "create/"
 """Request ids of prompts that the session was created with begin so, and no others do."""
+
+BRIEF_NOTES = ("model", "state", "paused", "started_ms", "epoch", "unknown_words")
+"""Notes that lists show; what is in them, the gateway knows (`session/views.py`)."""
 
 IN_JSON = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="forbid")
 
@@ -73,6 +76,8 @@ class NewSession:
     limits: Limits = field(default_factory=Limits)
     switch_mode: SwitchMode = "immediate"
     """How the prompts of the timeline take effect."""
+    brief: bytes = field(default=b"", compare=False)
+    """The specification as lists show it, in fewer bytes. Empty: as it is."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", dict(self.prompts))
@@ -90,6 +95,10 @@ class NewSession:
         prompts = sorted(self.prompts.items())
         content = (self.tenant, self.request_id, self.specification, prompts, self.switch_mode)
         return hashlib.sha256(repr(content).encode()).hexdigest()
+
+    def in_brief(self) -> "NewSession":
+        """As lists show it, without its prompts."""
+        return replace(self, specification=self.brief or self.specification, prompts={0: ""}, brief=b"")
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,17 @@ class Record:
     def oldest_segment_block(self) -> int:
         """Of the segments kept; `next_decoder_block` where none is."""
         return self.next_decoder_block - len(self.segments)
+
+    def brief(self) -> "Record":
+        """As lists show it: the origin in brief, none of what can be large; cursors and `num_bytes` stay."""
+        notes = {name: self.notes[name] for name in BRIEF_NOTES if name in self.notes}
+        none: dict[str, Any] = {"prompts": (), "latents": {}, "segments": (), "requests": {}}
+        return replace(self, origin=self.origin.in_brief(), notes=notes, **none)
+
+    @property
+    def brief_bytes(self) -> int:
+        """Of a brief record."""
+        return len(self.origin.specification) + sum(map(len, self.notes.values())) + len(self.end)
 
     def timeline(self) -> dict[int, str]:
         """Prompts by the block they begin with, for reopening: applied, or of the timeline asked for."""

@@ -6,14 +6,12 @@ made), `PREFIX:leases` (when to look at a session's lease again) and per tenant 
 and `:open` (until when a session is kept, and counted). Every key expires. Redis's policy: `noeviction`.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from redis.asyncio import Redis
 
-from services.gateway.journal.base import Lease, Page, Summary, fenced, list_key
+from services.gateway.journal.base import Lease, fenced, list_key
 from services.gateway.journal.codec import Update, decode, difference, stored_data
 from services.gateway.journal.errors import (
     LeaseHeld,
@@ -23,18 +21,16 @@ from services.gateway.journal.errors import (
     SessionTaken,
 )
 from services.gateway.journal.record import NewSession, Record
-from services.gateway.journal.redis_calls import RedisCalls
+from services.gateway.journal.redis_heads import BATCH, RedisHeads
+from services.gateway.journal.redis_keys import request_key, session_keys, tenant_keys
+from services.gateway.journal.redis_lists import RedisLists
 from services.gateway.journal.scripts import CLAIM, DROP, PUT, RESERVE
 
-BATCH = 50
-"""Sessions asked for in one round trip."""
-CLOCK_S = 10.0
-"""Between two looks at Redis' clock."""
 MAX_ROUNDS = 100
 """Batches in which one call looks for orphans."""
 
 
-class RedisStore(RedisCalls):
+class RedisStore(RedisHeads):
     """The calls of a journal; each raises StoreUnavailable when Redis does not answer, or refuses."""
 
     def __init__(
@@ -48,16 +44,16 @@ class RedisStore(RedisCalls):
         max_calls: int = 32,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(client, call_timeout_s, max_calls)
-        self._prefix = prefix
+        super().__init__(client, prefix, call_timeout_s, max_calls, clock)
+        self.lists = RedisLists(client, prefix, clock)
         self.ttl_s = ttl_s
         """A session is forgotten when nobody writes or renews for that long."""
         self._ended_ttl_s = ended_ttl_s
         """And so long after its end."""
-        self._clock = clock
-        """None: leases run by the server's clock, so those of the gateways need not agree."""
-        self._ahead_s, self._ask_again_s = 0.0, float("-inf")
-        """Redis' clock before our monotonic one, and when it is asked for anew."""
+
+    async def close(self) -> None:
+        await self.lists.close()
+        await super().close()
 
     async def ping(self) -> None:
         await self._do("PING")
@@ -142,36 +138,23 @@ class RedisStore(RedisCalls):
             await self._pipeline(("ZREM", listing, *expired), ("ZREM", kept, *expired))
 
     async def load(self, session: str) -> Record:
-        head_key, data_key = self._keys(session)
-        known = await self._do("HGET", head_key, "cursors")
-        size = stored_data({b"cursors": known})[1] if known else 0
-        head, data = await self._pipeline(
-            ("HGETALL", head_key), ("HGETALL", data_key), is_atomic=True, num_bytes=size
-        )
+        head, data = await self._read(session, self._keys(session))
         if not head or len(data) != stored_data(head)[0]:
             raise NoSuchSession(f"session {session}: unknown or expired")
         return decode(head, data)
 
-    async def summaries(self, sessions: list[str]) -> list[Summary | None]:
-        """None: unknown or expired."""
-        found: list[Summary | None] = []
-        for first in range(0, len(sessions), BATCH):
-            batch = sessions[first : first + BATCH]
-            heads = await self._pipeline(*(("HGETALL", self._keys(session)[0]) for session in batch))
-            now_ms = await self.now_ms()
-            found += [_summary(head, now_ms) if head else None for head in heads]
-        return found
+    async def head(self, session: str) -> Record:
+        """Without latents and segments."""
+        (head,) = await self._read(session, self._keys(session)[:1])
+        if not head:
+            raise NoSuchSession(f"session {session}: unknown or expired")
+        return decode(head, {})
 
-    async def list_sessions(self, tenant: str, page_token: str, page_size: int) -> Page:
-        listing, kept, counted = self._tenant_keys(tenant)
-        start = f"({page_token}" if page_token else "+"
-        found = await self._do("ZREVRANGEBYLEX", listing, start, "-", "LIMIT", 0, page_size + 1)
-        page, more = [member.decode() for member in found[:page_size]], len(found) > page_size
-        sessions = await self.summaries([member.split("/")[1] for member in page])
-        gone = [member for member, summary in zip(page, sessions, strict=True) if summary is None]
-        if gone:
-            await self._pipeline(*(("ZREM", key, *gone) for key in (listing, kept, counted)))
-        return Page(tuple(filter(None, sessions)), page[-1] if more else "")
+    async def _read(self, session: str, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
+        """What these hashes of the session hold, at one moment."""
+        known = await self._do("HGET", self._keys(session)[0], "cursors")
+        size = stored_data({b"cursors": known})[1] if known else 0
+        return await self._pipeline(*(("HGETALL", key) for key in keys), is_atomic=True, num_bytes=size)
 
     async def num_open(self, tenant: str) -> int:
         counted = self._tenant_keys(tenant)[2]
@@ -202,25 +185,14 @@ class RedisStore(RedisCalls):
     def _now(self) -> str:
         return str(int(self._clock() * 1000)) if self._clock else ""
 
-    async def now_ms(self) -> int:
-        """Redis' clock, asked for every ten seconds: what gateways share goes by no gateway's own."""
-        if self._clock:
-            return int(self._clock() * 1000)
-        if time.monotonic() >= self._ask_again_s:
-            seconds, micros = await self._do("TIME")
-            now_s = time.monotonic()
-            self._ahead_s, self._ask_again_s = int(seconds) + int(micros) / 1e6 - now_s, now_s + CLOCK_S
-        return int((time.monotonic() + self._ahead_s) * 1000)
-
     def _keys(self, session: str) -> tuple[str, str]:
-        return f"{self._prefix}:{{{session}}}:head", f"{self._prefix}:{{{session}}}:data"
+        return session_keys(self._prefix, session)
 
     def _tenant_keys(self, tenant: str) -> tuple[str, str, str]:
-        start = f"{self._prefix}:tenant:{{{quote(tenant, safe='')}}}"
-        return f"{start}:places", f"{start}:kept", f"{start}:open"
+        return tenant_keys(self._prefix, tenant)
 
     def _request_key(self, tenant: str, request_id: str) -> str:
-        return f"{self._prefix}:request:{quote(tenant, safe='')}:{request_id}"
+        return request_key(self._prefix, tenant, request_id)
 
     def _request_notes(self, new: NewSession, ttl_ms: int) -> list[tuple[Any, ...]]:
         key = self._request_key(new.tenant, new.request_id)
@@ -243,16 +215,10 @@ class RedisStore(RedisCalls):
             *(len(part) for part in parts),
             update.num_data,
             *(value for part in parts for value in part),
-            num_bytes=sum(map(len, update.data.values())),
+            num_bytes=sum(map(len, (*update.head.values(), *update.data.values()))),
         )
         return answer
 
 
 def _reservation(new: NewSession) -> str:
     return f"{new.session}/{new.digest()}"
-
-
-def _summary(head: dict[bytes, bytes], now_ms: int) -> Summary:
-    record = decode(head, {})
-    left_s = 0.0 if record.end else max(0.0, (int(head[b"lease_ms"]) - now_ms) / 1000)
-    return Summary(record, head[b"owner"].decode(), int(head[b"epoch"]), left_s)

@@ -133,10 +133,14 @@ class ReplicatedJournal:
         owned = await self._still_owned(session)
         return owned.record if owned else await self._store.load(session)
 
+    async def head(self, session: str) -> Record:
+        owned = await self._still_owned(session)
+        return outline(owned.record).head if owned else await self._store.head(session)
+
     async def summary(self, session: str) -> Summary:
         if owned := await self._still_owned(session):
             left_s = 0.0 if owned.is_over else max(0.0, owned.leased_until_s - self._clock())
-            return Summary(outline(owned.record).head, owned.lease.owner, owned.lease.epoch, left_s)
+            return Summary(owned.record.brief(), owned.lease.owner, owned.lease.epoch, left_s)
         found = (await self._store.summaries([session]))[0]
         if found is None:
             raise NoSuchSession(f"session {session}: unknown or expired")
@@ -144,7 +148,7 @@ class ReplicatedJournal:
 
     async def list_sessions(self, tenant: str, page_token: str = "", page_size: int = 50) -> Page:
         check_page(page_token, page_size)
-        return await self._store.list_sessions(tenant, page_token, page_size)
+        return await self._store.lists.list_sessions(tenant, page_token, page_size)
 
     async def num_open(self, tenant: str) -> int:
         return await self._store.num_open(tenant)

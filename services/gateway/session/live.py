@@ -194,9 +194,10 @@ class LiveSession:
         (found,) = self.record.read(sequence - 1, 1)
         return list(unpack(found.data))[profile]
 
-    def view(self) -> session_pb2.Session:
-        """As GetSession shows it."""
-        session = views.session_of(self.record, self.lease.epoch)
+    def view(self, *, is_brief: bool = False) -> session_pb2.Session:
+        """As GetSession shows it; in brief: as lists do."""
+        record = self.record.brief() if is_brief else self.record
+        session = views.session_of(record, self.lease.epoch)
         session.state, session.paused = self.state, self.is_paused
         session.acked_sequence = self.num_acked
         session.has_controller, session.num_viewers = self.controller is not None, self.num_viewers

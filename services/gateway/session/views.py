@@ -10,10 +10,10 @@ from google.rpc.status_pb2 import Status
 from cascade.v1 import common_pb2, session_pb2, stage_pb2
 from services.common.durations import to_duration
 from services.gateway.journal import Prompt, Record
+from services.gateway.journal.record import BRIEF_NOTES
 
-MODEL, STATE, PAUSED, STARTED, MOVED = "model", "state", "paused", "started_ms", "moved"
-EPOCH = "epoch"
-UNKNOWN_WORDS = "unknown_words"
+MODEL, STATE, PAUSED, STARTED, EPOCH, UNKNOWN_WORDS = BRIEF_NOTES
+MOVED = "moved"
 """Names of the journal's notes."""
 INIT = "init/"
 """And of those with a profile's MediaInit."""

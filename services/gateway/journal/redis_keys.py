@@ -1,0 +1,18 @@
+"""The names of keys in Redis; what is in each, `redis_store.py` says."""
+
+from urllib.parse import quote
+
+
+def session_keys(prefix: str, session: str) -> tuple[str, str]:
+    """(head, data)."""
+    return f"{prefix}:{{{session}}}:head", f"{prefix}:{{{session}}}:data"
+
+
+def tenant_keys(prefix: str, tenant: str) -> tuple[str, str, str]:
+    """(places, kept, open)."""
+    start = f"{prefix}:tenant:{{{quote(tenant, safe='')}}}"
+    return f"{start}:places", f"{start}:kept", f"{start}:open"
+
+
+def request_key(prefix: str, tenant: str, request_id: str) -> str:
+    return f"{prefix}:request:{quote(tenant, safe='')}:{request_id}"
