@@ -96,7 +96,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     metadata `next_block` is the first that can still be named.
     """
     ERROR_REASON_SEQUENCE_AHEAD: _ErrorReason.ValueType  # 13
-    """OUT_OF_RANGE, never. Resuming after a segment that was never sent: the client mixes up two sessions."""
+    """OUT_OF_RANGE, never. Resuming after a segment that was never sent: the client mixes up two sessions. A client that
+    has more than its gateway had journalled when it was lost does not meet it: what is missing is made again, up to
+    4096 segments, and the client waits.
+    """
     ERROR_REASON_NOT_CONTROLLER: _ErrorReason.ValueType  # 14
     """PERMISSION_DENIED, never. A viewer sent what only the controller may."""
     ERROR_REASON_CONTROLLER_REPLACED: _ErrorReason.ValueType  # 15
@@ -182,7 +185,10 @@ ERROR_REASON_BLOCK_NOT_AHEAD: ErrorReason.ValueType  # 12
 metadata `next_block` is the first that can still be named.
 """
 ERROR_REASON_SEQUENCE_AHEAD: ErrorReason.ValueType  # 13
-"""OUT_OF_RANGE, never. Resuming after a segment that was never sent: the client mixes up two sessions."""
+"""OUT_OF_RANGE, never. Resuming after a segment that was never sent: the client mixes up two sessions. A client that
+has more than its gateway had journalled when it was lost does not meet it: what is missing is made again, up to
+4096 segments, and the client waits.
+"""
 ERROR_REASON_NOT_CONTROLLER: ErrorReason.ValueType  # 14
 """PERMISSION_DENIED, never. A viewer sent what only the controller may."""
 ERROR_REASON_CONTROLLER_REPLACED: ErrorReason.ValueType  # 15

@@ -19,6 +19,8 @@ from services.gateway.session.media import unpack
 from services.gateway.session.shared import Shared
 
 Request = session_pb2.ConnectRequest
+MAX_AHEAD = 4096
+"""Segments that a client may have beyond what its session's record tells, after its gateway was lost."""
 Requests = AsyncIterator[Request]
 
 
@@ -79,11 +81,15 @@ class ClientStream:
         live, attachment, settings = self._live, self._attachment, self._shared.settings.gateway
         if not attachment.is_controller and live.num_viewers >= settings.max_viewers:
             raise OutOfCapacity(f"the session has {settings.max_viewers} viewers already")
-        start = first_sequence(live.record, self._attach, is_controller=attachment.is_controller)
+        start = first_sequence(
+            live.record, self._attach, live.lease.epoch, is_controller=attachment.is_controller
+        )
         wanted = self._attach.max_unacked_segments or settings.max_unacked_segments
         max_unacked = min(wanted, settings.max_unacked_limit)
-        self._next = start
+        self._next = attachment.first_sequence = start
         live.attach(attachment, max_unacked)
+        if attachment.is_controller and start > live.record.next_decoder_block + 1:
+            live.ack(start - 1)  # the gateway that it told so is gone
         responses = self._greet(start, max_unacked)
         for response in responses:
             self._is_known_init(response)
@@ -143,7 +149,8 @@ class ClientStream:
             self._attachment.put(Response(request_failed=failed))
 
     def _ack(self, sequence: int) -> None:
-        newest = self._live.record.next_decoder_block  # which another stream of this client may have brought
+        made = self._live.record.next_decoder_block  # which another stream of this client may have brought
+        newest = max(made, self._attachment.first_sequence - 1)
         if sequence > newest:
             raise ProtocolViolation(f"ack of segment {sequence}, which was not sent; {newest} is the newest")
         if self._attachment.is_controller:
@@ -178,8 +185,8 @@ async def replay(
     record: Record, attach: Request.Attach, token: ResumeToken
 ) -> AsyncGenerator[Response, None]:
     """The stream of a session that is over: what is still kept of it, and its end."""
-    start = first_sequence(record, attach, is_controller=token.role == "controller")
     view = views.session_of(record, 0)
+    start = first_sequence(record, attach, view.epoch, is_controller=token.role == "controller")
     index = profile_index(view.spec, attach.profile_id)
     profile = view.spec.profiles[index].id
     attached = Response.Attached(next_sequence=start)
@@ -220,11 +227,14 @@ def greeting(
     return responses
 
 
-def first_sequence(record: Record, attach: Request.Attach, *, is_controller: bool) -> int:
-    """Where sending begins. Raises SequenceAhead."""
+def first_sequence(record: Record, attach: Request.Attach, epoch: int, *, is_controller: bool) -> int:
+    """Where sending begins. A client may have more than the record tells, after the loss of the gateway that
+    sent it: then it waits while that is made again. Raises SequenceAhead."""
     newest, after = record.next_decoder_block, attach.after_sequence
-    if after > newest:
+    if after > newest + (MAX_AHEAD if epoch > 1 else 0):
         raise SequenceAhead(f"after_sequence: {after} was never sent; {newest} is the newest")
+    if after > newest:
+        return after + 1
     oldest = record.segments[0].block + 1 if record.segments else newest + 1
     if is_controller or after or attach.from_oldest:
         start, is_complete = max(after + 1, oldest), is_controller or attach.from_oldest

@@ -197,4 +197,6 @@ def make_journal(settings: Settings) -> Journal:
     if section.redis_url is None:
         return MemoryJournal(max_total_bytes=section.journal_bytes)
     store = RedisStore(connect(section.redis_url), section.redis_prefix)
-    return ReplicatedJournal(store, max_total_bytes=section.journal_bytes)
+    return ReplicatedJournal(
+        store, max_total_bytes=section.journal_bytes, takeover_grace_s=2 * section.lease_s
+    )

@@ -89,12 +89,19 @@ class Journal(Protocol):
         another request), JournalFull, StoreUnavailable.
         """
 
-    async def claim(self, session: str, owner: str, lease_s: float) -> Lease:
-        """Own a session from here on, with the next epoch.
+    async def look(self) -> None:
+        """See whether the store is there; to be called several times per lease, since who has not looked for
+        long may claim only what was released. Raises StoreUnavailable."""
 
-        The owner itself may claim at any time, to fence its own former streams. Raises NoSuchSession,
-        SessionEnded, LeaseHeld, JournalFull, StoreUnavailable.
+    async def claim(self, session: str, owner: str, lease_s: float) -> Lease:
+        """Take a session over as it is stored, with the next epoch; also one that this very owner has.
+
+        Raises NoSuchSession, SessionEnded, LeaseHeld (also where its owner has had no lease's time to renew
+        since the store came back), JournalFull, StoreUnavailable.
         """
+
+    async def advance(self, lease: Lease, lease_s: float) -> Lease:
+        """The owner's next epoch, to fence its own former streams. Raises LeaseLost, StoreUnavailable."""
 
     async def renew(self, lease: Lease, lease_s: float) -> None:
         """Keep others from claiming for that long from now on, and its data alive. Raises LeaseLost."""
@@ -132,7 +139,7 @@ class Journal(Protocol):
         """Sessions of the tenant that have not ended nor expired. Raises StoreUnavailable."""
 
     async def orphans(self, limit: int) -> list[str]:
-        """Sessions whose lease ran out, longest ago first: candidates for `claim`, which decides."""
+        """Sessions that `claim` may give, those without an owner for longest first."""
 
     def behind(self) -> Behind:
         """How far the store is behind what was written here."""

@@ -76,6 +76,9 @@ class MemoryJournal:
             self._requests[new.tenant, new.request_id] = new.session
         return Creation(new.session, lease, is_new=True)
 
+    async def look(self) -> None:
+        """It is always there."""
+
     async def claim(self, session: str, owner: str, lease_s: float) -> Lease:
         held = self._find(session)
         if held.record.end:
@@ -84,6 +87,12 @@ class MemoryJournal:
         if held.lease.owner != owner and left_s > 0:
             raise LeaseHeld(session, held.lease.owner, left_s)
         held.lease, held.is_released = Lease(session, owner, held.lease.epoch + 1), False
+        self._touch(held, lease_s)
+        return held.lease
+
+    async def advance(self, lease: Lease, lease_s: float) -> Lease:
+        held = self._owned(lease)
+        held.lease = replace(lease, epoch=lease.epoch + 1)
         self._touch(held, lease_s)
         return held.lease
 

@@ -55,8 +55,9 @@ class RedisStore(RedisHeads):
         await self.lists.close()
         await super().close()
 
-    async def ping(self) -> None:
-        await self._do("PING")
+    async def server(self) -> str:
+        """Which process answers: another one after each start and each failover."""
+        return str((await self._do("INFO", "server"))["run_id"])
 
     async def reserve(self, new: NewSession) -> tuple[str, bool]:
         """(the session that this request is to have, whether an earlier try has chosen it).
@@ -101,17 +102,17 @@ class RedisStore(RedisHeads):
             raise fenced(lease, int(answer[1]))
         return int(answer[1]) if answer[0] == b"ok" else None
 
-    async def claim(self, session: str, owner: str, lease_s: float) -> Lease:
+    async def claim(self, session: str, owner: str, lease_s: float, *, only_released: bool = False) -> Lease:
         """Raises NoSuchSession, SessionEnded, LeaseHeld."""
-        ttl_ms = int(self.ttl_s * 1000)
+        times = (int(lease_s * 1000), self._now(), int(self.ttl_s * 1000))
         answer = await self._script(
-            CLAIM, self._keys(session), owner, int(lease_s * 1000), self._now(), ttl_ms
+            CLAIM, self._keys(session), owner, *times, "released" if only_released else ""
         )
         match answer:
             case [b"ok", epoch]:
                 return Lease(session, owner, int(epoch))
             case [b"held", holder, left_ms]:
-                raise LeaseHeld(session, holder.decode(), int(left_ms) / 1000)
+                raise LeaseHeld(session, holder.decode(), max(0.0, int(left_ms) / 1000))
             case [b"ended"]:
                 raise SessionEnded(f"session {session}: has ended")
         raise NoSuchSession(f"session {session}: unknown or expired")
@@ -160,9 +161,9 @@ class RedisStore(RedisHeads):
         counted = self._tenant_keys(tenant)[2]
         return int(await self._do("ZCOUNT", counted, f"({await self.now_ms()}", "+inf"))
 
-    async def orphans(self, limit: int) -> list[str]:
+    async def orphans(self, limit: int, *, only_released: bool = False) -> list[str]:
         """Looks at the leases that may have run out; those that were renewed are noted for later."""
-        key, now_ms = f"{self._prefix}:leases", await self.now_ms()
+        key, now_ms = f"{self._prefix}:leases", 0 if only_released else await self.now_ms()
         orphans: list[tuple[int, str]] = []
         for _ in range(MAX_ROUNDS):
             due = ("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", len(orphans), BATCH)

@@ -39,6 +39,7 @@ from services.gateway.journal.owned import Owned
 from services.gateway.journal.record import NewSession, Record, new_record
 from services.gateway.journal.redis_store import RedisStore
 from services.gateway.journal.rules import apply
+from services.gateway.journal.unbroken import Unbroken
 
 _log = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 5.0
@@ -57,7 +58,7 @@ class ReplicatedJournal:
         *,
         max_total_bytes: int = 8 * 2**30,
         retry_s: tuple[float, float] = (0.05, 1.0),
-        takeover_grace_s: float = 3.0,
+        takeover_grace_s: float = 4.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -66,12 +67,13 @@ class ReplicatedJournal:
         self._retry_s = retry_s
         """First and longest pause between two tries while Redis is gone; drawn from the upper half."""
         self._takeover_grace_s = takeover_grace_s
-        """After an outage seen here nobody's session is an orphan for that long: owners renew first."""
+        """More than a lease. For that long after an outage, and after our own start, only what was released
+        is claimed: owners renew first."""
         self._clock = clock
+        self._unbroken = Unbroken(clock, takeover_grace_s / 4)
         self._owned: dict[str, Owned] = {}
         self._catching_up: asyncio.Task[None] | None = None
         self._is_connected = True
-        self._back_s = float("-inf")
 
     @property
     def is_connected(self) -> bool:
@@ -85,19 +87,26 @@ class ReplicatedJournal:
                 raise
         return await self._create(new, owner, lease_s)  # an earlier try had chosen a session id in vain
 
+    async def look(self) -> None:
+        self._unbroken.heard(await self._store.server())
+
     async def claim(self, session: str, owner: str, lease_s: float) -> Lease:
         owned = self._owned.get(session)
         if owned is None or owned.lease.owner != owner or owned.fenced:
             return await self._take(session, owner, lease_s)
         if owned.record.end:
             raise SessionEnded(f"session {session}: has ended")
+        try:
+            return await self.advance(owned.lease, lease_s)
+        except LeaseLost:
+            return await self._take(session, owner, lease_s)
+
+    async def advance(self, lease: Lease, lease_s: float) -> Lease:
+        owned = self._held_under(lease)
         async with owned.lock:
             lease = owned.lease = replace(owned.lease, epoch=owned.lease.epoch + 1)
             owned.lease_s = lease_s
-        try:
-            await self.renew(lease, lease_s)
-        except LeaseLost:
-            return await self._take(session, owner, lease_s)
+        await self.renew(lease, lease_s)
         return lease
 
     async def renew(self, lease: Lease, lease_s: float) -> None:
@@ -154,9 +163,9 @@ class ReplicatedJournal:
         return await self._store.num_open(tenant)
 
     async def orphans(self, limit: int) -> list[str]:
-        if not self._is_connected or self._clock() < self._back_s + self._takeover_grace_s:
+        if not self._is_connected:
             return []
-        return await self._store.orphans(limit)
+        return await self._store.orphans(limit, only_released=await self._is_too_soon())
 
     def behind(self) -> Behind:
         late = [owned for owned in self._owned.values() if owned.num_missing]
@@ -193,8 +202,8 @@ class ReplicatedJournal:
         return Creation(session, lease if is_new else None, is_new)
 
     async def _take(self, session: str, owner: str, lease_s: float) -> Lease:
-        started_s = self._clock()
-        lease = await self._store.claim(session, owner, lease_s)
+        too_soon, started_s = await self._is_too_soon(), self._clock()
+        lease = await self._store.claim(session, owner, lease_s, only_released=too_soon)
         record = await self._store.load(session)  # after the claim: nobody else can write any more
         try:
             self._check_reserve(record.limits.max_bytes)
@@ -203,6 +212,11 @@ class ReplicatedJournal:
             raise
         await self._keep(lease, record, lease_s, started_s)
         return lease
+
+    async def _is_too_soon(self) -> bool:
+        """Whether owners may not have been able to renew."""
+        await self.look()
+        return self._unbroken.seconds < self._takeover_grace_s
 
     async def _keep(self, lease: Lease, record: Record, lease_s: float, started_s: float) -> None:
         """Own what Redis has just granted; of two claims at once the later epoch stays."""
@@ -279,11 +293,11 @@ class ReplicatedJournal:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, longest_s)
             try:
-                await self._store.ping()
+                await self.look()
                 for owned in list(self._owned.values()):  # leases ran out meanwhile: they come first
                     async with owned.lock:
                         await owned.renew_first(self._store)
-                self._is_connected, self._back_s = True, self._clock()
+                self._is_connected = True
                 _log.info("journal: Redis is back")
                 await self._push_all()
             except StoreUnavailable:

@@ -33,7 +33,11 @@ elseif mode == 'difference' then
 end
 local lease = held[5]
 if mode ~= 'difference' then redis.call('DEL', KEYS[1], KEYS[2]) end
-if ARGV[7] ~= '' then lease = whole(now_ms(ARGV[8]) + tonumber(ARGV[7])) end
+if ARGV[7] == '0' then
+  lease = '0'
+elseif ARGV[7] ~= '' then
+  lease = whole(now_ms(ARGV[8]) + tonumber(ARGV[7]))
+end
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', ARGV[2], 'revision', ARGV[6], 'lease_ms', lease)
 local at = 14
 for which = 1, 2 do
@@ -50,8 +54,8 @@ return {'ok', lease}
 """
 )
 """KEYS head, data. ARGV owner, epoch, base, mode (new, whole, difference), expected revision, new revision,
-lease in ms or empty (unchanged), now in ms or empty, TTL in ms, four counts of arguments (head and data to
-set, head and data to delete), the number of data there will be; then those arguments."""
+lease in ms, 0 (released) or empty (unchanged), now in ms or empty, TTL in ms, four counts of arguments (head
+and data to set, head and data to delete), the number of data there will be; then those arguments."""
 
 CLAIM = (
     _NOW
@@ -61,14 +65,16 @@ if not held[2] then return {'missing'} end
 if held[4] and held[4] ~= '' then return {'ended'} end
 local now = now_ms(ARGV[3])
 local left = tonumber(held[3]) - now
-if held[1] ~= ARGV[1] and left > 0 then return {'held', held[1], whole(left)} end
+local is_free = left <= 0 and (ARGV[5] == '' or tonumber(held[3]) == 0)
+if held[1] ~= ARGV[1] and not is_free then return {'held', held[1], whole(left)} end
 local epoch, lease = whole(tonumber(held[2]) + 1), whole(now + tonumber(ARGV[2]))
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', epoch, 'lease_ms', lease)
 for which = 1, 2 do redis.call('PEXPIRE', KEYS[which], ARGV[4]) end
 return {'ok', epoch}
 """
 )
-"""KEYS as PUT. ARGV owner, lease in ms, now in ms or empty, TTL in ms."""
+"""KEYS as PUT. ARGV owner, lease in ms, now in ms or empty, TTL in ms, whether only what was released may be
+claimed (anything) or all whose lease ran out (empty)."""
 
 RESERVE = "return not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and redis.call('GET', KEYS[1])"
 """KEYS reservation. ARGV what it shall hold, TTL in ms. The answer: what it held before, or nil."""

@@ -31,6 +31,8 @@ class Attachment:
     """Of a viewer: segments that it may be behind before it jumps to the newest."""
     with_ticks: bool = False
     """Whether it wants `block_made`."""
+    first_sequence: int = 1
+    """The client has those before: segments that are made again after the loss of a gateway."""
     error: BaseException | None = None
     """What the stream ends with; None: OK."""
     _queue: "deque[Response | int]" = field(default_factory=deque)
@@ -61,7 +63,7 @@ class Attachment:
 
     def put_segment(self, sequence: int) -> None:
         """A segment, fetched when its turn comes."""
-        if self._is_closed:
+        if self._is_closed or sequence < self.first_sequence:
             return
         self._queue.append(sequence)
         if not self.is_controller:

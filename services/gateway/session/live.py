@@ -33,7 +33,8 @@ class LiveSession:
         """Fired with every change."""
         self.claim: Claim | None = None
         """To its places, while it is in the queue."""
-        self.num_acked = record.num_acked
+        self.num_had = record.num_acked
+        """Blocks that the controller has, as far as it said; of those the last may be made again."""
         self.max_unacked = shared.settings.gateway.max_unacked_segments
         self.alone_since = time.monotonic()
         """When the last controller left."""
@@ -71,14 +72,14 @@ class LiveSession:
 
     async def next_epoch(self) -> int:
         """A new epoch for a new stream, which fences those of the former ones."""
-        await to_its_end(self._claim_lease())
+        await to_its_end(self._advance())
         bind_session(self.record.session, self.lease.epoch)
         return self.lease.epoch
 
-    async def _claim_lease(self) -> None:
+    async def _advance(self) -> None:
         async with self._writing:
             lease_s = self.shared.settings.gateway.lease_s
-            self.lease = await self.shared.journal.claim(self.record.session, self.shared.owner, lease_s)
+            self.lease = await self.shared.journal.advance(self.lease, lease_s)
 
     async def renew(self) -> None:
         """Keep other gateways from claiming it."""
@@ -177,9 +178,14 @@ class LiveSession:
 
     # What they ask and see.
 
+    @property
+    def num_acked(self) -> int:
+        """Blocks of the record that the controller has."""
+        return min(self.num_had, self.record.next_decoder_block)
+
     def ack(self, sequence: int) -> None:
         """All segments up to this one were played or stored; journalled with the next change."""
-        self.num_acked = max(self.num_acked, sequence)
+        self.num_had = max(self.num_had, sequence)
         self.wakeup.fire()
 
     def end(self, over: SessionOver) -> None:

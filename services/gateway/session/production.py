@@ -142,7 +142,7 @@ class Production:
         made = self._live.record.next_stage_block
         if self._live.is_paused:
             return made
-        end, limit = self._end_block(), self._live.num_acked + self._live.max_unacked
+        end, limit = self._end_block(), self._live.num_had + self._live.max_unacked
         return min(limit, made + LOOKAHEAD, *(() if end is None else (end,)))
 
     async def stage_opened(self, opened: stage_pb2.GenerateResponse.Opened) -> None:

@@ -54,7 +54,11 @@ class Registry:
     def start(self) -> None:
         """Renew leases and take over orphans from now on."""
         lease_s = self.shared.settings.gateway.lease_s
-        chores = (self._every(lease_s / 4, self._renew), self._every(lease_s / 2, self._adopt))
+        chores = (
+            self._every(lease_s / 8, self.shared.journal.look),
+            self._every(lease_s / 4, self._renew),
+            self._every(lease_s / 2, self._adopt),
+        )
         self._chores = [asyncio.create_task(chore) for chore in chores]
 
     async def close(self) -> None:

@@ -15,6 +15,9 @@ from services.common.server import Server
 from services.gateway.api import creation
 from services.gateway.app import session_servicer as servicer
 from services.gateway.app.assembly import running
+from services.gateway.journal import RedisStore
+from services.gateway.journal.errors import StoreUnavailable
+from services.gateway.journal.owned import Owned
 from services.gateway.session.registry import Registry
 from tests.services.support.fake_decoder import FakeDecoder
 from tests.services.support.fake_stage import FakeStage
@@ -54,6 +57,8 @@ class Gateway:
     async def kill(self) -> None:
         """As a process that dies: nothing is released, nobody is told."""
         self.registry.is_leaving = True
+        if catching_up := self.registry.shared.journal._catching_up:  # type: ignore[attr-defined]
+            catching_up.cancel()
         await asyncio.gather(self.registry.close(), self.server._port.stop(0))
 
 
@@ -361,3 +366,69 @@ async def test_sessions_of_another_tenant_do_not_exist_at_the_other_gateway_eith
                 pass
         assert not (await stranger.call("ListSessions", pb.ListSessionsRequest())).sessions
         assert STATES[(await both.first.acme.get(name)).state] == "ACTIVE"
+
+
+@pytest.mark.parametrize("attaches", [False, True])
+async def test_a_pause_of_redis_moves_no_session(
+    redis: RedisServer, attaches: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other gateway has none, and is the first to find Redis back; clients may ask it for them."""
+    renew_first = Owned.renew_first
+
+    async def late(owned: Owned, store: RedisStore) -> None:
+        await asyncio.sleep(0.2)
+        await renew_first(owned, store)
+
+    monkeypatch.setattr(Owned, "renew_first", late)
+    async with pair(redis) as both:
+        names = [await both.first.acme.name() for _ in range(4)]
+        for name in names:
+            await both.first.acme.until_state(name, "ACTIVE")
+        redis.freeze()
+        await asyncio.sleep(3 * LEASE_S)
+        redis.thaw()
+        if attaches:
+            for name in names:
+                async with both.second.acme.attached(name) as stream:
+                    await stream.until_segments(2)
+        await asyncio.sleep(3 * LEASE_S)
+        assert not both.second.registry.sessions
+        assert [(await both.second.acme.get(name)).epoch for name in names] == [1] * 4
+
+
+@pytest.mark.parametrize("num_blocks", [40, 24])
+@pytest.mark.parametrize("max_unacked", [1, 8])
+async def test_a_client_may_be_ahead_of_what_redis_has_when_its_gateway_dies(
+    redis: RedisServer, max_unacked: int, num_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments reach it before Redis, which had refused them for long; they are made again, and it waits."""
+
+    async def refuse(*_: Any) -> None:
+        raise StoreUnavailable("the password has changed")
+
+    async with pair(redis) as both:
+        name = await both.first.acme.name(num_blocks=num_blocks)
+        async with both.first.acme.attached(name, max_unacked_segments=max_unacked) as stream:
+            async with both.second.acme.attached(name, role=VIEWER) as viewer:
+                await stream.until_sequence(8)
+                monkeypatch.setattr(both.first.registry.shared.journal, "_push", refuse)
+                await stream.until_sequence(24)
+                await viewer.until_sequence(24)
+                await both.first.kill()
+            await stream.until_over()
+        newest = stream.sequences[-1]
+        watching = both.second.acme.stream()
+        later = both.second.acme.stream()
+        await later.attach(name=name, after_sequence=newest, max_unacked_segments=max_unacked)
+        await watching.attach(name=name, after_sequence=viewer.sequences[-1], role=VIEWER)
+        assert both.second.registry.sessions[0].record.next_decoder_block < newest, "nothing was lost"
+        await later.ack(newest)
+        await later.until_over()
+        check_whole(num_blocks, stream, later)
+        await watching.until_over()
+        seen = viewer.sequences + watching.sequences
+        assert seen == list(range(seen[0], num_blocks + 1))
+        assert later.end_reason == watching.end_reason == "COMPLETE"
+        with fails("OUT_OF_RANGE SEQUENCE_AHEAD"):
+            async with both.second.acme.attached(name, after_sequence=10_000):
+                pass

@@ -104,11 +104,15 @@ class Site:
 
 
 def replicated(
-    server: RedisServer, clock: Clock | None = None, call_timeout_s: float = 5.0, **options: Any
+    server: RedisServer,
+    clock: Clock | None = None,
+    call_timeout_s: float = 5.0,
+    grace_s: float = 0.0,
+    **options: Any,
 ) -> ReplicatedJournal:
     store = RedisStore(connect(server.url), "test", clock=clock, call_timeout_s=call_timeout_s, **options)
     local = {"clock": clock} if clock else {}
-    return ReplicatedJournal(store, retry_s=(0.01, 0.05), takeover_grace_s=0.0, **local)
+    return ReplicatedJournal(store, retry_s=(0.01, 0.05), takeover_grace_s=grace_s, **local)
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +266,21 @@ class TestOneBehaviour:
         await journal.write(second, latents(0))
         site.clock.now_s += LEASE_S + 1
         assert (await site.journal(1).claim("s1", "b", LEASE_S)).epoch == 3
+
+    async def test_an_owner_that_was_fenced_does_not_go_on_with_its_old_record(self, site: Site) -> None:
+        """The other gateway made two blocks and died; then the first one asks for its next epoch."""
+        mine = await opened(site.journal(0))
+        await site.journal(0).write(mine, *blocks(0, 1))
+        site.clock.now_s += LEASE_S + 1
+        theirs = await site.journal(1).claim("s1", "b", LEASE_S)
+        await site.journal(1).write(theirs, *blocks(1, 3))
+        site.clock.now_s += LEASE_S + 1
+        for _ in range(2):
+            with pytest.raises(LeaseLost):
+                await site.journal(0).advance(mine, LEASE_S)
+        again = await site.journal(0).claim("s1", "a", LEASE_S)
+        assert (again.epoch, (await site.journal(0).load("s1")).next_stage_block) == (3, 3)
+        assert (await site.journal(0).advance(again, LEASE_S)).epoch == 4
 
     async def test_renewing_holds_and_releasing_gives_away(self, site: Site) -> None:
         lease = await opened(site.journal(0))
@@ -1060,25 +1079,40 @@ class TestRedisGone:
         for each in (journal, reader):
             await each.close()
 
-    async def test_after_an_outage_owners_come_before_orphans(self, own_server: RedisServer) -> None:
+    @pytest.mark.parametrize("outage", ["silence", "restart", "none seen: it has just started"])
+    async def test_after_an_outage_owners_come_before_orphans(
+        self, own_server: RedisServer, outage: str
+    ) -> None:
+        """Whoever looks for orphans, with sessions of its own or without, by itself or for a client. What was
+        released is nobody's, whatever happened."""
         clock = Clock()
-        journal = replicated(own_server, clock)
-        journal._takeover_grace_s = 3.0
-        await opened(journal, session="mine")
-        other = replicated(own_server, clock)
-        await opened(other, session="theirs")
-        await other.close()
-        own_server.kill()
-        with pytest.raises(StoreUnavailable):
-            await journal.load("theirs")
-        await journal.renew(Lease("mine", "a", 1), LEASE_S)
-        own_server.start()
-        clock.now_s += LEASE_S + 1
-        await caught_up(journal)
-        assert await journal.orphans(10) == []
-        clock.now_s += 3.0
-        assert await journal.orphans(10) == ["theirs"]
-        await journal.close()
+        owner, other = (replicated(own_server, clock, grace_s=2 * LEASE_S) for _ in range(2))
+        lease = await opened(owner, session="theirs")
+        await owner.release(await opened(owner, session="released"))
+
+        async def watch(seconds: float) -> None:
+            for _ in range(8):
+                clock.now_s += seconds / 8
+                await other.look()
+
+        if outage != "none seen: it has just started":
+            await watch(2 * LEASE_S)
+        if outage == "restart":  # so short that no call failed
+            own_server.kill()
+            own_server.start()
+        clock.now_s += LEASE_S + 1 if outage == "silence" else 0.01
+        assert await other.orphans(10) == ["released"]
+        assert (await other.claim("released", "b", LEASE_S)).epoch == 2
+        await watch(LEASE_S)
+        assert await other.orphans(10) == []
+        with pytest.raises(LeaseHeld):
+            await other.claim("theirs", "b", LEASE_S)
+        assert (await owner.write(lease, *blocks(0, 1))).next_stage_block == 1
+        await watch(LEASE_S)
+        assert "theirs" in await other.orphans(10)
+        assert (await other.claim("theirs", "b", LEASE_S)).epoch == 2
+        for journal in (owner, other):
+            await journal.close()
 
     async def test_leases_are_renewed_before_the_data_are_stored(self, own_server: RedisServer) -> None:
         journal = replicated(own_server)

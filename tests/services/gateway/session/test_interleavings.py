@@ -98,7 +98,7 @@ async def test_an_end_that_meets_a_claim_is_journalled_under_the_new_epoch(
     async with town(stages=stages, lease_s=5.0) as place:
         name = await place.anybody.name(idle_timeout=duration(1.0))
         await place.anybody.until_state(name, "ACTIVE")
-        claim = Held(monkeypatch, "claim")
+        claim = Held(monkeypatch, "advance")
         losing = asyncio.create_task(lose_stage(place))
         await claim.until_reached()
         await asyncio.sleep(1.2)  # beyond the idle timeout

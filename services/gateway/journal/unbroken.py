@@ -1,0 +1,30 @@
+"""How long Redis has answered without a break, as one gateway sees it.
+
+After a break an owner's lease may have run out because nobody could renew it. Who has watched for less than
+that since then cannot tell, and claims nothing that was not given away.
+"""
+
+from collections.abc import Callable
+
+
+class Unbroken:
+    """Told of every look at Redis."""
+
+    def __init__(self, clock: Callable[[], float], longest_silence_s: float) -> None:
+        """`longest_silence_s`: between two answers, in which no lease can have run out for that."""
+        self._clock = clock
+        self._longest_silence_s = longest_silence_s
+        self._server = ""
+        self._since_s = self._heard_s = float("-inf")
+
+    def heard(self, server: str) -> None:
+        """It answered; `server`: one process's life, so that a restart and a failover are breaks."""
+        now_s = self._clock()
+        if server != self._server or now_s - self._heard_s > self._longest_silence_s:
+            self._server, self._since_s = server, now_s
+        self._heard_s = now_s
+
+    @property
+    def seconds(self) -> float:
+        """Since the last break."""
+        return self._clock() - self._since_s
