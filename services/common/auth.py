@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from cascade_core.config import STRICT, make
 from cascade_core.errors import InvalidConfig
 from services.common.call import ANONYMOUS, Call, Principal
+from services.common.durations import LEEWAY_S
 from services.common.errors import ExpiredCredential, Unauthenticated
 from services.common.jwks import ALGORITHMS, open_key_set
 from services.common.settings import AuthSettings, TlsSettings
@@ -21,8 +22,6 @@ from services.common.watched import WatchedFiles
 AUTHORIZATION = "authorization"
 MAX_TOKEN_CHARS = 8192
 MAX_NAME_CHARS, MAX_TENANT_CHARS = 255, 128
-LEEWAY_S = 30.0
-"""By which the identity provider's clock may differ from ours."""
 GARBAGE = (jwt.PyJWTError, ValueError, TypeError, RecursionError)
 """What bytes from a stranger do to the parser."""
 

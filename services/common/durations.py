@@ -5,6 +5,9 @@ from fractions import Fraction
 from google.protobuf.duration_pb2 import Duration
 
 NANOS = 10**9
+LEEWAY_S = 30.0
+"""By which the clocks of two machines may differ that share none: the identity provider's and ours, a
+gateway's and that of an HTTP side of its own. Gateways of one Redis go by its clock."""
 
 
 def to_duration(time_s: float | Fraction) -> Duration:

@@ -53,15 +53,18 @@ class ResumeTokens:
         ttl_s: float,
         clock: Callable[[], float] = time.time,
         setting: str = "gateway.token_key_file",
+        leeway_s: float = 0.0,
     ) -> None:
         """`key_file` None: a key of this process. It is read again when it changes, and tokens by the key
-        before stay good. Raises InvalidConfig, which names the setting."""
+        before stay good. `leeway_s`: by which the issuer's clock may differ. Raises InvalidConfig, which
+        names the setting."""
         self._file = WatchedFiles([key_file], lambda: read_key(key_file, setting)) if key_file else None
         self._keys = deque([derived(secrets.token_bytes(MIN_KEY_BYTES))], maxlen=NUM_KEYS)
         if self._file:
             self._keys[0] = self._file.get()
         self._ttl_s = ttl_s
         self._clock = clock
+        self._leeway_s = leeway_s
 
     def issue(self, session: str, tenant: str, role: Role, ttl_s: float | None = None) -> tuple[str, float]:
         """The token and when it expires, in seconds since 1970. `ttl_s` None: the usual one."""
@@ -73,12 +76,12 @@ class ResumeTokens:
         return token, expires_s
 
     def read(self, token: str) -> ResumeToken:
-        """Raises Unauthenticated, or ExpiredCredential."""
+        """Raises Unauthenticated, ExpiredCredential, and what the clock raises."""
         try:
             found = parse(self._verified(token))
         except GARBAGE:
             raise Unauthenticated("this resume token is damaged, or was not issued here") from None
-        if found.expires_s <= self._clock():
+        if found.expires_s + self._leeway_s <= self._clock():
             raise ExpiredCredential("this resume token has expired")
         return found
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
+from services.common.durations import LEEWAY_S
 from services.common.resume_tokens import ResumeTokens
 from services.common.server import SIGNALS
 from services.common.telemetry import configure_logging, start_telemetry
@@ -31,7 +32,8 @@ async def running(settings: Settings, hurried: asyncio.Event | None = None) -> A
     telemetry = start_telemetry(settings.telemetry, NAME)
     try:
         key_file = settings.web.token_key_file
-        tokens = ResumeTokens(key_file, 0.0, setting="web.token_key_file") if key_file else None
+        setting = "web.token_key_file"
+        tokens = ResumeTokens(key_file, 0.0, setting=setting, leeway_s=LEEWAY_S) if key_file else None
         backend = Backend(settings.http, tokens, RemoteGateway(settings.web))
         grace_s = math.ceil(settings.drain.deadline_s + settings.drain.grace_s)
         web = (settings.http, settings.tls, backend, telemetry.registry)

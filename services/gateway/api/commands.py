@@ -12,7 +12,6 @@ from services.gateway.journal.switch_modes import mode_name
 from services.gateway.session import views
 from services.gateway.session.live import LiveSession
 from services.gateway.session.over import SessionOver
-from services.gateway.session.recovery import now_ms
 
 MAX_WAITING = 64
 """Switches of a session that have not taken effect."""
@@ -67,7 +66,7 @@ async def accept(
     live.verdicts[request_id] = verdict
     await live.write(
         note(request_id, b"switch", asked.SerializeToString(deterministic=True)),
-        PromptAccepted(request_id, asked.text, mode_name(asked.mode), at_block, now_ms()),
+        PromptAccepted(request_id, asked.text, mode_name(asked.mode), at_block, live.shared.now_ms()),
     )
     live.tell_receipt(request_id)
 

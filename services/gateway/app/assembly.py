@@ -59,15 +59,16 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
     if section.redis_url and not section.advertise and settings.grpc.host in EVERYWHERE:
         raise InvalidConfig("gateway.advertise: needed with redis_url where grpc.host is every address")
     address = section.advertise or f"{settings.grpc.host}:{settings.grpc.port}"
+    journal = make_journal(settings)
     shared = Shared(
         settings=settings,
         owner=f"{address}/{uuid.uuid4().hex}",
-        journal=make_journal(settings),
+        journal=journal,
         admission=Admission(section, stages, decoders),
         stages=stages,
         decoders=decoders,
         quotas=Quotas(section),
-        tokens=ResumeTokens(section.token_key_file, section.token_ttl_s),
+        tokens=ResumeTokens(section.token_key_file, section.token_ttl_s, journal.clock),
         metrics=GatewayMetrics(telemetry.registry),
         traces=BlockTraces(telemetry.tracer_provider),
     )

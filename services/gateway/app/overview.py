@@ -1,6 +1,5 @@
 """Everything at a glance, for operators: stages, decoders, queue, sessions. Read as it is; nothing waits."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +33,7 @@ class Overview:
         conductors.sort(key=lambda each: (-each.live.record.created_ms, each.live.record.session))
         shared = self._shared
         return pb.GetOverviewResponse(
-            read_time=views.timestamp(round(time.time() * 1000)),
+            read_time=views.timestamp(shared.now_ms()),
             gateway=self._server,
             gateway_address=shared.address,
             is_leaving=self._registry.is_leaving,

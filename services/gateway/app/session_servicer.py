@@ -70,7 +70,9 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
                 if not await journal.find_request(tenant, request.request_id):
                     raise
         try:
-            creation = await journal.create(new, shared.owner, shared.settings.gateway.lease_s)
+            creation = await journal.create(
+                new, shared.owner, shared.settings.gateway.lease_s, shared.quotas.of(tenant).max_sessions
+            )
         except errors.RequestConflict as conflict:
             raise RequestIdReused(str(conflict)) from None
         except errors.SessionTaken:

@@ -82,11 +82,14 @@ class Journal(Protocol):
     def is_connected(self) -> bool:
         """Whether the store answered the last call."""
 
-    async def create(self, new: NewSession, owner: str, lease_s: float) -> Creation:
+    async def create(
+        self, new: NewSession, owner: str, lease_s: float, max_open: int | None = None
+    ) -> Creation:
         """Create a session and own it; a repeat only tells which session it was, ended or not.
 
+        `max_open`: open sessions that the tenant may have with this one, whoever creates others meanwhile.
         Raises RequestConflict (request id known with other content), SessionTaken (session id taken by
-        another request), JournalFull, StoreUnavailable.
+        another request), TooManyOpen, JournalFull, StoreUnavailable.
         """
 
     async def look(self) -> None:
@@ -140,6 +143,9 @@ class Journal(Protocol):
 
     async def orphans(self, limit: int) -> list[str]:
         """Sessions that `claim` may give, those without an owner for longest first."""
+
+    def clock(self) -> float:
+        """Seconds since 1970, the same at all gateways. Raises StoreUnavailable until the store has told."""
 
     def behind(self) -> Behind:
         """How far the store is behind what was written here."""

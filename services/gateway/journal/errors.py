@@ -10,6 +10,7 @@
     ├── RequestConflict      a request id that came before with other content
     ├── InvalidEntry         a value that no journal takes, such as a session id with a brace
     ├── SegmentsGone         asked for segments that are no longer kept; names the oldest
+    ├── TooManyOpen          the tenant has as many open sessions as it may
     ├── JournalFull          a bound on bytes or entries is reached; names it
     └── StoreUnavailable     the store does not answer; retry later
 
@@ -79,6 +80,13 @@ class JournalFull(JournalError, errors.Overloaded):
     """A configured bound is reached."""
 
     retryable = False
+
+
+class TooManyOpen(JournalError, errors.QuotaExceeded):
+    """One more session of the tenant would pass its quota."""
+
+    def __init__(self, tenant: str, num_open: int, limit: int) -> None:
+        super().__init__(f"{num_open} of {limit} sessions are open", subject=f"tenant:{tenant}")
 
 
 class StoreUnavailable(JournalError, errors.JournalUnavailable):

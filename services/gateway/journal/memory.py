@@ -23,6 +23,7 @@ from services.gateway.journal.errors import (
     RequestConflict,
     SessionEnded,
     SessionTaken,
+    TooManyOpen,
 )
 from services.gateway.journal.record import NewSession, Record, new_record
 from services.gateway.journal.rules import apply
@@ -59,7 +60,9 @@ class MemoryJournal:
         self._held: dict[str, _Held] = {}
         self._requests: dict[tuple[str, str], str] = {}
 
-    async def create(self, new: NewSession, owner: str, lease_s: float) -> Creation:
+    async def create(
+        self, new: NewSession, owner: str, lease_s: float, max_open: int | None = None
+    ) -> Creation:
         self._purge()
         earlier = self._requests.get((new.tenant, new.request_id))
         if earlier:
@@ -68,6 +71,8 @@ class MemoryJournal:
             return Creation(earlier, None, is_new=False)
         if new.session in self._held:
             raise SessionTaken(new.session)
+        if max_open is not None and (num_open := self._num_open(new.tenant)) >= max_open:
+            raise TooManyOpen(new.tenant, num_open, max_open)
         self._check_reserve(new.limits.max_bytes)
         now, lease = self._clock(), Lease(new.session, owner, 1)
         record = new_record(new, int(now * 1000))
@@ -136,7 +141,7 @@ class MemoryJournal:
 
     async def num_open(self, tenant: str) -> int:
         self._purge()
-        return sum(not held.record.end for held in self._of(tenant))
+        return self._num_open(tenant)
 
     async def orphans(self, limit: int) -> list[str]:
         self._purge()
@@ -147,6 +152,9 @@ class MemoryJournal:
             if held.leased_until_s <= now and not held.record.end
         )
         return [session for _, session in without[:limit]]
+
+    def clock(self) -> float:
+        return self._clock()
 
     def behind(self) -> Behind:
         return Behind()
@@ -168,6 +176,9 @@ class MemoryJournal:
 
     def _of(self, tenant: str) -> list[_Held]:
         return [held for held in self._held.values() if held.record.tenant == tenant]
+
+    def _num_open(self, tenant: str) -> int:
+        return sum(not held.record.end for held in self._of(tenant))
 
     def _summary(self, held: _Held) -> Summary:
         left_s = 0.0 if held.record.end else max(0.0, held.leased_until_s - self._clock())

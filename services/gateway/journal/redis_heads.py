@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from services.gateway.journal.base import Summary
 from services.gateway.journal.codec import BRIEF_FIELDS, Fields, decode_brief
+from services.gateway.journal.errors import StoreUnavailable
 from services.gateway.journal.redis_calls import RedisCalls
 from services.gateway.journal.redis_keys import session_keys
 
@@ -31,8 +32,9 @@ class RedisHeads(RedisCalls):
         super().__init__(client, call_timeout_s, max_calls)
         self._prefix = prefix
         self._clock = clock
-        self._ahead_s, self._ask_again_s = 0.0, float("-inf")
-        """Redis' clock before our monotonic one, and when it is asked for anew."""
+        self._ahead_s: float | None = None
+        """Redis' clock before our monotonic one. None: it has not told yet."""
+        self._ask_again_s = float("-inf")
 
     async def summaries(self, sessions: Sequence[str]) -> list[Summary | None]:
         """None: unknown or expired."""
@@ -51,7 +53,15 @@ class RedisHeads(RedisCalls):
             seconds, micros = await self._do("TIME")
             now_s = time.monotonic()
             self._ahead_s, self._ask_again_s = int(seconds) + int(micros) / 1e6 - now_s, now_s + CLOCK_S
-        return int((time.monotonic() + self._ahead_s) * 1000)
+        return int(self.last_known_s() * 1000)
+
+    def last_known_s(self) -> float:
+        """Redis' clock, without asking it again. Raises StoreUnavailable until it has told."""
+        if self._clock:
+            return self._clock()
+        if self._ahead_s is None:
+            raise StoreUnavailable("the journal's store has not told the time yet")
+        return time.monotonic() + self._ahead_s
 
     async def _briefs(self, sessions: Sequence[str]) -> list[dict[bytes, bytes]]:
         """What there is of BRIEF_FIELDS; and the whole origin where a former release wrote it alone."""

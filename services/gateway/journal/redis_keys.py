@@ -14,5 +14,10 @@ def tenant_keys(prefix: str, tenant: str) -> tuple[str, str, str]:
     return f"{start}:places", f"{start}:kept", f"{start}:open"
 
 
+def creating_key(prefix: str, tenant: str) -> str:
+    """In the slot of `tenant_keys`."""
+    return f"{prefix}:tenant:{{{quote(tenant, safe='')}}}:creating"
+
+
 def request_key(prefix: str, tenant: str, request_id: str) -> str:
     return f"{prefix}:request:{quote(tenant, safe='')}:{request_id}"

@@ -3,10 +3,14 @@
 A session is two hashes of one slot, `PREFIX:{SESSION}:head` and `:data`. Beside them lie hints in other
 slots, written after them and mended by whoever notices: `PREFIX:request:...` (which session a request id
 made), `PREFIX:leases` (when to look at a session's lease again) and per tenant `:places` (its list), `:kept`
-and `:open` (until when a session is kept, and counted). Every key expires. Redis's policy: `noeviction`.
+and `:open` (until when a session is kept, and counted) and `:creating` (until when one counts that may come
+to be). Every key expires. Redis's policy: `noeviction`.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from secrets import token_hex
 from typing import Any
 
 from redis.asyncio import Redis
@@ -19,13 +23,17 @@ from services.gateway.journal.errors import (
     RequestConflict,
     SessionEnded,
     SessionTaken,
+    StoreUnavailable,
+    TooManyOpen,
 )
 from services.gateway.journal.record import NewSession, Record
 from services.gateway.journal.redis_heads import BATCH, RedisHeads
-from services.gateway.journal.redis_keys import request_key, session_keys, tenant_keys
+from services.gateway.journal.redis_keys import creating_key, request_key, session_keys, tenant_keys
 from services.gateway.journal.redis_lists import RedisLists
-from services.gateway.journal.scripts import CLAIM, DROP, PUT, RESERVE
+from services.gateway.journal.scripts import CLAIM, COUNT_IN, DROP, PUT, RESERVE
 
+CREATING_S = 15.0
+"""More than the creation of a session takes."""
 MAX_ROUNDS = 100
 """Batches in which one call looks for orphans."""
 
@@ -81,6 +89,33 @@ class RedisStore(RedisHeads):
     async def drop_reservation(self, new: NewSession) -> None:
         """Forget that this request was to have this session."""
         await self._script(DROP, (self._request_key(new.tenant, new.request_id),), _reservation(new))
+
+    async def is_made(self, new: NewSession) -> bool:
+        """Whether the session that this request is to have is there, by this very request."""
+        return bool(await self._do("HGET", self._keys(new.session)[0], "digest") == new.digest().encode())
+
+    @asynccontextmanager
+    async def room(self, record: Record, max_open: int | None) -> AsyncIterator[None]:
+        """For the creation of one more session of the tenant, which counts from here on, for CREATING_S where
+        nobody learns what became of it. None: there is room for any. Raises TooManyOpen."""
+        if max_open is None:
+            yield
+            return
+        tenant, attempt = record.tenant, f"{list_key(record)}/{token_hex(4)}"
+        keys = (self._tenant_keys(tenant)[2], creating_key(self._prefix, tenant))
+        ttl_ms = int(CREATING_S * 1000)
+        num = await self._script(COUNT_IN, keys, attempt, record.session, max_open, ttl_ms, self._now())
+        if num >= 0:
+            raise TooManyOpen(tenant, num, max_open)
+        try:
+            yield
+        except (StoreUnavailable, asyncio.CancelledError):
+            raise  # it may be there
+        except BaseException:
+            await self._do("ZREM", keys[1], attempt)
+            raise
+        with suppress(StoreUnavailable):
+            await self._do("ZREM", keys[1], attempt)
 
     async def create(self, lease: Lease, record: Record, lease_s: float) -> bool:
         """False: this very request has made the session before. Raises SessionTaken."""

@@ -34,6 +34,7 @@ from services.gateway.journal.errors import (
     SessionEnded,
     SessionTaken,
     StoreUnavailable,
+    TooManyOpen,
 )
 from services.gateway.journal.owned import Owned
 from services.gateway.journal.record import NewSession, Record, new_record
@@ -79,13 +80,17 @@ class ReplicatedJournal:
     def is_connected(self) -> bool:
         return self._is_connected
 
-    async def create(self, new: NewSession, owner: str, lease_s: float) -> Creation:
+    async def create(
+        self, new: NewSession, owner: str, lease_s: float, max_open: int | None = None
+    ) -> Creation:
         try:
-            return await self._create(new, owner, lease_s)
+            return await self._create(new, owner, lease_s, max_open)
         except SessionTaken as error:
             if error.session == new.session:
                 raise
-        return await self._create(new, owner, lease_s)  # an earlier try had chosen a session id in vain
+        return await self._create(
+            new, owner, lease_s, max_open
+        )  # an earlier try had chosen a session id in vain
 
     async def look(self) -> None:
         self._unbroken.heard(await self._store.server())
@@ -167,6 +172,9 @@ class ReplicatedJournal:
             return []
         return await self._store.orphans(limit, only_released=await self._is_too_soon())
 
+    def clock(self) -> float:
+        return self._store.last_known_s()
+
     def behind(self) -> Behind:
         late = [owned for owned in self._owned.values() if owned.num_missing]
         if not late:
@@ -186,20 +194,32 @@ class ReplicatedJournal:
                 await self._push_all()
         await self._store.close()
 
-    async def _create(self, new: NewSession, owner: str, lease_s: float) -> Creation:
+    async def _create(self, new: NewSession, owner: str, lease_s: float, max_open: int | None) -> Creation:
         session, is_repeat = await self._store.reserve(new)
-        new, lease, started_s = replace(new, session=session), Lease(session, owner, 1), self._clock()
+        new = replace(new, session=session)
+        if is_repeat and await self._store.is_made(new):
+            return Creation(session, None, is_new=False)
         try:
             if not is_repeat:
                 self._check_reserve(new.limits.max_bytes)
             record = new_record(new, await self._store.now_ms())
-            is_new = await self._store.create(lease, record, lease_s)
+            async with self._store.room(record, max_open):
+                return await self._make(record, owner, lease_s)
+        except TooManyOpen:
+            if new.request_id and await self._store.is_made(new):  # by the same request, sent twice
+                return Creation(session, None, is_new=False)
+            await self._store.drop_reservation(new)
+            raise
         except (JournalFull, SessionTaken):
             await self._store.drop_reservation(new)
             raise
+
+    async def _make(self, record: Record, owner: str, lease_s: float) -> Creation:
+        lease, started_s = Lease(record.session, owner, 1), self._clock()
+        is_new = await self._store.create(lease, record, lease_s)
         if is_new:
             await self._keep(lease, record, lease_s, started_s)
-        return Creation(session, lease if is_new else None, is_new)
+        return Creation(record.session, lease if is_new else None, is_new)
 
     async def _take(self, session: str, owner: str, lease_s: float) -> Lease:
         too_soon, started_s = await self._is_too_soon(), self._clock()

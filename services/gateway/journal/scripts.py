@@ -76,6 +76,28 @@ return {'ok', epoch}
 """KEYS as PUT. ARGV owner, lease in ms, now in ms or empty, TTL in ms, whether only what was released may be
 claimed (anything) or all whose lease ran out (empty)."""
 
+COUNT_IN = (
+    _NOW
+    + """
+local now, counted = now_ms(ARGV[5]), {}
+for which = 1, 2 do redis.call('ZREMRANGEBYSCORE', KEYS[which], '-inf', whole(now)) end
+local num = redis.call('ZCARD', KEYS[1])
+for _, try in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+  local at, session = string.match(try, '^([^/]+/([^/]+))')
+  if session ~= ARGV[2] and not counted[session] and not redis.call('ZSCORE', KEYS[1], at) then
+    counted[session], num = true, num + 1
+  end
+end
+if num >= tonumber(ARGV[3]) then return num end
+redis.call('ZADD', KEYS[2], whole(now + tonumber(ARGV[4])), ARGV[1])
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+return -1
+"""
+)
+"""KEYS open, creating. ARGV the try to create a session (its place in the list, then what makes it unique),
+the session, how many there may be with it, how long the try counts in ms, now in ms or empty. The answer: -1,
+or how many there are. A session counts once, however many tries there are, whether or not it is open by now."""
+
 RESERVE = "return not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and redis.call('GET', KEYS[1])"
 """KEYS reservation. ARGV what it shall hold, TTL in ms. The answer: what it held before, or nil."""
 DROP = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0"

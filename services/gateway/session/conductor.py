@@ -26,7 +26,7 @@ from services.gateway.session.attachment import Response
 from services.gateway.session.live import LiveSession
 from services.gateway.session.over import SessionOver, failed, or_over
 from services.gateway.session.production import Production, needs_of
-from services.gateway.session.recovery import Recoveries, now_ms
+from services.gateway.session.recovery import Recoveries
 from services.gateway.session.shared import Shared
 
 log = structlog.get_logger(__name__)
@@ -224,8 +224,9 @@ class Conductor:
         if limit_s is None:
             await asyncio.Event().wait()
             return
-        started_ms = int(self.live.record.notes.get(views.STARTED, now_ms()))
-        await asyncio.sleep(max(0.0, started_ms / 1000 + limit_s - time.time()))
+        now_ms = self._shared.now_ms()
+        started_ms = int(self.live.record.notes.get(views.STARTED, now_ms))
+        await asyncio.sleep(max(0.0, limit_s - (now_ms - started_ms) / 1000))
         tenant = self.live.record.tenant
         error = QuotaExceeded(f"a session lasts at most {limit_s:g} s", subject=f"tenant:{tenant}")
         raise SessionOver(session_pb2.END_REASON_EVICTED, describe(error, ""))
@@ -235,7 +236,7 @@ class Conductor:
         end = session_pb2.SessionEnd(
             reason=over.reason,
             status=over.status,
-            end_time=views.timestamp(now_ms()),
+            end_time=views.timestamp(self._shared.now_ms()),
             last_sequence=live.record.next_decoder_block,
         )
         await live.write(Noted(views.EPOCH, str(live.lease.epoch).encode()), Ended(end.SerializeToString()))

@@ -74,9 +74,14 @@ class GatewayMetrics:
         self.block_seconds.observe(block.latency.ToMilliseconds() / 1000)
 
     def segment_made(
-        self, record: Record, segments: list[decoder_pb2.DecodeResponse.Segment], *, is_first: bool
+        self,
+        record: Record,
+        segments: list[decoder_pb2.DecodeResponse.Segment],
+        now_ms: int,
+        *,
+        is_first: bool,
     ) -> None:
-        """One block, in every profile."""
+        """One block, in every profile. `now_ms`: by the clock of all gateways."""
         media, session = segments[0].media, record.session
         self.segments.inc()
         self.frames.inc(media.num_frames)
@@ -85,11 +90,11 @@ class GatewayMetrics:
         self.decode_seconds.observe((segments[0].queue_time.ToMilliseconds() + spent) / 1000)
         now, length_s = time.monotonic(), media.duration.ToMilliseconds() / 1000
         if is_first:
-            self.first_segment.observe(time.time() - record.created_ms / 1000)
+            self.first_segment.observe((now_ms - record.created_ms) / 1000)
         due_s = self._due.get(session, now)
         self.lateness.observe(max(0.0, now - due_s))
         self._due[session] = max(due_s, now) + length_s
-        self._observe_switches(record, media.block)
+        self._observe_switches(record, media.block, now_ms)
 
     def prompt_applied(self, prompt: Prompt) -> None:
         if not prompt.is_created and prompt.applied_ms is not None:
@@ -108,10 +113,10 @@ class GatewayMetrics:
         """Another gateway has it."""
         self._due.pop(session, None)
 
-    def _observe_switches(self, record: Record, block: int) -> None:
+    def _observe_switches(self, record: Record, block: int, now_ms: int) -> None:
         for prompt in record.prompts[-8:]:
             if prompt.first_block_touched == block and not prompt.is_created:
-                self.prompt_picture_seconds.observe(time.time() - prompt.accepted_ms / 1000)
+                self.prompt_picture_seconds.observe((now_ms - prompt.accepted_ms) / 1000)
 
 
 def end_word(reason: str) -> str:

@@ -28,7 +28,7 @@ from services.gateway.session.keeper import Keeper
 from services.gateway.session.live import LiveSession
 from services.gateway.session.media import Segment, pack
 from services.gateway.session.over import SessionOver, or_over
-from services.gateway.session.recovery import Recoveries, now_ms
+from services.gateway.session.recovery import Recoveries
 
 log = structlog.get_logger(__name__)
 LOOKAHEAD = 3
@@ -153,7 +153,8 @@ class Production:
             block = prompt.at_block or 0
             is_due = block <= self._live.record.next_stage_block and prompt.first_block_touched is None
             if prompt.is_created and is_due:  # it rules from the first block on, so no receipt comes
-                await self._live.write(PromptApplied(prompt.request_id, block, block, now_ms()))
+                applied_ms = self._live.shared.now_ms()
+                await self._live.write(PromptApplied(prompt.request_id, block, block, applied_ms))
                 self._live.tell_receipt(prompt.request_id)
 
     async def block_made(self, block: stage_pb2.GenerateResponse.Block) -> None:
@@ -179,7 +180,8 @@ class Production:
             return  # a stage that was opened after it took effect has it in its timeline
         touched, full = applied.first_block_touched, applied.first_block_full
         words = tuple(applied.unknown_words)
-        await self._live.write(PromptApplied(request_id, touched, full, now_ms(), words))
+        applied_ms = self._live.shared.now_ms()
+        await self._live.write(PromptApplied(request_id, touched, full, applied_ms, words))
         if done := self._live.record.find_prompt(request_id):
             self._live.shared.metrics.prompt_applied(done)
         self._live.tell_receipt(request_id)
@@ -198,20 +200,21 @@ class Production:
             self._live.publish_init(init.profile_id, Response(media_init=init))
 
     async def segment_made(self, segments: list[decoder_pb2.DecodeResponse.Segment]) -> None:
-        now, block, epoch = now_ms(), segments[0].media.block, self._live.lease.epoch
+        shared, epoch = self._live.shared, self._live.lease.epoch
+        now_ms, block = shared.now_ms(), segments[0].media.block
         made = [
-            Segment(sequence=block + 1, epoch=epoch, media=segment.media, create_time=views.timestamp(now))
+            Segment(sequence=block + 1, epoch=epoch, media=segment.media, create_time=views.timestamp(now_ms))
             for segment in segments
         ]
         changes: list[Change] = [SegmentMade(block, pack(made))]
         is_first = not self._live.record.notes.get(views.STARTED)
         if is_first:
-            changes.append(Noted(views.STARTED, str(now).encode()))
+            changes.append(Noted(views.STARTED, str(now_ms).encode()))
         await self._live.write(*changes, is_urgent=False)
         self._recoveries.segment_made(block)
         self._live.publish_segment(block)
-        self._live.shared.metrics.segment_made(self._live.record, segments, is_first=is_first)
-        self._live.shared.traces.delivered(self._live.record.session, epoch, segments)
+        shared.metrics.segment_made(self._live.record, segments, now_ms, is_first=is_first)
+        shared.traces.delivered(self._live.record.session, epoch, segments)
 
     async def stage_draining(self) -> None:
         self._stage.drain()

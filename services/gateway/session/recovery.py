@@ -1,6 +1,5 @@
 """What was lost under a session, and from which block on it is made good again."""
 
-import time
 from dataclasses import dataclass
 
 import structlog
@@ -68,7 +67,8 @@ class Recoveries:
         self._last_segment_ms = create_ms(record.segments[-1].data) if record.segments else 0
         if is_taken_over and self.was_active:
             moved, is_rebuilt = views.MOVED in record.notes, record.next_stage_block > 0
-            self.loss = Loss(record.next_decoder_block, now_ms(), gateway=not moved, is_rebuilt=is_rebuilt)
+            now_ms = live.shared.now_ms()
+            self.loss = Loss(record.next_decoder_block, now_ms, gateway=not moved, is_rebuilt=is_rebuilt)
             self.loss.is_put_off = live.is_paused
 
     @property
@@ -97,7 +97,7 @@ class Recoveries:
 
     def segment_made(self, block: int) -> None:
         """Right before its clients get it."""
-        now = now_ms()
+        now = self._live.shared.now_ms()
         if self.loss and block >= self.loss.first_block:
             self._tell_done(self.loss, block, now)
         self._last_segment_ms = now
@@ -110,7 +110,7 @@ class Recoveries:
             log.info("stream moves", what=what, block=block)
         if lost and lost.error and lost.error.code.name in FATAL:
             raise SessionOver(session_pb2.END_REASON_FAILED, lost.error.status)
-        loss = self.loss or Loss(block, now_ms())
+        loss = self.loss or Loss(block, self._live.shared.now_ms())
         loss.first_block = max(loss.first_block, block)
         return loss
 
@@ -147,7 +147,3 @@ class Recoveries:
 def is_planned(lost: StreamLost | None) -> bool:
     """It moves, or its machine's drain ended before it could."""
     return lost is None or (lost.error is not None and lost.error.reason == "DRAINING")
-
-
-def now_ms() -> int:
-    return int(time.time() * 1000)
