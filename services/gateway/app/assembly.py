@@ -78,6 +78,7 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
     telemetry.registry.register(ScalerCollector(scaler))
     telemetry.registry.register(PeerCollector(stages, decoders))
     try:
+        await journal.start()
         if cluster:
             cluster.look_after(stages, decoders)
         await stages.start()

@@ -82,6 +82,13 @@ class Journal(Protocol):
     def is_connected(self) -> bool:
         """Whether the store answered the last call."""
 
+    @property
+    def may_evict(self) -> bool:
+        """Whether the store, as far as it says, drops sessions when its memory is full."""
+
+    async def start(self) -> None:
+        """Look at the store, if it answers. Raises InvalidConfig where it cannot keep sessions."""
+
     async def create(
         self, new: NewSession, owner: str, lease_s: float, max_open: int | None = None
     ) -> Creation:

@@ -42,6 +42,7 @@ class MemoryJournal:
     """A `Journal` in this process."""
 
     is_connected = True
+    may_evict = False
 
     def __init__(
         self,
@@ -59,6 +60,9 @@ class MemoryJournal:
         self._clock = clock
         self._held: dict[str, _Held] = {}
         self._requests: dict[tuple[str, str], str] = {}
+
+    async def start(self) -> None:
+        """Nothing to look at."""
 
     async def create(
         self, new: NewSession, owner: str, lease_s: float, max_open: int | None = None

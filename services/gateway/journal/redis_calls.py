@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnection
-from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
+from redis.exceptions import MasterDownError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from cascade_core.errors import InvalidConfig
@@ -49,6 +49,15 @@ class RedisCalls:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    async def ask(self, *command: Any) -> Any:
+        """None where Redis refuses it, as managed ones do what is not for everybody."""
+        try:
+            return await self._do(*command)
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, ResponseError):
+                return None
+            raise
 
     async def _script(self, source: str, keys: Sequence[str], *arguments: Any, num_bytes: int = 0) -> Any:
         """What a script answers; Redis has it compiled after the first time."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from cascade_core.errors import InvalidConfig
 from services.gateway.journal.base import (
     Behind,
     Creation,
@@ -38,6 +39,7 @@ from services.gateway.journal.errors import (
 )
 from services.gateway.journal.owned import Owned
 from services.gateway.journal.record import NewSession, Record, new_record
+from services.gateway.journal.redis_look import may_evict
 from services.gateway.journal.redis_store import RedisStore
 from services.gateway.journal.rules import apply
 from services.gateway.journal.unbroken import Unbroken
@@ -75,10 +77,21 @@ class ReplicatedJournal:
         self._owned: dict[str, Owned] = {}
         self._catching_up: asyncio.Task[None] | None = None
         self._is_connected = True
+        self._may_evict = False
 
     @property
     def is_connected(self) -> bool:
         return self._is_connected
+
+    @property
+    def may_evict(self) -> bool:
+        return self._may_evict
+
+    async def start(self) -> None:
+        try:
+            await self._examine()
+        except StoreUnavailable as error:
+            self._go_on_without(error)
 
     async def create(
         self, new: NewSession, owner: str, lease_s: float, max_open: int | None = None
@@ -88,9 +101,8 @@ class ReplicatedJournal:
         except SessionTaken as error:
             if error.session == new.session:
                 raise
-        return await self._create(
-            new, owner, lease_s, max_open
-        )  # an earlier try had chosen a session id in vain
+        # An earlier try had chosen a session id in vain.
+        return await self._create(new, owner, lease_s, max_open)
 
     async def look(self) -> None:
         self._unbroken.heard(await self._store.server())
@@ -281,11 +293,14 @@ class ReplicatedJournal:
             if self._is_connected:
                 await self._push(owned)
         except StoreUnavailable as error:
-            if self._is_connected:
-                _log.warning("journal: %s; sessions go on: %r", error, error.__cause__)
-            self._is_connected = False
-            if self._catching_up is None or self._catching_up.done():
-                self._catching_up = asyncio.create_task(self._catch_up())
+            self._go_on_without(error)
+
+    def _go_on_without(self, error: StoreUnavailable) -> None:
+        if self._is_connected:
+            _log.warning("journal: %s; sessions go on: %r", error, error.__cause__)
+        self._is_connected = False
+        if self._catching_up is None or self._catching_up.done():
+            self._catching_up = asyncio.create_task(self._catch_up())
 
     async def _follow(self, owned: Owned) -> None:
         """Store what was written without waiting; what comes meanwhile goes along."""
@@ -307,6 +322,11 @@ class ReplicatedJournal:
                 with suppress(LeaseLost):  # kept for its owner's next call
                     await self._push(owned)
 
+    async def _examine(self) -> None:
+        """At a Redis that may be another than before."""
+        await self._store.now_ms()
+        self._may_evict = await may_evict(self._store)
+
     async def _catch_up(self) -> None:
         pause_s, longest_s = self._retry_s
         while not self._is_connected:
@@ -320,8 +340,11 @@ class ReplicatedJournal:
                 self._is_connected = True
                 _log.info("journal: Redis is back")
                 await self._push_all()
+                await self._examine()
             except StoreUnavailable:
                 self._is_connected = False
+            except InvalidConfig as error:
+                _log.error("journal: %s", error)
             except Exception:
                 _log.exception("journal: catching up failed; trying again")
                 self._is_connected = False

@@ -96,7 +96,7 @@ return -1
 )
 """KEYS open, creating. ARGV the try to create a session (its place in the list, then what makes it unique),
 the session, how many there may be with it, how long the try counts in ms, now in ms or empty. The answer: -1,
-or how many there are. A session counts once, however many tries there are, whether or not it is open by now."""
+or how many there are. A session counts once, however many tries there are, open by now or not."""
 
 RESERVE = "return not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and redis.call('GET', KEYS[1])"
 """KEYS reservation. ARGV what it shall hold, TTL in ms. The answer: what it held before, or nil."""

@@ -30,5 +30,10 @@ class RegistryCollector(Collector):
             ("cascade_controllers", "Streams of controllers.", len([s for s in sessions if s.controller])),
             ("cascade_journal_behind_writes", "Changes that the journal's store lacks.", behind.num_writes),
             ("cascade_journal_behind_seconds", "Age of the oldest of them.", behind.seconds),
+            (
+                "cascade_journal_may_evict",
+                "1: the journal's store drops sessions when its memory is full.",
+                shared.journal.may_evict,
+            ),
         ):
             yield GaugeMetricFamily(name, text, value=value)
