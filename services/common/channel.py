@@ -29,6 +29,7 @@ def server_options(settings: GrpcSettings) -> Options:
         *common_options(settings),
         ("grpc.http2.min_ping_interval_without_data_ms", int(settings.min_ping_interval_s * 1000)),
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
+        ("grpc.max_connection_idle_ms", int(settings.max_idle_s * 1000)),
         ("grpc.server_handshake_timeout_ms", int(settings.handshake_timeout_s * 1000)),
     ]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from cascade_core.errors import CascadeError
+from services.common.descriptors import raise_limit
 from services.common.environment import load_settings
 from services.common.reference import print_help
 
@@ -40,6 +41,7 @@ def run(
         names = ", ".join([*known, "--help"])
         print(f"{name}: takes no arguments but {names}; set CASCADE_* variables", file=sys.stderr)
         sys.exit(2)
+    raise_limit()
     try:
         asyncio.run(serve(load_settings(kind, os.environ | given)))
     except CascadeError as error:

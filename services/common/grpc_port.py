@@ -3,18 +3,21 @@
 grpcio can ask a callback for the certificate of each connection, and dies of it: some thousand handshakes
 that fail bring the process down (SIGABRT, SIGSEGV; grpcio 1.85.1). So credentials never change under a
 server. When files of TLS have, a second server with new ones opens the same port (SO_REUSEPORT), and the
-first takes no more connections and keeps its streams until they end.
+first takes no more connections and keeps its streams until they end. How many connections there are, in all
+and by address, `lines.py` bounds.
 """
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import grpc
 import structlog
 
 from cascade_core.errors import InvalidConfig
 from services.common.channel import server_options
+from services.common.lines import Lines
 from services.common.settings import GrpcSettings, ServerSettings
 from services.common.tls import server_credentials
 
@@ -31,18 +34,23 @@ class GrpcPort:
     """Listens from `open` to `stop`."""
 
     def __init__(
-        self, settings: ServerSettings, make: Callable[[Options], grpc.aio.Server], inner_address: str = ""
+        self,
+        settings: ServerSettings,
+        lines: Lines,
+        make: Callable[[Options], grpc.aio.Server],
+        inner_address: str = "",
     ) -> None:
         """`make`: a server with everything registered, which listens nowhere yet. `inner_address`: see
         Service. It has a server of its own, since one that leaves would take the socket's file along."""
         self._grpc: GrpcSettings = settings.grpc
+        self._lines = lines
         self._make = make
         self._credentials = server_credentials(settings.tls)
         self._inner_address = inner_address
         self._server: grpc.aio.Server | None = None
         self._inner: grpc.aio.Server | None = None
         self._leaving: dict[grpc.aio.Server, asyncio.Task[None]] = {}
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self.number = 0
 
     async def open(self) -> None:
@@ -56,15 +64,19 @@ class GrpcPort:
             self._inner = self._make(list(server_options(self._grpc)))
             self._inner.add_insecure_port(self._inner_address)
             await self._inner.start()
+        self._watch(self._lines.keep_bounded(self.number), "connections")
         if self._credentials:
-            self._watching = asyncio.create_task(self._renew(), name="certificates")
+            self._watch(self._renew(), "certificates")
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls; those that are still there are cancelled after the grace."""
-        if self._watching:
-            self._watching.cancel()
+        for watching in self._watching:
+            watching.cancel()
         servers = [*self._leaving, *filter(None, (self._server, self._inner))]
         await asyncio.gather(*(server.stop(grace_s) for server in servers))
+
+    def _watch(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._watching.append(asyncio.create_task(work, name=name))
 
     async def _renew(self) -> None:
         assert self._credentials
@@ -94,7 +106,11 @@ class GrpcPort:
         credentials = self._credentials.get() if self._credentials else None
         # In plain text a second process on the port must fail, not share it.
         server = self._make(
-            [*server_options(self._grpc), ("grpc.so_reuseport", int(credentials is not None))]
+            [
+                *server_options(self._grpc),
+                ("grpc.max_allowed_incoming_connections", self._lines.max_accepted),
+                ("grpc.so_reuseport", int(credentials is not None)),
+            ]
         )
         host = self._grpc.host
         address = f"{f'[{host}]' if ':' in host else host}:{self.number}"

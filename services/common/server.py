@@ -35,12 +35,14 @@ from services.common.interceptors import (
     Gate,
     Interceptor,
     LimitInterceptor,
+    LineInterceptor,
     LogInterceptor,
     MetricsInterceptor,
     TracingInterceptor,
     ValidationInterceptor,
     Validator,
 )
+from services.common.lines import Lines
 from services.common.race import race
 from services.common.settings import ServerSettings
 from services.common.telemetry import Telemetry, configure_logging, start_telemetry
@@ -104,8 +106,9 @@ class Server:
         self._health = HealthMonitor(settings.health, service.grpc_names, service.conditions)
         self._leaving = asyncio.Event()
         self._hurried = asyncio.Event()
+        self._lines = Lines(settings.grpc)
         self._interceptors = self._make_interceptors(telemetry)
-        self._port = GrpcPort(settings, self._make_server, service.inner_address)
+        self._port = GrpcPort(settings, self._lines, self._make_server, service.inner_address)
         self._monitor: asyncio.Task[None] | None = None
 
     @property
@@ -120,6 +123,7 @@ class Server:
             LogInterceptor(),
             MetricsInterceptor(CallMetrics(telemetry.registry)),
             ErrorInterceptor(),
+            LineInterceptor(self._lines),
             AuthInterceptor(self._authenticator(), self.service.open_without_credentials),
             LimitInterceptor(self._gate, limits.max_concurrent_rpcs),
             DeadlineInterceptor(limits.default_deadline_s, limits.max_deadline_s),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, IPvAnyNetwork, model_validator
 from pydantic.dataclasses import dataclass
 
 from cascade_core.config import STRICT
@@ -39,6 +39,19 @@ class GrpcSettings:
     """Calls answered at once, open streams included, health not; more are refused as retryable."""
     max_streams_per_connection: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """HTTP/2 streams of one connection; further calls wait at the client."""
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    """Accepted at once, though never more than half of the descriptors that the process may have open
+    (`ulimit -n`); further ones are closed at once. When seven eighths of them are there, those without a call
+    are closed, the oldest first."""
+    max_connections_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    """Of one client address (of IPv6: one network of 64 bits), though never more than a quarter of the
+    descriptors. Beyond it connections without a call are closed, the oldest first, and a call on a new one is
+    refused as retryable; what carries calls stays."""
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    """Networks of load balancers and proxies before this port, such as `10.0.0.0/8`: each brings the
+    connections of many clients, so theirs are bounded in all, not by address."""
+    max_idle_s: Seconds = 300.0
+    """A connection without a call is closed after that long; clients open another for their next one."""
     handshake_timeout_s: Seconds = 10.0
     """A connection that has not finished its (TLS) handshake by then is closed."""
     keepalive_time_s: Seconds = 20.0

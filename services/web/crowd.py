@@ -3,20 +3,18 @@
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from services.common.addresses import is_within, network_of, parse
+from services.common.descriptors import SHARE_OF_ADDRESS, SHARE_OF_HTTP, within
 from services.web.settings import HttpSettings
 
 BURST_S = 10.0
 """An address that was quiet for that long may come as often at once."""
 MAX_ADDRESSES = 10_000
 """Noted for their requests; one whose note went begins anew."""
-PREFIX_V6 = 64
-"""Whoever has one IPv6 address has as many as this network holds."""
-Address = IPv4Address | IPv6Address
 
 
 class Crowd:
@@ -24,6 +22,8 @@ class Crowd:
 
     def __init__(self, settings: HttpSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
+        self.max_connections = within(settings.max_connections, SHARE_OF_HTTP)
+        self._max_per_address = within(settings.max_connections_per_address, SHARE_OF_HTTP * SHARE_OF_ADDRESS)
         self._clock = clock
         self._proxies = ProxyHeadersMiddleware(nothing, list(forms_of(settings)))
         self._connected: Counter[str] = Counter()
@@ -32,8 +32,7 @@ class Crowd:
 
     def is_proxy(self, host: str) -> bool:
         """Whether what it says of others is believed."""
-        address = parse(host)
-        return bool(address) and any(address in network for network in self._settings.trusted_proxies)
+        return is_within(host, self._settings.trusted_proxies)
 
     async def client_of(self, host: str, forwarded: Sequence[bytes]) -> str:
         """The network of the client behind a connection from `host`; `forwarded`: its X-Forwarded-For, of
@@ -49,7 +48,7 @@ class Crowd:
 
     def enter(self, network: str) -> bool:
         """One more; False: it has too many, and is not counted."""
-        if self._connected[network] >= self._settings.max_connections_per_address:
+        if self._connected[network] >= self._max_per_address:
             return False
         self._connected[network] += 1
         return True
@@ -83,20 +82,3 @@ def forms_of(settings: HttpSettings) -> Iterator[str]:
         yield str(network)
         if network.version == 4:
             yield f"::ffff:{network.network_address}/{96 + network.prefixlen}"
-
-
-def network_of(host: str) -> str:
-    """What counts as one address."""
-    address = parse(host)
-    if isinstance(address, IPv6Address):
-        return str(ip_network((address, PREFIX_V6), strict=False))
-    return str(address or host)
-
-
-def parse(host: str) -> Address | None:
-    """None: no address. One of IPv4 in IPv6's form is one of IPv4."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address

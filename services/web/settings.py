@@ -44,10 +44,11 @@ class HttpSettings:
     max_header_bytes: Annotated[int, Field(ge=1024, le=MIB)] = 32 * 1024
     """Of one request, its first line included; larger ones are refused with 431."""
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
-    """Open at once, WebSockets included; further ones are closed at once."""
+    """Open at once, WebSockets included, though never more than a quarter of the descriptors that the process
+    may have open (`ulimit -n`); further ones are closed at once."""
     max_connections_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
-    """The same for one client address (of IPv6: one network of 64 bits). Behind a proxy that is not in
-    `trusted_proxies`, all clients are one address."""
+    """The same for one client address (of IPv6: one network of 64 bits), though never more than an eighth of
+    the descriptors. Behind a proxy that is not in `trusted_proxies`, all clients are one address."""
     max_anonymous_per_s: Annotated[float, Field(gt=0, le=100_000)] = 200.0
     """Requests per second of one client address that show no credential or a wrong one, or that are refused
     before it is looked at, ten times as many in a burst; beyond it all requests of this address are refused

@@ -20,9 +20,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
+from services.common.addresses import network_of
 from services.web.bounded_config import BoundedConfig
 from services.web.certificates import CERTIFICATE_NAME, certificate_name
-from services.web.crowd import network_of
 from services.web.problems import MEDIA_TYPE, Problem
 from services.web.safety import HEADERS
 
@@ -114,7 +114,7 @@ class BoundedProtocol(BoundedWrites, H11Protocol):
 
     def _has_room(self, transport: asyncio.Transport) -> bool:
         """If so, it is counted."""
-        if len(self.connections) >= self.config.bounds.max_connections:
+        if len(self.connections) >= self.config.crowd.max_connections:
             return False
         host = (transport.get_extra_info("peername") or ("",))[0]
         if self.config.crowd.is_proxy(host):

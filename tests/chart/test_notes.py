@@ -63,6 +63,16 @@ def test_notes_tell_the_address(values: Values, address: str) -> None:
     assert not re.search(r"%!|<no value>", text)
 
 
+@pytest.mark.parametrize("edge", ["ingress", "route"])
+def test_notes_warn_of_few_addresses(edge: str) -> None:
+    """Behind a proxy of gRPC's; not where it is named."""
+    values, sentence = SWITCHES["edge"][edge], "set gateway.settings.grpc.trusted_proxies"
+    named = {"gateway": {"settings": {"grpc": {"trusted_proxies": ["10.0.0.0/8"]}}}}
+    assert sentence in notes(set=values)
+    assert sentence not in notes(set=merge(values, named))
+    assert sentence not in notes()
+
+
 def test_notes_warn_of_a_proxy_with_a_certificate() -> None:
     """By which everybody behind it would be let in."""
     mutual = merge(TLS, {"tls": {"gatewayRequiresClientCertificates": True}, "tests": {"enabled": False}})

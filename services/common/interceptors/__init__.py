@@ -1,6 +1,6 @@
 """What happens around every call, one concern per file; `chain.py` makes one gRPC interceptor of them.
 
-From the outside in: tracing, log context, metrics, errors, auth, limits, deadlines, validation.
+From the outside in: tracing, log context, metrics, errors, connections, auth, limits, deadlines, validation.
 """
 
 from services.common.interceptors.auth import AuthInterceptor
@@ -8,6 +8,7 @@ from services.common.interceptors.chain import Chain, Interceptor
 from services.common.interceptors.deadlines import DeadlineInterceptor
 from services.common.interceptors.errors import ErrorInterceptor
 from services.common.interceptors.limits import Gate, LimitInterceptor
+from services.common.interceptors.lines import LineInterceptor
 from services.common.interceptors.logs import LogInterceptor
 from services.common.interceptors.metrics import CallMetrics, MetricsInterceptor
 from services.common.interceptors.tracing import TracingInterceptor
@@ -22,6 +23,7 @@ __all__ = [
     "Gate",
     "Interceptor",
     "LimitInterceptor",
+    "LineInterceptor",
     "LogInterceptor",
     "MetricsInterceptor",
     "TracingInterceptor",

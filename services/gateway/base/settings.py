@@ -106,6 +106,8 @@ class GatewayGrpcSettings(GrpcSettings):
     """As the contract says."""
     max_concurrent_rpcs: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     """Controllers and viewers hold one stream each."""
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    """As GrpcSettings has it; each client may have one of its own."""
     max_streams_per_connection: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """HTTP/2 streams of one connection; further calls wait at the client."""
 
