@@ -89,7 +89,8 @@ class Lines:
         """What of these, the oldest first, has to go."""
         idle = [line for line in lines if line.name not in self._calls]
         beyond = self._beyond(lines)
-        chosen, others = [], []
+        chosen: list[Line] = []
+        others: list[Line] = []
         for line in idle:
             is_beyond = beyond[line.network] > 0
             beyond[line.network] -= is_beyond

@@ -61,8 +61,11 @@ async def test_more_idle_connections_than_descriptors(
         assert await exchange(playing, "one") == "one"
         async with idle_lines(kind, NUM_IDLE, port, tls, address) as lines:
             assert await exchange(playing, "two") == "two"
-            assert await say(other, "hello", wait_for_ready=True) == "hello"
-            assert await num_open(lines) <= NUM_DESCRIPTORS / 4
+            if address != US:  # else only once the burst is over
+                assert await say(other, "hello", wait_for_ready=True) == "hello"
+            while await num_open(lines) > NUM_DESCRIPTORS / 4:
+                pass
+            assert await say(other, "hello again", wait_for_ready=True) == "hello again"
             assert await exchange(playing, "three") == "three"
         assert await exchange(playing, "four") == "four"
 
