@@ -19,6 +19,7 @@ from services.gateway.journal.record import KeptSegment, Limits, NewSession, Pro
 from services.gateway.journal.redis_calls import connect
 from services.gateway.journal.redis_store import RedisStore
 from services.gateway.journal.replicated import ReplicatedJournal
+from services.gateway.journal.running import RunningSession
 
 __all__ = [
     "Acked",
@@ -44,6 +45,7 @@ __all__ = [
     "RedisStore",
     "ReplicatedJournal",
     "Requested",
+    "RunningSession",
     "SegmentMade",
     "Summary",
     "SwitchMode",

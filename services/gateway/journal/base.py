@@ -2,13 +2,14 @@
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from services.gateway.journal.changes import Change
 from services.gateway.journal.errors import InvalidEntry, JournalFull, LeaseLost
 from services.gateway.journal.record import NewSession, Record
+from services.gateway.journal.running import RunningSession
 
 MAX_PAGE_SIZE = 1000
 PAGE_BYTES = 2**20
@@ -153,6 +154,15 @@ class Journal(Protocol):
 
     def clock(self) -> float:
         """Seconds since 1970, the same at all gateways. Raises StoreUnavailable until the store has told."""
+
+    async def share_running(
+        self, mine: Collection[RunningSession], over: Collection[str]
+    ) -> list[RunningSession]:
+        """Tell the other gateways which sessions run here, and which do not any more; hear of all that do,
+        wherever. One that nobody speaks of any more is told of for two more minutes.
+
+        Raises StoreUnavailable.
+        """
 
     def behind(self) -> Behind:
         """How far the store is behind what was written here."""

@@ -1,7 +1,7 @@
 """The journal of a single gateway: nothing survives its process."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from services.gateway.journal.base import (
@@ -27,6 +27,7 @@ from services.gateway.journal.errors import (
 )
 from services.gateway.journal.record import NewSession, Record, new_record
 from services.gateway.journal.rules import apply
+from services.gateway.journal.running import RunningSession
 
 
 @dataclass
@@ -159,6 +160,11 @@ class MemoryJournal:
 
     def clock(self) -> float:
         return self._clock()
+
+    async def share_running(
+        self, mine: Collection[RunningSession], over: Collection[str]
+    ) -> list[RunningSession]:
+        return list(mine)
 
     def behind(self) -> Behind:
         return Behind()

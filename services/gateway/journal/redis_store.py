@@ -2,9 +2,9 @@
 
 A session is two hashes of one slot, `PREFIX:{SESSION}:head` and `:data`. Beside them lie hints in other
 slots, written after them and mended by whoever notices: `PREFIX:request:...` (which session a request id
-made), `PREFIX:leases` (when to look at a session's lease again) and per tenant `:places` (its list), `:kept`
-and `:open` (until when a session is kept, and counted) and `:creating` (until when one counts that may come
-to be). Every key expires. Redis's policy: `noeviction`.
+made), `PREFIX:leases` (when to look at a session's lease again), `PREFIX:running` (which have places) and
+per tenant `:places` (its list), `:kept` and `:open` (until when a session is kept, and counted) and
+`:creating` (until when one counts that may come to be). Every key expires. Redis's policy: `noeviction`.
 """
 
 import asyncio
@@ -27,9 +27,10 @@ from services.gateway.journal.errors import (
     TooManyOpen,
 )
 from services.gateway.journal.record import NewSession, Record
-from services.gateway.journal.redis_heads import BATCH, RedisHeads
+from services.gateway.journal.redis_heads import BATCH
 from services.gateway.journal.redis_keys import creating_key, request_key, session_keys, tenant_keys
 from services.gateway.journal.redis_lists import RedisLists
+from services.gateway.journal.redis_running import RedisRunning
 from services.gateway.journal.scripts import CLAIM, COUNT_IN, DROP, PUT, RESERVE
 
 CREATING_S = 15.0
@@ -38,7 +39,7 @@ MAX_ROUNDS = 100
 """Batches in which one call looks for orphans."""
 
 
-class RedisStore(RedisHeads):
+class RedisStore(RedisRunning):
     """The calls of a journal; each raises StoreUnavailable when Redis does not answer, or refuses."""
 
     def __init__(

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 
@@ -42,6 +42,7 @@ from services.gateway.journal.record import NewSession, Record, new_record
 from services.gateway.journal.redis_look import may_evict
 from services.gateway.journal.redis_store import RedisStore
 from services.gateway.journal.rules import apply
+from services.gateway.journal.running import RunningSession
 from services.gateway.journal.unbroken import Unbroken
 
 _log = logging.getLogger(__name__)
@@ -186,6 +187,11 @@ class ReplicatedJournal:
 
     def clock(self) -> float:
         return self._store.last_known_s()
+
+    async def share_running(
+        self, mine: Collection[RunningSession], over: Collection[str]
+    ) -> list[RunningSession]:
+        return await self._store.share_running(mine, over)
 
     def behind(self) -> Behind:
         late = [owned for owned in self._owned.values() if owned.num_missing]

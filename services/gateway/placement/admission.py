@@ -14,10 +14,11 @@ from services.gateway.base.settings import GatewaySettings
 from services.gateway.peers.peer import Peer
 from services.gateway.peers.pool import Pool
 from services.gateway.peers.reports import Kind
-from services.gateway.placement.claims import Claim
+from services.gateway.placement.claims import Claim, Places
 from services.gateway.placement.ledger import Ledger, Place
 from services.gateway.placement.needs import Needs, decoder_fits, stage_fits
 from services.gateway.placement.pace import Pace
+from services.gateway.placement.running import RunningSessions
 
 MIN_SLEEP_S = 0.001
 MAX_ETA_S = 86_400.0
@@ -41,27 +42,31 @@ class Admission:
         self._queue: list[Claim] = []
         self._timer: asyncio.TimerHandle | None = None
         stages.listen(self._learn)
-        self._stages = Ledger(
-            stages, stage_fits, clock, settings.open_timeout_s, self._move, self._pace.observe
-        )
-        self._decoders = Ledger(decoders, decoder_fits, clock, settings.open_timeout_s, self._move)
+        self.running = RunningSessions(clock, settings.recovery_timeout_s, settings.lease_s, self._move)
+        open_s, left = settings.open_timeout_s, self.running.doubt
+        self._stages = Ledger(stages, stage_fits, clock, open_s, self._move, self._pace.observe, left=left)
+        self._decoders = Ledger(decoders, decoder_fits, clock, open_s, self._move, left=left)
 
     def enqueue(self, needs: Needs) -> Claim:
         """Queue for a stage and a decoder; served at once where both are free. Who has the claim either waits
         for it to the end, or cancels. Raises QueueFull."""
         claim = Claim(needs, (self._stages, self._decoders), self._remove)
-        if len(self._queue) >= self._max_queue and not all(find_peers(claim)):
+        if len(self._queue) >= self._max_queue and (self._is_kept(claim) or not all(find_peers(claim))):
             raise QueueFull(f"{self._max_queue} sessions wait for a place already")
         self._insert(claim, self._queue)
         return claim
 
+    async def both(self, needs: Needs) -> Places:
+        """A stage and a decoder at once, ahead of the queue. Waits as long as it takes."""
+        return Places(*await self._hurry(needs, (self._stages, self._decoders)))
+
     async def stage(self, needs: Needs, avoid: Collection[str] = ()) -> Place[StageStatus]:
-        """A stage at another address than `avoid`, ahead of the queue. Waits as long as it takes."""
-        return await self._hurry(needs, self._stages, avoid)
+        """A stage at another address than `avoid`, as `both`."""
+        return (await self._hurry(needs, (self._stages,), avoid))[0]
 
     async def decoder(self, needs: Needs, avoid: Collection[str] = ()) -> Place[DecoderStatus]:
         """As `stage`."""
-        return await self._hurry(needs, self._decoders, avoid)
+        return (await self._hurry(needs, (self._decoders,), avoid))[0]
 
     def find_model(self, name: str) -> ModelInfo | None:
         """As the last stage that reported it said, whatever became of that stage."""
@@ -115,10 +120,12 @@ class Admission:
         if self._timer:
             self._timer.cancel()
 
-    async def _hurry(self, needs: Needs, ledger: Ledger[Any], avoid: Collection[str]) -> Place[Any]:
-        claim = Claim(needs, (ledger,), self._remove, avoid)
+    async def _hurry(
+        self, needs: Needs, ledgers: tuple[Ledger[Any], ...], avoid: Collection[str] = ()
+    ) -> tuple[Place[Any], ...]:
+        claim = Claim(needs, ledgers, self._remove, avoid)
         self._insert(claim, self._urgent)
-        return (await claim.wait())[0]
+        return await claim.wait()
 
     def _insert(self, claim: Claim, line: list[Claim]) -> None:
         insort(line, claim, key=lambda waiting: waiting.needs.rank)
@@ -144,13 +151,26 @@ class Admission:
         for claim in (*self._urgent, *self._queue):
             if claim.key in stuck:
                 continue
-            if serve(claim):
+            if claim.position and self._is_kept(claim):
+                stuck.add(claim.key)
+            elif serve(claim):
                 served.append(claim)
             elif not make_room(claim):
                 stuck.add(claim.key)
         if served:
             self._remove(*served)
         self._set_timer()
+
+    def _is_kept(self, claim: Claim) -> bool:
+        """Whether all that is free is for sessions that run, or ran until their gateway was lost."""
+        model = claim.needs.model
+        num_stages = self._stages.num_others_staying(lambda status: status.model.model == model)
+        num_decoders = self._decoders.num_others_staying(lambda _: True)
+        kept_stages = self.running.num_kept("stage", model, num_stages)
+        kept_decoders = self.running.num_kept("decoder", model, num_decoders)
+        return bool(kept_stages and kept_stages >= self._stages.num_free_for(claim.needs)) or bool(
+            kept_decoders and kept_decoders >= self._decoders.num_free_for(claim.needs)
+        )
 
     def _tell_positions(self) -> None:
         for position, claim in enumerate(self._queue, 1):

@@ -110,15 +110,17 @@ class Ledger(Generic[S]):
         open_timeout_s: float,
         changed: Callable[[], None],
         freed: Callable[[], None] = lambda: None,
+        left: Callable[[], None] = lambda: None,
     ) -> None:
         """`open_timeout_s`: a session that has its place for longer is open there. `changed`: somebody might
-        find a place now. `freed`: a place was released."""
+        find a place now. `freed`: a place was released; `left`: by another gateway's session."""
         self._pool = pool
         self._fits = fits
         self.clock = clock
         self._open_timeout_s = open_timeout_s
         self.changed = changed
         self._freed = freed
+        self._left = left
         self._accounts: WeakKeyDictionary[Peer[S], Account[S]] = WeakKeyDictionary()
         self.offered: dict[Place[S], None] = {}
         """Places of paused sessions, those offered for longest first."""
@@ -138,6 +140,15 @@ class Ledger(Generic[S]):
         """Places taken there, by whichever gateway's sessions. One counts from its grant, which a report
         knows later, to a report after its release."""
         return max(num_reported(peer), self._num_held(peer) + self._account(peer).num_others)
+
+    def num_free_for(self, needs: Needs) -> int:
+        """Places that the needs could be given now."""
+        return sum(self.num_free(peer) for peer in self._fitting(needs, ()))
+
+    def num_others_staying(self, serves: Callable[[S], bool]) -> int:
+        """Sessions of other gateways on such peers that are here to stay."""
+        accounts = ((peer, account) for peer, account in self._accounts.items() if is_staying(peer))
+        return sum(account.num_others for peer, account in accounts if peer.status and serves(peer.status))
 
     def find(self, needs: Needs, avoid: Collection[str]) -> Peer[S] | None:
         """The fullest peer that has a place for the needs."""
@@ -198,7 +209,9 @@ class Ledger(Generic[S]):
     def _heard(self, peer: Peer[S]) -> None:
         account = self._account(peer)
         account.closing.clear()
-        account.num_others = self._count_others(peer, account)
+        num_before, account.num_others = account.num_others, self._count_others(peer, account)
+        if account.num_others < num_before:
+            self._left()
         self.changed()
 
     def _count_others(self, peer: Peer[S], account: Account[S]) -> int:
@@ -215,7 +228,7 @@ class Ledger(Generic[S]):
     def _num_usable(self, peer: Peer[S]) -> int:
         """Places for anybody; 0 unless it is ready, here to stay, and trusted."""
         status: Any = peer.status
-        if status is None or peer.is_terminating or status.state != common_pb2.SERVING_STATE_READY:
+        if status is None or not is_staying(peer):
             return 0
         return int(status.max_sessions) if self._account(peer).back_s is None else 0
 
@@ -227,6 +240,12 @@ class Ledger(Generic[S]):
     def _is_worth_revoking(self, peer: Peer[S]) -> bool:
         """Not where there are too many: the place would not become free."""
         return self.num_used(peer) <= self._num_usable(peer)
+
+
+def is_staying(peer: Peer[Any]) -> bool:
+    """Neither gone nor told to go."""
+    status, ready = peer.status, common_pb2.SERVING_STATE_READY
+    return status is not None and not peer.is_terminating and status.state == ready
 
 
 def num_reported(peer: Peer[Any]) -> int:

@@ -17,7 +17,7 @@ from services.common.errors import NotReady, QueueFull, QuotaExceeded
 from services.common.interceptors.logs import bind_session
 from services.common.race import race
 from services.common.status import describe
-from services.gateway.journal import Ended, Lease, Limits, LimitsSet, Noted, Record
+from services.gateway.journal import Ended, Lease, Limits, LimitsSet, Noted, Record, RunningSession
 from services.gateway.journal.errors import LeaseLost, NoSuchSession
 from services.gateway.peers.stream import StreamLost
 from services.gateway.placement.claims import Claim, Places
@@ -55,7 +55,13 @@ class Conductor:
         """Until it is over. Raises the journal's LeaseLost and NoSuchSession where another gateway has it."""
         structlog.contextvars.clear_contextvars()  # those of the call that created it
         bind_session(self.live.record.session, self.live.lease.epoch)
-        await self._end(await self._until_over())
+        running, session = self._shared.admission.running, self.live.record.session
+        try:
+            over = await self._until_over()
+            running.drop(session)
+            await self._end(over)
+        finally:
+            running.forget(session)
 
     async def _until_over(self) -> SessionOver:
         try:
@@ -80,7 +86,6 @@ class Conductor:
             places = await self._places()
             self.live.alone_since = time.monotonic()
             await self._wait_for(self._play(places))
-            self._recoveries.put_off()
             await self._wait_for(self._resumed())
         await self._wait_for(self._acknowledged())
 
@@ -101,11 +106,15 @@ class Conductor:
         raise SessionOver(session_pb2.END_REASON_COMPLETE)
 
     async def _play(self, places: Places) -> None:
-        """Make video until the places are given away during a pause."""
+        """Make video until the places are given away: during a pause, or to a session that has what this one
+        lacks."""
         self._production = Production(self.live, self._recoveries, places)
         try:
             await self._note_model(places)
             await self._production.run()
+            if self.live.is_paused or not self._production.has_yielded:
+                self._recoveries.put_off()
+                self._shared.admission.running.drop(self.live.record.session)
         finally:
             self._production = None
             places.stage.release()
@@ -113,9 +122,13 @@ class Conductor:
 
     async def _places(self) -> Places:
         """Places at a stage and a decoder: from the queue, or ahead of it for what ran before."""
+        running, session = self._shared.admission.running, self.live.record.session
         if self._recoveries.is_urgent:
-            async with or_over(self._shared.settings.gateway.recovery_timeout_s, "stage or decoder"):
-                return await self._places_ahead()
+            both = frozenset({"stage", "decoder"})
+            running.put(RunningSession(session, self.live.spec.model, needs=both, lacks=both))
+            async with or_over(self._shared.settings.gateway.recovery_timeout_s, "stage and decoder"):
+                return await self._shared.admission.both(needs_of(self.live))
+        running.drop(session)
         self.live.claim = claim = await self._enqueue()
         telling = asyncio.create_task(self._tell_queue())
         try:
@@ -134,15 +147,6 @@ class Conductor:
                 return self._shared.admission.enqueue(needs)
             except QueueFull:
                 await asyncio.sleep(QUEUE_RETRY_S)
-
-    async def _places_ahead(self) -> Places:
-        needs = needs_of(self.live)
-        stage = await self._shared.admission.stage(needs)
-        try:
-            return Places(stage, await self._shared.admission.decoder(needs))
-        except BaseException:
-            stage.release()
-            raise
 
     async def _note_model(self, places: Places) -> None:
         """Note which model makes it and what must be kept of it."""

@@ -1,7 +1,8 @@
 """A session that has its places: its two streams, and what they bring."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
@@ -14,13 +15,16 @@ from services.gateway.journal import (
     Noted,
     PromptApplied,
     PromptRefused,
+    RunningSession,
     SegmentMade,
 )
 from services.gateway.peers.decoder_stream import DecoderPeer, DecoderStream
+from services.gateway.peers.reports import Kind
 from services.gateway.peers.stage_stream import StagePeer, StageStream
 from services.gateway.placement.claims import Places
 from services.gateway.placement.ledger import Place
 from services.gateway.placement.needs import Needs
+from services.gateway.placement.running import RunningSessions
 from services.gateway.session import views
 from services.gateway.session.attachment import Response
 from services.gateway.session.block_made import block_made
@@ -42,6 +46,9 @@ class Production:
         self._live = live
         self._recoveries = recoveries
         self._opened = set[str]()
+        self._lacks = set[str]()
+        self.has_yielded = False
+        """Another session had what this one waited for, and needed what it had."""
         self._stage: Keeper[stage_pb2.StageStatus] = Keeper(
             places.stage,
             find=self._find_stage,
@@ -60,11 +67,13 @@ class Production:
         )
 
     async def run(self) -> None:
-        """Until the places are given away during a pause. Raises SessionOver, StreamLost."""
+        """Until the places are given away during a pause, or to another session. Raises SessionOver,
+        StreamLost."""
         try:
+            self._tell_needs()
             await self._live.begin_epoch()
             # The end comes first: where it meets a loss, nothing was lost any more.
-            await race(self._complete(), self._make(), self._decode(), self._give_away())
+            await race(self._complete(), self._make(), self._decode(), self._give_away(), self._yield())
         finally:
             self._stage.place.release()
             self._decoder.place.release()
@@ -84,6 +93,7 @@ class Production:
         if not self._is_made():
             await self._stage.run()
         self._stage.is_done = True
+        self._tell_needs()
         self._stage.place.release()
         self._live.wakeup.fire()
         await asyncio.Event().wait()
@@ -91,6 +101,7 @@ class Production:
     async def _decode(self) -> None:
         """Run the decoder's stream, which the last segment ends; clients have still to acknowledge that."""
         await self._decoder.run()
+        self._tell_needs()
         await asyncio.Event().wait()
 
     async def _complete(self) -> None:
@@ -121,6 +132,11 @@ class Production:
             if not all(kept):
                 log.info("places given away during a pause")
                 return
+
+    async def _yield(self) -> None:
+        await self._running.yield_asked(self._live.record.session)
+        log.info("places yielded", lacks=sorted(self._lacks))
+        self.has_yielded = True
 
     async def _resumed(self) -> None:
         while self._live.is_paused:
@@ -239,14 +255,38 @@ class Production:
         return self._live.lease.epoch if is_first else await self._live.next_epoch()
 
     async def _find_stage(self, avoid: Collection[str]) -> Place[stage_pb2.StageStatus]:
-        shared = self._live.shared
-        async with or_over(None if avoid else shared.settings.gateway.recovery_timeout_s, "stage"):
-            return await shared.admission.stage(needs_of(self._live), avoid)
+        async with self._finding("stage", avoid):
+            return await self._live.shared.admission.stage(needs_of(self._live), avoid)
 
     async def _find_decoder(self, avoid: Collection[str]) -> Place[decoder_pb2.DecoderStatus]:
-        shared = self._live.shared
-        async with or_over(None if avoid else shared.settings.gateway.recovery_timeout_s, "decoder"):
-            return await shared.admission.decoder(needs_of(self._live), avoid)
+        async with self._finding("decoder", avoid):
+            return await self._live.shared.admission.decoder(needs_of(self._live), avoid)
+
+    @asynccontextmanager
+    async def _finding(self, what: Kind, avoid: Collection[str]) -> AsyncIterator[None]:
+        """Bounded where the session stands still meanwhile. Raises SessionOver."""
+        if avoid:  # it moves, and goes on until there is a place
+            yield
+            return
+        self._lacks.add(what)
+        self._tell_needs()
+        try:
+            async with or_over(self._live.shared.settings.gateway.recovery_timeout_s, what):
+                yield
+        finally:
+            self._lacks.discard(what)
+            self._tell_needs()
+
+    @property
+    def _running(self) -> RunningSessions:
+        return self._live.shared.admission.running
+
+    def _tell_needs(self) -> None:
+        """To all gateways, so that nobody from a queue has the places that it needs."""
+        done = {"stage": self._stage.is_done, "decoder": self._decoder.is_done}
+        needs = frozenset(kind for kind, is_done in done.items() if not is_done)
+        session, model = self._live.record.session, self._live.spec.model
+        self._running.put(RunningSession(session, model, needs, needs & self._lacks))
 
 
 def needs_of(live: LiveSession, *, is_resumed: bool = False) -> Needs:

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from services.common.errors import Draining, NotReady, SessionNotFound
+from services.common.wakeup import Wakeup
 from services.gateway.journal import Lease, Noted, Record
 from services.gateway.journal.errors import (
     JournalError,
@@ -55,11 +56,13 @@ class Registry:
         """Renew leases and take over orphans from now on."""
         lease_s = self.shared.settings.gateway.lease_s
         chores = (
-            self._every(lease_s / 8, self.shared.journal.look),
+            self._every(lease_s / 8, self._look),
+            self._every(lease_s / 8, self._share, self.shared.admission.running.news),
             self._every(lease_s / 4, self._renew),
             self._every(lease_s / 2, self._adopt),
         )
         self._chores = [asyncio.create_task(chore) for chore in chores]
+        self.shared.admission.running.is_shared = True
 
     async def close(self) -> None:
         """Stop all that runs; what Redis has of it another gateway goes on with."""
@@ -234,9 +237,23 @@ class Registry:
                 with suppress(JournalError):
                     await self._take_over(session)
 
-    async def _every(self, seconds: float, chore: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _look(self) -> None:
+        with suppress(StoreUnavailable):  # whoever needs the journal says so
+            await self.shared.journal.look()
+
+    async def _share(self) -> None:
+        with suppress(StoreUnavailable):
+            lease_s = self.shared.settings.gateway.lease_s
+            await self.shared.admission.running.share(self.shared.journal, lease_s / 2)
+
+    async def _every(
+        self, seconds: float, chore: Callable[[], Coroutine[Any, Any, None]], sooner: Wakeup | None = None
+    ) -> None:
+        sooner = sooner or Wakeup()
         while True:
-            await asyncio.sleep(seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await sooner.wait()
             try:
                 await chore()
             except JournalError as error:

@@ -66,7 +66,12 @@ class Gateway:
 class Pair:
     first: Gateway
     second: Gateway
-    stage: FakeStage
+    stages: list[FakeStage]
+    decoders: list[FakeDecoder]
+
+    @property
+    def stage(self) -> FakeStage:
+        return self.stages[0]
 
 
 @pytest.fixture
@@ -77,15 +82,22 @@ def redis() -> Iterator[RedisServer]:
 
 
 @asynccontextmanager
-async def pair(redis: RedisServer, **gateway: Any) -> AsyncIterator[Pair]:
+async def pair(
+    redis: RedisServer, num_each: int = 1, capacity: int = 4, num_places: int = 0, **gateway: Any
+) -> AsyncIterator[Pair]:
+    """`num_each`: stages and decoders. `capacity`: places of each, of a stage `num_places` where given."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "token").write_bytes(bytes(range(32)))
         write_keys(folder / "keys.toml", ["acme", "other"])
-        stage = await stack.enter_async_context(FakeStage(block_s=0.01))
-        decoder = await stack.enter_async_context(FakeDecoder())
+        stages = [FakeStage(block_s=0.01, capacity=num_places or capacity) for _ in range(num_each)]
+        decoders = [FakeDecoder(capacity=capacity) for _ in range(num_each)]
+        machines: list[Any] = [*stages, *decoders]
+        for machine in machines:
+            await stack.enter_async_context(machine)
         options = {"redis_url": redis.url, "token_key_file": folder / "token", "lease_s": LEASE_S} | gateway
-        settings = gateway_settings([stage.address], [decoder.address], folder / "keys.toml", **options)
+        addresses = ([machine.address for machine in kind] for kind in (stages, decoders))
+        settings = gateway_settings(*addresses, folder / "keys.toml", **options)
         gateways = []
         for _ in range(2):
             own = replace(settings, grpc=replace(settings.grpc, port=free_port()))
@@ -93,8 +105,8 @@ async def pair(redis: RedisServer, **gateway: Any) -> AsyncIterator[Pair]:
             channel = await stack.enter_async_context(open_channel(server.port))
             gateways.append(Gateway(server, registry, Tenant(channel, "acme"), Tenant(channel, "other")))
         await until(lambda: all(one.registry.shared.admission.has_stages for one in gateways))
-        await until(lambda: stage.num_watchers == decoder.num_watchers == 2)
-        yield Pair(*gateways, stage)
+        await until(lambda: all(machine.num_watchers == 2 for machine in machines))
+        yield Pair(*gateways, stages, decoders)
 
 
 def check_whole(number: int, *streams: AttachedStream) -> None:
@@ -432,3 +444,73 @@ async def test_a_client_may_be_ahead_of_what_redis_has_when_its_gateway_dies(
         with fails("OUT_OF_RANGE SEQUENCE_AHEAD"):
             async with both.second.acme.attached(name, after_sequence=10_000):
                 pass
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_running_sessions_come_before_those_that_queue_at_the_other_gateway(
+    redis: RedisServer, leaves: bool
+) -> None:
+    """Their gateway is lost, or leaves, and their places are free before anybody has taken them over."""
+    async with pair(redis, num_places=2, recovery_timeout_s=5.0) as both:
+        names = [await both.first.acme.name() for _ in range(2)]
+        for name in names:
+            await both.first.acme.until_state(name, "ACTIVE")
+        waiting = [await both.second.acme.name() for _ in range(3)]
+        for name in waiting:
+            await both.second.acme.until_state(name, "QUEUED")
+        async with AsyncExitStack() as stack:
+            streams = [
+                await stack.enter_async_context(both.second.acme.attached(name, after_sequence=0))
+                for name in names
+            ]
+            for stream in streams:
+                await stream.until_segments(2)
+            await (both.first.registry.drain(5.0) if leaves else both.first.kill())
+            later = [both.second.acme.stream() for _ in names]
+            for name, former, stream in zip(names, streams, later, strict=True):
+                newest = former.sequences[-1]
+                await stream.attach(name=name, after_sequence=newest)
+                await stream.ack(newest)
+            for stream in later:
+                await stream.until_segments(10)
+                assert "QUEUED" not in stream.states
+        assert [STATES[(await both.second.acme.get(name)).state] for name in waiting] == ["QUEUED"] * 3
+        await both.second.acme.delete(names[0])
+        async with asyncio.timeout(LEASE_S):  # what is free for all is given out at once
+            await both.second.acme.until_state(waiting[0], "ACTIVE")
+
+
+async def test_a_place_that_a_session_leaves_is_for_who_queues_at_the_other_gateway(
+    redis: RedisServer,
+) -> None:
+    async with pair(redis, num_places=1) as both:
+        for _ in range(3):
+            name = await both.first.acme.name()
+            await both.first.acme.until_state(name, "ACTIVE")
+            waiting = await both.second.acme.name()
+            await both.second.acme.until_state(waiting, "QUEUED")
+            await both.first.acme.delete(name)
+            async with asyncio.timeout(5.0):
+                await both.second.acme.until_state(waiting, "ACTIVE")
+            await both.second.acme.delete(waiting)
+
+
+async def test_of_two_at_two_gateways_that_hold_what_the_other_needs_one_goes_on(redis: RedisServer) -> None:
+    async with pair(redis, num_each=2, capacity=1, recovery_timeout_s=WAIT_S) as both:
+        gateways = (both.first, both.second)
+        names = [await gateway.acme.name(num_blocks=60) for gateway in gateways]
+        streams = [gateway.acme.stream() for gateway in gateways]
+        for name, stream in zip(names, streams, strict=True):
+            await stream.attach(name=name)
+            await stream.until_sequence(3)
+        first, second = (name.removeprefix("sessions/") for name in names)
+        stage = next(stage for stage in both.stages if first in stage.sessions)
+        decoder = next(decoder for decoder in both.decoders if second in decoder.sessions)
+        await asyncio.gather(stage.kill(), decoder.kill())
+        async with asyncio.timeout(WAIT_S):
+            ends = [asyncio.ensure_future(stream.until_over()) for stream in streams]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await stage.start()
+            await asyncio.gather(*ends)
+        for stream in streams:
+            check_whole(60, stream)

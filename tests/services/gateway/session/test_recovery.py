@@ -24,6 +24,7 @@ from tests.services.support.gateway_support import (
     CLASSES,
     PROMPT,
     STATES,
+    WAIT_S,
     AttachedStream,
     Town,
     status_reason,
@@ -480,3 +481,38 @@ async def test_a_stage_of_another_revision_does_not_continue_a_session() -> None
             await stream.until_over()
         assert stream.end_reason == "FAILED"
         assert not stages[1].streams
+
+
+async def test_of_two_that_hold_what_the_other_needs_one_goes_on() -> None:
+    """One's stage and the other's decoder are gone, and there is no spare: one of them gives up what it has,
+    and is served when there is something again."""
+    stages, decoders = [FakeStage(capacity=1) for _ in range(2)], [FakeDecoder(capacity=1) for _ in range(2)]
+    async with town(stages=stages, decoders=decoders, recovery_timeout_s=WAIT_S) as place:
+        names = [await place.anybody.name(num_blocks=60) for _ in range(2)]
+        streams = [await stack_of(place, name) for name in names]
+        for stream in streams:
+            await stream.until_sequence(3)
+        first, second = (name.removeprefix("sessions/") for name in names)
+        stage = next(stage for stage in stages if first in stage.sessions)
+        decoder = next(decoder for decoder in decoders if second in decoder.sessions)
+        await asyncio.gather(stage.kill(), decoder.kill())
+        await first_over(streams)
+        await stage.start()
+        for stream in streams:
+            await stream.until_over()
+            check_whole(stream, 60)
+        assert not place.registry.shared.admission.num_urgent
+
+
+async def stack_of(place: Town, name: str) -> AttachedStream:
+    stream = place.anybody.stream()
+    await stream.attach(name=name)
+    return stream
+
+
+async def first_over(streams: list[AttachedStream]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        await asyncio.wait(
+            [asyncio.ensure_future(stream.until_over()) for stream in streams],
+            return_when=asyncio.FIRST_COMPLETED,
+        )

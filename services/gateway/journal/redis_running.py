@@ -1,0 +1,29 @@
+"""`PREFIX:running`: which sessions run, at whichever gateway."""
+
+from collections.abc import Collection
+from typing import Any
+
+from services.gateway.journal import running
+from services.gateway.journal.redis_heads import RedisHeads
+from services.gateway.journal.running import KEPT_S, RunningSession
+
+
+class RedisRunning(RedisHeads):
+    """A hash by session; what is in it for too long falls away."""
+
+    async def share_running(
+        self, mine: Collection[RunningSession], over: Collection[str]
+    ) -> list[RunningSession]:
+        key, now_ms = f"{self._prefix}:running", await self.now_ms()
+        until_ms = now_ms + int(KEPT_S * 1000)
+        told = [part for one in mine for part in (one.session, running.encode(one, until_ms))]
+        commands: list[tuple[Any, ...]] = [("HSET", key, *told)] if told else []
+        commands += [("HDEL", key, *over)] if over else []
+        *_, found = await self._pipeline(
+            *commands, ("PEXPIRE", key, int(2 * KEPT_S * 1000)), ("HGETALL", key), is_atomic=True
+        )
+        known = {name.decode(): value for name, value in found.items()}
+        live = {session: running.decode(session, value, now_ms) for session, value in known.items()}
+        if old := [session for session, one in live.items() if one is None]:
+            await self._pipeline(("HDEL", key, *old))
+        return [one for one in live.values() if one]
