@@ -59,6 +59,8 @@ class Position:
     """The highest sequence received; 0: none."""
     next: int = 0
     """The sequence that must come next; 0: whatever comes."""
+    num_repeated: int = 0
+    """Segments that came and were known."""
 
     def attach(self, next_sequence: int, *, may_skip: bool) -> int | None:
         """A stream begins. Returns the first sequence left out, None if none is.
@@ -80,6 +82,7 @@ class Position:
         if self.next and sequence > self.next:
             raise SequenceGap(self.next, sequence)
         if sequence <= self.last or sequence < self.next:
+            self.num_repeated += 1
             return False
         self.last, self.next = sequence, sequence + 1
         return True

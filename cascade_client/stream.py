@@ -56,6 +56,11 @@ class Stream:
         """`sessions/{session_id}`."""
         return self._connection.name
 
+    @property
+    def num_repeated(self) -> int:
+        """Segments that came once more, mostly after a loss of the stream, and were dropped."""
+        return self._inbox.position.num_repeated
+
     async def __aenter__(self) -> Self:
         """Attach. Raises CascadeClientError."""
         self._running = asyncio.create_task(self._run(), name="stream")

@@ -13,14 +13,18 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
-from cascade_core.ranks import worker
 from cascade_core.ranks.processes import BORN, DIED, FAILED, NEWS
 
+Rank = Callable[[int], NoReturn]
+"""What a rank does, given the descriptor of its end of the socket pair."""
 
-def main() -> None:
+
+def main(rank: Rank) -> None:
     link = socket.socket(fileno=int(sys.argv[1]))
 
     def tell(kind: int, process_id: int, status: int) -> None:
@@ -48,7 +52,7 @@ def main() -> None:
         else:
             if process_id == 0:
                 link.close()
-                run_rank(descriptor)
+                run_rank(rank, descriptor)
             tell(BORN, process_id, 0)
         os.close(descriptor)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
@@ -58,13 +62,13 @@ def main() -> None:
             os.wait()
 
 
-def run_rank(descriptor: int) -> None:
+def run_rank(rank: Rank, descriptor: int) -> None:
     """In the new process; does not return."""
     try:
         os.setpgid(0, 0)  # a terminal's Ctrl-C is for the engine, which then closes the ranks
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-        worker.run(descriptor)
+        rank(descriptor)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -72,4 +76,6 @@ def run_rank(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from cascade_core.ranks import worker
+
+    main(worker.run)

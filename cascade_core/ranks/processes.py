@@ -44,6 +44,9 @@ class RankProcess:
 class ForkServer:
     """Makes rank processes; its own process starts with the first, and anew should it be lost."""
 
+    module = "cascade_core.ranks.fork_server"
+    """What it runs."""
+
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self._link: socket.socket | None = None
@@ -88,7 +91,7 @@ class ForkServer:
         self._link = ours
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "cascade_core.ranks.fork_server", str(theirs.fileno()),
+                sys.executable, "-P", "-m", self.module, str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=STDERR,
                 pass_fds=[theirs.fileno()],

@@ -26,6 +26,9 @@ class WorkerUnusable(CascadeError):
 class WorkerProcess:
     """`async with`: a process that has loaded the decoder, and is gone at the end."""
 
+    module = "services.decoder.worker"
+    """What it runs."""
+
     def __init__(self, load: LoadDecoder, start_deadline_s: float) -> None:
         self._load = load
         self._start_deadline_s = start_deadline_s
@@ -88,7 +91,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
-            command = (sys.executable, "-P", "-m", "services.decoder.worker", str(theirs.fileno()))
+            command = (sys.executable, "-P", "-m", self.module, str(theirs.fileno()))
             try:
                 self._child = await Child.start(command, pass_fds=[theirs.fileno()])
             except BaseException:

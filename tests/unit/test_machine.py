@@ -60,6 +60,7 @@ def touched(*_):
 for name in ("_cuda_getDeviceCount", "_cuda_init", "_cuda_getCurrentRawStream"):
     setattr(torch._C, name, touched)
 import cascade_core.ranks.fork_server
+import cascade_core.ranks.worker
 assert not torch.cuda.is_initialized()
 """
 

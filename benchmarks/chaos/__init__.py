@@ -1,0 +1,1 @@
+"""Sessions under load while everything below them is killed: `python -m benchmarks.chaos`."""

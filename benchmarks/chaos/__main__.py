@@ -1,0 +1,143 @@
+"""A thousand kills under sessions that are watched, and what their clients saw of it.
+
+python -m benchmarks.chaos [--kills N] [--seed N] [--engine fake|demo] [--seconds N] [--tls half|on|off]
+                           [--sessions N] [--pace SECONDS] [--out FOLDER] [--logs FOLDER]
+python -m benchmarks.chaos --gateway ADDRESS [--seconds N] [--sessions N] [--ca FILE] [--out FOLDER]
+
+Two gateways, three stages, three decoders and a Redis with a replica run as processes on this machine;
+clients play sessions through them, steer them and look on, while processes are killed, ended, frozen and cut
+off, one or two at once, and started again. Every segment is checked. A thousand kills are ten installations,
+one after the other; the same seed does the same things. Exits with 1 where a session or a segment was lost.
+
+With --gateway nothing is started and nothing is killed: it watches sessions of an installation that somebody
+else torments. A key for it comes from CASCADE_API_KEY.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.chaos.installation import Shape
+from benchmarks.chaos.measures import findings
+from benchmarks.chaos.report import render, results_of, write
+from benchmarks.chaos.run import RETRY_S, Outcome, Plan, run, watch
+from cascade_client import Client, Tls
+from cascade_core.commands.bench import at_least, check_folder
+from cascade_core.machine import machine
+
+RUN_KILLS = 100
+"""Of one installation."""
+SECONDS, WATCHED_SECONDS = 7200, 60
+TLS = {"half": (False, True), "on": (True,), "off": (False,)}
+
+
+def plans(options: argparse.Namespace) -> list[Plan]:
+    """One for each installation."""
+    chance = random.Random(options.seed)
+    found: list[Plan] = []
+    per_run = min(RUN_KILLS, -(-options.kills // len(TLS[options.tls])))
+    left = options.kills
+    while left > 0:
+        uses_tls = TLS[options.tls][len(found) % len(TLS[options.tls])]
+        found.append(plan(options, len(found), chance.getrandbits(32), min(per_run, left), uses_tls))
+        left -= per_run
+    return found
+
+
+def plan(options: argparse.Namespace, number: int, seed: int, kills: int, uses_tls: bool) -> Plan:
+    shape = Shape(options.engine, uses_tls=uses_tls)
+    return Plan(number, seed, kills, options.pace, options.sessions, shape, options.ends_at_s)
+
+
+async def run_all(options: argparse.Namespace, folder: Path) -> list[Outcome]:
+    """Of runs that nothing is to be said of, no logs stay."""
+    outcomes: list[Outcome] = []
+    with tqdm(total=options.kills, unit="kill") as bar:
+
+        def tell(_: Outcome) -> None:
+            bar.update()
+
+        for each in plans(options):
+            if time.monotonic() > each.ends_at_s:
+                break
+            logs = folder / f"run-{each.number}"
+            logs.mkdir()
+            outcomes.append(await run(each, logs, tell))
+            if not findings(outcomes[-1]):
+                shutil.rmtree(logs)
+    return outcomes
+
+
+async def watch_only(options: argparse.Namespace) -> list[Outcome]:
+    key = os.environ.get("CASCADE_API_KEY")
+    tls = Tls(ca=options.ca) if options.ca else None
+    addresses = options.gateway.split(",")
+
+    def client(first: int) -> Client:
+        first %= len(addresses)
+        target = ",".join(addresses[first:] + addresses[:first])
+        return Client(target, api_key=key, tls=tls, retry_for_s=RETRY_S)
+
+    return [await watch(plan(options, 0, options.seed, 0, bool(options.ca)), client)]
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the tables")
+    parser.add_argument("--kills", type=at_least(1), default=1000, help="in all (default: 1000)")
+    parser.add_argument("--seed", type=at_least(0), default=1, help="of what happens (default: 1)")
+    parser.add_argument("--engine", choices=("fake", "demo"), default="fake", help="fake: computes nothing")
+    parser.add_argument("--seconds", type=at_least(1), help="no fault later (default: 7200; watched: 60)")
+    parser.add_argument("--tls", choices=TLS, default="half", help="of the installations (default: half)")
+    parser.add_argument("--sessions", type=at_least(1), default=12, help="at a time (default: 12)")
+    parser.add_argument("--pace", type=float, default=1.5, help="seconds between faults (default: 1.5)")
+    parser.add_argument("--logs", type=Path, help="where the logs of runs with findings stay")
+    parser.add_argument("--gateway", help="addresses of the gateways to watch, with commas between")
+    parser.add_argument("--ca", type=Path, help="who signs their certificates; without: plain text")
+    options = parser.parse_args(arguments)
+    options.seconds = options.seconds or (WATCHED_SECONDS if options.gateway else SECONDS)
+    options.ends_at_s = time.monotonic() + options.seconds
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    check_folder(options.out)
+    given = shlex.join(sys.argv[1:] if arguments is None else arguments)
+    head: dict[str, Any] = {
+        "command": f"python -m benchmarks.chaos {given}".strip(),
+        "machine": machine(),
+        "load": "{:.1f}, {:.1f}, {:.1f} (1, 5, 15 min)".format(*os.getloadavg()),
+        "engine": "not ours" if options.gateway else options.engine,
+        "seed": options.seed,
+    }
+    folder = Path(tempfile.mkdtemp(prefix="cascade-chaos-", dir=options.logs))
+    try:
+        outcomes = asyncio.run(watch_only(options) if options.gateway else run_all(options, folder))
+    finally:
+        if any(folder.iterdir()):
+            print(f"logs: {folder}", file=sys.stderr)
+        else:
+            folder.rmdir()
+    results = results_of(head, outcomes)
+    write(results, options.out)
+    print(render(results))
+    whole = results["summary"][-1]
+    return int(any(whole[name] for name in ("lost", "changed", "sessions_lost")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

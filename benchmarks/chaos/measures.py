@@ -1,0 +1,132 @@
+"""What a run's clients saw: their waits, which fault each is charged to, what should not have happened."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.chaos.inflict import Inflicted
+from benchmarks.chaos.ledger import Complaint, Ledger, Wait
+from benchmarks.chaos.outages import longest_without
+from benchmarks.chaos.run import Outcome
+from benchmarks.chaos.viewers import Loss
+
+Row = dict[str, Any]
+TOGETHER_S, EXCUSED_FOR_S = 8.0, 120.0
+RECENT_S = 60.0
+MAY_STAND_S = 15.0
+"""While everything is up."""
+
+
+def gaps(outcome: Outcome) -> list[tuple[Inflicted, float]]:
+    """Each with the fault it is charged to."""
+    found = []
+    for wait in waits(outcome):
+        if wait.seconds > wait.owed_s > 0 and (culprit := blame(wait, outcome.inflicted)):
+            found.append((culprit, wait.seconds))
+    return found
+
+
+def blame(wait: Wait, inflicted: Sequence[Inflicted]) -> Inflicted | None:
+    during = [each for each in inflicted if wait.start_s <= each.at_s <= wait.end_s]
+    before = [each for each in inflicted if each.at_s < wait.start_s]
+    return during[0] if during else before[-1] if before else None
+
+
+def waits(outcome: Outcome) -> list[Wait]:
+    """Of controllers."""
+    return [wait for ledger in controllers(outcome) for wait in ledger.waits]
+
+
+def all_up_s(wait: Wait, outcome: Outcome) -> float:
+    """The longest part of a wait in which nothing was down."""
+    return longest_without((wait.start_s + wait.owed_s, wait.end_s), outcome.outages) if wait.seconds else 0.0
+
+
+def controllers(outcome: Outcome) -> list[Ledger]:
+    assert outcome.audience
+    return [ledger for ledger in outcome.audience.ledgers if not ledger.is_viewer]
+
+
+def viewers(outcome: Outcome) -> list[Ledger]:
+    assert outcome.audience
+    return [ledger for ledger in outcome.audience.ledgers if ledger.is_viewer]
+
+
+def longest(outcome: Outcome) -> tuple[float, float]:
+    """Standstill, and the longest part of one in which all was up."""
+    standstill = max((wait.seconds for wait in waits(outcome)), default=0.0)
+    return standstill, max((all_up_s(wait, outcome) for wait in waits(outcome)), default=0.0)
+
+
+def excuse(outcome: Outcome, loss: Loss) -> str:
+    """Why a session may be lost: who owned it and what Redis kept of it went together."""
+    recent = [each for each in outcome.inflicted if loss.at_s - EXCUSED_FOR_S < each.at_s < loss.at_s]
+    emptied = [each for each in recent if each.fault.action in ("EMPTY", "FAIL OVER")]
+    gateways = [each for each in recent if each.what.startswith("gateway") and each.fault.action != "CUT"]
+    for one in emptied:
+        for other in gateways:
+            if abs(one.at_s - other.at_s) <= TOGETHER_S:
+                return f"{one.fault.kind} (fault {one.number}) and {other.fault.kind} (fault {other.number})"
+    return ""
+
+
+def spread(values: Sequence[float]) -> Row:
+    if not values:
+        return {"gaps": 0, "gap_p50_s": None, "gap_p95_s": None, "gap_max_s": None}
+    cuts = statistics.quantiles([*values, values[-1]], n=100, method="inclusive")
+    return {
+        "gaps": len(values),
+        "gap_p50_s": round(statistics.median(values), 2),
+        "gap_p95_s": round(cuts[94], 2),
+        "gap_max_s": round(max(values), 2),
+    }
+
+
+def findings(outcome: Outcome) -> list[Row]:
+    """Everything that should not have happened, each with the faults before it."""
+    assert outcome.audience
+    found = [finding("session lost", loss.at_s, outcome, **facts(loss)) for loss in outcome.audience.losses]
+    found += [
+        finding("viewer lost", loss.at_s, outcome, **facts(loss)) for loss in outcome.audience.viewers_lost
+    ]
+    for ledger in outcome.audience.ledgers:
+        found += findings_of(ledger, outcome)
+    end_s = outcome.end_s
+    found += [finding("stands still", end_s, outcome, why=text) for text in outcome.standing]
+    found += [finding("orphan", end_s, outcome, process=text) for text in outcome.orphans]
+    return found
+
+
+def findings_of(ledger: Ledger, outcome: Outcome) -> list[Row]:
+    """Of one client."""
+    name = ledger.name
+    found = [
+        finding("changed", each.at_s, outcome, session=name, **facts(each)) for each in ledger.complaints
+    ]
+    if ledger.num_lost:
+        found.append(finding("lost", outcome.end_s, outcome, session=name, segments=ledger.num_lost))
+    for wait in () if ledger.is_viewer else ledger.waits:
+        seconds = all_up_s(wait, outcome)
+        if seconds > MAY_STAND_S:
+            told = {"session": name, "seconds": round(seconds, 1), "after": wait.after}
+            found.append(finding("stood still", wait.end_s, outcome, **told))
+    return found
+
+
+def facts(what: Loss | Complaint) -> Row:
+    """All but the time."""
+    return {key: value for key, value in asdict(what).items() if key != "at_s"}
+
+
+def finding(what: str, at_s: float, outcome: Outcome, **facts: Any) -> Row:
+    """With the faults of the minute before."""
+    faults = [told(each, outcome) for each in outcome.inflicted if at_s - RECENT_S < each.at_s < at_s]
+    at = round(at_s - outcome.start_s, 1)
+    return {"run": outcome.plan.number, "what": what, "at_s": at, **facts, "faults": faults}
+
+
+def told(inflicted: Inflicted, outcome: Outcome) -> str:
+    fault = inflicted.fault
+    extra = f" {fault.seconds:g} s" if fault.seconds else f" {fault.clock_s:+g} s" if fault.clock_s else ""
+    return f"{inflicted.at_s - outcome.start_s:.1f} s: {fault.action}{extra} {inflicted.what}"

@@ -1,0 +1,69 @@
+"""A connection that can be cut: a port of its own in front of one server."""
+
+import asyncio
+from contextlib import suppress
+
+CHUNK_BYTES = 2**16
+
+
+class Proxy:
+    """Passes bytes on to wherever it leads now."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        """Where new connections go; those that are open stay where they are."""
+        self.address = ""
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """At a free port."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def cut(self) -> int:
+        """End all connections that are open, as a network does that is gone for a moment; how many."""
+        for task in self._connections:
+            task.cancel()
+        return len(self._connections)
+
+    async def close(self) -> None:
+        if self._server:
+            self._server.close()
+        self.cut()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._connections.add(task)
+        try:
+            with suppress(asyncio.CancelledError):  # by `cut` and `close` alone
+                await self._connect(reader, writer)
+        finally:
+            writer.close()
+            self._connections.discard(task)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, _, port = self.backend.rpartition(":")
+        with suppress(OSError):
+            backend_reader, backend_writer = await asyncio.open_connection(host, int(port))
+            try:
+                ways = ((reader, backend_writer), (backend_reader, writer))
+                tasks = [asyncio.create_task(pass_on(*way)) for way in ways]
+                try:
+                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
+            finally:
+                backend_writer.close()
+
+
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until one side is closed or broken."""
+    with suppress(OSError):
+        while data := await reader.read(CHUNK_BYTES):
+            writer.write(data)
+            await writer.drain()

@@ -1,0 +1,88 @@
+"""`python -m benchmarks.chaos`, as it is run: few kills for each commit, many for the night."""
+
+import json
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.chaos.checks import FakeCheck
+from benchmarks.chaos.content import NOTHING, make_block, prompt_mark
+from benchmarks.chaos.faults import WEIGHTS, steps
+from benchmarks.chaos.outages import longest_without, merge
+from cascade_client import Segment
+from tests.paths import ROOT
+from tests.services.support.redis_support import needs_redis
+
+
+def torment(folder: Path, *arguments: str, within_s: float) -> dict[str, Any]:
+    """What it stored."""
+    command = [sys.executable, "-m", "benchmarks.chaos", "--out", str(folder), "--logs", str(folder)]
+    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=within_s)
+    assert (folder / "chaos.json").exists(), done.stderr
+    assert (folder / "chaos.md").read_text() in done.stdout
+    results: dict[str, Any] = json.loads((folder / "chaos.json").read_text())
+    assert done.returncode == 0, results["findings"]
+    return results
+
+
+def check(results: dict[str, Any], kills: int) -> None:
+    """Everybody got everything."""
+    whole = results["summary"][-1]
+    assert whole["kills"] == kills
+    assert (whole["lost"], whole["changed"], whole["sessions_lost"], whole["orphans"]) == (0, 0, 0, 0)
+    assert whole["segments"] > whole["sessions"] > 0
+    assert sum(row["kills"] for row in results["kinds"]) == kills
+    assert not [finding for finding in results["findings"] if not finding.get("excuse")]
+
+
+@needs_redis
+def test_thirty_kills(tmp_path: Path) -> None:
+    """With TLS, keys and all; at a pace that leaves a small machine no time between two of them."""
+    check(torment(tmp_path, "--kills", "30", "--tls", "on", "--sessions", "6", within_s=280), 30)
+
+
+@needs_redis
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_three_hundred_kills(tmp_path: Path) -> None:
+    check(torment(tmp_path, "--kills", "300", "--seed", "2", within_s=1750), 300)
+
+
+def test_the_plan_follows_from_the_seed() -> None:
+    one, same, other = ([*islice(steps(seed, 1.5), 2000)] for seed in (1, 1, 2))
+    assert one == same != other
+    assert {(fault.action, fault.target) for step in one for fault in step.faults} == set(WEIGHTS)
+    assert all(1 <= fault.seconds <= 30 for step in one for fault in step.faults if fault.action == "STOP")
+
+
+def segments(seed: int, prompts: list[str]) -> list[Segment]:
+    """As the fake engine makes them, one block under each prompt."""
+    found, digest = [], NOTHING
+    for number, prompt in enumerate(prompts):
+        block = make_block(seed, number, prompt_mark(prompt), digest)
+        data = block.segment(digest)
+        digest = block.digest
+        found.append(Segment(number + 1, number, 1, 0, 12, 0.0, 0.75, None, "default", data))  # type: ignore
+    return found
+
+
+def test_what_is_wrong_is_noticed() -> None:
+    """A block of another session, one left out, and one under another prompt."""
+    right, foreign = segments(1, ["a", "a", "a"]), segments(2, ["a", "a", "a"])
+    check = FakeCheck(1, "a")
+    assert [check.complaint(b"", segment) for segment in right] == ["", "", ""]
+    for wrong in ([right[0], foreign[1]], [right[1]], segments(1, ["a", "b"])):
+        check = FakeCheck(1, "a")
+        assert [bool(check.complaint(b"", segment)) for segment in wrong][-1]
+
+
+def test_outages() -> None:
+    assert merge([(5.0, 6.0), (1.0, 3.0), (2.0, 4.0)]) == [(1.0, 4.0), (5.0, 6.0)]
+    assert longest_without((0.0, 10.0), [(1.0, 4.0), (5.0, 6.0)]) == 4.0
+    assert longest_without((2.0, 5.5), [(1.0, 4.0), (5.0, 6.0)]) == 1.0
+    assert longest_without((1.5, 3.0), [(1.0, 4.0)]) == 0.0
+    assert longest_without((7.0, 9.0), []) == 2.0
