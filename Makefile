@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := tests/browser/node_modules
 PAGE := services/web/static
 
-.PHONY: up demo train-demo check settings graph values golden surface proto openapi proto-release test test-all mutants images-check bench day clean
+.PHONY: up demo train-demo check settings graph values golden surface proto openapi proto-release test test-all mutants images-check bench chaos day clean
 .PHONY: install lint-workflows dist chart-package version notes release images image-push kind-up kind-test kind-logs
 
 install: $(STAMP)  ## What all other targets need, into .venv
@@ -145,6 +145,9 @@ bench: $(STAMP)  ## Measure this machine; tables under benchmarks/results
 	$(BIN)/python -m benchmarks.upgrade --out benchmarks/results
 	$(BIN)/python -m benchmarks.day --out benchmarks/results
 	$(BIN)/python -m benchmarks.web --out benchmarks/results
+
+chaos: $(STAMP)  ## A thousand kills under watched sessions; half an hour
+	$(BIN)/python -m benchmarks.chaos
 
 day: $(STAMP)  ## Simulate a day of autoscaling; table and picture
 	$(BIN)/python -m benchmarks.day

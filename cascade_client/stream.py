@@ -42,7 +42,7 @@ class Stream:
         self._inbox = Inbox(self._outbox, after_sequence, is_viewer=self._is_viewer)
         self._connection = Connection(channels, want, self._inbox, self._outbox)
         self._running: asyncio.Task[None] | None = None
-        self._taken: int | None = None
+        self._taken = after_sequence or None
         self.last_sequence = after_sequence
         """Of the newest segment that iterating has given out: what to resume after in another process."""
 

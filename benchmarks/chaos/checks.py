@@ -39,13 +39,15 @@ class FakeCheck:
     def __init__(self, seed: int, prompt: str) -> None:
         self._seed = seed
         self._digest = NOTHING
-        self._prompts = {0: prompt_mark(prompt)}
-        self._asked: dict[str, bytes] = {}
+        self._prompts = {0: prompt}
+        self._asked: dict[str, str] = {}
+        self._heard: list[str] = []
 
     def asks(self, request_id: str, text: str) -> None:
-        self._asked[request_id] = prompt_mark(text)
+        self._asked[request_id] = text
 
     def hears(self, receipt: PromptReceipt) -> None:
+        self._heard.append(f"{receipt.request_id} {receipt.state} {receipt.first_block_touched}")
         if receipt.state == "APPLIED" and receipt.request_id in self._asked:
             assert receipt.first_block_touched is not None
             self._prompts[receipt.first_block_touched] = self._asked[receipt.request_id]
@@ -56,11 +58,13 @@ class FakeCheck:
         except ValueError as error:
             return str(error)
         former, self._digest = self._digest, found.block.digest
-        ruling = self._prompts[max(block for block in self._prompts if block <= segment.block)]
+        text = self._prompts[max(block for block in self._prompts if block <= segment.block)]
+        ruling = prompt_mark(text)
         if found.block.number != segment.block:
             return f"it holds block {found.block.number}"
         if found.block.prompt != ruling:
-            return "it was made under another prompt than the receipts say"
+            made = next((one for one in self._asked.values() if prompt_mark(one) == found.block.prompt), "?")
+            return f"made under {made!r}, not under {text!r} as the receipts say: {self._heard[-4:]}"
         if found.block != make_block(self._seed, segment.block, ruling, former):
             return "the stage was primed with other blocks than those before it"
         if found.before != former:

@@ -36,6 +36,8 @@ WEIGHTS: dict[tuple[Action, str], int] = {
 and started again with a clock that is wrong in another way."""
 SECOND_SHARE = 0.25
 """How often a second fault comes with the first."""
+TOGETHER_SHARE = 0.1
+"""How often a gateway may go with what Redis has: then nobody has it."""
 SHORTEST_STOP_S, LONGEST_STOP_S = 1.0, 30.0
 CLOCKS_S = (0.0, -3600.0, -60.0, -2.0, 2.0, 60.0, 3600.0)
 
@@ -52,10 +54,22 @@ class Fault:
     """Of a STOP."""
     clock_s: float = 0.0
     """Of a CLOCK: ahead of the machine's."""
+    is_reckless: bool = False
+    """What Redis has may go while a gateway is away, or about to go."""
 
     @property
     def kind(self) -> str:
         return f"{self.action} {self.target}"
+
+    @property
+    def empties_redis(self) -> bool:
+        """All that it has, or what its replica had not got yet."""
+        return self.action in ("EMPTY", "FAIL OVER")
+
+    @property
+    def takes_gateway(self) -> bool:
+        """For a while."""
+        return self.target == "gateway" and self.action != "CUT"
 
 
 @dataclass(frozen=True)
@@ -87,4 +101,5 @@ def choose(chance: random.Random) -> Fault:
         choice=chance.random(),
         seconds=seconds if action == "STOP" else 0.0,
         clock_s=clock_s if action == "CLOCK" else 0.0,
+        is_reckless=chance.random() < TOGETHER_SHARE,
     )

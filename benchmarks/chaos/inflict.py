@@ -14,6 +14,8 @@ from benchmarks.chaos.installation import Installation
 from benchmarks.chaos.programs import Program, send
 
 T = TypeVar("T")
+TOGETHER_S = 8.0
+"""Gateways have stored again by then what Redis lacked, once it is back."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,15 @@ class Inflictor:
 
     installation: Installation
     done: list[Inflicted] = field(default_factory=list)
+    _stored_s: float = 0.0
+    """Until then gateways have something that Redis lacks."""
     _under_way: set[asyncio.Task[None]] = field(default_factory=set)
 
     def inflict(self, fault: Fault) -> bool:
         """Whether there was something to do it to."""
-        what = self._begin(fault)
+        what = "" if self._is_spared(fault) else self._begin(fault)
+        if what and fault.empties_redis and not fault.is_reckless:
+            self._stored_s = time.monotonic() + TOGETHER_S
         if what:
             self.done.append(Inflicted(len(self.done) + 1, fault, what, time.monotonic()))
         return bool(what)
@@ -52,6 +58,15 @@ class Inflictor:
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    def _is_spared(self, fault: Fault) -> bool:
+        """What Redis has and a gateway go together only where that is meant."""
+        if fault.empties_redis and not fault.is_reckless:
+            names = {gateway.name for gateway in self.installation.gateways}
+            recent = [each for each in self.done if each.at_s > time.monotonic() - TOGETHER_S]
+            is_quiet = not any(each.fault.takes_gateway for each in recent)
+            return not is_quiet or bool(names.intersection(self.installation.outages.down))
+        return fault.takes_gateway and time.monotonic() < self._stored_s
 
     def _begin(self, fault: Fault) -> str:
         match fault.action:

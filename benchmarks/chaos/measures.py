@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.chaos.inflict import Inflicted
+from benchmarks.chaos.inflict import TOGETHER_S, Inflicted
 from benchmarks.chaos.ledger import Complaint, Ledger, Wait
 from benchmarks.chaos.outages import longest_without
 from benchmarks.chaos.run import Outcome
 from benchmarks.chaos.viewers import Loss
 
 Row = dict[str, Any]
-TOGETHER_S, EXCUSED_FOR_S = 8.0, 120.0
+EXCUSED_FOR_S = 120.0
 RECENT_S = 60.0
 MAY_STAND_S = 15.0
 """While everything is up."""
@@ -59,16 +59,22 @@ def longest(outcome: Outcome) -> tuple[float, float]:
     return standstill, max((all_up_s(wait, outcome) for wait in waits(outcome)), default=0.0)
 
 
-def excuse(outcome: Outcome, loss: Loss) -> str:
-    """Why a session may be lost: who owned it and what Redis kept of it went together."""
+def excuse(outcome: Outcome, loss: Loss | Complaint) -> str:
+    """Why it may be: who owned the session and what Redis kept of it went together."""
     recent = [each for each in outcome.inflicted if loss.at_s - EXCUSED_FOR_S < each.at_s < loss.at_s]
-    emptied = [each for each in recent if each.fault.action in ("EMPTY", "FAIL OVER")]
-    gateways = [each for each in recent if each.what.startswith("gateway") and each.fault.action != "CUT"]
-    for one in emptied:
-        for other in gateways:
-            if abs(one.at_s - other.at_s) <= TOGETHER_S:
+    gateways = [each for each in recent if each.fault.takes_gateway]
+    for one in recent:
+        for other in gateways if is_forgetful(one, loss) else ():
+            if -TOGETHER_S <= other.at_s - one.at_s <= one.fault.seconds + TOGETHER_S:
                 return f"{one.fault.kind} (fault {one.number}) and {other.fault.kind} (fault {other.number})"
     return ""
+
+
+def is_forgetful(inflicted: Inflicted, loss: Loss | Complaint) -> bool:
+    """Whether Redis may have lost by this what a lost session needs, or missed what another segment is for:
+    a wish that was granted while it was away."""
+    fault = inflicted.fault
+    return fault.empties_redis or (fault.target.endswith("Redis") and isinstance(loss, Complaint))
 
 
 def spread(values: Sequence[float]) -> Row:
@@ -101,9 +107,12 @@ def findings(outcome: Outcome) -> list[Row]:
 def findings_of(ledger: Ledger, outcome: Outcome) -> list[Row]:
     """Of one client."""
     name = ledger.name
-    found = [
-        finding("changed", each.at_s, outcome, session=name, **facts(each)) for each in ledger.complaints
-    ]
+    found = []
+    for excused in (False, True):
+        changed = [each for each in ledger.complaints if bool(each.excuse) is excused]
+        if changed:
+            first = facts(changed[0]) | {"segments": len(changed)}
+            found.append(finding("changed", changed[0].at_s, outcome, session=name, **first))
     if ledger.num_lost:
         found.append(finding("lost", outcome.end_s, outcome, session=name, segments=ledger.num_lost))
     for wait in () if ledger.is_viewer else ledger.waits:

@@ -121,8 +121,9 @@ async def torment(outcome: Outcome, installation: Installation, inflictor: Infli
         for fault in step.faults:
             if len(outcome.inflicted) < plan.kills and inflictor.inflict(fault):
                 tell(outcome)
-        is_done = len(outcome.inflicted) >= plan.kills or time.monotonic() > plan.ends_at_s
-        if is_done or len(outcome.inflicted) - settled >= BURST:
+        left = plan.kills - len(outcome.inflicted)
+        is_done = left <= 0 or time.monotonic() > plan.ends_at_s
+        if is_done or (len(outcome.inflicted) - settled >= BURST <= 2 * left):
             await settle(outcome, installation, inflictor)
             settled = len(outcome.inflicted)
         if is_done:

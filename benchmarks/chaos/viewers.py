@@ -20,6 +20,7 @@ from cascade_client import (
     Segment,
     Session,
     Skipped,
+    StateChanged,
     Stream,
 )
 from cascade_client.errors import CascadeClientError, SequenceGap, Unavailable
@@ -82,6 +83,8 @@ class Audience:
     viewers_lost: list[Loss] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     """Wishes that were not granted, by reason."""
+    num_undone: int = 0
+    """Resumptions that were granted, and forgotten with the gateway that had granted them."""
     num_complete: int = 0
     is_over: bool = False
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -134,6 +137,7 @@ class Controller:
         self._check = crowd.make_check(self._seed, self._prompt)
         self._ledger = Ledger("", self._check, {})
         self._is_paused = False
+        self._undone = asyncio.Event()
         self._viewing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -182,6 +186,8 @@ class Controller:
                 session, resume_token=token, after_sequence=after, auto_ack=False, attach_within_s=ATTACH_S
             ) as stream,
         ):
+            if after:
+                stream.ack(after)  # what the process before had not played is not shown again
             player = Player(stream)
             helpers = [asyncio.create_task(each) for each in (self._act(stream), self._end(client, session))]
             try:
@@ -213,6 +219,11 @@ class Controller:
             case Attached():
                 for receipt in event.receipts:
                     self._check.hears(receipt)
+            case StateChanged(paused=True) if not self._is_paused:
+                self._is_paused = True
+                self._audience.num_undone += 1
+                self._ledger.expect_nothing()
+                self._undone.set()
             case Ended():
                 self._judge(event)
         return False
@@ -233,7 +244,11 @@ class Controller:
         while True:
             if self._is_paused:
                 await self._resume(stream)
-            await asyncio.sleep(self._chance.uniform(*ACT_S))
+            self._undone.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._chance.uniform(*ACT_S)):
+                    await self._undone.wait()
+                    continue
             try:
                 if not self._audience.crowd.switches or self._chance.random() < 0.35:
                     self._is_paused = True

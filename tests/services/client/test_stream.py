@@ -460,6 +460,19 @@ async def test_another_process_goes_on_where_this_one_stopped() -> None:
                 assert sequences(await everything(stream)) == list(range(4, NUM_BLOCKS + 1))
 
 
+async def test_what_another_process_stored_is_acknowledged() -> None:
+    """It died before it could say so, and nothing more came: the credit was used up."""
+    async with session_at(Script()) as (gateway, client, session):
+        async with client.connect(session, max_unacked_segments=3, auto_ack=False) as stream:
+            while stream.last_sequence < 3:
+                await anext(stream)
+            token, last = stream.resume_token, stream.last_sequence
+        async with Client(gateway.address) as other:
+            options = {"resume_token": token, "after_sequence": last, "max_unacked_segments": 3}
+            async with other.connect(**options) as stream:  # type: ignore[arg-type]
+                assert sequences(await everything(stream)) == list(range(4, NUM_BLOCKS + 1))
+
+
 async def test_how_a_session_failed_is_told() -> None:
     why = failure(Code.INVALID_ARGUMENT, "INVALID_PROMPT", "the prompt has 900 tokens")
     end = session_pb2.SessionEnd(reason=session_pb2.END_REASON_FAILED, status=why)
