@@ -96,7 +96,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the tables")
+    parser.add_argument("--out", type=Path, help="folder for the tables (benchmarks/results; watched: out)")
     parser.add_argument("--kills", type=at_least(1), default=1000, help="in all (default: 1000)")
     parser.add_argument("--seed", type=at_least(0), default=1, help="of what happens (default: 1)")
     parser.add_argument("--engine", choices=("fake", "demo"), default="fake", help="fake: computes nothing")
@@ -109,16 +109,24 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ca", type=Path, help="who signs their certificates; without: plain text")
     options = parser.parse_args(arguments)
     options.seconds = options.seconds or (WATCHED_SECONDS if options.gateway else SECONDS)
+    options.out = options.out or Path("out" if options.gateway else "benchmarks/results")
     options.ends_at_s = time.monotonic() + options.seconds
     return options
+
+
+def command(options: argparse.Namespace) -> str:
+    """What does the same things again."""
+    watched, ours = ("gateway", "sessions", "seconds"), ("kills", "seed", "engine", "tls", "sessions", "pace")
+    names = watched if options.gateway else ours
+    given = [part for name in names for part in (f"--{name}", f"{getattr(options, name)}")]
+    return shlex.join(["python", "-m", "benchmarks.chaos", *given])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     check_folder(options.out)
-    given = shlex.join(sys.argv[1:] if arguments is None else arguments)
     head: dict[str, Any] = {
-        "command": f"python -m benchmarks.chaos {given}".strip(),
+        "command": command(options),
         "machine": machine(),
         "load": "{:.1f}, {:.1f}, {:.1f} (1, 5, 15 min)".format(*os.getloadavg()),
         "engine": "not ours" if options.gateway else options.engine,

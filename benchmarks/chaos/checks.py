@@ -1,6 +1,6 @@
 """Whether a segment is what an undisturbed session would have had."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Protocol
 
@@ -95,7 +95,3 @@ class DemoCheck:
         except AssertionError as error:
             return f"no valid video: {error}"[:200]
         return ""
-
-
-Known = Mapping[str, Sequence[bytes]]
-"""Undisturbed sessions of the demo model, by prompt."""

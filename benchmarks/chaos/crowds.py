@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from benchmarks.chaos.checks import Check, DemoCheck, FakeCheck, NoCheck
-from benchmarks.chaos.viewers import Crowd
+from benchmarks.chaos.tally import Crowd
 from cascade_client import Client, Segment
 
 PROMPTS = (

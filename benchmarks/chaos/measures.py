@@ -9,7 +9,7 @@ from benchmarks.chaos.inflict import TOGETHER_S, Inflicted
 from benchmarks.chaos.ledger import Complaint, Ledger, Wait
 from benchmarks.chaos.outages import longest_without
 from benchmarks.chaos.run import Outcome
-from benchmarks.chaos.viewers import Loss
+from benchmarks.chaos.tally import Loss
 
 Row = dict[str, Any]
 EXCUSED_FOR_S = 120.0

@@ -19,7 +19,7 @@ from benchmarks.chaos.measures import (
     viewers,
 )
 from benchmarks.chaos.run import Outcome
-from benchmarks.chaos.viewers import Loss
+from benchmarks.chaos.tally import Loss
 from cascade_core.commands.bench import table
 
 MIB = 2**20
@@ -30,9 +30,9 @@ NOTES = (
     "`lost`: numbers that a controller never got. `repeated`: came once more over the wire, which the SDK "
     "drops. `changed`: segments that are not what an undisturbed session, or another client of the same one, "
     "has under that number.",
-    "`sessions lost`: ended before their time, or their client could not go on. `excused`: sessions / changed "
-    "segments after a gateway and what Redis had went within 8 s of each other; segments also if Redis was "
-    "only away: a switch that was granted meanwhile goes with its gateway. `undone`: so do resumptions, which "
+    "`sessions lost`: ended before their time, or their client could not go on. `excused`: sessions and "
+    "changed segments after a gateway and what Redis had went within 8 s of each other; segments also if "
+    "Redis was only away: a switch granted then goes with its gateway. `undone`: so do resumptions, which "
     "the client then asks for again. One time in ten Redis loses what it has whatever the gateways do, else "
     "only while all are there.",
     "`standstill`: the longest that a controller waited for a segment, beyond what the one before lasts; its "
@@ -155,7 +155,7 @@ def render(results: Row) -> str:
         f"{results['engine']} · load of the machine before: {results['load']}",
         f"{whole['kills']} kills under {whole['sessions']} sessions: {whole['lost']} segments of "
         f"{whole['segments']} lost, {whole['changed']} changed; {whole['sessions_lost']} sessions lost "
-        f"(excused sessions / segments: {whole['excused']}); nothing stood still longer than "
+        f"(excused sessions and segments: {whole['excused']}); nothing stood still longer than "
         f"{whole['all_up_s']} s while all was up.",
         table(results["summary"]),
         *([table(results["kinds"])] if results["kinds"] else []),

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.chaos.audience import Audience
 from benchmarks.chaos.crowds import make_crowd, strangers
 from benchmarks.chaos.faults import steps
 from benchmarks.chaos.inflict import Inflicted, Inflictor
 from benchmarks.chaos.installation import Installation, Shape, marked, running
 from benchmarks.chaos.outages import Span
 from benchmarks.chaos.programs import START_S
-from benchmarks.chaos.viewers import Audience
 from cascade_client import Client
 
 BURST = 25
