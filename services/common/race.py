@@ -29,3 +29,8 @@ async def first_of(
     """Those that are over, as soon as one is or the time is; the others go on."""
     done, _ = await asyncio.wait(tuple(tasks), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     return done
+
+
+def may_fail(task: "asyncio.Future[Any]") -> None:
+    """Without a word, where all who waited for it have left."""
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())

@@ -14,7 +14,7 @@ from cascade_core.errors import CascadeError
 from services.common.call import Call
 from services.common.channel import ChannelFactory
 from services.common.errors import NotReady
-from services.common.race import first_of
+from services.common.race import first_of, may_fail
 from services.common.remote import RemoteError, remote_error
 from services.common.streams import BROKEN
 from services.gateway.base.settings import PeerSettings
@@ -90,6 +90,7 @@ class Forwarder:
             while response is not grpc.aio.EOF:
                 yield response
                 reading = asyncio.ensure_future(stream.read())
+                may_fail(reading)
                 if not is_told:
                     await first_of((reading, leaving))
                     if leaving.done():

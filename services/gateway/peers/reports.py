@@ -7,6 +7,7 @@ from typing import Any, Literal
 import grpc
 
 from cascade.v1 import decoder_pb2, decoder_pb2_grpc, stage_pb2, stage_pb2_grpc
+from services.common.race import may_fail
 
 Kind = Literal["stage", "decoder"]
 Metadata = tuple[tuple[str, str], ...]
@@ -49,6 +50,7 @@ async def next_response(call: Any, interval_s: float) -> Any:
     """The next message, or EOF. Intervals are waited for one by one, so that a pause of this process counts
     as one at most, and what came in meanwhile is still read."""
     reading = asyncio.ensure_future(call.read())
+    may_fail(reading)
     try:
         for _ in range(NUM_SILENT_INTERVALS):
             done, _ = await asyncio.wait({reading}, timeout=interval_s)

@@ -8,6 +8,7 @@ from typing import Any
 from cascade.v1 import session_pb2
 from services.common.errors import ControllerReplaced
 from services.common.interceptors.logs import bind_session
+from services.common.race import may_fail
 from services.common.wakeup import Wakeup
 from services.gateway.journal import Acked, Change, Lease, Noted, Record
 from services.gateway.placement.claims import Claim
@@ -215,6 +216,7 @@ class LiveSession:
 async def to_its_end(step: Coroutine[Any, Any, None]) -> None:
     """Also where the caller is cancelled meanwhile: a session knows of all that its journal has done."""
     task = asyncio.ensure_future(step)
+    may_fail(task)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from services.common.errors import Draining, NotReady, SessionNotFound
+from services.common.race import may_fail
 from services.common.wakeup import Wakeup
 from services.gateway.journal import Lease, Noted, Record
 from services.gateway.journal.errors import (
@@ -194,6 +195,7 @@ class Registry:
         if takeover is None:
             takeover = self._takeovers[session] = asyncio.create_task(self._claim(session))
             takeover.add_done_callback(lambda _: self._takeovers.pop(session))
+            may_fail(takeover)
         return await asyncio.shield(takeover)
 
     async def _claim(self, session: str) -> LiveSession:
