@@ -11,6 +11,7 @@ from cascade_core.errors import CascadeError
 from services.common.descriptors import raise_limit
 from services.common.environment import load_settings
 from services.common.reference import print_help
+from services.common.shortened import shortened
 
 S = TypeVar("S")
 
@@ -42,7 +43,8 @@ def run(
         print(f"{name}: takes no arguments but {names}; set CASCADE_* variables", file=sys.stderr)
         sys.exit(2)
     raise_limit()
+    environment = os.environ | given
     try:
-        asyncio.run(serve(load_settings(kind, os.environ | given)))
+        asyncio.run(serve(load_settings(kind, environment)))
     except CascadeError as error:
-        sys.exit(f"{name}: {error}")
+        sys.exit(f"{name}: {shortened(str(error), environment.values())}")

@@ -100,7 +100,7 @@ class TlsSettings:
             raise ValueError("certificate and key come together")
         for name in ("certificate", "key", "ca"):
             path = getattr(self, name)
-            if path is not None and not path.is_file():
+            if path is not None and not is_file(path):
                 raise ValueError(f"{name}: no file {path}")
         return self
 
@@ -158,6 +158,14 @@ class AuthSettings:
         if self.jwks is not None and "://" in self.jwks and not is_safe_url(self.jwks):
             raise ValueError("jwks must be a file, an https:// URL or one of http://127.0.0.1")
         return self
+
+
+def is_file(path: Path) -> bool:
+    """Also of what can be no path at all."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def is_safe_url(url: str) -> bool:

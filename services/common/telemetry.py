@@ -25,6 +25,7 @@ from prometheus_client import (
 
 from cascade_core.errors import InvalidConfig
 from services.common.settings import TelemetrySettings
+from services.common.shortened import shortened
 
 log = structlog.get_logger(__name__)
 FLUSH_DEADLINE_S = 3.0
@@ -75,9 +76,10 @@ def configure_logging(settings: TelemetrySettings, service: str) -> None:
         lambda _, __, event: {"service": service, **event},
     ]
     is_json = settings.log_format == "json"
-    tail: list[Any] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    tail: list[Any] = [shorten_values, console]
     if is_json:  # tracebacks as text, without the values of variables, which may be secret
-        tail = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        tail = [structlog.processors.format_exc_info, shorten_values, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -96,6 +98,10 @@ def configure_logging(settings: TelemetrySettings, service: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
+
+
+def shorten_values(_: Any, __: str, event: Any) -> Any:
+    return {key: shortened(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def add_trace(_: Any, __: str, event: Any) -> Any:

@@ -2,6 +2,8 @@
 
 import asyncio
 import functools
+import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
@@ -14,8 +16,11 @@ from redis.exceptions import MasterDownError, ReadOnlyError, RedisError, Respons
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from cascade_core.errors import InvalidConfig
+from services.common.shortened import shortened
 from services.gateway.journal.errors import StoreUnavailable
 
+_log = logging.getLogger(__name__)
+TELL_AGAIN_S = 10.0
 BYTES_PER_S = 10e6
 """The slowest that moving much data may be; its deadline grows by that."""
 NOT_THE_PRIMARY = (ReadOnlyError, MasterDownError)
@@ -32,6 +37,7 @@ def connect(url: str) -> Redis:
     try:
         client = Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=None)
         cast(Any, client.connection_pool).make_connection()  # what the URL asks for is looked at here
+        client.connection_pool.connection_kwargs.get("host", "").encode("idna")
     except (ValueError, TypeError):
         raise InvalidConfig(UNREADABLE) from None
     return client
@@ -46,6 +52,8 @@ class RedisCalls:
         self._call_timeout_s = call_timeout_s
         self._turns = asyncio.Semaphore(max_calls)
         """First come, first served, which a connection pool is not."""
+        self._told, self._told_s = "", 0.0
+        """What was logged last, and when."""
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -93,7 +101,17 @@ class RedisCalls:
                 with suppress(RedisError, OSError, TimeoutError):
                     async with asyncio.timeout(self._call_timeout_s):
                         await self._client.connection_pool.disconnect(inuse_connections=False)
+            self._tell(error)
             raise StoreUnavailable(complaint(error)) from error
+
+    def _tell(self, error: Exception) -> None:
+        """The log has the cause, once in a while and without the password."""
+        secret = self._client.connection_pool.connection_kwargs.get("password") or ""
+        text = f"{complaint(error)}: {type(error).__name__}: {error}"
+        text = shortened(text.replace(secret, "***") if secret else text)
+        if text != self._told or time.monotonic() - self._told_s > TELL_AGAIN_S:
+            self._told, self._told_s = text, time.monotonic()
+            _log.warning("%s", text)
 
 
 def complaint(error: Exception) -> str:

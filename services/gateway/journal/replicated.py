@@ -303,7 +303,7 @@ class ReplicatedJournal:
 
     def _go_on_without(self, error: StoreUnavailable) -> None:
         if self._is_connected:
-            _log.warning("journal: %s; sessions go on: %r", error, error.__cause__)
+            _log.warning("journal: %s; sessions go on", error)
         self._is_connected = False
         if self._catching_up is None or self._catching_up.done():
             self._catching_up = asyncio.create_task(self._catch_up())

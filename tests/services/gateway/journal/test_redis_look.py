@@ -1,5 +1,6 @@
 """What a gateway finds out of the Redis that it is given, at its start and when Redis is back."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from cascade_core.errors import InvalidConfig
 from services.gateway.app.assembly import running
+from services.gateway.journal import RedisStore, connect
 from services.gateway.journal.errors import StoreUnavailable
 from tests.services.gateway.journal.test_journal import blocks, caught_up, opened, replicated, until
 from tests.services.support.gateway_support import gateway_settings, town
@@ -118,3 +120,23 @@ async def test_nobody_goes_by_a_clock_that_redis_has_not_told(redis: RedisServer
     await until(lambda: journal._store._ahead_s is not None)
     assert abs(journal.clock() - float(redis.command("TIME").split()[2])) < 60
     await journal.close()
+
+
+async def test_the_log_has_the_cause_once_and_without_the_password(caplog: pytest.LogCaptureFixture) -> None:
+    """Clients are told in a sentence what it means for them."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(2**16):
+            writer.write(b"-ERR unknown command 'AUTH', with args beginning with: 's3cret'\r\n" * 3)
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    store = RedisStore(connect(f"redis://:s3cret@127.0.0.1:{port}"))
+    for _ in range(5):
+        with pytest.raises(StoreUnavailable, match=r"^the journal's store [a-z ]+$"):
+            await store.load("s1")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "unknown command 'AUTH', with args beginning with: '***'" in line
+    await store.close()
+    server.close()
