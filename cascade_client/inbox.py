@@ -69,6 +69,9 @@ class Inbox:
         if not is_first and state.state != self.state:
             await self._queue.put(state)
         self._note_state(state)
+        if not is_first:
+            known = {receipt.request_id for receipt in attached.receipts}
+            self._outbox.remind(known, paused=session.message.paused)
         for receipt in attached.receipts:
             if self._note_receipt(receipt) and not is_first:
                 await self._queue.put(receipt)

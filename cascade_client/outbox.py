@@ -1,17 +1,20 @@
 """What the client still has to tell the gateway. It outlives the streams: a new one is told again."""
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from cascade.v1.session_pb2 import ConnectRequest
 from cascade_client.errors import CascadeClientError, Exhausted
 from cascade_client.gateway_stream import GatewayStream
+from cascade_client.granted import Granted
 
 MAX_REQUESTS = 64
+TOO_LATE = "BLOCK_NOT_AHEAD"
 
 
-@dataclass
+@dataclass(eq=False)
 class Request:
     """A message that waits for its answer. A repeat has the same request_id, so it takes effect once."""
 
@@ -20,11 +23,12 @@ class Request:
 
 
 class Outbox:
-    """Acks count up; requests stay until they are answered."""
+    """Acks count up; requests stay until they are answered, and come back where the answer was forgotten."""
 
     def __init__(self) -> None:
         self._acked = 0
         self._requests: dict[str, Request] = {}
+        self._granted = Granted()
         self._news = asyncio.Event()
         self._told = asyncio.Event()
         self._told.set()
@@ -46,9 +50,41 @@ class Outbox:
         self._wake()
         try:
             async with asyncio.timeout(deadline_s):
-                return await asyncio.shield(request.answer)
+                answer = await asyncio.shield(request.answer)
+            self._granted.note(message)
+            return answer
         finally:
             self._requests.pop(request_id, None)
+
+    def remind(self, receipts: Collection[str], paused: bool) -> None:
+        """Ask again for what was granted, where the session knows nothing of it: before what is asked now."""
+        lost = self._granted.unknown(receipts, paused)
+        again = {request_id: self._again(request_id, message) for request_id, message in lost.items()}
+        self._requests = {**again, **self._requests}
+        if again:
+            self._wake()
+
+    def _again(self, request_id: str, message: ConnectRequest) -> Request:
+        """Nobody waits for the answer. A switch whose block has been made takes effect as soon as it can."""
+        request = Request(message)
+
+        def answered(answer: asyncio.Future[Any]) -> None:
+            self._requests.pop(request_id, None)
+            error = None if answer.cancelled() else answer.exception()
+            switch = message.switch_prompt.prompt_switch
+            if (
+                isinstance(error, CascadeClientError)
+                and error.reason == TOO_LATE
+                and switch.HasField("at_block")
+            ):
+                sooner = ConnectRequest()
+                sooner.CopyFrom(message)
+                sooner.switch_prompt.prompt_switch.ClearField("at_block")
+                self._requests = {request_id: self._again(request_id, sooner), **self._requests}
+                self._wake()
+
+        request.answer.add_done_callback(answered)
+        return request
 
     def answer(self, request_id: str, value: Any) -> None:
         request = self._requests.get(request_id)
@@ -79,18 +115,18 @@ class Outbox:
 
     async def write_to(self, stream: GatewayStream) -> None:
         """Tell this stream everything, then what is new, until cancelled."""
-        told: set[str] = set()
+        told: set[Request] = set()
         acked = 0
         while True:
             self._news.clear()
-            for request_id, request in list(self._requests.items()):
-                if request_id not in told and not request.answer.done():
+            for request in list(self._requests.values()):
+                if request not in told and not request.answer.done():
                     await stream.write(request.message)
-                    told.add(request_id)
+                    told.add(request)
             if self._acked > acked:
                 acked = self._acked
                 await stream.write(ConnectRequest(ack=ConnectRequest.Ack(sequence=acked)))
-            told &= self._requests.keys()
+            told &= set(self._requests.values())
             if not self._news.is_set():
                 self._told.set()
                 await self._news.wait()

@@ -132,8 +132,10 @@ class SessionServiceServicer:
     def SwitchPrompt(self, request, context):
         """Changes what the video shows. The answer is the receipt as it stands: ACCEPTED at first. The receipt that tells
         from which picture on, APPLIED, comes over Connect, or as the answer to a repeat of this very request. An accepted
-        switch survives every recovery. Switches take effect in the order of their blocks, and in the order accepted where
-        these are equal.
+        switch survives every recovery but one: where its gateway was lost while Redis was away, neither has it, and
+        `Attached.receipts` of the next stream do not list it. A repeat of this very request mends that, and does nothing
+        where it is known; the Python SDK repeats by itself. So with pauses. Switches take effect in the order of their
+        blocks, and in the order accepted where these are equal.
 
         How long it takes to see: the segments that are made but not played yet (`max_unacked_segments` bounds them), plus
         the blocks in flight.

@@ -84,8 +84,10 @@ class SessionServiceStub:
     SwitchPrompt: _grpc.UnaryUnaryMultiCallable[_session_pb2.SwitchPromptRequest, _session_pb2.SwitchPromptResponse]
     """Changes what the video shows. The answer is the receipt as it stands: ACCEPTED at first. The receipt that tells
     from which picture on, APPLIED, comes over Connect, or as the answer to a repeat of this very request. An accepted
-    switch survives every recovery. Switches take effect in the order of their blocks, and in the order accepted where
-    these are equal.
+    switch survives every recovery but one: where its gateway was lost while Redis was away, neither has it, and
+    `Attached.receipts` of the next stream do not list it. A repeat of this very request mends that, and does nothing
+    where it is known; the Python SDK repeats by itself. So with pauses. Switches take effect in the order of their
+    blocks, and in the order accepted where these are equal.
 
     How long it takes to see: the segments that are made but not played yet (`max_unacked_segments` bounds them), plus
     the blocks in flight.
@@ -186,8 +188,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     SwitchPrompt: _aio.UnaryUnaryMultiCallable[_session_pb2.SwitchPromptRequest, _session_pb2.SwitchPromptResponse]  # type: ignore[assignment]
     """Changes what the video shows. The answer is the receipt as it stands: ACCEPTED at first. The receipt that tells
     from which picture on, APPLIED, comes over Connect, or as the answer to a repeat of this very request. An accepted
-    switch survives every recovery. Switches take effect in the order of their blocks, and in the order accepted where
-    these are equal.
+    switch survives every recovery but one: where its gateway was lost while Redis was away, neither has it, and
+    `Attached.receipts` of the next stream do not list it. A repeat of this very request mends that, and does nothing
+    where it is known; the Python SDK repeats by itself. So with pauses. Switches take effect in the order of their
+    blocks, and in the order accepted where these are equal.
 
     How long it takes to see: the segments that are made but not played yet (`max_unacked_segments` bounds them), plus
     the blocks in flight.
@@ -315,8 +319,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_pb2.SwitchPromptResponse, _abc.Awaitable[_session_pb2.SwitchPromptResponse]]:
         """Changes what the video shows. The answer is the receipt as it stands: ACCEPTED at first. The receipt that tells
         from which picture on, APPLIED, comes over Connect, or as the answer to a repeat of this very request. An accepted
-        switch survives every recovery. Switches take effect in the order of their blocks, and in the order accepted where
-        these are equal.
+        switch survives every recovery but one: where its gateway was lost while Redis was away, neither has it, and
+        `Attached.receipts` of the next stream do not list it. A repeat of this very request mends that, and does nothing
+        where it is known; the Python SDK repeats by itself. So with pauses. Switches take effect in the order of their
+        blocks, and in the order accepted where these are equal.
 
         How long it takes to see: the segments that are made but not played yet (`max_unacked_segments` bounds them), plus
         the blocks in flight.

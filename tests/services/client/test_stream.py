@@ -359,6 +359,46 @@ async def test_a_switch_lost_with_the_stream_is_sent_again_under_the_same_id() -
     assert len(gateway.sessions[session.name].receipts) == 1
 
 
+async def test_wishes_that_were_granted_and_forgotten_are_told_again() -> None:
+    """Redis was away, and the gateway died that had granted them: under the same ids, in their order, before
+    what is asked since; those that the session knows, or that a later one has replaced, are not."""
+    async with session_at(Script(pace_s=0.01), None) as (gateway, client, session):
+        async with client.connect(session) as stream:
+            seen: list[Event] = []
+            reading = asyncio.create_task(collect(stream, seen))
+            granted = [await stream.switch(text) for text in ("red", "blue", "green")]
+            await stream.pause()
+            fake = gateway.sessions[session.name]
+            fake.receipts = [fake.receipts[1]]
+            fake.set_state(session_pb2.SESSION_STATE_ACTIVE, paused=False)
+            fake.outboxes[0].put_nowait(failure(Code.UNAVAILABLE, "SESSION_LOST"))
+            fake.wake()
+            await until(lambda: fake.message.paused)
+            known = [receipt.request_id for receipt in fake.receipts]
+            assert known == [granted[1].request_id, granted[2].request_id]
+            await stream.resume()
+            await stream.end()
+            await reading
+        assert len(only(seen, Reconnected)) == 1
+        assert [receipt.request_id for receipt in fake.receipts] == known
+
+
+async def test_a_forgotten_switch_whose_block_was_made_takes_effect_as_soon_as_it_can() -> None:
+    too_late = failure(Code.FAILED_PRECONDITION, "BLOCK_NOT_AHEAD", next_block="9")
+    async with session_at(Script(pace_s=0.01), None) as (gateway, client, session):
+        async with client.connect(session) as stream:
+            reading = asyncio.create_task(collect(stream, []))
+            receipt = await stream.switch("red", at_block=2)
+            fake = gateway.sessions[session.name]
+            fake.receipts, gateway.script.refused_blocks[2] = [], too_late
+            fake.outboxes[0].put_nowait(failure(Code.UNAVAILABLE, "SESSION_LOST"))
+            fake.wake()
+            await until(lambda: bool(fake.receipts))
+            assert fake.receipts[0].request_id == receipt.request_id
+            await stream.end()
+            await reading
+
+
 async def test_a_refused_switch_raises_and_the_stream_goes_on() -> None:
     refusal = failure(Code.FAILED_PRECONDITION, "BLOCK_NOT_AHEAD", "block 1 has started", next_block="9")
     async with session_at(Script(switch_failure=refusal)) as (_, client, session):

@@ -117,6 +117,8 @@ class Script:
     """Of the next attachments."""
     switch_failure: status_pb2.Status | None = None
     """Of all switches."""
+    refused_blocks: dict[int, status_pb2.Status] = field(default_factory=dict)
+    """Of switches that name this block."""
     lose_on_switch: int = 0
     """So many streams end when a switch arrives, before it takes effect."""
     end_with: session_pb2.SessionEnd | None = None
@@ -440,8 +442,10 @@ class FakeGateway(session_pb2_grpc.SessionServiceServicer):
         if self.script.lose_on_switch:
             self.script.lose_on_switch -= 1
             outbox.put_nowait(self.script.loss)
-        elif self.script.switch_failure:
-            failed = Response.RequestFailed(request_id=switch.request_id, status=self.script.switch_failure)
+        elif refusal := self.script.refused_blocks.get(
+            switch.prompt_switch.at_block, self.script.switch_failure
+        ):
+            failed = Response.RequestFailed(request_id=switch.request_id, status=refusal)
             outbox.put_nowait(Response(request_failed=failed))
         elif not any(receipt.request_id == switch.request_id for receipt in session.receipts):
             session.switch(switch.request_id, switch.prompt_switch)
