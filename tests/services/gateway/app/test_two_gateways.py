@@ -3,11 +3,12 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from cascade.v1 import session_pb2 as pb
@@ -315,6 +316,32 @@ async def test_what_ends_a_stream_does_so_through_the_other_gateway(redis: Redis
             await stream.until_over()
             assert reason_of(stream.error) == "ABORTED CONTROLLER_REPLACED"  # type: ignore[arg-type]
         await until(lambda: not both.first.registry.sessions[0].controller)
+
+
+async def test_a_controller_that_writes_hears_through_the_other_gateway_that_it_was_replaced(
+    redis: RedisServer,
+) -> None:
+    """Else both would attach again and again, and take the session from each other."""
+    heard = []
+    async with pair(redis) as both:
+        near, far = both.first.acme, both.second.acme
+        name = await near.name()
+        for number in range(20):
+            async with far.attached(name, acks=False) as stream:
+                await stream.until_segments(1)
+                writing = asyncio.create_task(acknowledge(stream))
+                async with (near, far)[number % 2].attached(name, acks=False):
+                    await stream.until_over()
+                await writing
+            heard.append(reason_of(stream.error))  # type: ignore[arg-type]
+    assert heard == ["ABORTED CONTROLLER_REPLACED"] * len(heard)
+
+
+async def acknowledge(stream: AttachedStream) -> None:
+    """The same segment again and again, until the stream is over."""
+    with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+        while True:
+            await stream.ack(stream.sequences[-1])
 
 
 async def test_a_stream_that_finds_the_owner_dead_goes_on_after_its_lease(redis: RedisServer) -> None:

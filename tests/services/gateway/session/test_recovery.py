@@ -231,6 +231,21 @@ async def test_what_another_stage_would_say_too_ends_the_session(error: Exceptio
         assert status_reason(stream.all("ended")[0].status) == reason_of(error)
 
 
+async def test_a_refusal_beside_large_context_is_told() -> None:
+    """The stage answers Open at once, while the gateway still writes the latents of many blocks."""
+    stage = FakeStage(latent_bytes=600_000, context_blocks=8, capacity=3)
+    async with town(stages=[stage]) as place:
+        for _ in range(3):
+            async with place.anybody.attached(await place.anybody.name()) as stream:
+                await stream.until_segments(9)
+                stage.fail(OPEN, InvalidPrompt("x"))
+                stage.fail(stream.sequences[-1] + 8, SessionLost("x"))
+                await stream.until_over()
+            assert stream.end_reason == "FAILED"
+            assert status_reason(stream.all("ended")[0].status) == "INVALID_PROMPT"
+            stage.faults.clear()
+
+
 async def test_prompts_that_the_model_refuses_count_against_no_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor anything else that is the client's own fault: the next session, of whomever, starts at once."""
     monkeypatch.setattr(ledger, "FIRST_BACKOFF_S", 600.0)
