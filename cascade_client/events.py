@@ -117,7 +117,7 @@ class RecoveryDone:
 
     cause: str
     recovery_class: str
-    """UNAFFECTED, REBUILT or RESTARTED: what it means for the picture."""
+    """UNAFFECTED or REBUILT: what it means for the picture."""
     epoch: int
     first_sequence: int
     gap_s: float

@@ -48,6 +48,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _Priority:
@@ -258,10 +263,10 @@ class _RecoveryClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Recover
     """The pictures are those that would have come anyway."""
     RECOVERY_CLASS_REBUILT: _RecoveryClass.ValueType  # 2
     """The scene goes on from the kept latents: shapes, places and motion continue, details may differ."""
-    RECOVERY_CLASS_RESTARTED: _RecoveryClass.ValueType  # 3
-    """The kept latents were lost too: the scene begins afresh under the present prompt, with a visible cut. Numbers and
-    times still go on. Not sent yet: such a session ends with FAILED.
-    """
+    @_builtins.property
+    @_deprecated("""This enum value has been marked as deprecated using proto enum value options.""")
+    def RECOVERY_CLASS_RESTARTED(self) -> _RecoveryClass.ValueType:   # 3
+        """Never sent: a session whose kept latents were lost is lost with them, and ends with FAILED."""
 
 class RecoveryClass(_RecoveryClass, metaclass=_RecoveryClassEnumTypeWrapper):
     """What a recovery means for the picture."""
@@ -273,9 +278,7 @@ RECOVERY_CLASS_UNAFFECTED: RecoveryClass.ValueType  # 1
 RECOVERY_CLASS_REBUILT: RecoveryClass.ValueType  # 2
 """The scene goes on from the kept latents: shapes, places and motion continue, details may differ."""
 RECOVERY_CLASS_RESTARTED: RecoveryClass.ValueType  # 3
-"""The kept latents were lost too: the scene begins afresh under the present prompt, with a visible cut. Numbers and
-times still go on. Not sent yet: such a session ends with FAILED.
-"""
+"""Never sent: a session whose kept latents were lost is lost with them, and ends with FAILED."""
 Global___RecoveryClass: _TypeAlias = RecoveryClass  # noqa: Y015
 
 @_typing.final
@@ -676,7 +679,7 @@ class CreateSessionRequest(_message.Message):
     """Idempotency key: 1 to 64 letters, digits, `.`, `_`, `-`. A repeat returns the same session with a fresh token."""
     session_id: _builtins.str
     """Last part of the name: at most 63 lower-case letters, digits and `-`, not first or last a `-`; empty: made up by the
-    server.
+    server. One that any tenant has, or had, is refused with SESSION_EXISTS.
     """
     @_builtins.property
     def spec(self) -> Global___SessionSpec:

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from typing import Any
 
 import grpc
@@ -89,9 +89,13 @@ class DrainTarget:
         status: DrainStatus = answer.drain
         return status
 
-    async def reports(self) -> AsyncIterator[DrainStatus]:
-        async for report in self._stub.WatchStatus(self._watch(), metadata=self._metadata):
-            yield report.status.drain
+    async def reports(self) -> AsyncGenerator[DrainStatus, None]:
+        call = self._stub.WatchStatus(self._watch(), metadata=self._metadata)
+        try:
+            async for report in call:
+                yield report.status.drain
+        finally:
+            call.cancel()
 
 
 async def begin(channel: grpc.aio.Channel, options: Options, metadata: Any) -> tuple[DrainTarget, bool]:
@@ -129,13 +133,14 @@ async def wait(peer: DrainTarget, options: Options) -> None:
     told: tuple[int, bool] | None = None
     started_at = time.monotonic()
     try:
-        async for status in peer.reports():
-            state = (status.num_sessions, status.safe_to_delete)
-            if state != told:
-                told = state
-                tell(peer, status, options)
-            if status.safe_to_delete:
-                return
+        async with aclosing(peer.reports()) as reports:
+            async for status in reports:
+                state = (status.num_sessions, status.safe_to_delete)
+                if state != told:
+                    told = state
+                    tell(peer, status, options)
+                if status.safe_to_delete:
+                    return
     except grpc.aio.AioRpcError as error:
         if error.code() is not grpc.StatusCode.UNAVAILABLE:
             raise

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 from cascade.v1 import common_pb2, decoder_pb2
 from cascade_core.errors import SessionLost
@@ -86,7 +86,7 @@ class DecodeStream:
             left = to_duration(self._drain_left_s())
             self._put(Response(draining=Response.Draining(time_left=left)))
 
-    async def responses(self, requests: AsyncIterator[Request]) -> AsyncIterator[Response]:
+    async def responses(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Response, None]:
         """All that the client gets; raises what ends the stream."""
         reader = asyncio.create_task(self._read(requests), name="decode-requests")
         try:

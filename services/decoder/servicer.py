@@ -55,8 +55,9 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         async with self._epochs.hold(opening.session, opening.epoch, stream.fail):
             try:
                 self._join(stream)
-                async for response in stream.responses(requests):
-                    yield response
+                async with aclosing(stream.responses(requests)) as responses:
+                    async for response in responses:
+                        yield response
             finally:
                 self._leave(stream)
 

@@ -172,3 +172,19 @@ def test_lint_is_applied(contracts: Path, tmp_path: Path) -> None:
     change(contracts, "common.proto", "DATA_TYPE_FLOAT32 = 1", "FLOAT32 = 1")
     with pytest.raises(generate.CheckFailed, match='should be prefixed with "DATA_TYPE_"'):
         generate.check_contracts(contracts, tmp_path, generate.RELEASED)
+
+
+def test_what_is_told_is_told_somewhere() -> None:
+    """Values that no service sends, or takes, are deprecated. Reasons of errors: `test_errors.py`."""
+    sources = "".join(path.read_text() for path in (generate.ROOT / "services").rglob("*.py"))
+    outer = [enum for file in FILES for enum in file.enum_types_by_name.values()]
+    enums = [*outer, *(enum for message in MESSAGES for enum in message.enum_types)]
+    silent = [
+        value.name
+        for enum in enums
+        for value in enum.values
+        if value.number and not value.GetOptions().deprecated and value.name not in sources
+    ]
+    assert [name for name in silent if not name.startswith("ERROR_REASON_")] == [
+        "PRIORITY_LOW"
+    ]  # a number, to us

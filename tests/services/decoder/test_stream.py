@@ -265,6 +265,24 @@ async def test_places_are_counted_and_cancelling_frees_one_at_once(decoder: Serv
         call.stream.cancel()
 
 
+async def test_a_stream_that_is_left_between_two_answers_ends_at_once(decoder: Serving) -> None:
+    """As where its client goes while an answer is written: nobody reads for it any more, and the next session
+    has its place."""
+
+    async def requests() -> AsyncIterator[Request]:
+        yield opening()
+        await asyncio.Event().wait()
+
+    servicer = decoder.decoder.servicer
+    streams = [servicer.Decode(requests(), None) for _ in range(MAX_SESSIONS)]
+    for stream in streams:
+        assert (await anext(stream)).HasField("opened")
+    for stream in streams:
+        await stream.aclose()  # type: ignore[attr-defined]
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "decode-requests"]
+    assert len((await whole(decoder.stub, [0]))[1]) == 1
+
+
 async def test_a_large_session_takes_more_places(decoder: Serving) -> None:
     large = decoder.call()
     await large.send(opening(session="large", width=2 * SIDE, height=SIDE + 48))

@@ -344,6 +344,20 @@ async def acknowledge(stream: AttachedStream) -> None:
             await stream.ack(stream.sequences[-1])
 
 
+async def test_another_tenants_session_id_is_taken_at_any_gateway(redis: RedisServer) -> None:
+    """The same request, to the letter, does not open its session either; with another id it is good."""
+    async with pair(redis) as both:
+        theirs = await both.first.acme.create("r1", session_id="mine")
+        for gateway in (both.first, both.second):
+            with fails("ALREADY_EXISTS SESSION_EXISTS"):
+                await gateway.other.create("r1", session_id="mine")
+        assert (await both.second.other.create("r1", session_id="other")).session.name == "sessions/other"
+        await both.first.acme.delete("sessions/mine")
+        with fails("ALREADY_EXISTS SESSION_EXISTS"):
+            await both.second.other.create("r2", session_id="mine")
+        assert theirs.session.name == "sessions/mine"
+
+
 async def test_a_stream_that_finds_the_owner_dead_goes_on_after_its_lease(redis: RedisServer) -> None:
     async with pair(redis) as both:
         name = await both.first.acme.name(num_blocks=60)
