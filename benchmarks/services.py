@@ -1,10 +1,11 @@
 """The services: what the gateway adds under load, and what a client of the demo model waits for.
 
-python -m benchmarks.services [--out FOLDER] [--only load first_segment switch fps]
+python -m benchmarks.services [--out FOLDER] [--only load first_segment switch fps] [--before CHECKOUT]
 
 At most six minutes. The load runs against a stage and a decoder that compute nothing but send messages of
 real size at playback rate; they and all clients share the machine with the gateway. The rest runs against
-real services, started here, on the CPU.
+real services, started here, on the CPU. With `--before`, a folder with an earlier state of this repository, a
+table more compares the two gateways: three minutes on top.
 """
 
 import argparse
@@ -13,10 +14,11 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import services_compare as comparison
 from benchmarks import services_load as load
 from benchmarks import services_real as real
 from cascade_client import CascadeClientError
@@ -26,6 +28,7 @@ from cascade_core.machine import machine
 Row = dict[str, Any]
 TITLES = {
     "load": "One gateway under load: 600 kB of latents and a segment of 150 kB per session every 0.75 s",
+    "compare": "This gateway and the one of an earlier commit, in turn under the same load",
     "first_segment": "Time to the first segment: a new session, warm services, demo model",
     "switch": "Prompt to picture: a viewer that plays at 16 pictures per second, demo model",
     "fps": "Pictures delivered by one stage and one decoder, clients take all that comes, demo model",
@@ -39,6 +42,11 @@ NOTES = {
         "`sessions_per_core`: sessions over CPU seconds per second of the gateway. `other_cores`: fakes, "
         "clients and Redis. `machine_cores`: all that ran here."
     ),
+    "compare": (
+        "CPU of the gateway per block and its `added_p99_ms`, medians over the turns; `ratio`: of the CPU per "
+        "block, now to before, turn by turn. `redis_ms_per_block`: what Redis spends. Stage, decoder and "
+        "clients are today's."
+    ),
     "switch": (
         "From sending a switch to receiving the first segment that it changes (`received`), and to that "
         "segment's first picture on the screen (`shown`). The viewer acknowledges a segment when it has been "
@@ -46,8 +54,9 @@ NOTES = {
     ),
 }
 TARGET_MS = 50.0
-REAL_S, MAX_S = 210.0, 345.0
-"""When the real services, and when all, must be done: what is not by then is left out, and named."""
+REAL_S, MAX_S, COMPARE_S = 210.0, 345.0, 240.0
+"""When the real services, and when all, must be done, and how long a comparison may last: what is not done by
+then is left out, and named."""
 NUM_SESSIONS = (200, 150, 100, 75, 50, 25)
 
 
@@ -84,18 +93,28 @@ async def measure_real(results: dict[str, list[Row]]) -> None:
             results["switch"].append(await real.measure_switch(address, max_unacked))
 
 
-async def measure(names: Sequence[str], seconds: float) -> dict[str, Any]:
+async def measure_compare(rows: list[Row], before: Path) -> None:
+    async for row in comparison.compare(before):
+        rows.append(row)
+
+
+async def measure(names: Sequence[str], seconds: float, before: Path | None) -> dict[str, Any]:
     """All tables that were asked for; `missing` tells why one is not whole."""
     results: dict[str, Any] = {name: [] for name in TITLES if name in names}
     missing: dict[str, str] = {}
     start_s = asyncio.get_running_loop().time()
-    for wanted, deadline_s in ((set(names) - {"load"}, REAL_S), (set(names) & {"load"}, MAX_S)):
-        if not wanted:
-            continue
+    steps: list[tuple[set[str], float, Coroutine[Any, Any, None]]] = []
+    if real_names := set(names) - {"load", "compare"}:
+        steps.append((real_names, REAL_S, measure_real(results)))
+    if "load" in names:
+        steps.append(({"load"}, MAX_S, measure_load(results["load"], seconds)))
+    if before and "compare" in names:
+        steps.append(({"compare"}, MAX_S + COMPARE_S, measure_compare(results["compare"], before)))
+    for wanted, deadline_s, step in steps:
         print(f"measuring {', '.join(sorted(wanted))}", file=sys.stderr)
         try:
             async with asyncio.timeout_at(start_s + deadline_s):
-                await (measure_load(results["load"], seconds) if "load" in wanted else measure_real(results))
+                await step
         except (TimeoutError, RuntimeError, OSError, CascadeClientError) as error:
             missing[", ".join(sorted(wanted))] = f"{type(error).__name__}: {error}"
             print(f"not whole: {error!r}\n{error}", file=sys.stderr)
@@ -136,12 +155,13 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the tables")
     parser.add_argument("--only", nargs="+", choices=TITLES, default=list(TITLES), help="tables to measure")
+    parser.add_argument("--before", type=Path, help="checkout of an earlier commit, for `compare`")
     parser.add_argument("--load-seconds", type=float, default=15.0, help="counted seconds of each load")
     arguments = parser.parse_args()
     check_folder(arguments.out)
     info = machine() | {"load_before": os.getloadavg()[0]}
     results: dict[str, Any] = {"command": command(), "machine": info}
-    results |= asyncio.run(measure(arguments.only, arguments.load_seconds))
+    results |= asyncio.run(measure(arguments.only, arguments.load_seconds, arguments.before))
     (arguments.out / "services.json").write_text(json.dumps(results, indent=2) + "\n")
     (arguments.out / "services.md").write_text(render(results))
     print((arguments.out / "services.md").read_text())

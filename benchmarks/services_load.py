@@ -37,6 +37,8 @@ class Load:
     num_client_processes: int = 2
     settings: Mapping[str, str] = field(default_factory=dict)
     """Further `CASCADE_` variables of the gateway."""
+    checkout: Path = ROOT
+    """Whose gateway is measured; stage, decoder and clients are this one's."""
 
 
 @dataclass
@@ -111,7 +113,9 @@ async def measure(load: Load) -> Outcome:
             key = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "key"
             key.write_bytes(os.urandom(32))
             environment["CASCADE_GATEWAY_TOKEN_KEY_FILE"] = str(key)
-        gateway = processes["gateway"] = await enter(service("services.gateway", environment))
+        gateway = processes["gateway"] = await enter(
+            service("services.gateway", environment, checkout=load.checkout)
+        )
         clients = [await enter(client_process(gateway, load, number)) for number in client_numbers(load)]
         processes |= {client.name: client for client in clients}
         await asyncio.gather(*(line_of(client, READY_S) for client in clients))

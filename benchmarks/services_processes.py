@@ -68,12 +68,17 @@ class Measured:
 
 
 @asynccontextmanager
-async def service(module: str, environment: Mapping[str, str], *arguments: str) -> AsyncIterator[Measured]:
-    """`python -m MODULE ARGUMENTS` with these `CASCADE_` variables, once it listens on a free port."""
+async def service(
+    module: str, environment: Mapping[str, str], *arguments: str, checkout: Path = ROOT
+) -> AsyncIterator[Measured]:
+    """`python -m MODULE ARGUMENTS` with these `CASCADE_` variables, once it listens on a free port.
+
+    `checkout`: whose code runs, with the packages that are installed here.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("CASCADE_")}
-    ours = {"OMP_NUM_THREADS": "1", "CASCADE_GRPC_PORT": "0", "PYTHONPATH": str(ROOT)}
-    command = (sys.executable, "-m", module, *arguments)
-    async with child(module.rpartition(".")[2], command, clean | ours | dict(environment)) as started:
+    ours = {"OMP_NUM_THREADS": "1", "CASCADE_GRPC_PORT": "0", "PYTHONPATH": str(checkout)}
+    command, name = (sys.executable, "-m", module, *arguments), module.rpartition(".")[2]
+    async with child(name, command, clean | ours | dict(environment), cwd=checkout) as started:
         started.port = int((await logged(started, '"event": "listening"'))["port"])
         yield started
 
@@ -96,12 +101,12 @@ async def redis() -> AsyncIterator[tuple[str, Measured]]:
 
 @asynccontextmanager
 async def child(
-    name: str, command: tuple[str, ...], environment: Mapping[str, str], **options: Any
+    name: str, command: tuple[str, ...], environment: Mapping[str, str], cwd: Path = ROOT, **options: Any
 ) -> AsyncIterator[Measured]:
     """A process for as long as the block lasts; it dies with this one."""
     with tempfile.TemporaryDirectory(prefix="cascade-bench-") as folder:
         log = Path(folder) / f"{name}.log"
-        process = await Child.start(command, log=log, environment=environment, folder=ROOT, **options)
+        process = await Child.start(command, log=log, environment=environment, folder=cwd, **options)
         try:
             yield Measured(name, process, log)
         finally:

@@ -78,7 +78,8 @@ class Chain(grpc.aio.ServerInterceptor):
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[bool(handler.request_streaming), bool(handler.response_streaming)]
-        return make(stream if handler.response_streaming else answer, None, handler.response_serializer)
+        serializer = unless_bytes(handler.response_serializer)
+        return make(stream if handler.response_streaming else answer, None, serializer)
 
     @asynccontextmanager
     async def _call(self, method: str, handler: Handler, context: Context) -> AsyncIterator[Call]:
@@ -112,3 +113,8 @@ class Chain(grpc.aio.ServerInterceptor):
         for interceptor in self._interceptors:
             interceptor.check(call, message)
         return message
+
+
+def unless_bytes(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """A handler may answer with messages, or with the bytes of one."""
+    return lambda message: message if serialize is None or isinstance(message, bytes) else serialize(message)

@@ -15,7 +15,7 @@ from services.gateway.journal.errors import LeaseLost
 from services.gateway.session import views
 from services.gateway.session.attachment import MAX_BEHIND, Attachment, Response
 from services.gateway.session.live import LiveSession
-from services.gateway.session.media import unpack
+from services.gateway.session.media import as_response
 from services.gateway.session.shared import Shared
 
 Request = session_pb2.ConnectRequest
@@ -47,7 +47,7 @@ class ClientStream:
         self._next = 1
         """The first sequence that was not sent."""
 
-    async def run(self, requests: Requests) -> AsyncGenerator[Response, None]:
+    async def run(self, requests: Requests) -> AsyncGenerator[Response | bytes, None]:
         """What the client receives. Raises what ends the stream."""
         attachment, live = self._attachment, self._live
         first = self._begin()
@@ -60,8 +60,8 @@ class ClientStream:
                     if not self._is_known_init(item):
                         yield item
                 elif item >= self._next:
-                    for response in self._segment(item):
-                        yield response
+                    for each in self._segment(item):
+                        yield each
         finally:
             live.detach(attachment)
             for task in tasks:
@@ -109,11 +109,11 @@ class ClientStream:
             role=self._token.role,
         )
 
-    def _segment(self, sequence: int) -> list[Response]:
+    def _segment(self, sequence: int) -> list[Response | bytes]:
         """A segment, or for a viewer that was too slow for it, the newest. Raises NotReady where a controller
         was, so that it hears at its next stream from where on they are kept."""
         segment = self._live.segment(sequence, self._attachment.profile)
-        responses = []
+        responses: list[Response | bytes] = []
         if segment is None:
             if self._attachment.is_controller:
                 raise NotReady(f"segment {sequence} is not kept any more; attach again")
@@ -123,7 +123,7 @@ class ClientStream:
             responses = [Response(skipped=skipped)]
         assert segment is not None, "the newest segment is kept"
         self._next = sequence + 1
-        return [*responses, Response(segment=segment)]
+        return [*responses, segment]
 
     async def _receive(self, requests: Requests) -> None:
         """Until the client has said all; what the stream cannot survive ends it."""
@@ -183,7 +183,7 @@ class ClientStream:
 
 async def replay(
     record: Record, attach: Request.Attach, token: ResumeToken
-) -> AsyncGenerator[Response, None]:
+) -> AsyncGenerator[Response | bytes, None]:
     """The stream of a session that is over: what is still kept of it, and its end."""
     view = views.session_of(record, 0)
     start = first_sequence(record, attach, view.epoch, is_controller=token.role == "controller")
@@ -195,7 +195,7 @@ async def replay(
         yield response
     for kept in record.segments:
         if kept.block + 1 >= start:
-            yield Response(segment=list(unpack(kept.data))[index])
+            yield as_response(kept.data, index)
     yield Response(ended=view.end)
 
 

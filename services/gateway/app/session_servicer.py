@@ -185,8 +185,8 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
     async def _responses(
         self, call: Call, first: pb.ConnectRequest, token: ResumeToken, requests: Requests
-    ) -> AsyncGenerator[pb.ConnectResponse, None]:
-        """The session's, from wherever it is."""
+    ) -> AsyncGenerator[Any, None]:
+        """The session's, from wherever it is: messages, and segments as bytes of messages."""
         while True:
             found = await self._locate(token.session, token.tenant)
             if isinstance(found, LiveSession):

@@ -117,6 +117,9 @@ class Journal(Protocol):
     async def renew(self, lease: Lease, lease_s: float) -> None:
         """Keep others from claiming for that long from now on, and its data alive. Raises LeaseLost."""
 
+    def is_leased(self, lease: Lease, seconds: float) -> bool:
+        """Whether nobody else can claim for that long, as far as is known here."""
+
     async def release(self, lease: Lease) -> None:
         """End the lease and let anybody claim at once. Raises LeaseLost."""
 
@@ -124,7 +127,8 @@ class Journal(Protocol):
         """The session that a creation with this id was to have, if any. Raises StoreUnavailable."""
 
     async def write(self, lease: Lease, *changes: Change, is_urgent: bool = True) -> Record:
-        """Note these changes, in order, and return the new record; `Ended` ends the lease, too.
+        """Note these changes, in order, and return the new record. Once stored, it has renewed the lease as it
+        was renewed last; `Ended` ends it.
 
         `is_urgent` False: does not wait for the store, which gets it as soon as it can.
         Raises LeaseLost before anything else, then OutOfOrder, RequestConflict, InvalidEntry, JournalFull,

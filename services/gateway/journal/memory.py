@@ -34,6 +34,7 @@ from services.gateway.journal.running import RunningSession
 class _Held:
     record: Record
     lease: Lease
+    lease_s: float
     leased_until_s: float
     expires_s: float
     is_released: bool = False
@@ -81,7 +82,7 @@ class MemoryJournal:
         self._check_reserve(new.limits.max_bytes)
         now, lease = self._clock(), Lease(new.session, owner, 1)
         record = new_record(new, int(now * 1000))
-        self._held[new.session] = _Held(record, lease, now + lease_s, now + self._ttl_s)
+        self._held[new.session] = _Held(record, lease, lease_s, now + lease_s, now + self._ttl_s)
         if new.request_id:
             self._requests[new.tenant, new.request_id] = new.session
         return Creation(new.session, lease, is_new=True)
@@ -109,6 +110,10 @@ class MemoryJournal:
     async def renew(self, lease: Lease, lease_s: float) -> None:
         self._touch(self._owned(lease), lease_s)
 
+    def is_leased(self, lease: Lease, seconds: float) -> bool:
+        held = self._held.get(lease.session)
+        return held is not None and held.lease == lease and held.leased_until_s >= self._clock() + seconds
+
     async def release(self, lease: Lease) -> None:
         held = self._owned(lease)
         held.is_released = True
@@ -123,7 +128,7 @@ class MemoryJournal:
         after = apply(held.record, *changes)
         self._check_reserve(after.limits.max_bytes - held.record.limits.max_bytes)
         held.record = after
-        held.expires_s = self._clock() + (self._ended_ttl_s if after.end else self._ttl_s)
+        self._touch(held, held.lease_s)
         return after
 
     async def load(self, session: str) -> Record:
@@ -195,8 +200,8 @@ class MemoryJournal:
         return Summary(held.record.brief(), held.lease.owner, held.lease.epoch, left_s)
 
     def _touch(self, held: _Held, lease_s: float) -> None:
-        now = self._clock()
-        held.leased_until_s, held.expires_s = now + lease_s, now + self._ttl_s
+        now, ttl_s = self._clock(), self._ended_ttl_s if held.record.end else self._ttl_s
+        held.lease_s, held.leased_until_s, held.expires_s = lease_s, now + lease_s, now + ttl_s
 
     def _check_reserve(self, wanted: int) -> None:
         if wanted > 0:

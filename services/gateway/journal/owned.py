@@ -64,7 +64,7 @@ class Owned:
             raise self.fenced
         record, wants_lease, self.wants_lease = self.record, self.wants_lease, False
         try:
-            until_ms = await self._put(store, record, wants_lease)
+            until_ms = await self._put(store, record)
             self.stored, self.base, self.changed_s = outline(record), self.lease.epoch, self.clock()
             if self.is_over or self.noted_s < self.clock() - store.ttl_s / 4:
                 self.noted_s = NEVER
@@ -85,15 +85,15 @@ class Owned:
             except LeaseLost as error:
                 self.fenced = error
 
-    async def _put(self, store: RedisStore, record: Record, wants_lease: bool) -> int:
+    async def _put(self, store: RedisStore, record: Record) -> int:
+        """Whatever is put renews the lease, so that a session that plays needs no calls for that."""
         started_s, lease_s, until_ms = self.clock(), self.lease_s, None
         if self.stored:
             update = difference(self.stored, record)
-            until_ms = await store.put(self.lease, self.base, update, lease_s if wants_lease else None)
+            until_ms = await store.put(self.lease, self.base, update, lease_s)
         if until_ms is None:
-            self.stored, self.noted_s, wants_lease = None, NEVER, True
+            self.stored, self.noted_s = None, NEVER
             until_ms = await store.put(self.lease, self.base, difference(None, record), lease_s)
-        if wants_lease:
-            self.leased_until_s = started_s + lease_s
         assert until_ms is not None
+        self.leased_until_s = started_s + lease_s
         return until_ms

@@ -132,6 +132,12 @@ class ReplicatedJournal:
         owned.lease_s, owned.wants_lease = lease_s, True
         await self._replicate(owned)
 
+    def is_leased(self, lease: Lease, seconds: float) -> bool:
+        owned = self._owned.get(lease.session)
+        if owned is None or owned.lease != lease or owned.fenced:
+            return False
+        return owned.leased_until_s >= self._clock() + seconds
+
     async def release(self, lease: Lease) -> None:
         await self.renew(lease, 0.0)
 

@@ -8,6 +8,7 @@ import grpc
 from cascade.v1 import common_pb2, decoder_pb2
 from services.gateway.base.settings import Settings
 from services.gateway.journal import Record
+from services.gateway.peers.made import MadeSegment, made_segment
 from services.gateway.peers.pool import Peer
 from services.gateway.peers.stream import (
     StreamedSession,
@@ -17,7 +18,7 @@ from services.gateway.peers.stream import (
     read_within,
     watch_stall,
 )
-from services.gateway.peers.wire import field
+from services.gateway.peers.wire import field, first_field
 
 METHOD = "/cascade.v1.DecoderService/Decode"
 Request = decoder_pb2.DecodeRequest
@@ -29,7 +30,7 @@ class DecoderHost(Protocol):
     """Whom a session's stream to its decoder tells of what comes."""
 
     async def media_started(self, init: common_pb2.MediaInit) -> None: ...
-    async def segment_made(self, segments: list[Response.Segment]) -> None:
+    async def segment_made(self, segments: list[MadeSegment]) -> None:
         """One block, in every profile."""
         ...
 
@@ -57,7 +58,7 @@ class DecoderStream:
 
     async def run(self) -> None:
         """Until the stream ended because of `close`. Raises StreamLost."""
-        open_call: Any = self._peer.channel.stream_stream(METHOD, None, Response.FromString)
+        open_call: Any = self._peer.channel.stream_stream(METHOD)
         call = open_call(metadata=metadata(self._settings.peer, self._session.record.session, self._epoch))
         watch = watch_stall("segment", self._settings.gateway.stall_timeout_s, self._owed)
         await converse(call, self._peer, self._read(call), self._write(call), watch)
@@ -107,27 +108,32 @@ class DecoderStream:
 
     async def _read(self, call: Any) -> None:
         first = await read_within(call, self._settings.gateway.open_timeout_s, "answer to Open")
-        if first is grpc.aio.EOF or not first.HasField("opened"):
+        opened = None if first is grpc.aio.EOF else Response.FromString(first)
+        if opened is None or not opened.HasField("opened"):
             raise StreamLost(f"{self._peer.address}: the first message is not `opened`")
-        self.is_open, self._max_pending = True, first.opened.max_pending_blocks
+        self.is_open, self._max_pending = True, opened.opened.max_pending_blocks
         self.on_open()
         self._session.wakeup.fire()
-        profiles: list[Response.Segment] = []
+        profiles: list[MadeSegment] = []
         while (message := await call.read()) is not grpc.aio.EOF:
-            match message.WhichOneof("message"):
-                case "media_init":
-                    await self._host.media_started(message.media_init)
-                case "segment":
-                    profiles.append(message.segment)
-                    if len(profiles) == len(self._session.spec.profiles):
-                        await self._host.segment_made(profiles)
-                        profiles = []
-                case "draining":
-                    await self._host.decoder_draining()
-                case "ended":
-                    self._ended = True
+            if first_field(message) != Response.SEGMENT_FIELD_NUMBER:
+                await self._take(Response.FromString(message))
+                continue
+            profiles.append(made_segment(message))
+            if len(profiles) == len(self._session.spec.profiles):
+                await self._host.segment_made(profiles)
+                profiles = []
         if not self._ended:
             raise StreamLost(f"{self._peer.address}: the stream ended without `ended`")
+
+    async def _take(self, message: Response) -> None:
+        match message.WhichOneof("message"):
+            case "media_init":
+                await self._host.media_started(message.media_init)
+            case "draining":
+                await self._host.decoder_draining()
+            case "ended":
+                self._ended = True
 
     def _owed(self) -> int | None:
         block = self._session.record.next_decoder_block

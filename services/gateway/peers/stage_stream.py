@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 import grpc
 
-from cascade.v1 import common_pb2, stage_pb2, stage_pb2_grpc
+from cascade.v1 import common_pb2, stage_pb2
 from services.gateway.base.settings import Settings
 from services.gateway.journal import Prompt, Record
 from services.gateway.journal.switch_modes import MODES
+from services.gateway.peers.made import MadeBlock, made_block
 from services.gateway.peers.pool import Peer
 from services.gateway.peers.stream import (
     StreamedSession,
@@ -20,7 +21,9 @@ from services.gateway.peers.stream import (
     read_within,
     watch_stall,
 )
+from services.gateway.peers.wire import field, first_field
 
+METHOD = "/cascade.v1.StageService/Generate"
 Request = stage_pb2.GenerateRequest
 Response = stage_pb2.GenerateResponse
 StagePeer = Peer[stage_pb2.StageStatus]
@@ -36,7 +39,7 @@ class StageHost(Protocol):
         ...
 
     async def stage_opened(self, opened: Response.Opened) -> None: ...
-    async def block_made(self, block: Response.Block) -> None: ...
+    async def block_made(self, block: MadeBlock) -> None: ...
     async def prompt_applied(self, request_id: str, applied: Response.PromptApplied) -> None:
         """`request_id`: as the journal names the switch, or the timeline's entry."""
         ...
@@ -69,10 +72,8 @@ class StageStream:
 
     async def run(self) -> int:
         """The reason of a stream that ended without an error (Ended.Reason). Raises StreamLost."""
-        stub = stage_pb2_grpc.StageServiceStub(self._peer.channel)
-        call = stub.Generate(
-            metadata=metadata(self._settings.peer, self._session.record.session, self._epoch)
-        )
+        open_call: Any = self._peer.channel.stream_stream(METHOD)
+        call = open_call(metadata=metadata(self._settings.peer, self._session.record.session, self._epoch))
         watch = watch_stall("block", self._settings.gateway.stall_timeout_s, self._owed)
         await converse(call, self._peer, self._read(call), self._write(call), watch)
         return self._ended
@@ -87,13 +88,14 @@ class StageStream:
             await call.write(request)
         await call.done_writing()
 
-    async def _requests(self) -> AsyncIterator[Request]:
+    async def _requests(self) -> AsyncIterator[bytes]:
+        """Serialized, so that latents need not be read on their way."""
         session, sent = self._session, set[str]()
         record = session.record
         blocks = context_blocks(record, self._peer)
-        yield Request(open=self._opening(record, blocks))
+        yield Request(open=self._opening(record, blocks)).SerializeToString()
         for block in blocks:
-            yield Request(context_block=common_pb2.LatentBlock.FromString(record.latents[block]))
+            yield field(Request.CONTEXT_BLOCK_FIELD_NUMBER, record.latents[block])
         kept = {prompt.request_id for prompt in record.waiting()}
         while not self._is_closing:
             if not self.is_open:
@@ -103,13 +105,13 @@ class StageStream:
             for prompt in todo:
                 sent.add(prompt.request_id)
                 start = record.next_stage_block if prompt.request_id in kept else 0
-                yield Request(switch_prompt=switch_of(prompt, start))
+                yield Request(switch_prompt=switch_of(prompt, start)).SerializeToString()
             if (end := self._host.credit_end()) > self._credit_end:
                 self._credit_end = end
-                yield Request(credit=Request.Credit(end_block=end))
+                yield Request(credit=Request.Credit(end_block=end)).SerializeToString()
             elif not todo:
                 await session.wakeup.wait()
-        yield Request(close=Request.Close())
+        yield Request(close=Request.Close()).SerializeToString()
 
     def _opening(self, record: Record, blocks: list[int]) -> Request.Open:
         spec, start = self._session.spec, record.next_stage_block
@@ -138,14 +140,18 @@ class StageStream:
     async def _read(self, call: Any) -> None:
         timeouts = self._settings.gateway
         first = await read_within(call, timeouts.open_timeout_s, "answer to Open")
-        if first is grpc.aio.EOF or not first.HasField("opened"):
+        opened = None if first is grpc.aio.EOF else Response.FromString(first)
+        if opened is None or not opened.HasField("opened"):
             raise StreamLost(f"{self._peer.address}: the first message is not `opened`")
-        await self._host.stage_opened(first.opened)
+        await self._host.stage_opened(opened.opened)
         self.is_open = True
         self.on_open()
         self._session.wakeup.fire()
         while (message := await call.read()) is not grpc.aio.EOF:
-            await self._take(message)
+            if first_field(message) == Response.BLOCK_FIELD_NUMBER:
+                await self._host.block_made(made_block(message))
+            else:
+                await self._take(Response.FromString(message))
         if not self._ended:
             raise StreamLost(f"{self._peer.address}: the stream ended without `ended`")
 
@@ -156,8 +162,6 @@ class StageStream:
     async def _take(self, message: Response) -> None:
         host = self._host
         match message.WhichOneof("message"):
-            case "block":
-                await host.block_made(message.block)
             case "prompt_applied":
                 applied = message.prompt_applied
                 await host.prompt_applied(applied.request_id or self._next_scheduled(), applied)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from cascade.v1 import session_pb2
 from cascade_client.keep_status import keep_status
@@ -75,7 +76,7 @@ async def converse(
         raise StreamLost(f"{peer.address}: {error.details()}", remote_error(error)) from None
     except BROKEN as error:
         raise StreamLost(f"{peer.address}: the stream broke: {error}") from None
-    except (OutOfOrder, InvalidEntry) as error:
+    except (OutOfOrder, InvalidEntry, DecodeError) as error:
         raise StreamLost(f"{peer.address}: what came is not of this session: {error}") from None
     except asyncio.CancelledError:
         ours = asyncio.current_task()

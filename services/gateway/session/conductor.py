@@ -101,8 +101,8 @@ class Conductor:
 
     async def _acknowledged(self) -> None:
         """Raises SessionOver when its client has everything."""
-        while self.live.num_acked < self.live.record.next_decoder_block:
-            await self.live.wakeup.wait()
+        live = self.live
+        await live.wakeup.until(lambda: live.num_acked >= live.record.next_decoder_block)
         raise SessionOver(session_pb2.END_REASON_COMPLETE)
 
     async def _play(self, places: Places) -> None:
@@ -173,15 +173,15 @@ class Conductor:
 
     async def _obey(self) -> None:
         """End when somebody orders it."""
-        while not self.live.ordered_end:
-            await self.live.wakeup.wait()
+        await self.live.wakeup.until(lambda: self.live.ordered_end)
+        assert self.live.ordered_end
         raise self.live.ordered_end
 
     async def _tell_state(self) -> None:
         """Note and tell every change of state."""
         while True:
+            await self.live.wakeup.until(lambda: self.live.is_news(self._state()))
             await self.live.set_state(self._state())
-            await self.live.wakeup.wait()
 
     def _state(self) -> "session_pb2.SessionState.ValueType":
         live, losing = self.live, self._recoveries.is_urgent
@@ -207,8 +207,7 @@ class Conductor:
 
     async def _resumed(self) -> None:
         """Or made: then only acknowledgements are missing, which come during a pause as well."""
-        while self.live.is_paused and not self._is_made:
-            await self.live.wakeup.wait()
+        await self.live.wakeup.until(lambda: not self.live.is_paused or self._is_made)
 
     async def _leave_idle(self) -> None:
         """End a session that nobody controls."""
@@ -216,11 +215,11 @@ class Conductor:
         while True:
             left_s = self.live.alone_since + timeout_s - time.monotonic()
             if self.live.controller:
-                await self.live.wakeup.wait()
+                await self.live.wakeup.until(lambda: not self.live.controller)
             elif left_s <= 0:
                 raise SessionOver(session_pb2.END_REASON_IDLE)
             else:
-                await race(self.live.wakeup.wait(), asyncio.sleep(left_s))
+                await race(self.live.wakeup.until(lambda: self.live.controller), asyncio.sleep(left_s))
 
     async def _leave_late(self) -> None:
         """End a session that is longer than its tenant may have."""

@@ -14,7 +14,7 @@ from services.gateway.journal import Acked, Change, Lease, Noted, Record
 from services.gateway.placement.claims import Claim
 from services.gateway.session import views
 from services.gateway.session.attachment import Attachment, Response
-from services.gateway.session.media import Segment, unpack
+from services.gateway.session.media import as_response
 from services.gateway.session.over import SessionOver
 from services.gateway.session.shared import Shared
 
@@ -95,15 +95,19 @@ class LiveSession:
 
     async def set_state(self, state: "session_pb2.SessionState.ValueType") -> None:
         """Note and tell where it stands and whether it is to pause, if either is new."""
-        is_new, is_paused = state != self.state, self.is_paused
-        if not is_new and is_paused == self._told_paused:
+        if not self.is_news(state):
             return
+        is_new, is_paused = state != self.state, self.is_paused
         self.state, self._told_paused = state, is_paused
         changed = Response.StateChanged(state=state, epoch=self.lease.epoch, paused=is_paused)
         self.publish(Response(state_changed=changed))
         if is_new and not self.record.end:
             name = session_pb2.SessionState.Name(state)
             await self.write(Noted(views.STATE, name.encode()))
+
+    def is_news(self, state: "session_pb2.SessionState.ValueType") -> bool:
+        """Whether that, or whether it is to pause, was not told yet."""
+        return state != self.state or self.is_paused != self._told_paused
 
     @property
     def is_paused(self) -> bool:
@@ -194,12 +198,12 @@ class LiveSession:
         self.ordered_end = self.ordered_end or over
         self.wakeup.fire()
 
-    def segment(self, sequence: int, profile: int) -> Segment | None:
-        """None where it is not kept any more."""
+    def segment(self, sequence: int, profile: int) -> bytes | None:
+        """A ConnectResponse, serialized; None where it is not kept any more."""
         if sequence <= self.record.oldest_segment_block:
             return None
         (found,) = self.record.read(sequence - 1, 1)
-        return list(unpack(found.data))[profile]
+        return as_response(found.data, profile)
 
     def view(self, *, is_brief: bool = False) -> session_pb2.Session:
         """As GetSession shows it; in brief: as lists do."""

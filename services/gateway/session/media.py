@@ -1,30 +1,37 @@
-"""A journalled segment: one block in every profile, as the session's clients receive it."""
+"""A journalled segment: one block in every profile, as the session's clients receive it.
 
-from collections.abc import Iterator, Sequence
-from io import BytesIO
+Put together and taken apart without a look at the media (see peers/wire.py).
+"""
 
-from google.protobuf import proto
+from collections.abc import Iterable
+from itertools import chain, islice
 
 from cascade.v1 import session_pb2
+from services.gateway.peers.made import MadeSegment
+from services.gateway.peers.wire import field, prefixed, split, take_out
+from services.gateway.session import views
 
-Segment = session_pb2.ConnectResponse.Segment
-
-
-def pack(profiles: Sequence[Segment]) -> bytes:
-    """For the journal."""
-    file = BytesIO()
-    for segment in profiles:
-        proto.serialize_length_prefixed(segment, file)
-    return file.getvalue()
+Response = session_pb2.ConnectResponse
+Segment = Response.Segment
 
 
-def unpack(data: bytes) -> Iterator[Segment]:
-    """In the order of the session's profiles."""
-    file = BytesIO(data)
-    while (segment := proto.parse_length_prefixed(Segment, file)) is not None:
-        yield segment
+def segment_of(made: MadeSegment, epoch: int, now_ms: int) -> bytes:
+    """A Segment, serialized."""
+    about = Segment(sequence=made.said.media.block + 1, epoch=epoch, create_time=views.timestamp(now_ms))
+    return about.SerializeToString() + field(Segment.MEDIA_FIELD_NUMBER, made.media)
+
+
+def pack(profiles: Iterable[bytes]) -> bytes:
+    """For the journal: serialized Segments, in the order of the session's profiles."""
+    return b"".join(chain.from_iterable(map(prefixed, profiles)))
+
+
+def as_response(data: bytes, profile: int) -> bytes:
+    """A ConnectResponse with the Segment of this profile, serialized."""
+    return field(Response.SEGMENT_FIELD_NUMBER, next(islice(split(data), profile, None)))
 
 
 def create_ms(data: bytes) -> int:
     """When this block was made."""
-    return next(unpack(data)).create_time.ToMilliseconds()
+    _, about = take_out(next(split(data)), Segment.MEDIA_FIELD_NUMBER)
+    return Segment.FromString(about).create_time.ToMilliseconds()

@@ -4,8 +4,9 @@ import time
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from cascade.v1 import decoder_pb2, session_pb2, stage_pb2
+from cascade.v1 import session_pb2, stage_pb2
 from services.gateway.journal import Prompt, Record
+from services.gateway.peers.made import MadeSegment
 
 WAITS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300, 600)
 FRACTIONS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -76,18 +77,19 @@ class GatewayMetrics:
     def segment_made(
         self,
         record: Record,
-        segments: list[decoder_pb2.DecodeResponse.Segment],
+        segments: list[MadeSegment],
         now_ms: int,
         *,
         is_first: bool,
     ) -> None:
         """One block, in every profile. `now_ms`: by the clock of all gateways."""
-        media, session = segments[0].media, record.session
+        said, session = segments[0].said, record.session
+        media = said.media
         self.segments.inc()
         self.frames.inc(media.num_frames)
-        self.segment_bytes.inc(sum(len(segment.media.data) for segment in segments))
-        spent = sum(s.decode_time.ToMilliseconds() + s.encode_time.ToMilliseconds() for s in segments[:1])
-        self.decode_seconds.observe((segments[0].queue_time.ToMilliseconds() + spent) / 1000)
+        self.segment_bytes.inc(sum(segment.num_bytes for segment in segments))
+        spent = (said.queue_time, said.decode_time, said.encode_time)
+        self.decode_seconds.observe(sum(part.ToMilliseconds() for part in spent) / 1000)
         now, length_s = time.monotonic(), media.duration.ToMilliseconds() / 1000
         if is_first:
             self.first_segment.observe((now_ms - record.created_ms) / 1000)

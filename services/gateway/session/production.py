@@ -19,6 +19,7 @@ from services.gateway.journal import (
     SegmentMade,
 )
 from services.gateway.peers.decoder_stream import DecoderPeer, DecoderStream
+from services.gateway.peers.made import MadeBlock, MadeSegment
 from services.gateway.peers.reports import Kind
 from services.gateway.peers.stage_stream import StagePeer, StageStream
 from services.gateway.placement.claims import Places
@@ -30,7 +31,7 @@ from services.gateway.session.attachment import Response
 from services.gateway.session.block_made import block_made
 from services.gateway.session.keeper import Keeper
 from services.gateway.session.live import LiveSession
-from services.gateway.session.media import Segment, pack
+from services.gateway.session.media import pack, segment_of
 from services.gateway.session.over import SessionOver, or_over
 from services.gateway.session.recovery import Recoveries
 
@@ -106,8 +107,8 @@ class Production:
 
     async def _complete(self) -> None:
         """End when all blocks are made and acknowledged."""
-        while not (self._is_made() and self._live.num_acked >= self._live.record.next_stage_block):
-            await self._live.wakeup.wait()
+        live = self._live
+        await live.wakeup.until(lambda: self._is_made() and live.num_acked >= live.record.next_stage_block)
         is_full = self._live.record.next_stage_block == self._end_block()
         exhausted, complete = session_pb2.END_REASON_POSITIONS_EXHAUSTED, session_pb2.END_REASON_COMPLETE
         raise SessionOver(complete if is_full else exhausted)
@@ -122,8 +123,7 @@ class Production:
     async def _give_away(self) -> None:
         """While paused, offer the places to whoever needs them; returns when they are taken."""
         while True:
-            while not self._live.is_paused:
-                await self._live.wakeup.wait()
+            await self._live.wakeup.until(lambda: self._live.is_paused)
             places = self._places
             for place in places:
                 place.offer()
@@ -139,13 +139,11 @@ class Production:
         self.has_yielded = True
 
     async def _resumed(self) -> None:
-        while self._live.is_paused:
-            await self._live.wakeup.wait()
+        await self._live.wakeup.until(lambda: not self._live.is_paused)
 
     async def _replaced(self, places: list[Place[Any]]) -> None:
         """Until it has other places than these, after a loss."""
-        while self._places == places:
-            await self._live.wakeup.wait()
+        await self._live.wakeup.until(lambda: self._places != places)
 
     @property
     def _places(self) -> list[Place[Any]]:
@@ -173,13 +171,11 @@ class Production:
                 await self._live.write(PromptApplied(prompt.request_id, block, block, applied_ms))
                 self._live.tell_receipt(prompt.request_id)
 
-    async def block_made(self, block: stage_pb2.GenerateResponse.Block) -> None:
-        latents = block.block
-        self._live.shared.metrics.block_made(block)
-        self._live.shared.traces.made(self._live.record.session, block)
-        change = LatentsMade(latents.index, latents.SerializeToString())
-        await self._live.write(change, is_urgent=False)
-        self._tell_made(block)
+    async def block_made(self, block: MadeBlock) -> None:
+        self._live.shared.metrics.block_made(block.said)
+        self._live.shared.traces.made(self._live.record.session, block.said)
+        await self._live.write(LatentsMade(block.said.block.index, block.latents), is_urgent=False)
+        self._tell_made(block.said)
 
     def _tell_made(self, block: stage_pb2.GenerateResponse.Block) -> None:
         """Before its segment can come."""
@@ -215,14 +211,11 @@ class Production:
             await self._live.write(Noted(name, value))
             self._live.publish_init(init.profile_id, Response(media_init=init))
 
-    async def segment_made(self, segments: list[decoder_pb2.DecodeResponse.Segment]) -> None:
+    async def segment_made(self, segments: list[MadeSegment]) -> None:
         shared, epoch = self._live.shared, self._live.lease.epoch
-        now_ms, block = shared.now_ms(), segments[0].media.block
-        made = [
-            Segment(sequence=block + 1, epoch=epoch, media=segment.media, create_time=views.timestamp(now_ms))
-            for segment in segments
-        ]
-        changes: list[Change] = [SegmentMade(block, pack(made))]
+        now_ms, block = shared.now_ms(), segments[0].said.media.block
+        data = pack(segment_of(segment, epoch, now_ms) for segment in segments)
+        changes: list[Change] = [SegmentMade(block, data)]
         is_first = not self._live.record.notes.get(views.STARTED)
         if is_first:
             changes.append(Noted(views.STARTED, str(now_ms).encode()))
@@ -230,7 +223,8 @@ class Production:
         self._recoveries.segment_made(block)
         self._live.publish_segment(block)
         shared.metrics.segment_made(self._live.record, segments, now_ms, is_first=is_first)
-        shared.traces.delivered(self._live.record.session, epoch, segments)
+        said = [segment.said for segment in segments]
+        shared.traces.delivered(self._live.record.session, epoch, said)
 
     async def stage_draining(self) -> None:
         self._stage.drain()

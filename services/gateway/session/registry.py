@@ -59,7 +59,7 @@ class Registry:
         chores = (
             self._every(lease_s / 8, self._look),
             self._every(lease_s / 8, self._share, self.shared.admission.running.news),
-            self._every(lease_s / 4, self._renew),
+            self._every(lease_s / 8, self._renew),
             self._every(lease_s / 2, self._adopt),
         )
         self._chores = [asyncio.create_task(chore) for chore in chores]
@@ -212,9 +212,10 @@ class Registry:
         return live
 
     async def _renew(self) -> None:
-        """One after the other, so that segments need not wait for all of them."""
-        sessions = self.sessions
-        spread_s = self.shared.settings.gateway.lease_s / 8
+        """What no write has renewed lately, one after the other, so that segments need not wait for all."""
+        lease_s, journal = self.shared.settings.gateway.lease_s, self.shared.journal
+        sessions = [live for live in self.sessions if not journal.is_leased(live.lease, lease_s * 3 / 4)]
+        spread_s = lease_s / 16
 
         async def renew(place: int, live: LiveSession) -> None:
             await asyncio.sleep(spread_s * place / len(sessions))
