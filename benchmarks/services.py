@@ -43,7 +43,7 @@ NOTES = {
         "clients and Redis. `machine_cores`: all that ran here."
     ),
     "compare": (
-        "CPU of the gateway per block and its `added_p99_ms`, medians over the turns; `ratio`: of the CPU per "
+        "CPU of the gateway per block and its `added_p99_ms`, medians over the turns; `ratio`: of CPU per "
         "block, now to before, turn by turn. `redis_ms_per_block`: what Redis spends. Stage, decoder and "
         "clients are today's."
     ),

@@ -127,8 +127,8 @@ class Journal(Protocol):
         """The session that a creation with this id was to have, if any. Raises StoreUnavailable."""
 
     async def write(self, lease: Lease, *changes: Change, is_urgent: bool = True) -> Record:
-        """Note these changes, in order, and return the new record. Once stored, it has renewed the lease as it
-        was renewed last; `Ended` ends it.
+        """Note these changes, in order, and return the new record. Once stored they have renewed the lease,
+        for as long as it was renewed last; `Ended` ends it.
 
         `is_urgent` False: does not wait for the store, which gets it as soon as it can.
         Raises LeaseLost before anything else, then OutOfOrder, RequestConflict, InvalidEntry, JournalFull,

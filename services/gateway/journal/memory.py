@@ -127,8 +127,9 @@ class MemoryJournal:
         held = self._owned(lease)
         after = apply(held.record, *changes)
         self._check_reserve(after.limits.max_bytes - held.record.limits.max_bytes)
-        held.record = after
-        self._touch(held, held.lease_s)
+        if after is not held.record:
+            held.record = after
+            self._touch(held, held.lease_s)
         return after
 
     async def load(self, session: str) -> Record:

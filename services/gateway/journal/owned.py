@@ -64,7 +64,7 @@ class Owned:
             raise self.fenced
         record, wants_lease, self.wants_lease = self.record, self.wants_lease, False
         try:
-            until_ms = await self._put(store, record)
+            until_ms = await self._put(store, record, wants_lease or self.num_missing > 0)
             self.stored, self.base, self.changed_s = outline(record), self.lease.epoch, self.clock()
             if self.is_over or self.noted_s < self.clock() - store.ttl_s / 4:
                 self.noted_s = NEVER
@@ -85,15 +85,16 @@ class Owned:
             except LeaseLost as error:
                 self.fenced = error
 
-    async def _put(self, store: RedisStore, record: Record) -> int:
-        """Whatever is put renews the lease, so that a session that plays needs no calls for that."""
+    async def _put(self, store: RedisStore, record: Record, renews: bool) -> int:
+        """Changes renew the lease as they are stored: a session that plays needs no further calls for that."""
         started_s, lease_s, until_ms = self.clock(), self.lease_s, None
         if self.stored:
             update = difference(self.stored, record)
-            until_ms = await store.put(self.lease, self.base, update, lease_s)
+            until_ms = await store.put(self.lease, self.base, update, lease_s if renews else None)
         if until_ms is None:
-            self.stored, self.noted_s = None, NEVER
+            self.stored, self.noted_s, renews = None, NEVER, True
             until_ms = await store.put(self.lease, self.base, difference(None, record), lease_s)
+        if renews:
+            self.leased_until_s = started_s + lease_s
         assert until_ms is not None
-        self.leased_until_s = started_s + lease_s
         return until_ms

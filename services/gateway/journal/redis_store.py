@@ -127,8 +127,8 @@ class RedisStore(RedisRunning):
             raise SessionTaken(lease.session)
         return False
 
-    async def put(self, lease: Lease, base: int, update: Update, lease_s: float) -> int | None:
-        """Store the update and renew the lease: when it ends (ms).
+    async def put(self, lease: Lease, base: int, update: Update, lease_s: float | None) -> int | None:
+        """Store the update, and when the lease ends (ms); `lease_s` None: no change of the lease.
 
         None comes back where Redis lacks what a difference builds on: send the whole. Raises LeaseLost.
         """
@@ -236,7 +236,9 @@ class RedisStore(RedisRunning):
         again = ("SET", key, _reservation(new), "NX", "PX", ttl_ms)
         return [again, ("PEXPIRE", key, ttl_ms)] if new.request_id else []
 
-    async def _put(self, mode: str, lease: Lease, base: int, update: Update, lease_s: float) -> list[bytes]:
+    async def _put(
+        self, mode: str, lease: Lease, base: int, update: Update, lease_s: float | None
+    ) -> list[bytes]:
         head = [part for item in update.head.items() for part in item]
         data = [part for item in update.data.items() for part in item]
         parts: tuple[Sequence[str | bytes], ...] = (head, data, update.old_head, update.old_data)
@@ -245,7 +247,7 @@ class RedisStore(RedisRunning):
             self._keys(lease.session),
             *(lease.owner, lease.epoch, base, mode),
             *("" if update.expected is None else update.expected, update.revision),
-            *(int(lease_s * 1000), self._now()),
+            *("" if lease_s is None else int(lease_s * 1000), self._now()),
             int((self._ended_ttl_s if update.has_ended else self.ttl_s) * 1000),
             *(len(part) for part in parts),
             update.num_data,
