@@ -86,7 +86,7 @@ class Owned:
                 self.fenced = error
 
     async def _put(self, store: RedisStore, record: Record, renews: bool) -> int:
-        """Changes renew the lease as they are stored: a session that plays needs no further calls for that."""
+        """Changes renew the lease as they are stored: a session that plays needs no calls for that."""
         started_s, lease_s, until_ms = self.clock(), self.lease_s, None
         if self.stored:
             update = difference(self.stored, record)

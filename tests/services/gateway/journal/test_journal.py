@@ -283,6 +283,21 @@ class TestOneBehaviour:
         assert (again.epoch, (await site.journal(0).load("s1")).next_stage_block) == (3, 3)
         assert (await site.journal(0).advance(again, LEASE_S)).epoch == 4
 
+    async def test_changes_renew_the_lease_and_looks_do_not(self, site: Site) -> None:
+        journal = site.journal(0)
+        lease = await opened(journal)
+        site.clock.now_s += LEASE_S - 5.0
+        await journal.summary("s1")
+        await journal.write(lease, Acked(0))  # changes nothing
+        assert journal.is_leased(lease, 5.0)
+        assert not journal.is_leased(lease, 5.1)
+        await journal.write(lease, Noted("m", b"1"))
+        assert journal.is_leased(lease, LEASE_S)
+        assert not journal.is_leased(lease, LEASE_S + 0.1)
+        assert (await site.journal(1).summary("s1")).lease_left_s == LEASE_S
+        await journal.release(lease)
+        assert not journal.is_leased(lease, 0.1)
+
     async def test_renewing_holds_and_releasing_gives_away(self, site: Site) -> None:
         lease = await opened(site.journal(0))
         site.clock.now_s += LEASE_S - 1
