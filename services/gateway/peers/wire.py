@@ -10,17 +10,23 @@ from typing import TypeAlias
 from google.protobuf.message import DecodeError
 
 Bytes: TypeAlias = bytes | memoryview
+Parts: TypeAlias = tuple[Bytes, ...]
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 
 def field(number: int, *parts: Bytes) -> bytes:
     """A field that holds a serialized message, in one part or several; fields put together are a message."""
-    return b"".join((_varint(number << 3 | LENGTH), _varint(sum(map(len, parts))), *parts))
+    return b"".join(field_parts(number, *parts))
 
 
-def prefixed(message: Bytes) -> tuple[bytes, Bytes]:
-    """The two parts of a serialized message in a file of several, as `google.protobuf.proto` writes them."""
-    return _varint(len(message)), message
+def field_parts(number: int, *parts: Bytes) -> Parts:
+    """The same, not put together yet: every join is a copy."""
+    return _varint(number << 3 | LENGTH), *prefixed(*parts)
+
+
+def prefixed(*parts: Bytes) -> Parts:
+    """A serialized message in a file of several, as `google.protobuf.proto` writes them; to be joined."""
+    return _varint(sum(map(len, parts))), *parts
 
 
 def split(file: Bytes) -> Iterator[memoryview]:

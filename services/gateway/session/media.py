@@ -4,26 +4,26 @@ Put together and taken apart without a look at the media (see peers/wire.py).
 """
 
 from collections.abc import Iterable
-from itertools import chain, islice
+from itertools import islice
 
 from cascade.v1 import session_pb2
 from services.gateway.peers.made import MadeSegment
-from services.gateway.peers.wire import field, prefixed, split, take_out
+from services.gateway.peers.wire import Parts, field, field_parts, prefixed, split, take_out
 from services.gateway.session import views
 
 Response = session_pb2.ConnectResponse
 Segment = Response.Segment
 
 
-def segment_of(made: MadeSegment, epoch: int, now_ms: int) -> bytes:
-    """A Segment, serialized."""
+def segment_of(made: MadeSegment, epoch: int, now_ms: int) -> Parts:
+    """A Segment, serialized, in parts."""
     about = Segment(sequence=made.said.media.block + 1, epoch=epoch, create_time=views.timestamp(now_ms))
-    return about.SerializeToString() + field(Segment.MEDIA_FIELD_NUMBER, made.media)
+    return about.SerializeToString(), *field_parts(Segment.MEDIA_FIELD_NUMBER, made.media)
 
 
-def pack(profiles: Iterable[bytes]) -> bytes:
-    """For the journal: serialized Segments, in the order of the session's profiles."""
-    return b"".join(chain.from_iterable(map(prefixed, profiles)))
+def pack(profiles: Iterable[Parts]) -> bytes:
+    """For the journal: Segments in the order of the session's profiles."""
+    return b"".join(part for segment in profiles for part in prefixed(*segment))
 
 
 def as_response(data: bytes, profile: int) -> bytes:
