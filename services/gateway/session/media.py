@@ -9,7 +9,6 @@ from itertools import islice
 from cascade.v1 import session_pb2
 from services.gateway.peers.made import MadeSegment
 from services.gateway.peers.wire import Parts, field, field_parts, prefixed, split, take_out
-from services.gateway.session import views
 
 Response = session_pb2.ConnectResponse
 Segment = Response.Segment
@@ -17,7 +16,8 @@ Segment = Response.Segment
 
 def segment_of(made: MadeSegment, epoch: int, now_ms: int) -> Parts:
     """A Segment, serialized, in parts."""
-    about = Segment(sequence=made.said.media.block + 1, epoch=epoch, create_time=views.timestamp(now_ms))
+    about = Segment(sequence=made.said.media.block + 1, epoch=epoch)
+    about.create_time.FromMilliseconds(now_ms)
     return about.SerializeToString(), *field_parts(Segment.MEDIA_FIELD_NUMBER, made.media)
 
 
