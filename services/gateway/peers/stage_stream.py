@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
+from uuid import uuid4
 
 import grpc
 
@@ -68,6 +69,8 @@ class StageStream:
         self._is_closing = False
         self._scheduled: deque[int] = deque()
         """Blocks of the timeline's entries that are still to take effect: their receipts have no name."""
+        self._again = set[str]()
+        """Ids of switches that have had their receipts, and are still to take effect at this stage."""
         self._ended = stage_pb2.GenerateResponse.Ended.REASON_UNSPECIFIED
 
     async def run(self) -> int:
@@ -97,10 +100,15 @@ class StageStream:
         for block in blocks:
             yield field(Request.CONTEXT_BLOCK_FIELD_NUMBER, record.latents[block])
         kept = {prompt.request_id for prompt in record.waiting()}
+        ahead = applied_ahead(record)
         while not self._is_closing:
             if not self.is_open:
                 await session.wakeup.wait()
                 continue
+            while ahead:
+                switch = switch_again(ahead.pop(0))
+                self._again.add(switch.request_id)
+                yield Request(switch_prompt=switch).SerializeToString()
             todo = [prompt for prompt in session.record.waiting() if prompt.request_id not in sent]
             for prompt in todo:
                 sent.add(prompt.request_id)
@@ -115,7 +123,8 @@ class StageStream:
 
     def _opening(self, record: Record, blocks: list[int]) -> Request.Open:
         spec, start = self._session.spec, record.next_stage_block
-        self._credit_end = 0 if record.waiting() else self._host.credit_end()  # these come first
+        has_switches = record.waiting() or applied_ahead(record)
+        self._credit_end = 0 if has_switches else self._host.credit_end()  # these come first
         prompts = timeline(record, [*blocks, start])
         self._scheduled = deque(sorted(block for block in prompts if block > start))
         opening = Request.Open(
@@ -162,12 +171,12 @@ class StageStream:
     async def _take(self, message: Response) -> None:
         host = self._host
         match message.WhichOneof("message"):
-            case "prompt_applied":
+            case "prompt_applied" if message.prompt_applied.request_id not in self._again:
                 applied = message.prompt_applied
                 await host.prompt_applied(applied.request_id or self._next_scheduled(), applied)
-            case "switch_accepted":
+            case "switch_accepted" if message.switch_accepted.request_id not in self._again:
                 await host.switch_answered(message.switch_accepted.request_id, b"")
-            case "switch_refused":
+            case "switch_refused" if message.switch_refused.request_id not in self._again:
                 refused = message.switch_refused
                 await host.switch_answered(refused.request_id, refused.status.SerializeToString())
             case "draining":
@@ -193,12 +202,33 @@ def context_blocks(record: Record, peer: StagePeer) -> list[int]:
 
 
 def timeline(record: Record, blocks: list[int]) -> dict[int, str]:
-    """The prompts of these blocks and all later ones; a session outlives thousands."""
-    entries = sorted(record.timeline().items())
+    """The prompts of these blocks and all later ones, but for those of `applied_ahead`; a session outlives
+    thousands."""
+    ahead = {prompt.first_block_touched for prompt in applied_ahead(record)}
+    entries = sorted((block, text) for block, text in record.timeline().items() if block not in ahead)
     starts = [start for start, _ in entries]
     ruling = {max(0, bisect_right(starts, block) - 1) for block in blocks}
     kept = [entry for at, entry in enumerate(entries) if at in ruling or entry[0] > blocks[-1]]
     return dict(kept[:MAX_PROMPTS])
+
+
+def applied_ahead(record: Record) -> list[Prompt]:
+    """Switches whose receipts name a block that is still to be made, in the order of their blocks."""
+    ahead = [
+        prompt for prompt in record.prompts if (prompt.first_block_touched or 0) > record.next_stage_block
+    ]
+    return sorted(ahead, key=lambda prompt: prompt.first_block_touched or 0)
+
+
+def switch_again(prompt: Prompt) -> Request.SwitchPrompt:
+    """One of them. Its receipt has gone to the clients: it must not touch the blocks before that one, which
+    are in flight when it takes effect. As an entry of the opening's timeline it would."""
+    mode = MODES[prompt.mode]
+    if mode in (common_pb2.SWITCH_MODE_UNSPECIFIED, common_pb2.SWITCH_MODE_IMMEDIATE):
+        mode = common_pb2.SWITCH_MODE_BOUNDARY
+    return Request.SwitchPrompt(
+        request_id=uuid4().hex, text=prompt.prompt, mode=mode, at_block=prompt.first_block_touched
+    )
 
 
 def switch_of(prompt: Prompt, start: int) -> Request.SwitchPrompt:

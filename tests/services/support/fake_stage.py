@@ -44,11 +44,14 @@ class FakeStage(Machine):
         context_blocks: int = 3,
         max_blocks: int = 0,
         example_prompts: Sequence[str] = (),
+        num_touched: int = 0,
         **machine: Any,
     ) -> None:
-        """`block_s`: seconds per block and session; 0: as fast as credit allows."""
+        """`block_s`: seconds per block and session; 0: as fast as credit allows. `num_touched`: blocks
+        in flight that an immediate switch touches when its own block starts."""
         super().__init__(**machine)
         self.block_s = block_s
+        self.num_touched = num_touched
         self.info = stage_pb2.ModelInfo(
             model=model,
             revision=revision,
@@ -255,10 +258,13 @@ class StageStream(Stream):
     def _apply(self) -> list[Response]:
         """Receipts of all switches that the next block is the first under."""
         responses = []
-        while self._waiting and self._waiting[0][0] <= self.next_block:
-            _, _, request_id, text, mode = self._waiting.pop(0)
-            self.prompt = text
+        while self._waiting:
+            block, _, request_id, text, mode = self._waiting[0]
             is_quick = mode in (common_pb2.SWITCH_MODE_UNSPECIFIED, common_pb2.SWITCH_MODE_IMMEDIATE)
+            if block - is_quick * self.machine.num_touched > self.next_block:
+                break
+            del self._waiting[0]
+            self.prompt = text
             full = self.next_block + (IN_FLIGHT if is_quick and request_id else 0)
             words = [UNKNOWN] if UNKNOWN in text else []
             applied = Response.PromptApplied(
