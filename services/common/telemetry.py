@@ -6,7 +6,6 @@ import sys
 import threading
 from dataclasses import dataclass
 from typing import Any
-from wsgiref.simple_server import WSGIServer
 
 import structlog
 from opentelemetry import trace
@@ -20,10 +19,10 @@ from prometheus_client import (
     GCCollector,
     PlatformCollector,
     ProcessCollector,
-    start_http_server,
 )
 
 from cascade_core.errors import InvalidConfig
+from services.common.metrics_server import MetricsServer
 from services.common.settings import TelemetrySettings
 from services.common.shortened import shortened
 
@@ -37,7 +36,7 @@ class Telemetry:
 
     registry: CollectorRegistry
     tracer_provider: TracerProvider | None
-    metrics_server: WSGIServer | None
+    metrics_server: MetricsServer | None
 
     @property
     def metrics_port(self) -> int | None:
@@ -53,8 +52,7 @@ class Telemetry:
 
     def _stop(self) -> None:
         if self.metrics_server:
-            self.metrics_server.shutdown()
-            self.metrics_server.server_close()
+            self.metrics_server.stop()
         if self.tracer_provider:
             self.tracer_provider.shutdown()
 
@@ -122,15 +120,16 @@ def make_registry() -> CollectorRegistry:
     return registry
 
 
-def start_metrics(settings: TelemetrySettings, registry: CollectorRegistry) -> WSGIServer | None:
+def start_metrics(settings: TelemetrySettings, registry: CollectorRegistry) -> MetricsServer | None:
     """`/metrics` on a thread of its own."""
     if settings.metrics_port is None:
         return None
     try:
-        server, _ = start_http_server(settings.metrics_port, settings.metrics_host, registry)
+        server = MetricsServer(settings.metrics_host, settings.metrics_port, registry)
     except OSError as error:
         address = f"{settings.metrics_host}:{settings.metrics_port}"
         raise InvalidConfig(f"telemetry.metrics_port: cannot listen on {address}: {error}") from None
+    server.start()
     log.info("metrics", host=settings.metrics_host, port=server.server_port)
     return server
 

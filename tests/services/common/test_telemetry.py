@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import structlog
@@ -13,9 +14,11 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from cascade_core.config import make
 from cascade_core.errors import InvalidConfig
+from services.common.metrics_server import MAX_AT_ONCE, Handler
 from services.common.settings import TelemetrySettings
 from services.common.telemetry import configure_logging, start_telemetry
 from tests.services.support.echo import WAIT_S
+from tests.services.support.idle_lines import idle_lines, num_open
 
 
 def logged(monkeypatch: pytest.MonkeyPatch, log_format: str) -> str:
@@ -65,3 +68,21 @@ async def test_a_taken_metrics_port_is_told_by_the_setting() -> None:
     with pytest.raises(InvalidConfig, match=r"telemetry\.metrics_port"):
         start_telemetry(TelemetrySettings(metrics_port=first.metrics_port), "echo")
     await first.stop()
+
+
+async def test_connections_to_the_metrics_port_that_ask_for_nothing_are_few_and_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each takes a descriptor and a thread of the service."""
+    monkeypatch.setattr(Handler, "timeout", 1.0)
+    telemetry = start_telemetry(TelemetrySettings(metrics_port=0), "echo")
+    assert telemetry.metrics_port
+    async with asyncio.timeout(WAIT_S):
+        async with idle_lines("silent", 3 * MAX_AT_ONCE, telemetry.metrics_port) as lines:
+            while await num_open(lines) > MAX_AT_ONCE:
+                pass
+            while await num_open(lines):
+                pass
+        url = f"http://127.0.0.1:{telemetry.metrics_port}/metrics"
+        assert b"process_open_fds" in await asyncio.to_thread(lambda: urlopen(url, timeout=WAIT_S).read())
+        await telemetry.stop()
