@@ -29,6 +29,7 @@ from services.gateway.api.forward import Forwarder, check_not_forwarded, is_chan
 from services.gateway.api.listing import Lists
 from services.gateway.api.models import list_models
 from services.gateway.api.rates import Rates
+from services.gateway.api.turns import Turns
 from services.gateway.journal import Record, errors
 from services.gateway.session import views
 from services.gateway.session.live import LiveSession
@@ -37,6 +38,8 @@ from services.gateway.session.shared import Shared
 
 pb = session_pb2
 Context = grpc.aio.ServicerContext[Any, Any]
+MAX_READS = 256
+"""Of ended sessions that wait, of one tenant."""
 RETRY_S = 0.1
 """Between two tries to find a session that is changing hands."""
 CHANGING_S = 5.0
@@ -54,6 +57,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         self._forwarder = forwarder
         self._rates = rates
         self._lists = Lists(shared.journal, registry.find)
+        self._reads = Turns("ended sessions", MAX_READS)
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, context: Context
@@ -192,7 +196,8 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             if isinstance(found, LiveSession):
                 return ClientStream(self._shared, found, first.attach, token).run(requests)
             if isinstance(found, Record):
-                whole = await self._shared.journal.load(token.session)
+                async with self._reads.of(token.tenant):
+                    whole = await self._shared.journal.load(token.session)
                 return replay(whole, first.attach, token)
             check_not_forwarded(call)
             stream = self._forwarder.connect(found.address, call, first, requests)
@@ -253,7 +258,8 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
                         await asyncio.sleep(RETRY_S)
                         continue
                     if isinstance(found, Record):
-                        return over(found)
+                        async with self._reads.of(tenant):
+                            return over(await self._shared.journal.head(session))
                     check_not_forwarded(call)
                     try:
                         return await self._forwarder.unary(found.address, call, request)

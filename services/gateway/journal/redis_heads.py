@@ -1,4 +1,4 @@
-"""Reads what sessions look like, without what is large of them; and Redis' clock."""
+"""Reads of sessions, in brief or whole; and Redis' clock."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from redis.asyncio import Redis
 
 from services.gateway.journal.base import Summary
-from services.gateway.journal.codec import BRIEF_FIELDS, Fields, decode_brief
-from services.gateway.journal.errors import StoreUnavailable
+from services.gateway.journal.codec import BRIEF_FIELDS, Fields, decode, decode_brief, stored_data
+from services.gateway.journal.errors import NoSuchSession, StoreUnavailable
+from services.gateway.journal.record import Record
 from services.gateway.journal.redis_calls import RedisCalls
 from services.gateway.journal.redis_keys import session_keys
 
@@ -44,6 +45,25 @@ class RedisHeads(RedisCalls):
             now_ms = await self.now_ms()
             found += [_summary(head, now_ms) if b"created_ms" in head else None for head in heads]
         return found
+
+    async def load(self, session: str) -> Record:
+        head, data = await self._read(session, session_keys(self._prefix, session))
+        if not head or len(data) != stored_data(head)[0]:
+            raise NoSuchSession(f"session {session}: unknown or expired")
+        return decode(head, data)
+
+    async def head(self, session: str) -> Record:
+        """Without latents and segments."""
+        (head,) = await self._read(session, session_keys(self._prefix, session)[:1])
+        if not head:
+            raise NoSuchSession(f"session {session}: unknown or expired")
+        return decode(head, {})
+
+    async def _read(self, session: str, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
+        """What these hashes of the session hold, at one moment."""
+        known = await self._do("HGET", session_keys(self._prefix, session)[0], "cursors")
+        size = stored_data({b"cursors": known})[1] if known else 0
+        return await self._pipeline(*(("HGETALL", key) for key in keys), is_atomic=True, num_bytes=size)
 
     async def now_ms(self) -> int:
         """Redis' clock, asked for every ten seconds: what gateways share goes by no gateway's own."""

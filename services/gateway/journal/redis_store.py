@@ -16,7 +16,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from services.gateway.journal.base import Lease, fenced, list_key
-from services.gateway.journal.codec import Update, decode, difference, stored_data
+from services.gateway.journal.codec import Update, difference
 from services.gateway.journal.errors import (
     LeaseHeld,
     NoSuchSession,
@@ -29,7 +29,7 @@ from services.gateway.journal.errors import (
 from services.gateway.journal.record import NewSession, Record
 from services.gateway.journal.redis_heads import BATCH
 from services.gateway.journal.redis_keys import creating_key, request_key, session_keys, tenant_keys
-from services.gateway.journal.redis_lists import RedisLists
+from services.gateway.journal.redis_reads import RedisReads
 from services.gateway.journal.redis_running import RedisRunning
 from services.gateway.journal.scripts import CLAIM, COUNT_IN, DROP, PUT, RESERVE
 
@@ -54,14 +54,14 @@ class RedisStore(RedisRunning):
         clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__(client, prefix, call_timeout_s, max_calls, clock)
-        self.lists = RedisLists(client, prefix, clock)
+        self.reads = RedisReads(client, prefix, clock)
         self.ttl_s = ttl_s
         """A session is forgotten when nobody writes or renews for that long."""
         self._ended_ttl_s = ended_ttl_s
         """And so long after its end."""
 
     async def close(self) -> None:
-        await self.lists.close()
+        await self.reads.close()
         await super().close()
 
     async def server(self) -> str:
@@ -173,25 +173,6 @@ class RedisStore(RedisRunning):
         expired = [member for member in found[0] if member != at.encode()]
         if expired:
             await self._pipeline(("ZREM", listing, *expired), ("ZREM", kept, *expired))
-
-    async def load(self, session: str) -> Record:
-        head, data = await self._read(session, self._keys(session))
-        if not head or len(data) != stored_data(head)[0]:
-            raise NoSuchSession(f"session {session}: unknown or expired")
-        return decode(head, data)
-
-    async def head(self, session: str) -> Record:
-        """Without latents and segments."""
-        (head,) = await self._read(session, self._keys(session)[:1])
-        if not head:
-            raise NoSuchSession(f"session {session}: unknown or expired")
-        return decode(head, {})
-
-    async def _read(self, session: str, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
-        """What these hashes of the session hold, at one moment."""
-        known = await self._do("HGET", self._keys(session)[0], "cursors")
-        size = stored_data({b"cursors": known})[1] if known else 0
-        return await self._pipeline(*(("HGETALL", key) for key in keys), is_atomic=True, num_bytes=size)
 
     async def num_open(self, tenant: str) -> int:
         counted = self._tenant_keys(tenant)[2]

@@ -164,11 +164,11 @@ class ReplicatedJournal:
 
     async def load(self, session: str) -> Record:
         owned = await self._still_owned(session)
-        return owned.record if owned else await self._store.load(session)
+        return owned.record if owned else await self._store.reads.load(session)
 
     async def head(self, session: str) -> Record:
         owned = await self._still_owned(session)
-        return outline(owned.record).head if owned else await self._store.head(session)
+        return outline(owned.record).head if owned else await self._store.reads.head(session)
 
     async def summary(self, session: str) -> Summary:
         if owned := await self._still_owned(session):
@@ -181,7 +181,7 @@ class ReplicatedJournal:
 
     async def list_sessions(self, tenant: str, page_token: str = "", page_size: int = 50) -> Page:
         check_page(page_token, page_size)
-        return await self._store.lists.list_sessions(tenant, page_token, page_size)
+        return await self._store.reads.list_sessions(tenant, page_token, page_size)
 
     async def num_open(self, tenant: str) -> int:
         return await self._store.num_open(tenant)

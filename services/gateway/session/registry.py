@@ -109,7 +109,7 @@ class Registry:
             raise NotReady(MOVES)
 
     async def locate(self, session: str, tenant: str) -> LiveSession | Record | Elsewhere:
-        """The session here, its record without media where it has ended, or who has it; claimed where nobody
+        """The session here, its record in brief where it has ended, or who has it; claimed where nobody
         does.
 
         Raises SessionNotFound.
@@ -123,7 +123,7 @@ class Registry:
             raise SessionNotFound(f"no session {session}") from None
         check_tenant(summary.record, tenant)
         if summary.record.end:
-            return await self.shared.journal.head(session)
+            return summary.record
         if summary.owner != self.shared.owner or not summary.lease_left_s or session in self._takeovers:
             with suppress(LeaseHeld, SessionEnded):
                 return await self._take_over(session)

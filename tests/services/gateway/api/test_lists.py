@@ -1,12 +1,14 @@
-"""ListSessions of tenants that list much: each waits for its own lists alone."""
+"""Tenants that list much, or read much of what has ended: each waits for itself alone."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from cascade.v1 import session_pb2 as pb
-from services.gateway.api import listing
+from services.gateway.api import listing, turns
+from services.gateway.journal import Record
 from tests.services.support.gateway_support import WAIT_S, Tenant, Town, fails, town, until
 
 
@@ -53,7 +55,7 @@ async def test_lists_of_one_tenant_take_turns_and_others_wait_for_none_of_them()
 
 
 async def test_a_list_that_waits_too_long_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(turns, "PATIENCE_S", 0.05)
     async with town(tenants=["acme", "other"]) as place:
         acme = place.tenants["acme"]
         held = Held(place, "acme")
@@ -77,3 +79,36 @@ async def test_lists_show_the_first_prompt_alone() -> None:
         (shown,) = (await place.anybody.call("ListSessions", pb.ListSessionsRequest())).sessions
         assert dict(shown.spec.prompts) == {0: "a red circle"}
         assert dict((await place.anybody.get(name)).spec.prompts) == dict(whole.spec.prompts)
+
+
+async def test_who_reads_many_ended_sessions_waits_for_himself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with town(tenants=["acme", "other"]) as place:
+        acme, other = place.tenants["acme"], place.tenants["other"]
+        names = {tenant: await tenant.name(num_blocks=2) for tenant in (acme, other)}
+        for tenant, name in names.items():
+            async with tenant.attached(name) as stream:
+                await stream.until_over()
+        journal, may_go_on, most = place.registry.shared.journal, asyncio.Event(), Counter[str]()
+        load = journal.load
+
+        async def slowly(session: str) -> Record:
+            record = await load(session)
+            most[record.tenant] += 1
+            if record.tenant == "acme":
+                await may_go_on.wait()
+            return record
+
+        monkeypatch.setattr(journal, "load", slowly)
+        streams = [acme.stream() for _ in range(2 * turns.AT_ONCE)]
+        attaching = [asyncio.create_task(stream.attach(name=names[acme])) for stream in streams]
+        await until(lambda: most["acme"])
+        async with other.attached(names[other]) as stream:
+            await stream.until_over()
+            assert stream.sequences == [1, 2]
+        assert (await other.get(names[other])).end.reason == pb.END_REASON_COMPLETE
+        assert most["acme"] == 1
+        may_go_on.set()
+        await asyncio.gather(*attaching)
+        assert most["acme"] == len(streams)
+        for each in streams:
+            await each.cut()

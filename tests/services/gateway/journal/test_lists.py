@@ -127,7 +127,7 @@ async def test_lists_that_fail_are_no_loss_of_the_journal(redis: RedisServer) ->
     journal, other = replicated(redis), replicated(redis)
     lease = await opened(journal)
     assert len((await journal.list_sessions("acme")).sessions) == 1
-    journal._store.lists._client = connect(f"unix://{redis.folder}/cut")
+    journal._store.reads._client = connect(f"unix://{redis.folder}/cut")
     with pytest.raises(StoreUnavailable):
         await journal.list_sessions("acme")
     await journal.write(lease, *blocks(0, 1))

@@ -1,4 +1,5 @@
-"""Lists of sessions, read with connections, turns and deadlines of their own."""
+"""What no session waits for: lists, and sessions that have ended, whole. Its connections, turns and deadlines
+are its own."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,13 +10,13 @@ from services.gateway.journal.redis_heads import BATCH, RedisHeads
 from services.gateway.journal.redis_keys import session_keys, tenant_keys
 
 CALL_TIMEOUT_S = 3.0
-MAX_CALLS = 4
+MAX_CALLS = 8
 OTHER_BYTES = 1000
 """Of a head, beside what `_sizes` asks for."""
 
 
-class RedisLists(RedisHeads):
-    """However large the sessions and however slow the answer, no session waits for it."""
+class RedisReads(RedisHeads):
+    """Reads that may be large, beside the calls that keep sessions going."""
 
     def __init__(self, client: Redis, prefix: str, clock: Callable[[], float] | None) -> None:
         """`client`: who else calls this Redis; its connections are not used."""

@@ -1,0 +1,56 @@
+"""Turns at what takes a while: whoever asks for much of it waits for himself."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.common.errors import Overloaded
+
+AT_ONCE = 4
+"""Turns at a time, each of another tenant."""
+PATIENCE_S = 10.0
+"""For a turn to come."""
+
+
+class Turns:
+    """One of each tenant at a time, first come, first served, and few of all tenants."""
+
+    def __init__(self, what: str, max_waiting: int) -> None:
+        """`what`: such as `lists`. `max_waiting`: of one tenant's."""
+        self._what = what
+        self._max_waiting = max_waiting
+        self._all = asyncio.Semaphore(AT_ONCE)
+        self._of: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._num_of: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def of(self, tenant: str) -> AsyncIterator[None]:
+        """For as long as the block lasts. Raises Overloaded where too many wait, or too long."""
+        if self._num_of[tenant] > self._max_waiting:
+            raise Overloaded(f"{self._max_waiting} {self._what} of this tenant wait for their turn")
+        self._num_of[tenant] += 1
+        own = self._of[tenant]
+        try:
+            await self._enter(own)
+            try:
+                yield
+            finally:
+                self._all.release()
+                own.release()
+        finally:
+            self._num_of[tenant] -= 1
+            if not self._num_of[tenant]:
+                del self._num_of[tenant], self._of[tenant]
+
+    async def _enter(self, own: asyncio.Lock) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await own.acquire()
+                try:
+                    await self._all.acquire()
+                except BaseException:
+                    own.release()
+                    raise
+        except TimeoutError:
+            raise Overloaded(f"this gateway reads as many {self._what} as it may") from None
