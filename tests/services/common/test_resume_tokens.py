@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jwt.utils import base64url_encode
 
 from cascade_core.errors import InvalidConfig
+from services.common.durations import LEEWAY_S
 from services.common.errors import ExpiredCredential, Unauthenticated
 from services.common.resume_tokens import NUM_KEYS, PURPOSE, ResumeToken, ResumeTokens, Role, derived
 
@@ -104,6 +105,17 @@ def test_a_token_expires() -> None:
     clock.now = expires_s
     with pytest.raises(ExpiredCredential):
         tokens.read(usual)
+
+
+def test_a_reader_with_another_clock_allows_for_the_difference() -> None:
+    clock = Clock()
+    reader = ResumeTokens(None, 0.0, clock, leeway_s=LEEWAY_S)
+    token, _ = reader.issue("s-1", "acme", "viewer", 60.0)
+    clock.now += 60.0 + LEEWAY_S - 1
+    assert reader.read(token).session == "s-1"
+    clock.now += 1
+    with pytest.raises(ExpiredCredential):
+        reader.read(token)
 
 
 def test_each_process_without_a_file_has_a_key_of_its_own() -> None:

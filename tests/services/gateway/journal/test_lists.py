@@ -1,5 +1,6 @@
 """Lists of sessions whose prompts are large: what is read for them, and that no session waits for it."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -135,3 +136,19 @@ async def test_lists_that_fail_are_no_loss_of_the_journal(redis: RedisServer) ->
     assert (await other.load("s1")).next_decoder_block == 1
     for each in (journal, other):
         await each.close()
+
+
+@needs_redis
+async def test_a_former_release_can_read_what_this_one_writes(redis: RedisServer) -> None:
+    """It takes a head's `origin` with these fields and no others, and passes over what it does not know."""
+    redis.command("FLUSHALL")
+    journal, client = replicated(redis), connect(redis.url)
+    await opened(journal, request_id="r", brief=b"short")
+    known = {"session", "tenant", "specification", "prompts", "request_id", "limits", "switch_mode"}
+    assert set(json.loads(await client.hget("test:{s1}:head", "origin"))) == known
+    await client.hdel("test:{s1}:head", "brief")
+    other = replicated(redis)
+    assert await other.load("s1") == await journal.load("s1")
+    for each in (journal, other):
+        await each.close()
+    await client.aclose()
