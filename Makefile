@@ -151,6 +151,7 @@ chaos: $(STAMP)  ## A thousand kills under watched sessions; half an hour
 
 day: $(STAMP)  ## Simulate a day of autoscaling; table and picture
 	$(BIN)/python -m benchmarks.day
+	$(BIN)/python -m benchmarks.day.crowds
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info $(PACKAGES)

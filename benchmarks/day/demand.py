@@ -40,6 +40,8 @@ class Visit:
     arrival_s: float
     length_s: float
     """Seconds of video that are watched."""
+    is_crowd: bool = False
+    """It came with a burst."""
 
 
 def rate(hour: float) -> float:
@@ -53,13 +55,14 @@ def visits(demand: Demand, seed: int) -> list[Visit]:
     """All of them, by arrival."""
     chance = random.Random(seed)
     span_s = demand.hours * HOUR_S
-    arrivals = [daily(demand, chance) for _ in range(round(demand.num_sessions * demand.hours / 24))]
+    num_daily = round(demand.num_sessions * demand.hours / 24)
+    arrivals = [(daily(demand, chance), False) for _ in range(num_daily)]
     for _ in range(demand.num_bursts):
         start = daily(demand, chance)
         crowd = chance.randint(*demand.burst_sessions)
-        arrivals += [start + chance.expovariate(1 / demand.burst_s) for _ in range(crowd)]
-    arrivals = sorted(arrival for arrival in arrivals if arrival < span_s)
-    return [Visit(f"v{n}", arrival, length(demand, chance)) for n, arrival in enumerate(arrivals)]
+        arrivals += [(start + chance.expovariate(1 / demand.burst_s), True) for _ in range(crowd)]
+    arrivals = sorted(arrival for arrival in arrivals if arrival[0] < span_s)
+    return [Visit(f"v{n}", at_s, length(demand, chance), crowd) for n, (at_s, crowd) in enumerate(arrivals)]
 
 
 def daily(demand: Demand, chance: random.Random) -> float:

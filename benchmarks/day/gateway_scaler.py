@@ -37,7 +37,7 @@ class GatewayScaler:
         stages = Component(
             "stage",
             Pods(gateway.stages, gateway.admission.ledger("stage"), section.replace_after_s, now),
-            Sizes(section.warm_stage_sessions, section.assumed_stage_sessions),
+            Sizes(section.warm_stage_sessions, section.assumed_stage_sessions, section.crowd_factor),
             section.scale_down_after_s,
             section.hpa_tolerance,
             now,

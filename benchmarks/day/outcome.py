@@ -38,6 +38,39 @@ def summarise(day: Day) -> Row:
     }
 
 
+def crowd_row(day: Day) -> Row:
+    """Who waits, and what it costs, with those who come in a burst told apart from all others."""
+    row = summarise(day)
+    crowd, others = (
+        sorted(story.wait_s or 0.0 for story in day.stories if story.visit.is_crowd == is_crowd)
+        for is_crowd in (True, False)
+    )
+    playing = sum(sample.num_playing for sample in day.samples)
+    return {
+        **{
+            name: row[name]
+            for name in ("wait_mean_s", "wait_p50_s", "wait_p95_s", "wait_p99_s", "wait_max_s")
+        },
+        "crowd_mean_s": sum(crowd) / max(1, len(crowd)),
+        **{f"crowd_p{percent}_s": percentile(crowd, percent) for percent in (50, 95) if crowd},
+        "others_p95_s": percentile(others, 95),
+        "slow_percent": 100 * sum(sample.num_slow for sample in day.samples) / max(1, playing),
+        **{name: row[name] for name in ("gpu_hours", "busy_chosen", "moved_live", "cut", "lost")},
+        "refused": sum(story.num_refusals for story in day.stories),
+    }
+
+
+def mean_row(name: str, rows: list[Row]) -> Row:
+    """Means over days; of what should never be, sums."""
+    sums = ("busy_chosen", "moved_live", "cut", "lost", "refused")
+    return {"tried": name} | {
+        column: sum(row[column] for row in rows)
+        if column in sums
+        else round(sum(row[column] for row in rows) / len(rows), 1)
+        for column in rows[0]
+    }
+
+
 def oracle_row(day: Day) -> Row:
     """Of whoever knows the day, on the same demand."""
     least_rented, least_held = least_gpu_hours(day)

@@ -1,6 +1,7 @@
 """The days that are compared: the same sessions, scaled in different ways."""
 
 from dataclasses import replace
+from typing import Any
 
 from benchmarks.day.controllers import Fixed, Keda, PrometheusHpa, UtilizationHpa
 from benchmarks.day.demand import Demand, visits
@@ -27,6 +28,29 @@ WARM = {"shared": (0, 1, 4, 8, 16, 32), "alone": (0, 1, 4, 8, 16)}
 """`warm_stage_sessions` of the curves; 1 is the default."""
 
 
+AS_BEFORE = {"crowd_factor": 0.0, "scale_down_after_s": 300.0}
+"""The defaults until record 150."""
+TRIED: dict[str, dict[str, Any]] = {
+    "crowd_factor 0, scale_down_after_s 300 (before)": AS_BEFORE,
+    "crowd_factor 0, scale_down_after_s 60": {"crowd_factor": 0.0},
+    "crowd_factor 1, scale_down_after_s 60 (default)": {},
+    "crowd_factor 2, scale_down_after_s 60": {"crowd_factor": 2.0},
+}
+"""Fields of ScalerSettings, against the wait of a crowd."""
+DENSE = replace(SHARED.hardware, max_sessions=6, smooth_sessions=4)
+"""Six sessions on a pod that keeps up with four."""
+
+
+def tried(kind: str, seed: int) -> list[Setting]:
+    """The same day with each of them, and one warm place."""
+    base = replace({"shared": SHARED, "alone": ALONE}[kind], seed=seed)
+    days = [replace(base, name=name, scaler=scaler(1) | changes) for name, changes in TRIED.items()]
+    if kind == "shared":
+        name = "before, 6 sessions on a pod that keeps up with 4"
+        days.append(replace(base, name=name, scaler=scaler(1) | AS_BEFORE, hardware=DENSE))
+    return days
+
+
 def settings(kind: str, seed: int) -> list[Setting]:
     """All days of one kind."""
     base = replace({"shared": SHARED, "alone": ALONE}[kind], seed=seed)
@@ -45,7 +69,7 @@ def settings(kind: str, seed: int) -> list[Setting]:
     ]
 
 
-def scaler(num_warm: int) -> dict[str, float]:
+def scaler(num_warm: int) -> dict[str, Any]:
     """ScalerSettings. The interval is 1 s by default; KEDA gets a number of its own moment in any case, and a
     day takes less long to simulate."""
     return {"warm_stage_sessions": num_warm, "interval_s": 5.0}

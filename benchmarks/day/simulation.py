@@ -9,7 +9,7 @@ from benchmarks.day.controllers import Controller
 from benchmarks.day.demand import HOUR_S, Demand, visits
 from benchmarks.day.gateway import Gateway, Story
 from benchmarks.day.gateway_scaler import Costs, GatewayScaler
-from benchmarks.day.pods import Hardware
+from benchmarks.day.pods import Hardware, Pod
 from benchmarks.day.replica_set import ReplicaSet
 from benchmarks.day.virtual_time import now, run
 from services.common.errors import NotReady
@@ -49,6 +49,8 @@ class Sample:
     """Pods with sessions, those that terminate not counted."""
     num_playing: int
     num_queued: int
+    num_slow: int
+    """Sessions on pods that have more than they keep up with."""
 
 
 @dataclass
@@ -112,6 +114,12 @@ async def ask(scaler: GatewayScaler) -> float | None:
         return None
 
 
+def is_slow(pod: Pod) -> bool:
+    """Whether its sessions are made more slowly than they play."""
+    smooth = pod.hardware.smooth_sessions
+    return smooth is not None and len(pod.sessions) > smooth
+
+
 async def watch(day: Day, gateway: Gateway, scaler: GatewayScaler) -> None:
     """Take samples."""
     while True:
@@ -128,6 +136,7 @@ async def watch(day: Day, gateway: Gateway, scaler: GatewayScaler) -> None:
                 num_busy=sum(bool(pod.sessions) for pod in active),
                 num_playing=sum(len(pod.sessions) for pod in day.replica_set.alive),
                 num_queued=gateway.admission.queue_length + gateway.admission.num_urgent,
+                num_slow=sum(len(pod.sessions) for pod in day.replica_set.alive if is_slow(pod)),
             )
         )
         await asyncio.sleep(SAMPLE_S)

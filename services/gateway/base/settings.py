@@ -168,7 +168,12 @@ class ScalerSettings:
     """Sessions per stage pod, as long as none has ever told."""
     assumed_decoder_sessions: Count = 1
     """Sessions per decoder pod, as long as none has ever told."""
-    scale_down_after_s: Annotated[float, Field(ge=0, le=3600)] = 300.0
+    crowd_factor: Annotated[float, Field(ge=0, le=20)] = 1.0
+    """While a crowd comes (more sessions in the last minute than the 14 before it and chance let expect), so
+    many more are expected for each of it, and have places asked for before they are there: stages and
+    decoders. A gateway counts arrivals for a quarter of an hour before it expects any. 0: who is not there
+    yet does not count."""
+    scale_down_after_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
     """Fewer pods are wanted when fewer would have done for that long. The HPA's own
     `scaleDown.stabilizationWindowSeconds` adds to it: 0 with KEDA; 60 where the HPA reads the number from
     Prometheus, where it is older."""

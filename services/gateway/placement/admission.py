@@ -14,6 +14,7 @@ from services.gateway.base.settings import GatewaySettings
 from services.gateway.peers.peer import Peer
 from services.gateway.peers.pool import Pool
 from services.gateway.peers.reports import Kind
+from services.gateway.placement.arrivals import Arrivals
 from services.gateway.placement.claims import Claim, Places
 from services.gateway.placement.ledger import Ledger, Place
 from services.gateway.placement.needs import Needs, decoder_fits, stage_fits
@@ -37,6 +38,7 @@ class Admission:
         self._clock = clock
         self._max_queue = settings.queue_length
         self._pace = Pace(clock)
+        self.arrivals = Arrivals(clock)
         self._models: dict[str, ModelInfo] = {}
         self._urgent: list[Claim] = []
         self._queue: list[Claim] = []
@@ -53,6 +55,7 @@ class Admission:
         claim = Claim(needs, (self._stages, self._decoders), self._remove)
         if len(self._queue) >= self._max_queue and (self._is_kept(claim) or not all(find_peers(claim))):
             raise QueueFull(f"{self._max_queue} sessions wait for a place already")
+        self.arrivals.note()
         self._insert(claim, self._queue)
         return claim
 

@@ -19,8 +19,10 @@ def make_scaler(settings: Settings, owner: str, admission: Admission, *pools: Po
     """For the stages and the decoders of these pools. `owner`: this gateway's life."""
     section = settings.scaler
     sizes = {
-        "stage": Sizes(section.warm_stage_sessions, section.assumed_stage_sessions),
-        "decoder": Sizes(section.warm_decoder_sessions, section.assumed_decoder_sessions),
+        "stage": Sizes(section.warm_stage_sessions, section.assumed_stage_sessions, section.crowd_factor),
+        "decoder": Sizes(
+            section.warm_decoder_sessions, section.assumed_decoder_sessions, section.crowd_factor
+        ),
     }
     components = [
         Component(

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from services.gateway.kubernetes.scaling.demand import (
     desired_pods,
+    num_expected,
     num_replicas,
     past_tolerance,
     usual_sessions,
 )
 from services.gateway.kubernetes.scaling.pods import Pods
-from services.gateway.kubernetes.scaling.shared import Heard, Said
+from services.gateway.kubernetes.scaling.shared import Counts, Heard, Said
 from services.gateway.kubernetes.scaling.window import Window
 from services.gateway.peers.reports import Kind
 
@@ -23,6 +24,8 @@ class Sizes:
     """Places to keep free."""
     assumed_sessions: int
     """Per pod, as long as none has ever told."""
+    crowd_factor: float = 0.0
+    """Sessions to expect for each that came with a crowd."""
 
 
 class Component:
@@ -50,13 +53,16 @@ class Component:
         self._told_s = clock()
         """When the others heard all that was wished."""
 
-    def look(self, num_waiting: int, *, is_settled: bool) -> None:
+    def look(self, counts: Counts, *, is_settled: bool) -> None:
         """Make the number anew. Before all is settled, only what others wished counts."""
         pods = self.pods.look()
         self._offer = usual_sessions(pods) or self._offer
         offer = self._offer or self._offer_heard or self._sizes.assumed_sessions
         if is_settled:
-            self._window.note(desired_pods(pods, num_waiting, self._sizes.num_spare, offer))
+            num_waiting = counts.waiting(self.kind)
+            num_present = num_waiting + sum(pod.num_sessions for pod in pods)
+            num_coming = num_expected(counts.crowd, num_present, self._sizes.crowd_factor)
+            self._window.note(desired_pods(pods, num_waiting + num_coming, self._sizes.num_spare, offer))
         wish = self._window.highest()
         self.desired = None if wish is None else past_tolerance(wish, num_replicas(pods), self._tolerance)
 

@@ -3,14 +3,20 @@
     desired = pods with sessions + pods out of service + pods for sessions without a place, and the spare ones
 
 A session without a place waits in the queue, recovers from a loss, or sits on a pod that offers none any
-more. Free places on pods with sessions serve them first, as placement does. Pods without sessions are
-counted only as far as they are needed, and so are those that start: the number is absolute, so pods that are
-on their way are never asked for twice. The number is one of *replicas*: a pod that terminates is none.
+more. While a crowd comes, those of it who are still expected count like them. Free places on pods with
+sessions serve them first, as placement does. Pods without sessions are counted only as far as they are needed,
+and so are those that start: the number is absolute, so pods that are on their way are never asked for twice.
+The number is one of *replicas*: a pod that terminates is none.
 """
 
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+
+DEVIATIONS = 2.0
+"""Of chance arrivals (Poisson): what lies within is no crowd."""
+LEAST_USUAL = 0.5
+"""Arrivals a minute: after an empty quarter of an hour the first sessions are no crowd yet."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,18 @@ def desired_pods(pods: Collection[PodLoad], num_waiting: int, num_spare: int, se
     free = sum(max(0, pod.max_sessions - pod.num_sessions) for pod in counted if not pod.is_out)
     missing = max(0, num_waiting + moving + num_spare - free)
     return len(counted) + math.ceil(missing / sessions_per_pod)
+
+
+def crowd(num_lately: int, num_before: int, num_minutes: float) -> float:
+    """Sessions that came in the last minute beyond what the `num_minutes` before it and chance let expect."""
+    usual = max(num_before / num_minutes, LEAST_USUAL)
+    return max(0.0, num_lately - usual - DEVIATIONS * math.sqrt(usual))
+
+
+def num_expected(num_crowd: float, num_present: int, factor: float) -> int:
+    """Sessions of a crowd that are still to come: `factor` for each that has come. Who has left again
+    brings nobody, so the sessions that are there (`num_present`, waiting or served) bound it."""
+    return math.ceil(factor * min(num_crowd, num_present))
 
 
 def num_replicas(pods: Collection[PodLoad]) -> int:

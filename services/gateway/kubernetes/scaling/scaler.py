@@ -79,7 +79,7 @@ class Scaler:
 
     @property
     def waiting(self) -> Counts:
-        """Sessions without a place at all gateways; of the others as last heard."""
+        """Sessions without a place, and arrivals, at all gateways; of the others as last heard."""
         is_fresh = self.silence_s <= self._settings.others_kept_s
         return self.waiting_here + self._others if is_fresh else self.waiting_here
 
@@ -87,7 +87,8 @@ class Scaler:
     def waiting_here(self) -> Counts:
         """The same of this gateway alone."""
         here = self._admission
-        return Counts(here.queue_length, here.num_recovering("stage"), here.num_recovering("decoder"))
+        recovering = here.num_recovering("stage"), here.num_recovering("decoder")
+        return Counts(here.queue_length, *recovering, *here.arrivals.counts())
 
     @property
     def silence_s(self) -> float:
@@ -107,7 +108,7 @@ class Scaler:
         """Make the numbers of what is known now."""
         before = [component.desired for component in self.components.values()]
         for component in self.components.values():
-            component.look(self.waiting.waiting(component.kind), is_settled=self._is_settled(component))
+            component.look(self.waiting, is_settled=self._is_settled(component))
         if before != [component.desired for component in self.components.values()]:
             self._wakeup.fire()
 

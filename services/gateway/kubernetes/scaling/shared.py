@@ -7,14 +7,16 @@ every key expires, and losing all of it costs no more than the hysteresis.
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from redis.asyncio import Redis
 
 from services.gateway.journal.redis_calls import RedisCalls
+from services.gateway.kubernetes.scaling.demand import crowd
 from services.gateway.kubernetes.scaling.exchange import EXCHANGE
 from services.gateway.peers.reports import Kind
+from services.gateway.placement.arrivals import BEFORE_S, LATELY_S
 
 BUCKET_MS = 10_000
 WISHES_KEPT_MS = 3_700_000
@@ -22,12 +24,12 @@ WISHES_KEPT_MS = 3_700_000
 OFFERS_KEPT_MS = 30 * 86_400_000
 CALL_TIMEOUT_S = 1.0
 MAX_COUNT = 1_000_000
-COUNTS = re.compile(rb"(\d{1,15}) (\d{1,15}) (\d{1,15})")
+COUNTS = re.compile(rb"(\d{1,15}) (\d{1,15}) (\d{1,15})(?: (\d{1,15}) (\d{1,15}))?")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Sessions without a place, of one gateway or of several."""
+    """Sessions without a place, and arrivals, of one gateway or of several."""
 
     num_queued: int = 0
     """They need a stage and a decoder."""
@@ -35,26 +37,38 @@ class Counts:
     """They lost their stage."""
     num_decoderless: int = 0
     """They lost their decoder."""
+    num_lately: int = 0
+    """Asked for a place in the last minute."""
+    num_before: int = 0
+    """Did so in the 14 minutes before that."""
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(
             self.num_queued + other.num_queued,
             self.num_stageless + other.num_stageless,
             self.num_decoderless + other.num_decoderless,
+            self.num_lately + other.num_lately,
+            self.num_before + other.num_before,
         )
 
     def waiting(self, kind: Kind) -> int:
         """Sessions that need a place there."""
         return self.num_queued + (self.num_stageless if kind == "stage" else self.num_decoderless)
 
+    @property
+    def crowd(self) -> float:
+        """Sessions that came lately beyond what is usual."""
+        return crowd(self.num_lately, self.num_before, BEFORE_S / LATELY_S)
+
     def pack(self) -> str:
-        return f"{self.num_queued} {self.num_stageless} {self.num_decoderless}"
+        """The first three numbers alone are what earlier versions write and read."""
+        return " ".join(str(number) for number in astuple(self))
 
     @classmethod
     def unpack(cls, stored: bytes) -> "Counts":
         """None of what another version writes in another way; nobody counts more than a million."""
         found = COUNTS.match(stored)
-        return cls(*(min(int(number), MAX_COUNT) for number in found.groups())) if found else cls()
+        return cls(*(min(int(number), MAX_COUNT) for number in found.groups("0"))) if found else cls()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from services.gateway.kubernetes.scaling.demand import (
     PodLoad,
+    crowd,
     desired_pods,
+    num_expected,
     num_replicas,
     past_tolerance,
     usual_sessions,
@@ -105,6 +107,33 @@ def test_more_wait_more_pods(
     assert desired_pods(pods, num_waiting + more, num_spare, offer) >= asked
     assert desired_pods(pods, num_waiting, num_spare + more, offer) >= asked
     assert desired_pods(pods, num_waiting, num_spare, offer + more) <= asked
+
+
+@pytest.mark.parametrize(
+    ("num_lately", "num_before", "least", "most"),
+    [
+        (0, 0, 0, 0),
+        (1, 0, 0, 0),  # the first session after a quiet while
+        (4, 28, 0, 0),  # two a minute, and four by chance
+        (20, 28, 15, 16),
+        (20, 280, 0, 0),  # twenty a minute all the time
+        (30, 280, 1, 2),
+        (0, 280, 0, 0),
+    ],
+)
+def test_a_crowd_is_what_chance_does_not_explain(
+    num_lately: int, num_before: int, least: float, most: float
+) -> None:
+    assert least <= crowd(num_lately, num_before, 14) <= most
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 500), st.floats(0, 20))
+def test_a_crowd_asks_for_no_more_than_its_factor(
+    num_lately: int, num_before: int, num_present: int, factor: float
+) -> None:
+    coming = num_expected(crowd(num_lately, num_before, 14), num_present, factor)
+    assert 0 <= coming <= math.ceil(factor * min(num_lately, num_present))
 
 
 @settings(deadline=None)

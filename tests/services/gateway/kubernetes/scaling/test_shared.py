@@ -24,6 +24,8 @@ from tests.services.support.redis_support import RedisServer, needs_redis
 
 pytestmark = needs_redis
 WINDOW_S, TTL_S, KEPT_S = 300.0, 3.0, 60.0
+CROWD_FACTOR = 2.0
+QUARTER_S = 900.0
 SLACK_S = BUCKET_MS / 1000
 
 
@@ -48,7 +50,7 @@ class Gateway:
             Component(
                 pool.kind,
                 Pods(pool, self.admission.ledger(pool.kind), 60.0, clock),
-                Sizes(0, 2),
+                Sizes(0, 2, CROWD_FACTOR),
                 WINDOW_S,
                 0.0,
                 clock,
@@ -342,6 +344,50 @@ async def test_a_gateway_starts_while_redis_is_gone(server: RedisServer) -> None
             assert await site.turn(31.0) == [2], "nobody says so"
     finally:
         server.close()
+
+
+async def test_a_crowd_at_several_gateways_is_one_crowd(site: Site) -> None:
+    """No gateway sees it alone; all expect the same of it, and its end ends that."""
+    first, second, third = site.add(), site.add(), site.add()
+    site.serve(2)
+    await site.turn(QUARTER_S)
+    for gateway in (first, second, third):
+        gateway.queue(4)
+    await site.turn()
+    crowd = 12 - 0.5 - 2 * 0.5**0.5
+    expected = 1 + -(-(12 + int(2 * crowd + 1)) // 2)
+    assert await site.turn() == [expected] * 3
+    await site.turn(60.0)
+    for gateway in site.gateways:
+        gateway.queue(0)
+    await site.turn(WINDOW_S + SLACK_S)
+    assert await site.turn(WINDOW_S + SLACK_S) == [1, 1, 1]
+
+
+async def test_who_comes_and_leaves_again_is_no_crowd(site: Site) -> None:
+    gateway = site.add()
+    site.serve(2)
+    await site.turn(QUARTER_S)
+    for _ in range(100):
+        gateway.queue(1)
+        gateway.queue(0)
+    assert await site.turn() == [3], "two sessions are there, so four more may come"
+
+
+async def test_a_gateway_that_has_just_come_takes_nothing_for_a_crowd(site: Site) -> None:
+    gateway = site.add()
+    site.serve(2)
+    await site.turn(QUARTER_S - 61.0)
+    gateway.queue(12)
+    assert await site.turn() == [7]
+
+
+async def test_a_gateway_of_an_earlier_version_says_three_numbers(site: Site) -> None:
+    gateway = site.add()
+    later = int(site.clock.now * 1000) + 10**6
+    site.redis.command("HSET", "test:{scaler}:gateways", "old", f'"{later} 3 2 1"')
+    await site.turn()
+    assert gateway.scaler.waiting == Counts(3, 2, 1)
 
 
 async def test_what_others_left_there_harms_nobody(site: Site) -> None:
