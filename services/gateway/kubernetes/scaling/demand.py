@@ -4,9 +4,9 @@
 
 A session without a place waits in the queue, recovers from a loss, or sits on a pod that offers none any
 more. While a crowd comes, those of it who are still expected count like them. Free places on pods with
-sessions serve them first, as placement does. Pods without sessions are counted only as far as they are needed,
-and so are those that start: the number is absolute, so pods that are on their way are never asked for twice.
-The number is one of *replicas*: a pod that terminates is none.
+sessions serve them first, as placement does. Pods without sessions are counted only as far as they are
+needed, and so are those that start: the number is absolute, so pods that are on their way are never asked for
+twice. The number is one of *replicas*: a pod that terminates is none.
 """
 
 import math
