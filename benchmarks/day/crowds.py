@@ -60,7 +60,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="benchmarks.day.crowds", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the tables")
-    parser.add_argument("--seeds", type=at_least(1), default=5, help="1 to that (default: 5)")
+    parser.add_argument("--seeds", type=at_least(1), default=2, help="1 to that (default: 2)")
     parser.add_argument("--processes", type=at_least(1), default=2, help="days at once (default: 2)")
     return parser.parse_args(arguments)
 
