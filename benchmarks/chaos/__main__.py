@@ -39,6 +39,7 @@ from cascade_core.machine import machine
 RUN_KILLS = 100
 """Of one installation."""
 SECONDS, WATCHED_SECONDS = 7200, 60
+SESSIONS = {"fake": 12, "demo": 4}
 TLS = {"half": (False, True), "on": (True,), "off": (False,)}
 
 
@@ -102,12 +103,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--engine", choices=("fake", "demo"), default="fake", help="fake: computes nothing")
     parser.add_argument("--seconds", type=at_least(1), help="no fault later (default: 7200; watched: 60)")
     parser.add_argument("--tls", choices=TLS, default="half", help="of the installations (default: half)")
-    parser.add_argument("--sessions", type=at_least(1), default=12, help="at a time (default: 12)")
+    parser.add_argument("--sessions", type=at_least(1), help="at a time (default: 12; demo: 4)")
     parser.add_argument("--pace", type=float, default=1.5, help="seconds between faults (default: 1.5)")
     parser.add_argument("--logs", type=Path, help="where the logs of runs with findings stay")
     parser.add_argument("--gateway", help="addresses of the gateways to watch, with commas between")
     parser.add_argument("--ca", type=Path, help="who signs their certificates; without: plain text")
     options = parser.parse_args(arguments)
+    options.sessions = options.sessions or SESSIONS[options.engine]
     options.seconds = options.seconds or (WATCHED_SECONDS if options.gateway else SECONDS)
     options.out = options.out or Path("out" if options.gateway else "benchmarks/results")
     options.ends_at_s = time.monotonic() + options.seconds

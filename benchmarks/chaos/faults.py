@@ -14,9 +14,12 @@ WEIGHTS: dict[tuple[Action, str], int] = {
     ("KILL", "worker"): 9,
     ("KILL", "gateway"): 10,
     ("KILL", "Redis"): 4,
+    ("TERM", "rank"): 1,
     ("TERM", "stage"): 6,
     ("TERM", "decoder"): 6,
+    ("TERM", "worker"): 1,
     ("TERM", "gateway"): 8,
+    ("TERM", "Redis"): 2,
     ("STOP", "rank"): 3,
     ("STOP", "stage"): 3,
     ("STOP", "decoder"): 3,
@@ -32,8 +35,8 @@ WEIGHTS: dict[tuple[Action, str], int] = {
     ("CLOCK", "gateway"): 3,
     ("CLOCK", "stage"): 1,
 }
-"""How often each comes. KILL of Redis: it comes back with what it had. EMPTY: without. CLOCK: asked to end,
-and started again with a clock that is wrong in another way."""
+"""How often each comes. KILL and TERM of Redis: it comes back with what it had. EMPTY: without. CLOCK: asked
+to end, and started again with a clock that is wrong in another way."""
 SECOND_SHARE = 0.25
 """How often a second fault comes with the first."""
 TOGETHER_SHARE = 0.1

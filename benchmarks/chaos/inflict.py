@@ -96,7 +96,7 @@ class Inflictor:
         elif fault.action == "FAIL OVER":
             self._later(redis.fail_over())
         else:
-            self._later(redis.restart(empty=fault.action == "EMPTY"))
+            self._later(redis.restart(is_asked=fault.action == "TERM", is_empty=fault.action == "EMPTY"))
         return "redis"
 
     def _end(self, fault: Fault) -> str:

@@ -12,7 +12,8 @@ from benchmarks.chaos.run import Outcome
 from benchmarks.chaos.tally import Loss
 
 Row = dict[str, Any]
-EXCUSED_FOR_S = 120.0
+EXCUSED_FOR_S = 60.0
+"""By then whoever has a session again has found out what is missing of it."""
 RECENT_S = 60.0
 MAY_STAND_S = 15.0
 """While everything is up."""
@@ -98,9 +99,8 @@ def findings(outcome: Outcome) -> list[Row]:
     ]
     for ledger in outcome.audience.ledgers:
         found += findings_of(ledger, outcome)
-    end_s = outcome.end_s
-    found += [finding("stands still", end_s, outcome, why=text) for text in outcome.standing]
-    found += [finding("orphan", end_s, outcome, process=text) for text in outcome.orphans]
+    found += [finding("stands still", at_s, outcome, why=text) for at_s, text in outcome.standing]
+    found += [finding("orphan", at_s, outcome, process=text) for at_s, text in outcome.orphans]
     return found
 
 
@@ -118,8 +118,8 @@ def findings_of(ledger: Ledger, outcome: Outcome) -> list[Row]:
     for wait in () if ledger.is_viewer else ledger.waits:
         seconds = all_up_s(wait, outcome)
         if seconds > MAY_STAND_S:
-            told = {"session": name, "seconds": round(seconds, 1), "after": wait.after}
-            found.append(finding("stood still", wait.end_s, outcome, **told))
+            how = {"session": name, "seconds": round(seconds, 1), "after": wait.after}
+            found.append(finding("stood still", wait.end_s, outcome, **how))
     return found
 
 

@@ -22,6 +22,7 @@ DOWN_S = 1.0
 ANSWER_S = 2.0
 LOOK_S = 0.05
 START_S = 30.0
+END_S = 10.0
 
 
 class Server:
@@ -77,6 +78,11 @@ class Server:
             self._child.kill()
             await self._child.wait()
 
+    async def end(self) -> None:
+        """As it is asked to."""
+        if self._child:
+            await self._child.end(self._child.terminate, within_s=END_S)
+
     def signal(self, number: signal.Signals) -> None:
         if self._child:
             self._child.signal(number)
@@ -125,12 +131,12 @@ class RedisPair:
             server.signal(signal.SIGCONT)
             await server.kill()
 
-    async def restart(self, *, empty: bool) -> None:
-        """kill -9, and up again, with or without what it had."""
+    async def restart(self, *, is_asked: bool, is_empty: bool) -> None:
+        """SIGTERM or SIGKILL, and up again, with or without what it had."""
         async with self._busy:
             self._outages.begin(NAME)
-            await self.primary.kill()
-            if empty:
+            await (self.primary.end() if is_asked else self.primary.kill())
+            if is_empty:
                 self.primary.forget()
             await asyncio.sleep(DOWN_S)
             await self.primary.start()

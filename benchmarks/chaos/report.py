@@ -40,7 +40,7 @@ NOTES = (
     "`orphans`: processes whose starter was gone for 3 s. Memory: of all processes of the installation, "
     "before the first session and after the last.",
     "KILL is SIGKILL, TERM is SIGTERM, STOP is SIGSTOP for 1 to 30 s; what ends starts again after 0.5 s. CUT"
-    " ends all connections of one port. Redis restarts with its data (KILL) or without (EMPTY), or its "
+    " ends all connections of one port. Redis restarts with its data or without (EMPTY), or its "
     "replica takes its place (FAIL OVER). CLOCK: ended with SIGTERM and started with a clock up to an hour "
     "off (`time.time` of the process; gRPC and TLS keep the machine's).",
 )
@@ -106,8 +106,9 @@ def results_of(head: Row, outcomes: Sequence[Outcome]) -> Row:
         for loss in (*outcome.audience.losses, *outcome.audience.viewers_lost):
             loss.excuse = excuse(outcome, loss)
         for ledger in outcome.audience.ledgers:
-            for complaint in ledger.complaints:
-                complaint.excuse = excuse(outcome, complaint)
+            reason = ""
+            for complaint in ledger.complaints:  # what was forgotten once stays so
+                reason = complaint.excuse = excuse(outcome, complaint) or reason
     halves = {"plain text": False, "TLS, keys": True}
     groups = [
         (title, [outcome for outcome in outcomes if outcome.plan.shape.uses_tls is uses_tls])

@@ -53,9 +53,10 @@ class Outcome:
     inflicted: list[Inflicted] = field(default_factory=list)
     audience: Audience | None = None
     outages: list[Span] = field(default_factory=list)
-    orphans: list[str] = field(default_factory=list)
-    standing: list[str] = field(default_factory=list)
-    """Sessions that got nothing for GO_ON_S though everything was up, and what was down else."""
+    orphans: list[tuple[float, str]] = field(default_factory=list)
+    """When they were found, and what they ran."""
+    standing: list[tuple[float, str]] = field(default_factory=list)
+    """When it was noticed, and which sessions got nothing though everything was up, or what was not up."""
     before: dict[str, int] = field(default_factory=dict)
     """Bytes of memory by kind, before the first session."""
     after: dict[str, int] = field(default_factory=dict)
@@ -137,7 +138,8 @@ async def settle(outcome: Outcome, installation: Installation, inflictor: Inflic
     while installation.outages.down and time.monotonic() < give_up_at:  # noqa: ASYNC110
         await asyncio.sleep(LOOK_S)
     if down := installation.outages.down:
-        outcome.standing.append(f"not up after {ALL_UP_S:g} s: {', '.join(down)}")
+        text = f"not up after {ALL_UP_S:g} s: {', '.join(down)}"
+        outcome.standing.append((time.monotonic(), text))
     outcome.orphans += await take_orphans(installation.orphans)
     assert outcome.audience
     up_s = time.monotonic()
@@ -146,7 +148,8 @@ async def settle(outcome: Outcome, installation: Installation, inflictor: Inflic
             return
         await asyncio.sleep(LOOK_S)
     names = sorted(behind(outcome.audience, up_s))
-    outcome.standing.append(f"nothing for {GO_ON_S:g} s though everything is up: {', '.join(names)}")
+    text = f"nothing for {GO_ON_S:g} s though everything is up: {', '.join(names)}"
+    outcome.standing.append((time.monotonic(), text))
 
 
 def behind(audience: Audience, since_s: float) -> list[str]:
@@ -159,8 +162,8 @@ def behind(audience: Audience, since_s: float) -> list[str]:
     return found
 
 
-async def take_orphans(find: Callable[[], list[psutil.Process]]) -> list[str]:
-    """Processes that are still there after a while, which are then killed; what they ran."""
+async def take_orphans(find: Callable[[], list[psutil.Process]]) -> list[tuple[float, str]]:
+    """Processes that are still there after a while, which are then killed; when, and what they ran."""
     suspects = find()
     if not suspects:
         return []
@@ -170,7 +173,8 @@ async def take_orphans(find: Callable[[], list[psutil.Process]]) -> list[str]:
     for process in suspects:
         if process.pid in left:
             try:
-                found.append(f"{process.pid} ({process.status()}): {' '.join(process.cmdline())}")
+                text = f"{process.pid} ({process.status()}): {' '.join(process.cmdline())}"
+                found.append((time.monotonic(), text))
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
