@@ -15,7 +15,7 @@ from cascade.v1.session_pb2_grpc import SessionServiceStub
 from cascade_client import events
 from cascade_client.channel import Channels, Tls, parse_addresses
 from cascade_client.connection import ConnectOptions
-from cascade_client.errors import CascadeClientError, from_rpc
+from cascade_client.errors import CascadeClientError, Unavailable, from_rpc
 from cascade_client.events import PromptReceipt
 from cascade_client.gateway_stream import unreachable
 from cascade_client.resume import RetryBackoff, may_repeat
@@ -257,7 +257,7 @@ class Client:
             try:
                 return await self._attempt(channel, method, request)
             except CascadeClientError as error:
-                if error.code is grpc.StatusCode.UNAVAILABLE:
+                if isinstance(error, Unavailable):
                     self._channels.replace(channel)
                 wait_s = backoff.next_s(error.retry_after_s)
                 if not may_repeat(error) or time.monotonic() + wait_s > give_up_at:

@@ -183,6 +183,19 @@ async def test_after_unavailable_a_new_connection_is_made() -> None:
     assert len(set(peers)) == 2
 
 
+async def test_a_gateway_that_does_not_answer_is_not_asked_again_before_the_others() -> None:
+    """Frozen, or behind a network that swallows everything: its connection stays."""
+
+    class Frozen(FakeGateway):
+        async def _enter(self, request: object, context: grpc.aio.ServicerContext) -> None:  # type: ignore[type-arg, override]
+            await asyncio.Event().wait()
+
+    async with serving(kind=Frozen) as frozen, serving() as gateway:
+        target = f"{frozen.address},{gateway.address}"
+        async with Client(target, deadline_s=0.3, retry_for_s=5.0) as client:
+            assert (await client.create("a red circle")).state == "QUEUED"
+
+
 async def test_list_goes_through_all_pages() -> None:
     async with serving() as gateway, Client(gateway.address) as client:
         for number in range(5):
