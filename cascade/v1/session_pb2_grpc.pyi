@@ -86,8 +86,8 @@ class SessionServiceStub:
     from which picture on, APPLIED, comes over Connect, or as the answer to a repeat of this very request. An accepted
     switch survives every recovery but one: where its gateway was lost while Redis was away, neither has it, and
     `Attached.receipts` of the next stream do not list it. A repeat of this very request mends that, and does nothing
-    where it is known; the Python SDK repeats by itself. So with pauses. Switches take effect in the order of their
-    blocks, and in the order accepted where these are equal.
+    where it is known; the Python SDK and the page repeat by themselves. So with pauses. Switches take effect in the
+    order of their blocks, and in the order accepted where these are equal.
 
     How long it takes to see: the segments that are made but not played yet (`max_unacked_segments` bounds them), plus
     the blocks in flight.
@@ -190,8 +190,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     from which picture on, APPLIED, comes over Connect, or as the answer to a repeat of this very request. An accepted
     switch survives every recovery but one: where its gateway was lost while Redis was away, neither has it, and
     `Attached.receipts` of the next stream do not list it. A repeat of this very request mends that, and does nothing
-    where it is known; the Python SDK repeats by itself. So with pauses. Switches take effect in the order of their
-    blocks, and in the order accepted where these are equal.
+    where it is known; the Python SDK and the page repeat by themselves. So with pauses. Switches take effect in the
+    order of their blocks, and in the order accepted where these are equal.
 
     How long it takes to see: the segments that are made but not played yet (`max_unacked_segments` bounds them), plus
     the blocks in flight.
@@ -321,8 +321,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         from which picture on, APPLIED, comes over Connect, or as the answer to a repeat of this very request. An accepted
         switch survives every recovery but one: where its gateway was lost while Redis was away, neither has it, and
         `Attached.receipts` of the next stream do not list it. A repeat of this very request mends that, and does nothing
-        where it is known; the Python SDK repeats by itself. So with pauses. Switches take effect in the order of their
-        blocks, and in the order accepted where these are equal.
+        where it is known; the Python SDK and the page repeat by themselves. So with pauses. Switches take effect in the
+        order of their blocks, and in the order accepted where these are equal.
 
         How long it takes to see: the segments that are made but not played yet (`max_unacked_segments` bounds them), plus
         the blocks in flight.

@@ -1,10 +1,13 @@
 """The session page between machines without a model: what it shows, refuses and keeps."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from services.gateway.journal import Record
+from services.gateway.session import views
 from tests.browser.conftest import Enter, OpenPage
 from tests.browser.places import open_town, wire_to
 from tests.browser.visit import Visit
@@ -102,6 +105,36 @@ async def test_a_picture_that_stood_still_is_given_more_credit(enter: Enter, vis
     await page.until_playing(4)
     assert asked in ([2, 4], [2, 8], [2, 4, 8])
     assert (await page.witness())["back"] == 0
+
+
+async def test_what_was_granted_and_forgotten_is_told_again(enter: Enter, visit: OpenPage) -> None:
+    """The gateway died while Redis was away, and another goes on with an older record."""
+    place = await enter(open_town())
+    wire = await enter(wire_to(place.url))
+    page = await visit(wire.url, allow=("WebSocket", "ERR_", "Failed to load resource"))
+    await page.start("a red circle")
+    (live,) = place.registry.sessions
+    older = live.record
+    await page.send("a blue square")
+    await page.until_applied()
+    (switch,) = [prompt.request_id for prompt in live.record.prompts if not prompt.is_created]
+    await page.page.click("#pause")
+    await page.until_state("paused")
+    wire.cut()
+    await page.until_state("offline")
+    forgotten = replace(live.record, prompts=older.prompts, requests={}, notes=without_pause(live.record))
+    place.registry.shared.journal._held[older.session].record = live.record = forgotten  # type: ignore[attr-defined]
+    live.wakeup.fire()
+    wire.mend(place.url)
+    await page.until_state("paused")
+    assert [prompt.request_id for prompt in live.record.prompts if not prompt.is_created] == [switch]
+    assert live.is_paused
+    await page.page.click("#pause")
+    await page.until_playing(2)
+
+
+def without_pause(record: Record) -> dict[str, bytes]:
+    return {name: value for name, value in record.notes.items() if name != views.PAUSED}
 
 
 async def credits_asked(page: Visit) -> list[int]:

@@ -3,6 +3,7 @@
 
 import { freshId } from "./api.js";
 import { ConnectStream, PROBLEM_CODES } from "./connect_stream.js";
+import { Granted } from "./granted.js";
 
 const FIRST_DELAY_MS = 500;
 const LAST_DELAY_MS = 10_000;
@@ -39,6 +40,8 @@ export class Connection {
     this.coming = null;
     /** @type {Map<string, Record<string, unknown>>} What the session has not answered yet, by request id. */
     this.outbox = new Map();
+    this.granted = new Granted();
+    this.wasAttached = false;
     this.acked = 0;
     this.attempts = 0;
     this.failures = 0;
@@ -108,7 +111,7 @@ export class Connection {
   request(kind, content) {
     const requestId = freshId();
     const message = { [kind]: { requestId, ...content } };
-    if (kind === "setPaused") this.settleAll(kind);
+    if (kind === "setPaused") this.settleAll(kind, false);
     if (!this.outbox.size) this.heardAt = performance.now(); // From now on silence counts.
     if (this.outbox.size >= MAX_OUTBOX) {
       const detail = "Too much waits for the connection already.";
@@ -120,20 +123,22 @@ export class Connection {
     return requestId;
   }
 
-  /** @param {string} requestId The session has answered. */
-  settle(requestId) {
+  /** The session has answered. @param {string} requestId @param {boolean} isGranted */
+  settle(requestId, isGranted = true) {
+    const message = this.outbox.get(requestId);
+    if (message && isGranted) this.granted.note(requestId, message);
     this.outbox.delete(requestId);
   }
 
-  /** @param {string} kind */
-  settleAll(kind) {
-    for (const [requestId, message] of this.outbox) if (kind in message) this.outbox.delete(requestId);
+  /** @param {string} kind @param {boolean} isGranted */
+  settleAll(kind, isGranted = true) {
+    for (const [requestId, message] of this.outbox) if (kind in message) this.settle(requestId, isGranted);
   }
 
   /** @param {ConnectStream} stream @param {string} kind @param {any} content @param {Uint8Array | null} media */
   event(stream, kind, content, media) {
     this.heardAt = performance.now();
-    if (kind === "attached") this.takeOver(stream, Number(content.nextSequence) - 1);
+    if (kind === "attached") this.takeOver(stream, content);
     if (kind === "attached" || kind === "tokenRenewed") this.renewed(content.resumeToken);
     if (kind === "segment" && !this.isNew(stream, Number(content.sequence))) return;
     if (kind === "reconnect") this.open();
@@ -153,11 +158,15 @@ export class Connection {
     return true;
   }
 
-  /** @param {ConnectStream} stream @param {number} newest segment that it takes for known */
-  takeOver(stream, newest) {
+  /** @param {ConnectStream} stream @param {any} attached */
+  takeOver(stream, { nextSequence, receipts = [], session }) {
     this.current?.retire();
     this.current = stream;
-    stream.newest = newest;
+    stream.newest = Number(nextSequence) - 1; // It takes that for known.
+    const known = receipts.map((/** @type {any} */ receipt) => receipt.requestId);
+    const forgotten = this.wasAttached ? this.granted.unknown(known, Boolean(session.paused)) : [];
+    this.outbox = new Map([...forgotten, ...this.outbox]);
+    this.wasAttached = true;
     this.coming = null;
     this.listener.connected(true);
     this.sendAck();

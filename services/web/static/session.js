@@ -266,7 +266,7 @@ export class Session {
     if (kind === "mediaInit" && media) this.player.init(content.mimeType, media);
     if (kind === "segment" && media) this.hearSegment(content, media);
     if (kind === "promptReceipt") this.connection?.settle(content.requestId);
-    if (kind === "requestFailed") this.connection?.settle(content.requestId);
+    if (kind === "requestFailed") this.connection?.settle(content.requestId, false);
     if (kind === "ended") this.hearEnded(content);
     this.listener.heard(kind, content, media);
     if (kind !== "segment") this.listener.changed();
