@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import structlog
+from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from services.common.call import Call
@@ -24,7 +25,11 @@ class ErrorInterceptor(Interceptor):
     async def around(self, call: Call) -> AsyncIterator[None]:
         try:
             yield
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if (
+                not is_cancelling()
+            ):  # something that the handler waited for was: nobody else would end the call
+                await end(call, error)
             remaining_s = call.context.time_remaining()
             is_late = remaining_s is not None and remaining_s <= 0
             call.code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
@@ -32,23 +37,38 @@ class ErrorInterceptor(Interceptor):
         except grpc.aio.AbortError:
             call.code = code_of(call.context)
             raise
-        except Exception as error:
+        except (Exception, BaseExceptionGroup) as error:
             await end(call, error)
         else:
             call.code = code_of(call.context)
 
 
-async def end(call: Call, error: Exception) -> None:
+def is_cancelling() -> bool:
+    """Whether this call is cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def end(call: Call, error: BaseException) -> None:
     """Abort the call with what the client may know of the error."""
     if isinstance(error, NotImplementedError) and code_of(call.context) is grpc.StatusCode.UNIMPLEMENTED:
         call.code = grpc.StatusCode.UNIMPLEMENTED  # a generated stub's method that nobody overrode
         await call.context.abort(call.code, "not implemented")
     if find_row(cause_of(error)) is None:
         log.error("a handler failed", exc_info=error)
-    status = describe(error, call.request_id)
+    status = tell(error, call.request_id)
     call.code = CODES[status.code]
     wire: Any = rpc_status.to_status(status)
     await call.context.abort(wire.code, wire.details, wire.trailing_metadata)
+
+
+def tell(error: BaseException, request_id: str) -> Status:
+    """As `describe`; what fails in it says nothing to the client either."""
+    try:
+        return describe(error, request_id)
+    except Exception:
+        log.exception("an error cannot be told", kind=type(error).__name__)
+        return describe(Exception(), request_id)
 
 
 def code_of(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:

@@ -149,8 +149,24 @@ async def test_a_quota_names_whose_it_is() -> None:
     assert seen["QuotaFailure"].violations[0].subject == "tenant:acme"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("secret"), ValueError("secret"), TimeoutError("secret")])
-async def test_an_unknown_error_is_internal_and_says_nothing(error: Exception) -> None:
+class Mute(SessionLost):
+    """Cannot be told: telling it fails."""
+
+    def __str__(self) -> str:
+        raise KeyError("secret")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(kind("secret") for kind in (RuntimeError, ValueError, TimeoutError, StopAsyncIteration)),
+        asyncio.CancelledError("secret"),  # of something that the handler waited for: the call is not
+        BaseExceptionGroup("secret", [asyncio.CancelledError("secret")]),
+        Mute(""),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_an_unknown_error_is_internal_and_says_nothing(error: BaseException) -> None:
     seen = await failure(Echo(error))
     assert (seen.code(), seen.details()) == (grpc.StatusCode.INTERNAL, "internal error")
     assert "secret" not in str(rpc_status.from_call(seen))  # type: ignore[arg-type]
