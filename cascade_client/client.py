@@ -191,6 +191,11 @@ class Client:
                 return
             request.page_token = answer.next_page_token
 
+    async def models(self) -> Sequence[session_pb2.Model]:
+        """Those of the stages that are up."""
+        answer = await self._call(lambda stub: stub.ListModels, session_pb2.ListModelsRequest())
+        return answer.models
+
     async def delete(self, session: Session | str, *, request_id: str | None = None) -> Session:
         """End the session, whatever its state."""
         request = session_pb2.DeleteSessionRequest(

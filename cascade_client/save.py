@@ -1,8 +1,9 @@
-"""A session's video to a file that is whole at every moment."""
+"""A session's video to a file that is whole at every moment, or to a pipe."""
 
 import asyncio
 import errno
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,27 +28,32 @@ class Saved:
 
 Progress = Callable[[Event, Saved], None]
 """Called with every event, after what it holds was stored."""
+STANDARD_OUTPUT = Path("-")
 
 
 class Mp4File:
-    """Grows under a hidden name beside `path`. Only whole segments count, so that it always plays."""
+    """Grows under a hidden name beside `path`. Only whole segments count, so that it always plays.
+
+    What is no ordinary file (`-` for standard output, a pipe, a device) is written to as it is.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises CannotSave where nothing can be written. Blocks, as all of it does."""
         check_path(path)
         self.path = path
         self.saved = Saved(path)
-        self._partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._partial = None if is_piped(path) else path.with_name(f".{path.name}.{os.getpid()}.part")
         self._init: MediaInit | None = None
+        into = os.dup(sys.stdout.fileno()) if path == STANDARD_OUTPUT else self._partial or path
         try:
-            self._file = open(self._partial, "wb", buffering=0)  # noqa: SIM115
+            self._file = open(into, "wb", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise CannotSave(f"cannot write {path}: {error.strerror}") from None
 
     def add(self, event: MediaInit | Segment) -> None:
         """Raises CannotSave; what was stored before it stays whole."""
         if isinstance(event, MediaInit):
-            if self._init:
+            if self._init and self._partial:
                 raise CannotSave("the video's form changed in the middle; one file cannot hold both")
             self._init = event
         self._write(event.data)
@@ -65,8 +71,11 @@ class Mp4File:
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            self._file.truncate(self.saved.num_bytes)
+            if self._partial:
+                self._file.truncate(self.saved.num_bytes)
             why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
             raise CannotSave(f"cannot write {self.path}: {why}") from None
 
@@ -74,6 +83,8 @@ class Mp4File:
         """Give the file its name. One that broke off does not replace a former file: see `saved.path`."""
         try:
             with self._file:
+                if self._partial is None:
+                    return
                 os.fsync(self._file.fileno())
             if not self.saved.num_segments:
                 self._partial.unlink()
@@ -89,14 +100,23 @@ class Mp4File:
 
 def check_path(path: Path) -> None:
     """Raises CannotSave where it cannot be a file."""
+    if path == STANDARD_OUTPUT:
+        return
     if path.is_dir():
         raise CannotSave(f"{path} is a folder")
     if not path.parent.is_dir():
         raise CannotSave(f"cannot write {path}: there is no folder {path.parent}")
 
 
+def is_piped(path: Path) -> bool:
+    """Whether it is written to as it is: it can neither be renamed nor cut short."""
+    return path == STANDARD_OUTPUT or (os.path.exists(path) and not os.path.isfile(path))
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename last."""
+    if os.name == "nt":  # opens no folders
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -106,6 +126,7 @@ def sync_folder(folder: Path) -> None:
 
 async def save(stream: Stream, path: str | Path, progress: Progress | None = None) -> Saved:
     """Write the video into an MP4 until the session ends. A segment is acknowledged when it is written.
+    `path` may be `-`, standard output, or a pipe; a reader that goes away raises BrokenPipeError.
 
         async with client.connect(session) as stream:
             saved = await save(stream, "video.mp4")
@@ -148,4 +169,6 @@ def what_is_kept(saved: Saved) -> str:
     """For people."""
     if not saved.num_segments:
         return "nothing was stored"
+    if is_piped(saved.path):
+        return f"the first {saved.duration_s:.1f} s were written"
     return f"{saved.path} holds the first {saved.duration_s:.1f} s and plays"

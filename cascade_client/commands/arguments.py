@@ -32,8 +32,8 @@ def parse_prompt(text: str) -> str:
 
 
 def parse_seed(text: str) -> int:
-    if not text.isdigit() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 2^64 - 1")
+    if not text.isdigit() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 2^63 - 1")
     return int(text)
 
 

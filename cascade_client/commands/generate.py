@@ -1,9 +1,10 @@
 """`cascade generate`: one session into one file."""
 
 import asyncio
-from collections.abc import Mapping
-from pathlib import Path
 
+import grpc
+
+from cascade.v1 import session_pb2
 from cascade_client.client import Client
 from cascade_client.commands.arguments import (
     parse_change,
@@ -13,7 +14,9 @@ from cascade_client.commands.arguments import (
     parse_seed,
     parse_size,
 )
-from cascade_client.commands.recording import DEFAULT_SECONDS, Recording
+from cascade_client.commands.output import add_out, choose_out, saved_sentence
+from cascade_client.commands.recording import Recording
+from cascade_client.commands.wanted import DEFAULT_SECONDS, Wanted, check, plan
 from cascade_client.console import (
     MODES,
     CommandFailed,
@@ -27,10 +30,11 @@ from cascade_client.console import (
     print_json,
 )
 from cascade_client.errors import CascadeClientError
-from cascade_client.save import Saved, check_path
+from cascade_client.save import STANDARD_OUTPUT, Saved
 from cascade_client.session import Session
 
 DELETE_DEADLINE_S = 3.0
+VIDEO = "video.mp4"
 DETAILS = """\
 examples:
   cascade generate "a red circle moves left"
@@ -57,51 +61,42 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument(
         "--size", type=parse_size, default=(0, 0), metavar="WxH", help="pixels, multiples of 16"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("video.mp4"), help="file to write (default: video.mp4)"
-    )
+    add_out(parser, VIDEO)
     add_json(parser)
     add_gateway(parser)
 
 
-def timeline(options: Options) -> Mapping[int, str]:
-    prompts = {0: options.prompt}
-    for change in options.at:
-        if change.block is None:
-            continue
-        if change.block in prompts:
-            raise CommandFailed(f"--at: block {change.block} has two prompts")
-        if options.blocks and change.block >= options.blocks:
-            raise CommandFailed(f"--at: block {change.block} is after the last, {options.blocks - 1}")
-        prompts[change.block] = change.prompt
-    return prompts
-
-
-def check(options: Options) -> None:
-    """Before a session is asked for. Raises CommandFailed, CannotSave."""
-    length_s = None if options.blocks else (options.seconds or DEFAULT_SECONDS)
-    for change in options.at:
-        if length_s and change.seconds and change.seconds >= length_s:
-            raise CommandFailed(f"--at: {change.seconds:g} s is after the end, {length_s:g} s: add --seconds")
-    check_path(options.out)
-
-
 async def generate(options: Options) -> int:
     check(options)
+    path = choose_out(options, VIDEO)
     async with make_client(options) as client:
+        wanted = plan(options, await find_model(client, options.model))
         width, height = options.size
         session = await client.create(
-            timeline(options), model=options.model, switch_mode=options.mode, seed=options.seed, width=width,
-            height=height, num_blocks=options.blocks,
+            wanted.prompts, model=options.model, switch_mode=options.mode, seed=options.seed, width=width,
+            height=height, num_blocks=wanted.num_blocks,
         )  # fmt: skip
-        note(f"{session.name} is in the queue")
+        note(f"{session.name} is in the queue (seed {session.message.spec.seed})")
         try:
             async with client.connect(session) as stream:
-                saved = await Recording(client, stream, options).save()
+                recording = Recording(client, stream, path, wanted)
+                saved = await recording.save()
         finally:
             await end(client, session)
-    report(saved, session, options)
+    check_whole(saved, wanted)
+    report(saved, session, recording.unknown_words, options)
     return 0
+
+
+async def find_model(client: Client, name: str) -> session_pb2.Model | None:
+    """As the stages that are up tell of it. None: none has it yet, or the gateway is of a former version."""
+    try:
+        models = await client.models()
+    except CascadeClientError as error:
+        if error.code is grpc.StatusCode.UNIMPLEMENTED:
+            return None
+        raise
+    return next((each for each in models if (each.name == name if name else each.is_default)), None)
 
 
 async def end(client: Client, session: Session) -> None:
@@ -113,24 +108,31 @@ async def end(client: Client, session: Session) -> None:
         note(f"{session.name} could not be ended and ends by itself: {error or 'no answer'}")
 
 
-def is_short(saved: Saved, options: Options) -> bool:
+def is_short(saved: Saved, wanted: Wanted) -> bool:
     """Whether somebody else ended it."""
-    if options.blocks:
-        return saved.num_segments < int(options.blocks)
-    return saved.duration_s < (options.seconds or DEFAULT_SECONDS) - 1e-6
+    if wanted.num_blocks:
+        return saved.num_segments < wanted.num_blocks
+    return saved.duration_s < (wanted.seconds or 0.0) - 1e-6
 
 
-def report(saved: Saved, session: Session, options: Options) -> None:
+def check_whole(saved: Saved, wanted: Wanted) -> None:
+    """Raises CommandFailed."""
     ended = saved.ended
-    if ended and (ended.reason not in ("COMPLETE", "DELETED") or is_short(saved, options)):
+    if ended and (ended.reason not in ("COMPLETE", "DELETED") or is_short(saved, wanted)):
         what = f"the session ended early ({ended.reason.lower()}"
         what += f": {ended.error})" if ended.error else ")"
         kept = f"; {saved.path} holds {saved.duration_s:.1f} s" if saved.num_segments else ""
         raise CommandFailed(what + kept)
     if not saved.num_segments:
         raise CommandFailed("the session ended before its first segment; nothing was saved")
+
+
+def report(saved: Saved, session: Session, unknown_words: list[str], options: Options) -> None:
+    seed = session.message.spec.seed
     if options.json:
         values = {"session": session.name, "path": str(saved.path), "num_frames": saved.num_frames}
-        print_json({**values, "num_segments": saved.num_segments, "duration_s": saved.duration_s})
-    else:
-        print(f"saved {saved.duration_s:.1f} s ({saved.num_frames} pictures) to {saved.path}")
+        values |= {"num_segments": saved.num_segments, "duration_s": saved.duration_s}
+        print_json({**values, "seed": seed, "unknown_words": unknown_words})
+        return
+    tell = note if saved.path == STANDARD_OUTPUT else print
+    tell(f"{saved_sentence(saved)} (seed {seed})")

@@ -1,44 +1,44 @@
 """Saves a stream, shows how far it is, makes the changes that are given in seconds."""
 
 import asyncio
-import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from cascade_client.client import Client
-from cascade_client.commands.wording import describe
-from cascade_client.console import Options, note
-from cascade_client.errors import WrongState
+from cascade_client.commands.progress import Progress
+from cascade_client.commands.wanted import Wanted
+from cascade_client.commands.wording import describe, unknown_words
+from cascade_client.console import note
+from cascade_client.errors import CascadeClientError, WrongState
 from cascade_client.events import Attached, Event, PromptReceipt, Segment, StateChanged
 from cascade_client.save import Saved, save
 from cascade_client.session import FIRST_BLOCK_SHORT, make_request_id
 from cascade_client.stream import Stream
 
-DEFAULT_SECONDS = 20.0
 TOO_LATE = "BLOCK_NOT_AHEAD"
 
 
 class Recording:
     """For one `cascade generate`."""
 
-    def __init__(self, client: Client, stream: Stream, options: Options) -> None:
+    def __init__(self, client: Client, stream: Stream, path: Path, wanted: Wanted) -> None:
         self._client = client
         self._stream = stream
-        self._path: Path = options.out
-        self._num_blocks: int | None = options.blocks
-        self._seconds: float | None = None if options.blocks else (options.seconds or DEFAULT_SECONDS)
-        self._changes = [change for change in options.at if change.seconds is not None]
+        self._path = path
+        self._num_blocks = wanted.num_blocks
+        self._seconds = None if wanted.num_blocks else wanted.seconds
+        self._changes = list(wanted.later)
         self._planned: dict[str, tuple[str, int]] = {}
         """request_id -> (prompt, block)."""
         self._asked: set[asyncio.Task[None]] = set()
-        self._started_at: float | None = None
-        self._bar = tqdm(
-            total=self._num_blocks or self._seconds, unit="block" if self._num_blocks else "s", disable=None,
-            bar_format="{l_bar}{bar}| {n:.3g}/{total:.3g} {unit} [{elapsed}{postfix}]",
-        )  # fmt: skip
+        self._in_seconds = wanted.seconds is not None
+        self._progress = Progress(
+            wanted.seconds or wanted.num_blocks or 0, "s" if wanted.seconds else "block"
+        )
+        self.unknown_words: list[str] = []
+        """Of the first prompt."""
+        self._is_first = True
 
     async def save(self) -> Saved:
         try:
@@ -49,7 +49,7 @@ class Recording:
             note("; ".join(["stopped", *getattr(error, "__notes__", ())]))
             raise
         finally:
-            self._bar.close()
+            self._progress.close()
             for task in self._asked:
                 task.cancel()
             await asyncio.gather(*self._asked, return_exceptions=True)
@@ -65,19 +65,27 @@ class Recording:
             self._spawn(self._switch_now(*self._planned.pop(event.request_id)))
 
     def _show_segment(self, segment: Segment, saved: Saved) -> None:
-        if self._started_at is None:
-            self._started_at = time.monotonic()
-            self._first_frames = saved.num_frames
-        elapsed_s = time.monotonic() - self._started_at
-        if elapsed_s > 0 and saved.num_frames > self._first_frames:
-            self._bar.set_postfix(fps=f"{(saved.num_frames - self._first_frames) / elapsed_s:.1f}")
-        self._bar.update(1 if self._num_blocks else segment.duration_s)
+        if self._is_first:
+            self._is_first = False
+            self._spawn(self._tell_unknown_words())
+        self._progress.reach(saved.duration_s if self._in_seconds else saved.num_segments, saved.num_frames)
         if self._seconds and saved.duration_s >= self._seconds - 1e-6:
             self._seconds = None
             self._spawn(self._end())
 
     async def _end(self) -> None:
         await self._stream.end()
+
+    async def _tell_unknown_words(self) -> None:
+        """Of the first prompt; those of later ones come with their receipts."""
+        try:
+            session = await self._client.get(self._stream.name)
+        except CascadeClientError:
+            return  # a video is none the worse for it
+        for entry in session.message.unknown_words:
+            if entry.block == 0:
+                self.unknown_words = list(entry.words)
+                note(f"prompt: {unknown_words(entry.words)}")
 
     async def _ask_all(self) -> None:
         """How long a block is, is known from the start on."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from cascade_client.client import Client
 from cascade_client.commands.arguments import parse_block, parse_count, parse_prompt, parse_seconds
-from cascade_client.commands.wording import describe_state
+from cascade_client.commands.wording import describe_end, describe_state, unknown_words
 from cascade_client.console import (
     MODES,
     CommandFailed,
@@ -84,11 +84,7 @@ async def list_sessions(options: Options) -> int:
 
 def row(session: Session) -> tuple[str, ...]:
     message = session.message
-    state = (
-        f"{session.state.lower()} ({session.end_reason.lower()})"
-        if session.end_reason
-        else session.state.lower()
-    )
+    state = describe_end(session.end_reason) if session.end_reason else session.state.lower()
     prompt = message.spec.prompts.get(0, "")
     shown = prompt if len(prompt) <= 40 else f"{prompt[:39]}…"
     return session.name, state, message.spec.model, str(message.num_blocks), str(message.num_viewers), shown
@@ -128,7 +124,7 @@ def receipt_sentence(receipt: PromptReceipt) -> str:
         return f"refused: {receipt.error}"
     if receipt.state != "APPLIED":
         return f"{receipt.state.lower()} ({receipt.request_id})"
-    words = f"; unknown words: {', '.join(receipt.unknown_words)}" if receipt.unknown_words else ""
+    words = f"; {unknown_words(receipt.unknown_words)}" if receipt.unknown_words else ""
     return (
         f"applied: seen from {receipt.touched_time_s:.1f} s on (block {receipt.first_block_touched}), "
         f"fully from {receipt.full_time_s:.1f} s on (block {receipt.first_block_full}){words}"

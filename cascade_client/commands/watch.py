@@ -1,16 +1,14 @@
 """`cascade watch`: a viewer's copy of a running session."""
 
 import asyncio
-import os
-import sys
-from pathlib import Path
 
+from cascade_client.commands.output import add_out, choose_out, saved_sentence
 from cascade_client.commands.wording import describe
 from cascade_client.console import Commands, Options, add_command, add_gateway, make_client, note
-from cascade_client.events import Ended, Event, MediaInit, Segment, Skipped
-from cascade_client.save import Saved, save
-from cascade_client.stream import Stream
+from cascade_client.events import Ended, Event, Skipped
+from cascade_client.save import STANDARD_OUTPUT, Saved, save
 
+VIDEO = "watched.mp4"
 DETAILS = """\
 Starts at what is made now and never holds the video back.
 
@@ -23,44 +21,26 @@ examples:
 def add_commands(commands: Commands) -> None:
     parser = add_command(commands, "watch", watch, "watch a session that somebody else steers", DETAILS)
     parser.add_argument("session", metavar="SESSION", help="its name or id")
-    parser.add_argument(
-        "--out", default="watched.mp4", help="file, or - for standard output (default: watched.mp4)"
-    )
+    add_out(parser, VIDEO)
     parser.add_argument("--profile", default="", help="which form of the video (default: the first)")
     add_gateway(parser)
 
 
 async def watch(options: Options) -> int:
+    path = choose_out(options, VIDEO)
     async with (
         make_client(options) as client,
         client.connect(options.session, role="viewer", profile_id=options.profile) as stream,
     ):
         note(f"watching {stream.name}; Ctrl-C ends it")
-        if options.out == "-":
-            await pipe(stream)
-            return 0
         try:
-            saved = await save(stream, Path(options.out), show)
+            saved = await save(stream, path, show)
         except asyncio.CancelledError as error:
             note("; ".join(["stopped", *getattr(error, "__notes__", ())]))
             raise
-    print(f"saved {saved.duration_s:.1f} s ({saved.num_frames} pictures) to {saved.path}")
+    tell = note if path == STANDARD_OUTPUT else print
+    tell(saved_sentence(saved))
     return 0
-
-
-async def pipe(stream: Stream) -> None:
-    """Everything to standard output as it comes."""
-    descriptor = sys.stdout.fileno()
-    async for event in stream:
-        show(event, None)
-        if isinstance(event, MediaInit | Segment):
-            await asyncio.to_thread(write_all, descriptor, event.data)
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
 
 
 def show(event: Event, saved: Saved | None) -> None:

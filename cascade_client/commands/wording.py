@@ -1,5 +1,7 @@
 """Events as lines for people."""
 
+from collections.abc import Sequence
+
 from cascade_client.events import (
     Event,
     PromptReceipt,
@@ -22,7 +24,7 @@ def describe(event: Event) -> str:
         case StateChanged():
             return f"state: {describe_state(event.state, event.paused)}"
         case PromptReceipt(state="APPLIED"):
-            words = f"; unknown words: {', '.join(event.unknown_words)}" if event.unknown_words else ""
+            words = f"; {unknown_words(event.unknown_words)}" if event.unknown_words else ""
             when = event.touched_time_s or 0.0
             return f"prompt: seen from {when:.1f} s on (block {event.first_block_touched}){words}"
         case PromptReceipt(state="REFUSED"):
@@ -36,6 +38,16 @@ def describe(event: Event) -> str:
         case Reconnected():
             return f"reconnected after {event.gap_s:.1f} s: {event.reason}"
     return ""
+
+
+def unknown_words(words: Sequence[str]) -> str:
+    return f"unknown words: {', '.join(words)}"
+
+
+def describe_end(reason: str) -> str:
+    """Not `deleted`: nobody ends what is finished in another way, and its video is where it was saved."""
+    usual = {"COMPLETE": "complete", "DELETED": "ended"}
+    return usual.get(reason) or f"ended ({reason.lower().replace('_', ' ')})"
 
 
 def describe_state(state: str, is_pause_wanted: bool) -> str:

@@ -32,6 +32,7 @@ from cascade_client.checks.redis import ping
 from tests.paths import ROOT
 from tests.services.support.fake_gateway import (
     BLOCK_FRAMES,
+    SEED,
     Code,
     FakeDecoder,
     FakeStage,
@@ -120,12 +121,19 @@ async def test_help_and_usage() -> None:
     ("wrong", "status", "told"),
     [
         ([""], 2, "argument PROMPT: it is empty: say what to show (see cascade generate --help)"),
-        (["x", "--seed", "-1"], 2, "argument --seed: '-1' is not a number from 0 to 2^64 - 1 (see "
+        (["x", "--seed", "-1"], 2, "argument --seed: '-1' is not a number from 0 to 2^63 - 1 (see "
          "cascade generate --help)"),
         (["x", "--at", "9s=y", "--seconds", 3], 1, "--at: 9 s is after the end, 3 s: add --seconds"),
         (["x", "--at", "4=y", "--blocks", 4], 1, "--at: block 4 is after the last, 3"),
         (["x", "--at", "0=y"], 1, "--at: block 0 has two prompts"),
+        (["x", "--at", "10=y", "--seconds", 2], 1, "--at: block 10 is after the last, 2"),
+        (["x", "--at", "99s=y", "--blocks", 2], 1, "--at: 99 s is after the last block, 1"),
         (["x", "--out", "/"], 1, "/ is a folder"),
+        (["x", "--out", "x.gif"], 1, "--out x.gif: the video is an MP4; choose a name that ends in .mp4"),
+        (["x", "--out", "x.webm"], 1, "--out x.webm: the video is an MP4; choose a name that ends in .mp4"),
+        (["x", "--out", "-", "--json"], 1, "--out - and --json would both write to standard output"),
+        (["x", "--out", "README.md"], 1, "--out README.md: the video is an MP4; choose a name that ends in "
+         ".mp4"),
         (["x", "--out", "/nothing/x.mp4"], 1, "cannot write /nothing/x.mp4: there is no folder /nothing"),
     ],
 )  # fmt: skip
@@ -181,15 +189,32 @@ async def test_generate_saves_a_video_that_plays(tmp_path: Path) -> None:
     assert (dict(spec.prompts), spec.seed, spec.width, spec.height, spec.num_blocks) == (
         {0: "a red circle", 3: "a blue square"}, 7, 64, 32, 8
     )  # fmt: skip
-    assert done.out == f"saved {(8 * BLOCK_FRAMES - 3) / 16:.1f} s (93 pictures) to {out}\n"
+    assert done.out == f"saved {(8 * BLOCK_FRAMES - 3) / 16:.1f} s (93 pictures) to {out} (seed 7)\n"
     for told in ("queue: place 1 of 1", "reconnected after", "recovery: done after 1.2 s (rebuilt)"):
         assert told in done.err
     assert len(decode(out.read_bytes())) == 8 * BLOCK_FRAMES - 3
     assert [path.name for path in tmp_path.iterdir()] == ["circle.mp4"]
 
 
+async def test_generate_by_seconds_counts_in_blocks_where_the_model_is_known(tmp_path: Path) -> None:
+    async with serving() as gateway:
+        done = await cascade(
+            "generate", "a red circle", "--at", "3s=a blue square", "--seconds", 5, "--json",
+            "--gateway", gateway.address, cwd=tmp_path,
+        )  # fmt: skip
+        session = gateway.sessions["sessions/s1"].message
+        table = await cascade("sessions", "--gateway", gateway.address)
+    assert done.status == 0, done.err
+    assert (dict(session.spec.prompts), session.spec.num_blocks) == (
+        {0: "a red circle", 4: "a blue square"}, 7
+    )  # fmt: skip
+    assert json.loads(done.out)["seed"] == SEED
+    assert table.out.splitlines()[1].split()[:2] == ["sessions/s1", "complete"]
+
+
 async def test_generate_by_seconds_switches_and_ends_the_session(tmp_path: Path) -> None:
-    async with serving(Script(pace_s=0.02)) as gateway:
+    """While no stage is up, nobody knows how long a block is."""
+    async with serving(Script(pace_s=0.02, has_models=False)) as gateway:
         done = await cascade(
             "generate", "a red circle", "--at", "3s=a blue zorp", "--seconds", 5, "--json",
             "--gateway", gateway.address, cwd=tmp_path,
@@ -312,7 +337,7 @@ async def test_sessions_switch_pause_resume_delete() -> None:
         await client.delete("s2")
         at = {"CASCADE_CLIENT_GATEWAY": gateway.address}
         table = (await cascade("sessions", **at)).out.splitlines()
-        assert table[1].split()[:3] == ["sessions/s2", "ended", "(deleted)"]
+        assert table[1].split()[:3] == ["sessions/s2", "ended", "demo"]
         assert table[2].endswith("…")
         listed = json.loads((await cascade("sessions", "--json", "--state", "queued", **at)).out)
         assert [each["name"] for each in listed] == ["sessions/s1"]

@@ -10,7 +10,14 @@ from cascade.v1 import session_pb2
 from cascade_client import Client, Stream
 from tests.conftest import Open
 from tests.services.client.test_cascade_command import command, environment
-from tests.services.support.fake_gateway import BLOCK_FRAMES, Script, serving
+from tests.services.support.fake_gateway import (
+    BLOCK_FRAMES,
+    SEED,
+    FakeStage,
+    Script,
+    serving,
+    serving_peer,
+)
 from tests.services.support.media_support import decode
 from tests.terminal import CTRL_C, Terminal
 
@@ -43,7 +50,8 @@ async def test_generate_draws_one_bar_and_whole_lines(terminal: Open, tmp_path: 
     assert shown.bar().startswith("100%|")
     *notes, bar, saved, _ = shown.lines
     assert bar == shown.bar()
-    assert saved == f"saved {(8 * BLOCK_FRAMES - 3) / 16:.1f} s (93 pictures) to circle.mp4"
+    length = f"{(8 * BLOCK_FRAMES - 3) / 16:.1f}"
+    assert saved == f"saved {length} s (93 pictures) to circle.mp4 (seed {SEED})"
     starts = (
         "sessions/s1 is",
         "queue: place 2",
@@ -55,6 +63,49 @@ async def test_generate_draws_one_bar_and_whole_lines(terminal: Open, tmp_path: 
     for note in notes:
         assert note.startswith(starts), f"{note!r} is not whole:\n{shown.text()}"
     assert len(notes) >= len(starts)
+
+
+@pytest.mark.parametrize("has_models", [True, False])
+@pytest.mark.parametrize("columns", WIDTHS)
+async def test_a_video_ends_at_the_end_of_its_bar(
+    terminal: Open, tmp_path: Path, columns: int, has_models: bool
+) -> None:
+    """3 s are no whole number of blocks, so it is a little longer."""
+    async with serving(Script(has_models=has_models)) as gateway:
+        making = ("generate", "a red zorp", "--seconds", 3, "--gateway", gateway.address)
+        shown = terminal(*command(*making), columns=columns, environment=environment(), folder=tmp_path)
+        assert await finished(shown) == 0, shown.text()
+    assert shown.bar().startswith("100%|")
+    assert "3.0/3.0 s" in shown.bar()
+    assert "Warning" not in shown.text()
+    assert "prompt: unknown words: zorp" in shown.lines
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+async def test_what_steers_a_session_answers_in_one_line(terminal: Open, columns: int) -> None:
+    async with serving() as gateway, serving_peer(FakeStage()) as stage, Client(gateway.address) as client:
+        await client.create(PROMPT)
+        for arguments, told in (
+            (("pause", "s1"), "sessions/s1 is paused"),
+            (("resume", "s1"), "sessions/s1 is active"),
+            (("switch", "s1", "a blue square"), "accepted ("),
+            (("delete", "s1"), "sessions/s1 is ended"),
+            (("delete", "s9"), "cascade delete: no session sessions/s9"),
+        ):
+            asking = command(*arguments, "--gateway", gateway.address)
+            shown = terminal(*asking, columns=columns, environment=environment())
+            assert await finished(shown) == ("s9" in arguments), shown.text()
+            assert shown.lines[0].startswith(told)
+            assert shown.lines[1:] == [""]
+        shown = terminal(*command("drain", stage, "--wait"), columns=columns, environment=environment())
+        assert await finished(shown) == 0, shown.text()
+    assert shown.lines[-2] == "the stage is empty: safe to delete"
+
+
+async def test_a_terminal_gets_no_video(terminal: Open) -> None:
+    shown = terminal(*command("generate", "x", "--out", "-"), columns=40, environment=environment())
+    assert await finished(shown) == 1
+    assert "standard output is a terminal" in shown.text()
 
 
 async def test_ctrl_c_ends_generate_and_its_session(terminal: Open, tmp_path: Path) -> None:

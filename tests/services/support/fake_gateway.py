@@ -41,6 +41,8 @@ Code = grpc.StatusCode
 Response = session_pb2.ConnectResponse
 SIDE, FPS, FIRST_FRAMES, BLOCK_FRAMES = 32, 16, 9, 12
 MAX_UNACKED = 4
+SEED = 815
+"""Of sessions that name none."""
 LIVE_EDGE = 2
 """A viewer that attaches without a sequence starts so many segments before the newest."""
 
@@ -109,6 +111,8 @@ class Script:
     """queue_changed messages before the start."""
     pace_s: float = 0.0
     """Between two segments."""
+    has_models: bool = True
+    """False: ListModels tells of none, as while no stage is up."""
     unary_failures: deque[status_pb2.Status] = field(default_factory=deque)
     """Of the next unary calls, before they do anything."""
     lost_answers: int = 0
@@ -295,6 +299,10 @@ class FakeGateway(session_pb2_grpc.SessionServiceServicer):
             )
             message.spec.fps = message.spec.fps or FPS
             message.spec.model = message.spec.model or "demo"
+            message.spec.seed = message.spec.seed or SEED
+            unknown = [block for block, text in message.spec.prompts.items() if "zorp" in text]
+            words = [common_pb2.UnknownWords(block=block, words=["zorp"]) for block in unknown]
+            message.unknown_words.extend(words)
             message.create_time.GetCurrentTime()
             session = self.sessions[name] = FakeSession(message, self.script)
             return lambda: session_pb2.CreateSessionResponse(
@@ -302,6 +310,10 @@ class FakeGateway(session_pb2_grpc.SessionServiceServicer):
             )
 
         return await self._once(request, context, create)
+
+    async def ListModels(self, request: session_pb2.ListModelsRequest, context: Any) -> Any:
+        demo = session_pb2.Model(name="demo", fps=FPS, block_frames=BLOCK_FRAMES // 4, is_default=True)
+        return session_pb2.ListModelsResponse(models=[demo] if self.script.has_models else [])
 
     async def GetSession(self, request: session_pb2.GetSessionRequest, context: Any) -> Any:
         await self._enter(request, context)
