@@ -31,7 +31,7 @@ from services.gateway.journal.redis_heads import BATCH
 from services.gateway.journal.redis_keys import creating_key, request_key, session_keys, tenant_keys
 from services.gateway.journal.redis_reads import RedisReads
 from services.gateway.journal.redis_running import RedisRunning
-from services.gateway.journal.scripts import CLAIM, COUNT_IN, DROP, PUT, RESERVE
+from services.gateway.journal.scripts import CLAIM, COUNT_IN, DROP, PARK, PUT, PUT_BESIDE, RESERVE
 
 CREATING_S = 15.0
 """More than the creation of a session takes."""
@@ -52,8 +52,11 @@ class RedisStore(RedisRunning):
         call_timeout_s: float = 1.0,
         max_calls: int = 32,
         clock: Callable[[], float] | None = None,
+        beside_bytes: int = 256 * 2**10,
     ) -> None:
         super().__init__(client, prefix, call_timeout_s, max_calls, clock)
+        self._beside_bytes = beside_bytes
+        """So much data goes beside the script: see `scripts.py`."""
         self.reads = RedisReads(client, prefix, clock)
         self.ttl_s = ttl_s
         """A session is forgotten when nobody writes or renews for that long."""
@@ -222,19 +225,41 @@ class RedisStore(RedisRunning):
     ) -> list[bytes]:
         head = [part for item in update.head.items() for part in item]
         data = [part for item in update.data.items() for part in item]
-        parts: tuple[Sequence[str | bytes], ...] = (head, data, update.old_head, update.old_data)
-        answer: list[bytes] = await self._script(
-            PUT,
-            self._keys(lease.session),
-            *(lease.owner, lease.epoch, base, mode),
-            *("" if update.expected is None else update.expected, update.revision),
+        num_bytes = sum(map(len, update.data.values()))
+        beside = data if mode == "difference" and num_bytes >= self._beside_bytes else []
+        parts: tuple[Sequence[str | bytes], ...] = (
+            head,
+            [] if beside else data,
+            update.old_head,
+            update.old_data,
+        )
+        expected = "" if update.expected is None else update.expected
+        fence = (lease.owner, lease.epoch, base, mode, expected, update.revision)
+        arguments = (
+            *fence,
             *("" if lease_s is None else int(lease_s * 1000), self._now()),
             int((self._ended_ttl_s if update.has_ended else self.ttl_s) * 1000),
             *(len(part) for part in parts),
             update.num_data,
             *(value for part in parts for value in part),
-            num_bytes=sum(map(len, (*update.head.values(), *update.data.values()))),
         )
+        keys, num_bytes = self._keys(lease.session), num_bytes + sum(map(len, update.head.values()))
+        if beside:
+            return await self._put_beside(keys, beside, fence, arguments, num_bytes)
+        answer: list[bytes] = await self._script(PUT, keys, *arguments, num_bytes=num_bytes)
+        return answer
+
+    async def _put_beside(
+        self, keys: tuple[str, str], data: Sequence[Any], fence: Any, arguments: Any, num_bytes: int
+    ) -> list[bytes]:
+        """In one transaction. Scripts go as source: one that Redis did not know would fence nobody."""
+        parked = f"{keys[1]}:parked"
+        steps = (
+            ("EVAL", PARK, 3, *keys, parked, *fence),
+            ("HSET", keys[1], *data),
+            ("EVAL", PUT_BESIDE, 3, *keys, parked, *arguments),
+        )
+        answer: list[bytes] = (await self._pipeline(*steps, is_atomic=True, num_bytes=num_bytes))[-1]
         return answer
 
 

@@ -111,6 +111,7 @@ def replicated(
     grace_s: float = 0.0,
     **options: Any,
 ) -> ReplicatedJournal:
+    options = {"beside_bytes": 2000, **options}  # some go beside the script
     store = RedisStore(connect(server.url), "test", clock=clock, call_timeout_s=call_timeout_s, **options)
     local = {"clock": clock} if clock else {}
     return ReplicatedJournal(store, retry_s=(0.01, 0.05), takeover_grace_s=grace_s, **local)
@@ -729,6 +730,37 @@ def test_memory_and_redis_are_one(server: RedisServer, steps: list[tuple[Any, ..
 
 @needs_redis
 class TestRedisGone:
+    @pytest.mark.parametrize("are_scripts_known", [True, False])
+    async def test_much_data_of_a_stale_owner_change_nothing(
+        self, server: RedisServer, are_scripts_known: bool
+    ) -> None:
+        server.command("FLUSHALL")
+        clock, much = Clock(), 3000
+        first, second = replicated(server, clock), replicated(server, clock)
+        stale = await opened(first)
+        await first.write(stale, latents(0, much))
+        clock.now_s += LEASE_S
+        lease = await second.claim("s1", "b", LEASE_S)
+        await second.write(lease, latents(1, much))
+        if not are_scripts_known:
+            server.command("SCRIPT FLUSH")
+        with pytest.raises(LeaseLost):
+            await first.write(stale, LatentsMade(1, bytes(much)))
+        found = await replicated(server, clock).load("s1")
+        assert found.latents == {block: latents(block, much).data for block in (0, 1)}
+        assert "parked" not in server.command("KEYS *")
+
+    async def test_much_data_for_a_redis_that_has_lost_all(self, server: RedisServer) -> None:
+        server.command("FLUSHALL")
+        journal, much = replicated(server), 2200
+        lease = await opened(journal)
+        await journal.write(lease, latents(0, much))
+        for lost in ("FLUSHALL", "DEL test:{s1}:data", "HDEL test:{s1}:data l0"):
+            server.command(lost)
+            record = await journal.write(lease, latents((await journal.load("s1")).next_stage_block, much))
+            assert await replicated(server).load("s1") == record, lost
+            assert "parked" not in server.command("KEYS *")
+
     async def test_every_key_expires_and_ended_ones_sooner(self, server: RedisServer) -> None:
         server.command("FLUSHALL")
         journal, client = replicated(server, ended_ttl_s=300.0), connect(server.url)
