@@ -1,18 +1,35 @@
 """The client of Cascade: an async SDK, and the command `cascade`. Imports no torch and no services.
 
-    from cascade_client import Client, Segment, save
+    from cascade_client import Client, save
 
     async with Client("localhost:50051") as client:
         session = await client.create("a red circle moves left", num_blocks=40)
         async with client.connect(session) as stream:
             await save(stream, "video.mp4")
 
-What can go wrong is in `cascade_client.errors`, what a stream tells in `cascade_client.events`.
+`SyncClient` is the same without `async`. What can go wrong is in `cascade_client.errors`, what a stream tells
+in `cascade_client.events`; all of it can be imported from here.
 """
 
 from cascade_client.channel import Tls
 from cascade_client.client import Client
-from cascade_client.errors import CascadeClientError, SequenceGap
+from cascade_client.errors import (
+    AlreadyExists,
+    CannotSave,
+    CascadeClientError,
+    EndedEarly,
+    Exhausted,
+    InvalidRequest,
+    MissingExtra,
+    NotAllowed,
+    NotFound,
+    Replaced,
+    SequenceGap,
+    ServerFault,
+    Unavailable,
+    Violation,
+    WrongState,
+)
 from cascade_client.events import (
     Attached,
     Ended,
@@ -27,29 +44,47 @@ from cascade_client.events import (
     Skipped,
     StateChanged,
 )
+from cascade_client.frames import Frame
 from cascade_client.save import Saved, save
 from cascade_client.session import Session
 from cascade_client.stream import Stream
+from cascade_client.sync import SyncClient, SyncStream
 
 __all__ = [
+    "AlreadyExists",
     "Attached",
+    "CannotSave",
     "CascadeClientError",
     "Client",
     "Ended",
+    "EndedEarly",
     "Event",
+    "Exhausted",
+    "Frame",
+    "InvalidRequest",
     "MediaInit",
+    "MissingExtra",
+    "NotAllowed",
+    "NotFound",
     "PromptReceipt",
     "QueueChanged",
     "Reconnected",
     "RecoveryDone",
     "RecoveryStarted",
+    "Replaced",
     "Saved",
     "Segment",
     "SequenceGap",
+    "ServerFault",
     "Session",
     "Skipped",
     "StateChanged",
     "Stream",
+    "SyncClient",
+    "SyncStream",
     "Tls",
+    "Unavailable",
+    "Violation",
+    "WrongState",
     "save",
 ]

@@ -11,7 +11,9 @@ CascadeClientError
 ├── Replaced             another controller has attached
 ├── ServerFault          a defect of the server: report `request_id`
 ├── SequenceGap          segments are missing for good
-└── CannotSave           the file could not be written
+├── EndedEarly           the session failed or was evicted, or ended before its first segment
+├── CannotSave           the file could not be written
+└── MissingExtra         an optional part of this package is not installed; the message names it
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,6 +73,11 @@ class CascadeClientError(Exception):
         """Seconds to wait before the same request may succeed; None: the server does not say."""
         self.violations = tuple(details.violations)
 
+    @property
+    def details(self) -> Details:
+        """All of them together."""
+        return Details(self.reason, self.metadata, self.request_id, self.retry_after_s, self.violations)
+
 
 class InvalidRequest(CascadeClientError):
     """The request cannot be served as it is."""
@@ -124,6 +131,30 @@ class CannotSave(CascadeClientError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, grpc.StatusCode.ABORTED)
+
+
+class EndedEarly(CascadeClientError):
+    """There is less video than there should be; code, reason and violations are the session's."""
+
+    def __init__(self, end_reason: str, cause: CascadeClientError | None, kept: str) -> None:
+        why = f"{end_reason.lower()}: {cause}" if cause else end_reason.lower()
+        super().__init__(
+            f"the session ended early ({why}); {kept}",
+            cause.code if cause else grpc.StatusCode.FAILED_PRECONDITION,
+            cause.details if cause else None,
+        )
+        self.end_reason = end_reason
+        """As Ended.reason: FAILED, EVICTED, DELETED, ..."""
+
+
+class MissingExtra(CascadeClientError):
+    """What was called needs packages that `pip install cascade-client` alone does not bring."""
+
+    def __init__(self, extra: str, what: str) -> None:
+        super().__init__(
+            f"{what}; install them with: pip install 'cascade-client[{extra}]'",
+            grpc.StatusCode.UNIMPLEMENTED,
+        )
 
 
 KINDS: dict[grpc.StatusCode, type[CascadeClientError]] = {

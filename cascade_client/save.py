@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cascade_client.errors import CannotSave
+from cascade_client.errors import CannotSave, EndedEarly
 from cascade_client.events import Ended, Event, MediaInit, Segment
 from cascade_client.stream import Stream
 
@@ -26,6 +26,8 @@ class Saved:
     """How the session ended; None: it has not."""
 
 
+ROUNDING_S = 1e-6
+ENDED_EARLY = ("FAILED", "EVICTED")
 Progress = Callable[[Event, Saved], None]
 """Called with every event, after what it holds was stored."""
 STANDARD_OUTPUT = Path("-")
@@ -37,8 +39,9 @@ class Mp4File:
     What is no ordinary file (`-` for standard output, a pipe, a device) is written to as it is.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises CannotSave where nothing can be written. Blocks, as all of it does."""
+    def __init__(self, path: Path, init: MediaInit | None = None) -> None:
+        """`init`: what the stream had brought before. Raises CannotSave where nothing can be written. Blocks,
+        as all of it does."""
         check_path(path)
         self.path = path
         self.saved = Saved(path)
@@ -49,6 +52,8 @@ class Mp4File:
             self._file = open(into, "wb", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise CannotSave(f"cannot write {path}: {error.strerror}") from None
+        if init:
+            self.add(init)
 
     def add(self, event: MediaInit | Segment) -> None:
         """Raises CannotSave; what was stored before it stays whole."""
@@ -124,21 +129,25 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-async def save(stream: Stream, path: str | Path, progress: Progress | None = None) -> Saved:
-    """Write the video into an MP4 until the session ends. A segment is acknowledged when it is written.
+async def save(
+    stream: Stream, path: str | Path, progress: Progress | None = None, *, seconds: float | None = None
+) -> Saved:
+    """Write the video into an MP4 until the session ends, or until so many `seconds` of it are stored, whole
+    segments all. A segment is acknowledged when it is written.
     `path` may be `-`, standard output, or a pipe; a reader that goes away raises BrokenPipeError.
 
         async with client.connect(session) as stream:
             saved = await save(stream, "video.mp4")
 
-    The file gets its name at the end. Broken off by whatever (an error of the stream, a cancellation, a full
-    disk) it keeps the segments that are whole and gets its name too, or `NAME.partial.mp4` where a file of
-    that name exists; a note on the exception says which. Raises CannotSave, and what iterating the stream
-    raises.
+    The file gets its name at the end. Broken off by whatever (a session that fails, an error of the stream, a
+    cancellation, a full disk) it keeps the segments that are whole and gets its name too, or
+    `NAME.partial.mp4` where a file of that name exists; a note on the exception says which. Raises
+    CannotSave, EndedEarly, and what iterating the stream raises. After `seconds` stream and session go on:
+    iterate it further, save the next file, or `stream.end()`.
     """
-    file = await asyncio.to_thread(Mp4File, Path(path))
+    file = await asyncio.to_thread(Mp4File, Path(path), stream.media_init)
     try:
-        await _fill(file, stream, progress)
+        await _fill(file, stream, progress, seconds)
     except CannotSave as error:
         await _close(file, is_complete=False)
         raise CannotSave(f"{error}; {what_is_kept(file.saved)}") from None
@@ -146,11 +155,15 @@ async def save(stream: Stream, path: str | Path, progress: Progress | None = Non
         await _close(file, is_complete=False)
         error.add_note(what_is_kept(file.saved))
         raise
-    await _close(file, is_complete=True)
+    ended = file.saved.ended
+    is_complete = ended is None or ended.reason not in ENDED_EARLY
+    await _close(file, is_complete=is_complete)
+    if ended and not (is_complete and file.saved.num_segments):
+        raise EndedEarly(ended.reason, ended.error, what_is_kept(file.saved))
     return file.saved
 
 
-async def _fill(file: Mp4File, stream: Stream, progress: Progress | None) -> None:
+async def _fill(file: Mp4File, stream: Stream, progress: Progress | None, seconds: float | None) -> None:
     async for event in stream:
         if isinstance(event, MediaInit | Segment):
             await asyncio.to_thread(file.add, event)
@@ -158,6 +171,8 @@ async def _fill(file: Mp4File, stream: Stream, progress: Progress | None) -> Non
             file.saved = replace(file.saved, ended=event)
         if progress:
             progress(event, file.saved)
+        if seconds is not None and file.saved.duration_s >= seconds - ROUNDING_S:
+            return
 
 
 async def _close(file: Mp4File, *, is_complete: bool) -> None:

@@ -28,6 +28,9 @@ class Session:
     resume_token: str = field(default="", repr=False)
     """A secret that opens this session in `connect`; empty where the caller's own credential does."""
 
+    def __repr__(self) -> str:
+        return f"Session({self.name!r}, state={self.state!r}, model={self.message.spec.model!r})"
+
     @property
     def name(self) -> str:
         """`sessions/{session_id}`."""

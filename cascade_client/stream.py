@@ -1,6 +1,7 @@
 """A session's video and events, over as many streams of gRPC as it takes."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,7 +11,8 @@ from cascade.v1.session_pb2 import ConnectRequest
 from cascade_client.channel import Channels
 from cascade_client.connection import Connection, ConnectOptions
 from cascade_client.errors import CascadeClientError, Unavailable
-from cascade_client.events import Ended, Event, PromptReceipt, Segment
+from cascade_client.events import Ended, Event, MediaInit, PromptReceipt, Segment
+from cascade_client.frames import Frame, Tell, check_installed, decoded
 from cascade_client.inbox import Finished, Inbox
 from cascade_client.outbox import Outbox
 from cascade_client.session import SwitchMode, build_switch, make_request_id, role_value
@@ -45,6 +47,8 @@ class Stream:
         self._taken = after_sequence or None
         self.last_sequence = after_sequence
         """Of the newest segment that iterating has given out: what to resume after in another process."""
+        self.media_init: MediaInit | None = None
+        """The newest that iterating has given out: what a player or file that begins now needs first."""
 
     @property
     def resume_token(self) -> str:
@@ -116,7 +120,21 @@ class Stream:
             raise StopAsyncIteration from None
         if isinstance(event, Segment):
             self._taken = self.last_sequence = event.sequence
+        elif isinstance(event, MediaInit):
+            self.media_init = event
         return event
+
+    def frames(self, tell: Tell | None = None) -> AsyncIterator[Frame]:
+        """Iterate pictures in place of events; `tell` is called with the events.
+
+            async for frame in stream.frames():
+                show(frame.image, frame.time_s)
+
+        Segments are decoded one at a time, in a thread; one is acknowledged when its pictures were taken.
+        Raises MissingExtra without `pip install 'cascade-client[frames]'`.
+        """
+        check_installed()
+        return decoded(self, self.media_init, tell)
 
     def ack(self, sequence: int) -> None:
         """Give credit: everything up to this segment is played or stored. Sent at once, never waits.

@@ -105,6 +105,9 @@ def tables(name: str, project: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "classifiers": CLASSIFIERS,
             "dependencies": needs,
         },
+        "project.optional-dependencies": {
+            extra: sorted(set(of_extra(shared, extra))) for extra in own["optional"]
+        },
         "project.scripts": {script: shared["scripts"][script] for script in own["scripts"]},
         **({"project.urls": shared["urls"]} if "urls" in shared else {}),
         "tool.setuptools.packages.find": {

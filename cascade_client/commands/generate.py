@@ -30,7 +30,7 @@ from cascade_client.console import (
     print_json,
 )
 from cascade_client.errors import CascadeClientError
-from cascade_client.save import STANDARD_OUTPUT, Saved
+from cascade_client.save import STANDARD_OUTPUT, Saved, what_is_kept
 from cascade_client.session import Session
 
 DELETE_DEADLINE_S = 3.0
@@ -119,12 +119,7 @@ def check_whole(saved: Saved, wanted: Wanted) -> None:
     """Raises CommandFailed."""
     ended = saved.ended
     if ended and (ended.reason not in ("COMPLETE", "DELETED") or is_short(saved, wanted)):
-        what = f"the session ended early ({ended.reason.lower()}"
-        what += f": {ended.error})" if ended.error else ")"
-        kept = f"; {saved.path} holds {saved.duration_s:.1f} s" if saved.num_segments else ""
-        raise CommandFailed(what + kept)
-    if not saved.num_segments:
-        raise CommandFailed("the session ended before its first segment; nothing was saved")
+        raise CommandFailed(f"the session ended early ({ended.reason.lower()}); {what_is_kept(saved)}")
 
 
 def report(saved: Saved, session: Session, unknown_words: list[str], options: Options) -> None:

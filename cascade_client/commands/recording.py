@@ -42,7 +42,7 @@ class Recording:
 
     async def save(self) -> Saved:
         try:
-            saved = await save(self._stream, self._path, self._show)
+            saved = await save(self._stream, self._path, self._show, seconds=self._seconds)
             await asyncio.gather(*self._asked)
             return saved
         except asyncio.CancelledError as error:
@@ -69,12 +69,6 @@ class Recording:
             self._is_first = False
             self._spawn(self._tell_unknown_words())
         self._progress.reach(saved.duration_s if self._in_seconds else saved.num_segments, saved.num_frames)
-        if self._seconds and saved.duration_s >= self._seconds - 1e-6:
-            self._seconds = None
-            self._spawn(self._end())
-
-    async def _end(self) -> None:
-        await self._stream.end()
 
     async def _tell_unknown_words(self) -> None:
         """Of the first prompt; those of later ones come with their receipts."""

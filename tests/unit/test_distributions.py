@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -50,7 +51,9 @@ def test_what_is_staged_is_the_packages_and_what_they_say_of_themselves(staged: 
 
 def test_it_needs_what_it_imports_and_no_more_than_the_checkout(staged: Path) -> None:
     project = tomllib.loads((staged / "pyproject.toml").read_text())["project"]
-    named = {need.split(">")[0].split("=")[0].lower() for need in project["dependencies"]}
+    extras = project["optional-dependencies"].values()
+    needs = [*project["dependencies"], *(need for extra in extras for need in extra)]
+    named = {need.split(">")[0].split("=")[0].lower() for need in needs}
     own = {path.name for path in staged.iterdir() if path.is_dir()}
     homes = packages_distributions()
     optional = {"flash_attn_interface", "services"}
@@ -61,7 +64,23 @@ def test_it_needs_what_it_imports_and_no_more_than_the_checkout(staged: Path) ->
         requirements(read_project()["project"], ["client", "stage", "decoder"])
     )
     if staged.name == "cascade-client":
-        assert not named & HEAVY
+        assert not [need for need in project["dependencies"] if need.split(">")[0] in HEAVY]
+        assert list(project["optional-dependencies"]) == ["frames"]
+
+
+def test_an_editable_install_is_a_path_that_type_checkers_follow(tmp_path: Path) -> None:
+    """And no import hook, which they do not run."""
+    project = tmp_path / "project"
+    for package in ("cascade", "cascade_client"):
+        shutil.copytree(ROOT / package, project / package)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, project)
+    code = f"from setuptools import build_meta; build_meta.build_editable({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, check=True, timeout=60)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (path,) = [name for name in archive.namelist() if name.endswith(".pth")]
+        assert archive.read(path).decode().strip() == str(project)
 
 
 def test_top_level_names_of_others_are_refused(tmp_path: Path) -> None:

@@ -27,10 +27,14 @@ def alone(tmp_path: Path) -> Path:
 
 
 def cascade(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return python(folder, "-m", "cascade_client", *arguments)
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """-S: without this environment's packages."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CASCADE_", "PYTHON"))}
     return subprocess.run(
-        [sys.executable, "-S", "-P", "-m", "cascade_client", *arguments],
+        [sys.executable, "-S", "-P", *arguments],
         cwd=folder, env=kept | {"PYTHONPATH": str(folder / "packages")}, capture_output=True, text=True,
         timeout=WAIT_S,
     )  # fmt: skip
@@ -42,6 +46,22 @@ def test_up_says_in_one_sentence_where_services_come_from(alone: Path) -> None:
     assert done.stderr == f"cascade up: only the client is installed here: {ways}\n"
     assert done.returncode == 1
     assert not (alone / "out").exists(), "nothing is left behind"
+
+
+PICTURES = """
+from cascade_client import Client, MissingExtra
+try:
+    Client("localhost:1").connect("s1").frames()
+except MissingExtra as error:
+    print(error)
+"""
+
+
+def test_what_needs_an_extra_names_it(alone: Path) -> None:
+    done = python(alone, "-c", PICTURES)
+    assert done.stdout == (
+        "frames() needs av and numpy; install them with: pip install 'cascade-client[frames]'\n"
+    ), done.stderr
 
 
 def test_doctor_does_not_ask_for_what_a_client_does_not_need(alone: Path) -> None:

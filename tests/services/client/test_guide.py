@@ -1,4 +1,4 @@
-"""What docs/clients.md shows works as printed: the SDK, JSON with curl, a contract without its sources."""
+"""What docs/clients.md and the READMEs show works as printed: the SDK, JSON with curl, the contract alone."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ import pytest
 from cascade.v1.common_pb2 import ErrorReason
 from tests.paths import ROOT
 from tests.services.support.gateway_support import STATES, Town, town
+from tests.services.support.media_support import decode
 from tests.services.support.video_support import FilmDecoder, probed, run
 
 GUIDE = (ROOT / "docs/clients.md").read_text()
@@ -22,8 +23,8 @@ RUN_S = 60
 HLS = "$GATEWAY/v1/$SESSION/hls/index.m3u8?resume_token=$TOKEN"
 
 
-def snippets(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
+def snippets(language: str, text: str = GUIDE) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 @asynccontextmanager
@@ -42,22 +43,29 @@ async def script(place: Town, folder: Path, *lines: str) -> str:
     return str(done.stdout)
 
 
-@pytest.mark.skipif(not shutil.which("ffprobe"), reason="needs ffprobe")
-async def test_the_sdk(tmp_path: Path) -> None:
-    (example,) = snippets("python")
+async def program(example: str, folder: Path) -> str:
+    """What an example in Python prints, with a town in place of `cascade up`."""
     async with open_town() as place:
         code = example.replace("localhost:50051", f"127.0.0.1:{place.server.port}")
-        said = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=RUN_S,
-            check=False,
-        )
+        arguments = {"cwd": folder, "capture_output": True, "text": True, "timeout": RUN_S, "check": False}
+        said = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], **arguments)
     assert said.returncode == 0, said.stderr
-    *receipts, last = said.stdout.splitlines()
+    return str(said.stdout)
+
+
+@pytest.mark.parametrize(
+    ("file", "number", "num_blocks"),
+    [("README.md", 0, 12), ("cascade_client/README.md", 0, 12), ("docs/clients.md", 1, 10)],
+)
+async def test_what_the_others_store_plays(tmp_path: Path, file: str, number: int, num_blocks: int) -> None:
+    await program(snippets("python", (ROOT / file).read_text())[number], tmp_path)
+    assert len(decode((tmp_path / "video.mp4").read_bytes())) == 12 * num_blocks - 3
+
+
+@pytest.mark.skipif(not shutil.which("ffprobe"), reason="needs ffprobe")
+async def test_the_sdk(tmp_path: Path) -> None:
+    example, _ = snippets("python")
+    *receipts, last = (await program(example, tmp_path)).splitlines()
     assert {line.partition(":")[0] for line in receipts} == {"the timeline", "my-switch"}
     assert last == "117 pictures, 7.31 s, COMPLETE"
     assert int((await probed(tmp_path / "video.mp4"))["nb_read_frames"]) == 117

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cascade_client import Client, Event, Saved, Segment, save
-from cascade_client.errors import CannotSave, SequenceGap
+from cascade.v1 import session_pb2
+from cascade_client import CannotSave, Client, EndedEarly, Event, Saved, Segment, SequenceGap, save
 from cascade_client.save import Mp4File
-from tests.services.support.fake_gateway import BLOCK_FRAMES, Script, encoder, serving
+from tests.services.support.fake_gateway import BLOCK_FRAMES, Code, Script, encoder, failure, serving
 from tests.services.support.media_support import assert_gapless, decode
 
 WAIT_S = 30.0
@@ -86,6 +86,45 @@ async def test_nothing_stored_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(SequenceGap):
         await saved_from(Script(skip=[1]), tmp_path / "video.mp4")
     assert list(tmp_path.iterdir()) == []
+
+
+TOO_LONG = failure(Code.INVALID_ARGUMENT, "INVALID_PROMPT", "the prompt has 900 tokens")
+
+
+@pytest.mark.parametrize("reason", ["FAILED", "EVICTED"])
+async def test_a_session_that_fails_raises_and_its_part_plays(tmp_path: Path, reason: str) -> None:
+    end = session_pb2.SessionEnd(reason=session_pb2.EndReason.Value(f"END_REASON_{reason}"), status=TOO_LONG)
+    with pytest.raises(EndedEarly, match=r"900 tokens.*video\.mp4 holds the first") as caught:
+        await saved_from(Script(end_with=end), tmp_path / "video.mp4", num_blocks=2)
+    error = caught.value
+    assert (error.end_reason, error.reason, error.code) == (reason, "INVALID_PROMPT", Code.INVALID_ARGUMENT)
+    assert len(decode((tmp_path / "video.mp4").read_bytes())) == 2 * BLOCK_FRAMES - 3
+
+
+@pytest.mark.parametrize("reason", ["FAILED", "DELETED", "IDLE"])
+async def test_an_end_before_the_first_segment_raises(tmp_path: Path, reason: str) -> None:
+    end = session_pb2.SessionEnd(reason=session_pb2.EndReason.Value(f"END_REASON_{reason}"))
+    async with asyncio.timeout(WAIT_S), serving() as gateway, Client(gateway.address) as client:
+        session = await client.create("a red circle", num_blocks=6)
+        await client.pause(session)
+        async with client.connect(session) as stream:
+            gateway.sessions[session.name].end(end)
+            with pytest.raises(EndedEarly, match="nothing was stored"):
+                await save(stream, tmp_path / "video.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_so_many_seconds_and_then_the_next_file(tmp_path: Path) -> None:
+    """Each has what a player needs first, though the stream brings it once."""
+    async with asyncio.timeout(WAIT_S), serving() as gateway, Client(gateway.address) as client:
+        session = await client.create("a red circle")
+        async with client.connect(session) as stream:
+            files = [await save(stream, tmp_path / f"{part}.mp4", seconds=2.0) for part in "ab"]
+            assert (await client.get(stream.name)).state == "ACTIVE"
+    assert [saved.num_segments for saved in files] == [3, 3]
+    assert all(saved.duration_s >= 2.0 and saved.ended is None for saved in files)
+    pictures = [len(decode(saved.path.read_bytes())) for saved in files]
+    assert pictures == [3 * BLOCK_FRAMES - 3, 3 * BLOCK_FRAMES]
 
 
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
