@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import time
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from benchmarks.chaos.programs import Program, send
 T = TypeVar("T")
 TOGETHER_S = 8.0
 """Gateways have stored again by then what Redis lacked, once it is back."""
+MAX_PUT_OFF = 2
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,21 @@ class Inflictor:
     done: list[Inflicted] = field(default_factory=list)
     _stored_s: float = 0.0
     """Until then gateways have something that Redis lacks."""
+    _put_off: deque[Fault] = field(default_factory=lambda: deque(maxlen=MAX_PUT_OFF))
+    """What Redis is to lose once the gateways have been there for a while."""
     _under_way: set[asyncio.Task[None]] = field(default_factory=set)
 
+    def due(self) -> list[Fault]:
+        """One that was put off, and need not be any more."""
+        is_due = self._put_off and not self._is_spared(self._put_off[0])
+        return [self._put_off.popleft()] if is_due else []
+
     def inflict(self, fault: Fault) -> bool:
-        """Whether there was something to do it to."""
-        what = "" if self._is_spared(fault) else self._begin(fault)
+        """Whether there was something to do it to, now."""
+        if self._is_spared(fault):
+            self._put_off.extend([fault] * fault.empties_redis)
+            return False
+        what = self._begin(fault)
         if what and fault.empties_redis and not fault.is_reckless:
             self._stored_s = time.monotonic() + TOGETHER_S
         if what:
@@ -66,7 +78,7 @@ class Inflictor:
             recent = [each for each in self.done if each.at_s > time.monotonic() - TOGETHER_S]
             is_quiet = not any(each.fault.takes_gateway for each in recent)
             return not is_quiet or bool(names.intersection(self.installation.outages.down))
-        return fault.takes_gateway and time.monotonic() < self._stored_s
+        return fault.takes_gateway and (bool(self._put_off) or time.monotonic() < self._stored_s)
 
     def _begin(self, fault: Fault) -> str:
         match fault.action:

@@ -119,7 +119,7 @@ async def torment(outcome: Outcome, installation: Installation, inflictor: Infli
     settled = 0
     for step in steps(plan.seed, plan.pace_s):
         await asyncio.sleep(step.wait_s)
-        for fault in step.faults:
+        for fault in (*inflictor.due(), *step.faults):
             if len(outcome.inflicted) < plan.kills and inflictor.inflict(fault):
                 tell(outcome)
         left = plan.kills - len(outcome.inflicted)
