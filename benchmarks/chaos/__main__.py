@@ -1,7 +1,7 @@
 """A thousand kills under sessions that are watched, and what their clients saw of it.
 
-python -m benchmarks.chaos [--kills N] [--seed N] [--engine fake|demo] [--seconds N] [--tls half|on|off]
-                           [--sessions N] [--pace SECONDS] [--out FOLDER] [--logs FOLDER]
+python -m benchmarks.chaos [--kills N] [--seed N] [--engine fake|demo|both] [--seconds N]
+                           [--tls half|on|off] [--sessions N] [--pace SECONDS] [--out FOLDER] [--logs FOLDER]
 python -m benchmarks.chaos --gateway ADDRESS [--seconds N] [--sessions N] [--ca FILE] [--out FOLDER]
 
 Two gateways, three stages, three decoders and a Redis with a replica run as processes on this machine;
@@ -39,7 +39,11 @@ from cascade_core.machine import machine
 RUN_KILLS = 100
 """Of one installation."""
 SECONDS, WATCHED_SECONDS = 7200, 60
-SESSIONS = {"fake": 12, "demo": 4}
+ENGINES = {"fake": ("fake",), "demo": ("demo",), "both": ("fake", "fake", "fake", "fake", "demo")}
+"""Of one installation after the other."""
+SESSIONS = {"fake": 12, "demo": 4, "foreign": 12}
+PACE_S = {"fake": 1.5, "demo": 4.0, "foreign": 0.0}
+"""A stage of the demo model takes several seconds of a core to be back."""
 TLS = {"half": (False, True), "on": (True,), "off": (False,)}
 
 
@@ -50,15 +54,18 @@ def plans(options: argparse.Namespace) -> list[Plan]:
     per_run = min(RUN_KILLS, -(-options.kills // len(TLS[options.tls])))
     left = options.kills
     while left > 0:
-        uses_tls = TLS[options.tls][len(found) % len(TLS[options.tls])]
-        found.append(plan(options, len(found), chance.getrandbits(32), min(per_run, left), uses_tls))
+        number, kills = len(found), min(per_run, left)
+        engines, halves = ENGINES[options.engine], TLS[options.tls]
+        shape = Shape(engines[number % len(engines)], uses_tls=halves[number % len(halves)])
+        found.append(plan(options, number, chance.getrandbits(32), kills, shape))
         left -= per_run
     return found
 
 
-def plan(options: argparse.Namespace, number: int, seed: int, kills: int, uses_tls: bool) -> Plan:
-    shape = Shape(options.engine, uses_tls=uses_tls)
-    return Plan(number, seed, kills, options.pace, options.sessions, shape, options.ends_at_s)
+def plan(options: argparse.Namespace, number: int, seed: int, kills: int, shape: Shape) -> Plan:
+    pace_s = options.pace or PACE_S[shape.engine]
+    num_sessions = options.sessions or SESSIONS[shape.engine]
+    return Plan(number, seed, kills, pace_s, num_sessions, shape, options.ends_at_s)
 
 
 async def run_all(options: argparse.Namespace, folder: Path) -> list[Outcome]:
@@ -90,7 +97,8 @@ async def watch_only(options: argparse.Namespace) -> list[Outcome]:
         target = ",".join(addresses[first:] + addresses[:first])
         return Client(target, api_key=key, tls=tls, retry_for_s=RETRY_S)
 
-    return [await watch(plan(options, 0, options.seed, 0, bool(options.ca)), client)]
+    shape = Shape("foreign", uses_tls=bool(options.ca))
+    return [await watch(plan(options, 0, options.seed, 0, shape), client)]
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -100,16 +108,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder for the tables (benchmarks/results; watched: out)")
     parser.add_argument("--kills", type=at_least(1), default=1000, help="in all (default: 1000)")
     parser.add_argument("--seed", type=at_least(0), default=1, help="of what happens (default: 1)")
-    parser.add_argument("--engine", choices=("fake", "demo"), default="fake", help="fake: computes nothing")
+    engine = "fake: computes nothing (default); both: demo in each fifth installation"
+    parser.add_argument("--engine", choices=ENGINES, default="fake", help=engine)
     parser.add_argument("--seconds", type=at_least(1), help="no fault later (default: 7200; watched: 60)")
     parser.add_argument("--tls", choices=TLS, default="half", help="of the installations (default: half)")
     parser.add_argument("--sessions", type=at_least(1), help="at a time (default: 12; demo: 4)")
-    parser.add_argument("--pace", type=float, default=1.5, help="seconds between faults (default: 1.5)")
+    parser.add_argument("--pace", type=float, help="seconds between faults (default: 1.5; demo: 4)")
     parser.add_argument("--logs", type=Path, help="where the logs of runs with findings stay")
     parser.add_argument("--gateway", help="addresses of the gateways to watch, with commas between")
     parser.add_argument("--ca", type=Path, help="who signs their certificates; without: plain text")
     options = parser.parse_args(arguments)
-    options.sessions = options.sessions or SESSIONS[options.engine]
     options.seconds = options.seconds or (WATCHED_SECONDS if options.gateway else SECONDS)
     options.out = options.out or Path("out" if options.gateway else "benchmarks/results")
     options.ends_at_s = time.monotonic() + options.seconds
@@ -120,8 +128,9 @@ def command(options: argparse.Namespace) -> str:
     """What does the same things again."""
     watched, ours = ("gateway", "sessions", "seconds"), ("kills", "seed", "engine", "tls", "sessions", "pace")
     names = watched if options.gateway else ours
-    given = [part for name in names for part in (f"--{name}", f"{getattr(options, name)}")]
-    return shlex.join(["python", "-m", "benchmarks.chaos", *given])
+    given = [(name, getattr(options, name)) for name in names if getattr(options, name) is not None]
+    words = [word for name, value in given for word in (f"--{name}", f"{value}")]
+    return shlex.join(["python", "-m", "benchmarks.chaos", *words])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

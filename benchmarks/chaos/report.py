@@ -109,12 +109,10 @@ def results_of(head: Row, outcomes: Sequence[Outcome]) -> Row:
             reason = ""
             for complaint in ledger.complaints:  # what was forgotten once stays so
                 reason = complaint.excuse = excuse(outcome, complaint) or reason
-    halves = {"plain text": False, "TLS, keys": True}
-    groups = [
-        (title, [outcome for outcome in outcomes if outcome.plan.shape.uses_tls is uses_tls])
-        for title, uses_tls in halves.items()
-    ]
-    rows = [summary(title, group) for title, group in groups if group]
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(title_of(outcome), []).append(outcome)
+    rows = [summary(title, group) for title, group in groups.items()]
     refused: Counter[str] = Counter()
     for outcome in outcomes:
         refused += outcome.audience.refused if outcome.audience else Counter()
@@ -129,12 +127,18 @@ def results_of(head: Row, outcomes: Sequence[Outcome]) -> Row:
     }
 
 
+def title_of(outcome: Outcome) -> str:
+    shape = outcome.plan.shape
+    return f"{shape.engine}, {'TLS, keys' if shape.uses_tls else 'plain text'}"
+
+
 def run_of(outcome: Outcome) -> Row:
     """Enough to see what was done, and to do it again."""
     plan = outcome.plan
     return {
         "number": plan.number,
         "seed": plan.seed,
+        "engine": plan.shape.engine,
         "tls": plan.shape.uses_tls,
         "kills": len(outcome.inflicted),
         "faults": [told(each, outcome) for each in outcome.inflicted],
