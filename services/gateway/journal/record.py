@@ -23,7 +23,7 @@ CREATED = "create/"
 """Request ids of prompts that the session was created with begin so, and no others do."""
 
 BRIEF_NOTES = ("model", "state", "paused", "started_ms", "epoch", "unknown_words")
-"""Notes that lists show; what is in them, the gateway knows (`session/views.py`)."""
+"""Notes that lists show; what is in them, the gateway knows (`services/gateway/session/views.py`)."""
 
 IN_JSON = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="forbid")
 
