@@ -32,6 +32,28 @@ START = "window.events = []; window.start = (gateway, session, token) => {\n" + 
     "const video = document.querySelector('video');\n"
     "window.send = play(video, gateway, session, token, (event) => events.push(event)); }"
 )
+MANAGED = """
+const Hidden = window.MediaSource;
+window.sources = [];
+delete window.MediaSource;
+window.ManagedMediaSource = class extends Hidden {
+  streaming = false;
+  constructor() { super(); sources.push(this); }
+  stream(wanted) {
+    this.streaming = wanted;
+    const event = new Event(wanted ? "startstreaming" : "endstreaming");
+    this[`on${event.type}`]?.(event);
+    this.dispatchEvent(event);
+  }
+};
+const create = URL.createObjectURL;
+URL.createObjectURL = (source) => {
+  if (!document.querySelector("video").disableRemotePlayback) throw new Error("Safari would not open it");
+  return create.call(URL, source);
+};
+"""
+"""A stand-in for Safari's, over Chromium's: says what it wants, and wants nothing at first."""
+BUFFERED = "() => { const { buffered } = document.querySelector('video'); return buffered.length }"
 SEEN = "kind => events.filter(event => kind in event).map(event => event[kind])"
 TIME = "() => document.querySelector('video').currentTime"
 
@@ -69,14 +91,15 @@ def origin() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def opened(origin: str) -> AsyncIterator[Page]:
-    """The page, which must complain of nothing but lost connections."""
+async def opened(origin: str, before: str = "") -> AsyncIterator[Page]:
+    """The page, after a script of the browser's own; it must complain of nothing but lost connections."""
     async with async_playwright() as tool:
         browser = await tool.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"])
         page = await browser.new_page()
         page.set_default_timeout(WAIT_S * 1000)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
+        await page.add_init_script(before)
         await page.goto(origin)
         yield page
         await browser.close()
@@ -125,6 +148,21 @@ async def test_it_plays_steers_and_comes_back(origin: str) -> None:
             assert sorted(set(await sequences(page))) == list(range(1, num_blocks + 1))
             whole = (num_blocks * 12 - 3) / FPS
             await until_value(lambda: page.evaluate(TIME), lambda seconds: seconds > whole - 0.5)
+
+
+async def test_it_plays_where_only_a_managed_source_is(origin: str) -> None:
+    """As on an iPhone: nothing is appended while the browser has enough, and all of it when it wants more."""
+    num_blocks = 4
+    async with web_town(http={"cors_origins": (origin,)}, max_unacked_segments=num_blocks) as place:
+        created = await place.anybody.create(num_blocks=num_blocks)
+        async with opened(origin, MANAGED) as page:
+            await start(page, f"127.0.0.1:{place.port}", created)
+            await until_value(lambda: sequences(page), lambda found: len(found) == num_blocks)
+            assert await page.evaluate(BUFFERED) == 0, "it has not asked yet"
+            await page.evaluate("() => sources[0].stream(true)")
+            whole = (num_blocks * 12 - 3) / FPS
+            await until_value(lambda: page.evaluate(TIME), lambda seconds: seconds > whole - 0.5)
+            assert await page.evaluate(SEEN, "problem") == []
 
 
 async def test_credit_is_what_is_played(origin: str) -> None:
