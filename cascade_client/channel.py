@@ -58,9 +58,20 @@ def parse_addresses(target: str) -> list[str]:
     addresses = [part.strip() for part in target.split(",") if part.strip()]
     for address in addresses or [target]:
         host, colon, port = address.rpartition(":")
+        if address.startswith(("http://", "https://")):
+            bare = address.partition("://")[2].rstrip("/")
+            raise ValueError(f"{address!r} is a page's address; a gateway's has no http: {as_example(bare)}")
+        if ":" in host and not host.endswith("]") and "/" not in host:
+            raise ValueError(f"{address!r}: an IPv6 address stands in brackets, such as [::1]:50051")
         if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
             raise ValueError(f"{address!r} is no gateway address; it looks like localhost:50051")
     return addresses
+
+
+def as_example(bare: str) -> str:
+    """The page's port is another than that of gRPC."""
+    host, colon, port = bare.partition("/")[0].rpartition(":")
+    return f"{host}:{port}" if colon and port not in ("80", "443", "8080") else f"{host or port}:50051"
 
 
 class Channels:

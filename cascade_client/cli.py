@@ -9,11 +9,14 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
-from cascade_client.commands import doctor, drain, generate, sessions, up, watch
-from cascade_client.console import CommandFailed, CommandParser
-from cascade_client.errors import CascadeClientError
+from cascade import __version__
+from cascade_client.checks.gateway import how_to_find_one
+from cascade_client.commands import completion, doctor, drain, generate, sessions, up, watch
+from cascade_client.console import CommandFailed, CommandParser, Options, WrongUsage, print_error
+from cascade_client.errors import CascadeClientError, Unavailable
 
 DESCRIPTION = """\
 Prompts to endless, steerable video.
@@ -27,9 +30,11 @@ Begin with:
 
 def build_parser() -> CommandParser:
     parser = CommandParser(prog="cascade", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"cascade {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for module in (up, generate, watch, sessions, drain, doctor):
         module.add_commands(commands)
+    completion.add_commands(commands, build_parser)
     return parser
 
 
@@ -37,8 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     # gRPC's own lines about connections that come and go would end up between ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    options = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words:
+        build_parser().print_help()
+        return 0
     try:
+        options = build_parser().parse_args(words)
         status = run(options.run(options))
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -46,13 +55,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (CascadeClientError, CommandFailed) as error:
-        print(f"cascade {options.command}: {sentence(error)}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"cascade {options.command}: {error}", file=sys.stderr)
-        return 1
+    except WrongUsage as error:
+        return failed(error, str(error), words, status=2)
+    except (CascadeClientError, CommandFailed, ValueError, OSError) as error:
+        return failed(error, f"cascade {options.command}: {sentence(error)}{advice(error, options)}", words)
     return status
+
+
+def failed(error: Exception, text: str, words: Sequence[str], status: int = 1) -> int:
+    if "--json" in words:
+        print_error(error)
+    print(text, file=sys.stderr)
+    return status
+
+
+def advice(error: Exception, options: Options) -> str:
+    """What to do where nobody listens."""
+    if not (isinstance(error, Unavailable) and "gateway" in options and "refused" in str(error)):
+        return ""
+    return f"; {how_to_find_one(options.gateway)}"
 
 
 def run(work: Coroutine[Any, Any, int]) -> int:
@@ -68,7 +89,8 @@ def run(work: Coroutine[Any, Any, int]) -> int:
             was_terminated = True
             task.cancel()
 
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        with suppress(NotImplementedError):  # Windows has no SIGTERM to wait for
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
         return await task
 
     try:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from cascade_client.channel import Tls
 from cascade_client.client import Client
+from cascade_client.errors import CascadeClientError
 
 Options = argparse.Namespace
 Run = Callable[[Options], Awaitable[int]]
@@ -28,6 +29,10 @@ class CommandFailed(Exception):
     """One sentence for the person at the terminal."""
 
 
+class WrongUsage(CommandFailed):
+    """What is wrong with the words that were typed, and where to read on."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, and where to read on."""
 
@@ -35,7 +40,15 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        raise WrongUsage(f"{self.prog}: {message}{quotes_missing(message)} (see {self.prog} --help)")
+
+
+def quotes_missing(message: str) -> str:
+    """Advice, where words without quotes became arguments of their own."""
+    _, extra, words = message.partition("unrecognized arguments: ")
+    if not extra or words.startswith("-"):
+        return ""
+    return '; words that belong together go into quotes, as in "a red circle"'
 
 
 def add_command(commands: Commands, name: str, run: Run, summary: str, details: str = "") -> CommandParser:
@@ -133,6 +146,19 @@ def note(text: str) -> None:
 def print_json(value: Any) -> None:
     """One line, so that programs can read as it comes."""
     print(json.dumps(value), flush=True)
+
+
+def print_error(error: Exception) -> None:
+    """What `--json` says of a failure, for programs."""
+    known = error if isinstance(error, CascadeClientError) else None
+    values = {
+        "message": str(error),
+        "code": known.code.name if known else "",
+        "reason": known.reason if known else "",
+        "request_id": known.request_id if known else "",
+        "retry_after_s": known.retry_after_s if known else None,
+    }
+    print_json({"error": values})
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

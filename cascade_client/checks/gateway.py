@@ -40,8 +40,15 @@ async def gateway(address: str, options: Options) -> Finding:
     is_local = host in ("localhost", "127.0.0.1")
     if is_local and not is_free(int(port)):
         return Finding(name, "fail", "the port is taken", "choose another with --port")
-    advice = "start it: cascade up" if has_services() else "name one that runs: --gateway HOST:PORT"
-    return Finding(name, "warn", "nobody listens; the port is free", advice)
+    return Finding(name, "warn", "nobody listens; the port is free", how_to_find_one(address))
+
+
+def how_to_find_one(target: str) -> str:
+    """Where nobody listens: a gateway of this machine may be started, another is named."""
+    is_local = target.startswith(("localhost:", "127.0.0.1:", "[::1]:"))
+    if is_local and has_services():
+        return "start it: run `cascade up` in another terminal"
+    return "name one that runs: --gateway HOST:PORT"
 
 
 async def accepts(host: str, port: int) -> bool:

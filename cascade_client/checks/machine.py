@@ -12,7 +12,7 @@ from cascade_client.local.plan import INSTALL, has_services, is_there
 
 MIN_MEMORY_GIB = 4.0
 GIB = 2**30
-CLIENT = {"client": ("grpc", "google.protobuf", "google.rpc", "tqdm", "cascade.v1")}
+CLIENT = {"client": ("grpc", "google.protobuf", "google.rpc", "shtab", "tqdm", "cascade.v1")}
 SERVICES = {
     "stage": ("services.stage", "torch", "transformers", "safetensors", "sentencepiece", "ftfy"),
     "decoder": ("services.decoder", "torch", "diffusers", "av"),
@@ -50,17 +50,22 @@ def install(role: str) -> str:
 
 async def check_machine(options: Options) -> Sequence[Finding]:
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    free_gib = free_memory() / GIB
+    free = free_memory()
+    if free is None:
+        return [Finding("machine", "ok", f"{num_cores} CPU cores")]
+    free_gib = free / GIB
     text = f"{num_cores} CPU cores, {free_gib:.1f} GiB of memory free"
     if free_gib < MIN_MEMORY_GIB:
         return [Finding("machine", "warn", text, f"the demo wants {MIN_MEMORY_GIB:g} GiB: close something")]
     return [Finding("machine", "ok", text)]
 
 
-def free_memory() -> int:
-    """Bytes that a new process can have."""
+def free_memory() -> int | None:
+    """Bytes that a new process can have; None: unknown here."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
+        if not hasattr(os, "sysconf"):  # Windows
+            return None
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,6 +1,7 @@
 """What is typed on the command line, as values. Each raises argparse.ArgumentTypeError with a sentence."""
 
 import argparse
+import re
 from dataclasses import dataclass
 
 from cascade_client.local.ports import HttpPort
@@ -28,6 +29,18 @@ def parse_change(text: str) -> Change:
 def parse_prompt(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty: say what to show")
+    return text
+
+
+def parse_session(text: str) -> str:
+    if not re.fullmatch(r"(sessions/)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no session; `cascade sessions` lists them: s1, say")
+    return text
+
+
+def parse_model(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9._-]{0,64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no model's name, such as demo")
     return text
 
 

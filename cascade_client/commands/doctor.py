@@ -10,6 +10,7 @@ from cascade_client.checks.gpus import check_gpus
 from cascade_client.checks.machine import check_machine, check_packages, check_python
 from cascade_client.checks.redis import check_redis
 from cascade_client.checks.weights import check_weights
+from cascade_client.commands.arguments import parse_model
 from cascade_client.console import Commands, Options, add_command, add_gateway, add_json, print_json
 
 Check = Callable[[Options], Awaitable[Sequence[Finding]]]
@@ -26,6 +27,9 @@ CHECKS: tuple[Check, ...] = (
 
 def add_commands(commands: Commands) -> None:
     parser = add_command(commands, "doctor", doctor, "look whether everything is here that it takes")
+    parser.add_argument(
+        "--model", type=parse_model, default="demo", help="that is to run here (default: demo)"
+    )
     redis_url = os.environ.get("CASCADE_GATEWAY_REDIS_URL")
     parser.add_argument("--redis", default=redis_url, metavar="URL", help="a Redis that should answer")
     add_json(parser)

@@ -9,6 +9,7 @@ from cascade_client.client import Client
 from cascade_client.commands.arguments import (
     parse_change,
     parse_count,
+    parse_model,
     parse_prompt,
     parse_seconds,
     parse_seed,
@@ -55,7 +56,7 @@ def add_commands(commands: Commands) -> None:
         "--seconds", type=parse_seconds, help=f"length of the video (default: {DEFAULT_SECONDS:g})"
     )
     length.add_argument("--blocks", type=parse_count, help="length in blocks, mostly 12 pictures each")
-    parser.add_argument("--model", default="", help="model card (default: the gateway's)")
+    parser.add_argument("--model", type=parse_model, default="", help="model card (default: the gateway's)")
     parser.add_argument("--mode", choices=MODES, help="how later prompts take over (default: immediate)")
     parser.add_argument("--seed", type=parse_seed, help="the same seed makes the same video (default: any)")
     parser.add_argument(

@@ -6,7 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from cascade_client.client import Client
-from cascade_client.commands.arguments import parse_block, parse_count, parse_prompt, parse_seconds
+from cascade_client.commands.arguments import (
+    parse_block,
+    parse_count,
+    parse_prompt,
+    parse_seconds,
+    parse_session,
+)
 from cascade_client.commands.wording import describe_end, describe_state, unknown_words
 from cascade_client.console import (
     MODES,
@@ -38,7 +44,7 @@ def add_commands(commands: Commands) -> None:
         "--limit", type=parse_count, default=NUM_SHOWN, help=f"at most (default: {NUM_SHOWN})"
     )
     switching = add_command(commands, "switch", switch, "change what a session shows")
-    switching.add_argument("session", metavar="SESSION", help="its name or id")
+    switching.add_argument("session", type=parse_session, metavar="SESSION", help="its name or id")
     switching.add_argument("prompt", type=parse_prompt, metavar="PROMPT", help="what to show from now on")
     switching.add_argument("--mode", choices=MODES, help="how it takes over (default: immediate)")
     switching.add_argument("--at-block", type=parse_block, metavar="BLOCK", help="when this block starts")
@@ -53,7 +59,7 @@ def add_commands(commands: Commands) -> None:
         ("delete", delete, "end a session"),
     ):
         parser = add_command(commands, name, run, summary)
-        parser.add_argument("session", metavar="SESSION", help="its name or id")
+        parser.add_argument("session", type=parse_session, metavar="SESSION", help="its name or id")
         finish(parser)
 
 

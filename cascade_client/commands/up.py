@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from cascade_client.checks.redis import ping
+from cascade_client.checks.weights import what_hinders
 from cascade_client.commands.arguments import parse_count, parse_http_port, parse_port, parse_seconds
 from cascade_client.console import CommandFailed, Commands, Options, add_command, add_json, note, print_json
+from cascade_client.local.log_folder import log_folder
 from cascade_client.local.plan import Process, UpOptions, check_installed, make_plan
 from cascade_client.local.ports import wanted_http
 from cascade_client.local.service import LocalService
-from cascade_client.local.supervisor import Supervisor
+from cascade_client.local.supervisor import Supervisor, Tell
 
 DETAILS = """\
 Starts stages, decoders and gateways, restarts what dies, and ends everything at Ctrl-C.
@@ -41,7 +43,9 @@ def add_commands(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--redis", metavar="URL", help="keep sessions there, or `auto` to start redis-server")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what computes")
-    parser.add_argument("--log-dir", type=Path, default=Path("out/logs"), help="default: out/logs")
+    parser.add_argument(
+        "--log-dir", type=Path, help="default: out/logs, or out/logs-2 and so on beside another `cascade up`"
+    )
     parser.add_argument(
         "--ready-within", type=parse_seconds, default=900.0, metavar="SECONDS",
         help="give up when not everything serves by then (default: 900)",
@@ -51,13 +55,14 @@ def add_commands(commands: Commands) -> None:
 
 async def up(options: Options) -> int:
     check_installed()
-    try:
-        options.log_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandFailed(f"--log-dir: {error}") from None
+    with log_folder(options.log_dir) as logs:
+        return await run(options, logs)
+
+
+async def run(options: Options, logs: Path) -> int:
     wanted = UpOptions(
         options.model, options.ranks, options.stages, options.decoders, options.gateways, options.port,
-        wanted_http(options.http_port), options.device, options.redis, options.log_dir,
+        wanted_http(options.http_port), options.device, options.redis, logs,
     )  # fmt: skip
 
     def tell(event: str, values: dict[str, Any], text: str) -> None:
@@ -71,11 +76,22 @@ async def up(options: Options) -> int:
     plan = make_plan(wanted)
     if wanted.http.number and not wanted.http.source and (moved := moved_page(plan, wanted.http.number)):
         note(f"port {wanted.http.number} is taken: the page will be at {moved}")
-    supervisor = Supervisor(plan, options.log_dir, tell)
-    note(f"starting {len(supervisor.services)} processes; logs in {options.log_dir}")
-    await supervisor.run(options.ready_within, lambda: announce(supervisor.services, options))
+    supervisor = Supervisor(plan, logs, tell)
+    note(f"starting {len(supervisor.services)} processes; logs in {logs}")
+    hinting = asyncio.create_task(hint(options.model, tell))
+    try:
+        await supervisor.run(options.ready_within, lambda: announce(supervisor.services, options))
+    finally:
+        hinting.cancel()
+        await asyncio.gather(hinting, return_exceptions=True)
     tell("stopped", {}, "all stopped")
     return 0
+
+
+async def hint(model: str, tell: Tell) -> None:
+    """Long before the hub's client has given up."""
+    if model != "demo" and (text := await what_hinders(model)):
+        tell("warning", {"text": text}, f"warning: {text}")
 
 
 async def require_redis(url: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from cascade_client.commands.arguments import parse_session
 from cascade_client.commands.output import add_out, choose_out, saved_sentence
 from cascade_client.commands.wording import describe
 from cascade_client.console import Commands, Options, add_command, add_gateway, make_client, note
@@ -20,7 +21,7 @@ examples:
 
 def add_commands(commands: Commands) -> None:
     parser = add_command(commands, "watch", watch, "watch a session that somebody else steers", DETAILS)
-    parser.add_argument("session", metavar="SESSION", help="its name or id")
+    parser.add_argument("session", type=parse_session, metavar="SESSION", help="its name or id")
     add_out(parser, VIDEO)
     parser.add_argument("--profile", default="", help="which form of the video (default: the first)")
     add_gateway(parser)

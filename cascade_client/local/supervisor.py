@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class Supervisor:
         """Until `stop`. Raises CommandFailed where a service does not come up."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stop)
+            with suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(number, self.stop)
         try:
             await race(self._work(ready_within_s, announce), self._stopping.wait())
         finally:

@@ -62,7 +62,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "cascade_client", *map(str, arguments)]
+    return [sys.executable, "-m", "cascade", *map(str, arguments)]
 
 
 async def cascade(*arguments: object, cwd: Path | None = None, **changes: str) -> Done:
@@ -111,7 +111,8 @@ async def test_help_and_usage() -> None:
         "doctor",
     ):
         assert name in shown.out
-    for wrong in (["nonsense"], [], ["generate"], ["generate", "x", "--size", "7"], ["up", "--port", "-1"]):
+    assert (await cascade()).out == shown.out
+    for wrong in (["nonsense"], ["generate"], ["generate", "x", "--size", "7"], ["up", "--port", "-1"]):
         done = await cascade(*wrong)
         assert done.status == 2
         assert done.err.count("\n") == 1, done.err
@@ -162,8 +163,8 @@ async def test_nobody_there_is_one_sentence() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = await cascade("sessions", "--gateway", address)
     assert done.status == 1
-    assert done.err == f"cascade sessions: no gateway answers at {address}: Connection refused\n"
-    assert (await cascade("sessions", "--gateway", "nowhere")).err.startswith("cascade sessions: --gateway: ")
+    start = "start it: run `cascade up` in another terminal"
+    assert done.err == f"cascade sessions: no gateway answers at {address}: Connection refused; {start}\n"
     assert "cannot read --api-key-file" in (await cascade("sessions", "--api-key-file", "/nothing")).err
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.paths import ROOT
 
 WAIT_S = 60.0
-NEEDED = ("grpc", "google", "tqdm", "typing_extensions.py")
+NEEDED = ("grpc", "google", "shtab", "tqdm", "typing_extensions.py")
 OWN = ("cascade", "cascade_client")
 
 
