@@ -68,8 +68,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
     """INVALID_ARGUMENT, never. A field is outside its range; BadRequest lists field and range."""
     ERROR_REASON_INVALID_PROMPT: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT, never. The prompt has more tokens than the model takes; BadRequest names it. Known only once the
-    text encoder has seen it, so it can arrive after the request was accepted.
+    """INVALID_ARGUMENT, never. The prompt has more tokens than the model takes; BadRequest names it. Too many words
+    are refused at once; the tokens are known once the text encoder has seen it, so it can also arrive after the request
+    was accepted.
     """
     ERROR_REASON_UNKNOWN_MODEL: _ErrorReason.ValueType  # 3
     """NOT_FOUND, never. No model of that name here; metadata `known` lists the names, cut to 1 KiB."""
@@ -157,8 +158,9 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
 """INVALID_ARGUMENT, never. A field is outside its range; BadRequest lists field and range."""
 ERROR_REASON_INVALID_PROMPT: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT, never. The prompt has more tokens than the model takes; BadRequest names it. Known only once the
-text encoder has seen it, so it can arrive after the request was accepted.
+"""INVALID_ARGUMENT, never. The prompt has more tokens than the model takes; BadRequest names it. Too many words
+are refused at once; the tokens are known once the text encoder has seen it, so it can also arrive after the request
+was accepted.
 """
 ERROR_REASON_UNKNOWN_MODEL: ErrorReason.ValueType  # 3
 """NOT_FOUND, never. No model of that name here; metadata `known` lists the names, cut to 1 KiB."""

@@ -1223,6 +1223,7 @@ class Model(_message.Message):
     MAX_BLOCKS_FIELD_NUMBER: _builtins.int
     EXAMPLE_PROMPTS_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    MAX_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For SessionSpec.model."""
     licence: _builtins.str
@@ -1241,6 +1242,8 @@ class Model(_message.Message):
     """Blocks that a session can have; 0: endless."""
     is_default: _builtins.bool
     """Whether sessions that name no model get this one."""
+    max_prompt_tokens: _builtins.int
+    """Tokens that a prompt may have: each word is one at least. 0: not known."""
     @_builtins.property
     def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts that show what it can do, at most 32."""
@@ -1258,10 +1261,11 @@ class Model(_message.Message):
         max_blocks: _builtins.int = ...,
         example_prompts: _abc.Iterable[_builtins.str] | None = ...,
         is_default: _builtins.bool = ...,
+        max_prompt_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "is_default", b"is_default", "licence", b"licence", "max_blocks", b"max_blocks", "name", b"name", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "is_default", b"is_default", "licence", b"licence", "max_blocks", b"max_blocks", "max_prompt_tokens", b"max_prompt_tokens", "name", b"name", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,11 +92,13 @@ class SessionServiceServicer:
     """
 
     def CreateSession(self, request, context):
-        """Asks for a session. It returns as soon as the session is in the queue, mostly in state QUEUED; whether the prompts
-        fit the model is known when it starts (an end with reason FAILED and INVALID_PROMPT). The session ends by itself if
-        nobody attaches within `idle_timeout` of its start.
+        """Asks for a session. It returns as soon as the session is in the queue, mostly in state QUEUED. A prompt of more words
+        than the model takes tokens is refused at once; whether a shorter one fits is known when the session starts (an end
+        with reason FAILED and INVALID_PROMPT). The session ends by itself if nobody attaches within `idle_timeout` of its
+        start.
 
-        Errors: UNKNOWN_MODEL, UNSUPPORTED_MEDIA, QUOTA_EXCEEDED, QUEUE_FULL, SESSION_EXISTS, REQUEST_ID_REUSED.
+        Errors: INVALID_PROMPT, UNKNOWN_MODEL, UNSUPPORTED_MEDIA, QUOTA_EXCEEDED, QUEUE_FULL, SESSION_EXISTS,
+        REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,11 +61,13 @@ class SessionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.CreateSessionRequest, _session_pb2.CreateSessionResponse]
-    """Asks for a session. It returns as soon as the session is in the queue, mostly in state QUEUED; whether the prompts
-    fit the model is known when it starts (an end with reason FAILED and INVALID_PROMPT). The session ends by itself if
-    nobody attaches within `idle_timeout` of its start.
+    """Asks for a session. It returns as soon as the session is in the queue, mostly in state QUEUED. A prompt of more words
+    than the model takes tokens is refused at once; whether a shorter one fits is known when the session starts (an end
+    with reason FAILED and INVALID_PROMPT). The session ends by itself if nobody attaches within `idle_timeout` of its
+    start.
 
-    Errors: UNKNOWN_MODEL, UNSUPPORTED_MEDIA, QUOTA_EXCEEDED, QUEUE_FULL, SESSION_EXISTS, REQUEST_ID_REUSED.
+    Errors: INVALID_PROMPT, UNKNOWN_MODEL, UNSUPPORTED_MEDIA, QUOTA_EXCEEDED, QUEUE_FULL, SESSION_EXISTS,
+    REQUEST_ID_REUSED.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetSessionRequest, _session_pb2.GetSessionResponse]
     """The session as it is now. Sessions that have ended stay readable for an hour."""
@@ -165,11 +167,13 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.CreateSessionRequest, _session_pb2.CreateSessionResponse]  # type: ignore[assignment]
-    """Asks for a session. It returns as soon as the session is in the queue, mostly in state QUEUED; whether the prompts
-    fit the model is known when it starts (an end with reason FAILED and INVALID_PROMPT). The session ends by itself if
-    nobody attaches within `idle_timeout` of its start.
+    """Asks for a session. It returns as soon as the session is in the queue, mostly in state QUEUED. A prompt of more words
+    than the model takes tokens is refused at once; whether a shorter one fits is known when the session starts (an end
+    with reason FAILED and INVALID_PROMPT). The session ends by itself if nobody attaches within `idle_timeout` of its
+    start.
 
-    Errors: UNKNOWN_MODEL, UNSUPPORTED_MEDIA, QUOTA_EXCEEDED, QUEUE_FULL, SESSION_EXISTS, REQUEST_ID_REUSED.
+    Errors: INVALID_PROMPT, UNKNOWN_MODEL, UNSUPPORTED_MEDIA, QUOTA_EXCEEDED, QUEUE_FULL, SESSION_EXISTS,
+    REQUEST_ID_REUSED.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_pb2.GetSessionRequest, _session_pb2.GetSessionResponse]  # type: ignore[assignment]
     """The session as it is now. Sessions that have ended stay readable for an hour."""
@@ -272,11 +276,13 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.CreateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.CreateSessionResponse, _abc.Awaitable[_session_pb2.CreateSessionResponse]]:
-        """Asks for a session. It returns as soon as the session is in the queue, mostly in state QUEUED; whether the prompts
-        fit the model is known when it starts (an end with reason FAILED and INVALID_PROMPT). The session ends by itself if
-        nobody attaches within `idle_timeout` of its start.
+        """Asks for a session. It returns as soon as the session is in the queue, mostly in state QUEUED. A prompt of more words
+        than the model takes tokens is refused at once; whether a shorter one fits is known when the session starts (an end
+        with reason FAILED and INVALID_PROMPT). The session ends by itself if nobody attaches within `idle_timeout` of its
+        start.
 
-        Errors: UNKNOWN_MODEL, UNSUPPORTED_MEDIA, QUOTA_EXCEEDED, QUEUE_FULL, SESSION_EXISTS, REQUEST_ID_REUSED.
+        Errors: INVALID_PROMPT, UNKNOWN_MODEL, UNSUPPORTED_MEDIA, QUOTA_EXCEEDED, QUEUE_FULL, SESSION_EXISTS,
+        REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

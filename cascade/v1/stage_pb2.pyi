@@ -617,6 +617,7 @@ class ModelInfo(_message.Message):
     HEIGHT_FIELD_NUMBER: _builtins.int
     MAX_PIXELS_FIELD_NUMBER: _builtins.int
     EXAMPLE_PROMPTS_FIELD_NUMBER: _builtins.int
+    MAX_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model card."""
     revision: _builtins.str
@@ -645,6 +646,8 @@ class ModelInfo(_message.Message):
     """Default height in pixels."""
     max_pixels: _builtins.int
     """Largest width x height that this stage takes."""
+    max_prompt_tokens: _builtins.int
+    """Tokens that a prompt may have; 0: the stage does not say."""
     @_builtins.property
     def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts that show what the model can do, at most 32."""
@@ -666,10 +669,11 @@ class ModelInfo(_message.Message):
         height: _builtins.int = ...,
         max_pixels: _builtins.int = ...,
         example_prompts: _abc.Iterable[_builtins.str] | None = ...,
+        max_prompt_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "licence", b"licence", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "licence", b"licence", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "max_prompt_tokens", b"max_prompt_tokens", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,6 +63,7 @@ def model_info(engine: Engine, revision: str) -> stage_pb2.ModelInfo:
         model=card.name,
         revision=revision,
         licence=card.licence,
+        max_prompt_tokens=card.transformer.text_len,
         commercial_use=card.commercial_use,
         block_frames=window.block_frames,
         sink_blocks=window.sink_blocks,

@@ -7,6 +7,7 @@ from contextlib import suppress
 from cascade.v1 import session_pb2
 from services.common.errors import BlockNotAhead, RequestIdReused, TooManySwitches
 from services.common.remote import RemoteError
+from services.gateway.api.prompts import check_prompt
 from services.gateway.journal import Noted, PromptAccepted, Record, Requested
 from services.gateway.journal.switch_modes import mode_name
 from services.gateway.session import views
@@ -25,7 +26,8 @@ async def switch(
 ) -> session_pb2.PromptReceipt:
     """Change the prompt; the receipt as it stands after up to `wait_s` for the stage's answer.
 
-    Raises RequestIdReused, TooManySwitches, BlockNotAhead, and RemoteError where the stage refused.
+    Raises RequestIdReused, InvalidPrompt, TooManySwitches, BlockNotAhead, and RemoteError where the stage
+    refused.
     """
     verdict = asyncio.Event()
     try:
@@ -53,6 +55,8 @@ async def accept(
     live: LiveSession, request_id: str, asked: session_pb2.PromptSwitch, verdict: asyncio.Event
 ) -> None:
     """Journal a switch, which the stage's stream then sends; `verdict` is set when the stage has answered."""
+    known = live.shared.admission.find_model(live.spec.model)
+    check_prompt("prompt_switch.text", asked.text, known)
     num_waiting, next_block = len(live.record.waiting()), live.record.next_stage_block
     if num_waiting >= MAX_WAITING:
         raise TooManySwitches(f"{num_waiting} switches wait to take effect")

@@ -6,6 +6,7 @@ from secrets import token_hex
 from cascade.v1 import common_pb2, session_pb2
 from cascade_core.errors import UnknownModel
 from services.common.errors import QueueFull, UnsupportedMedia, with_details
+from services.gateway.api.prompts import check_prompt
 from services.gateway.journal import Limits, NewSession
 from services.gateway.journal.switch_modes import mode_name
 from services.gateway.session.shared import Shared
@@ -46,7 +47,8 @@ def complete(request: session_pb2.CreateSessionRequest, tenant: str, shared: Sha
 
 
 def check_servable(spec: session_pb2.SessionSpec, shared: Shared) -> None:
-    """Raise UnknownModel or UnsupportedMedia where no machine that has reported so far will ever do.
+    """Raise UnknownModel, UnsupportedMedia or InvalidPrompt where no machine that has reported so far will
+    ever do.
 
     While none has, as after scaling down to nothing, whoever asks waits in the queue.
     """
@@ -58,6 +60,8 @@ def check_servable(spec: session_pb2.SessionSpec, shared: Shared) -> None:
             error = UnknownModel(f"model: {spec.model} is not served here; known: {known}")
             raise with_details(error, metadata={"known": known})
         return
+    for block, prompt in sorted(spec.prompts.items()):
+        check_prompt(f"spec.prompts[{block}]", prompt, model)
     if spec.width * spec.height > model.max_pixels:
         size = f"{spec.width}x{spec.height}"
         message = f"{size} is more than {model.max_pixels} pixels in all"

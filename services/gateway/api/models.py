@@ -24,5 +24,6 @@ def model_of(info: stage_pb2.ModelInfo, default: str) -> session_pb2.Model:
         block_frames=info.block_frames,
         max_blocks=info.max_blocks,
         example_prompts=info.example_prompts,
+        max_prompt_tokens=info.max_prompt_tokens,
         is_default=info.model == default,
     )
