@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.chaos.inflict import TOGETHER_S, Inflicted
 from benchmarks.chaos.ledger import Complaint, Ledger, Wait
-from benchmarks.chaos.outages import longest_without
+from benchmarks.chaos.outages import Span, longest_without
 from benchmarks.chaos.run import Outcome
 from benchmarks.chaos.tally import Loss
 
@@ -39,9 +39,9 @@ def waits(outcome: Outcome) -> list[Wait]:
     return [wait for ledger in controllers(outcome) for wait in ledger.waits]
 
 
-def all_up_s(wait: Wait, outcome: Outcome) -> float:
-    """The longest part of a wait in which nothing was down."""
-    return longest_without((wait.start_s + wait.owed_s, wait.end_s), outcome.outages) if wait.seconds else 0.0
+def part_s(wait: Wait, without: Sequence[Span]) -> float:
+    """The longest part of a wait that none of these touches."""
+    return longest_without((wait.start_s + wait.owed_s, wait.end_s), without) if wait.seconds else 0.0
 
 
 def controllers(outcome: Outcome) -> list[Ledger]:
@@ -54,10 +54,14 @@ def viewers(outcome: Outcome) -> list[Ledger]:
     return [ledger for ledger in outcome.audience.ledgers if ledger.is_viewer]
 
 
-def longest(outcome: Outcome) -> tuple[float, float]:
-    """Standstill, and the longest part of one in which all was up."""
-    standstill = max((wait.seconds for wait in waits(outcome)), default=0.0)
-    return standstill, max((all_up_s(wait, outcome) for wait in waits(outcome)), default=0.0)
+def longest(outcome: Outcome) -> tuple[float, float, float]:
+    """Standstill, and the longest parts of one in which enough was up, and everything."""
+    everything = waits(outcome)
+    return (
+        max((wait.seconds for wait in everything), default=0.0),
+        max((part_s(wait, outcome.shortages) for wait in everything), default=0.0),
+        max((part_s(wait, outcome.outages) for wait in everything), default=0.0),
+    )
 
 
 def excuse(outcome: Outcome, loss: Loss | Complaint) -> str:
@@ -116,7 +120,7 @@ def findings_of(ledger: Ledger, outcome: Outcome) -> list[Row]:
     if ledger.num_lost:
         found.append(finding("lost", outcome.end_s, outcome, session=name, segments=ledger.num_lost))
     for wait in () if ledger.is_viewer else ledger.waits:
-        seconds = all_up_s(wait, outcome)
+        seconds = part_s(wait, outcome.outages)
         if seconds > MAY_STAND_S:
             how = {"session": name, "seconds": round(seconds, 1), "after": wait.after}
             found.append(finding("stood still", wait.end_s, outcome, **how))

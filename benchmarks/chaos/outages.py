@@ -1,7 +1,7 @@
 """What was not there, from when to when."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 Span = tuple[float, float]
@@ -12,8 +12,7 @@ Span = tuple[float, float]
 class Outages:
     """Of all processes and connections together."""
 
-    spans: list[Span] = field(default_factory=list)
-    """Those that are over."""
+    _over: list[tuple[str, Span]] = field(default_factory=list)
     _open: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -21,23 +20,42 @@ class Outages:
         """What is not there now."""
         return sorted(self._open)
 
-    @property
-    def all_up_since(self) -> float:
-        """The end of the last outage so far; only while nothing is down."""
-        return max((end for _, end in self.spans), default=0.0)
-
     def begin(self, name: str) -> None:
         self._open.setdefault(name, time.monotonic())
 
     def end(self, name: str) -> None:
         start = self._open.pop(name, None)
         if start is not None:
-            self.spans.append((start, time.monotonic()))
+            self._over.append((name, (start, time.monotonic())))
 
     def merged(self) -> list[Span]:
-        """Ascending, without overlaps; what is not over lasts until now."""
+        """When anything was down: ascending, without overlaps; what is not over lasts until now."""
+        return merge(span for _, span in self._all())
+
+    def too_many(self, allowed: Mapping[str, int]) -> list[Span]:
+        """When more of a kind were down than allowed; `allowed`: by the beginnings of their names."""
+        found: list[Span] = []
+        for kind, most in allowed.items():
+            found += deeper([span for name, span in self._all() if name.startswith(kind)], most)
+        return merge(found)
+
+    def _all(self) -> list[tuple[str, Span]]:
         now = time.monotonic()
-        return merge([*self.spans, *((start, now) for start in self._open.values())])
+        return [*self._over, *((name, (start, now)) for name, start in self._open.items())]
+
+
+def deeper(spans: Sequence[Span], depth: int) -> list[Span]:
+    """Where more than so many of them lie over each other."""
+    edges = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    found: list[Span] = []
+    level, since_s = 0, 0.0
+    for at_s, step in edges:
+        if level == depth and step > 0:
+            since_s = at_s
+        elif level == depth + 1 and step < 0:
+            found.append((since_s, at_s))
+        level += step
+    return found
 
 
 def merge(spans: Iterable[Span]) -> list[Span]:

@@ -36,7 +36,8 @@ NOTES = (
     "the client then asks for again. One time in ten Redis loses what it has whatever the gateways do, else "
     "only while all are there.",
     "`standstill`: the longest that a controller waited for a segment, beyond what the one before lasts; its "
-    "first one counts. `all up`: the longest part of such a wait in which nothing was down.",
+    "first one counts. `enough up`: the longest part of such a wait in which two stages, two decoders, a "
+    "gateway and Redis were there; `all up`: in which nothing was down.",
     "`orphans`: processes whose starter was gone for 3 s. Memory: of all processes of the installation, "
     "before the first session and after the last.",
     "KILL is SIGKILL, TERM is SIGTERM, STOP is SIGSTOP for 1 to 30 s; what ends starts again after 0.5 s. CUT"
@@ -78,8 +79,9 @@ def summary(title: str, outcomes: Sequence[Outcome]) -> Row:
         "excused": f"{sum(map(is_excused, losses))} / {sum(map(is_excused, changed))}",
         "undone": sum(audience.num_undone for audience in audiences),
         "viewers_lost": sum(not each.excuse for audience in audiences for each in audience.viewers_lost),
-        "standstill_s": round(max((one for one, _ in longests), default=0.0), 1),
-        "all_up_s": round(max((two for _, two in longests), default=0.0), 1),
+        "standstill_s": round(max((found[0] for found in longests), default=0.0), 1),
+        "enough_up_s": round(max((found[1] for found in longests), default=0.0), 1),
+        "all_up_s": round(max((found[2] for found in longests), default=0.0), 1),
         "orphans": sum(len(outcome.orphans) for outcome in outcomes),
         "seconds": round(sum(outcome.end_s - outcome.start_s for outcome in outcomes)),
     }

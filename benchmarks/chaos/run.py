@@ -26,6 +26,8 @@ LOOK_S = 0.1
 ENDS_S = 3.0
 """For a process whose starter is gone."""
 RETRY_S = 60.0
+MAY_BE_DOWN = {"stage": 1, "decoder": 1, "gateway": 1, "Redis": 0}
+"""So many of each, and there is still a place for everybody."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class Outcome:
     inflicted: list[Inflicted] = field(default_factory=list)
     audience: Audience | None = None
     outages: list[Span] = field(default_factory=list)
+    """When anything was down."""
+    shortages: list[Span] = field(default_factory=list)
+    """When so much was down that not everybody could go on."""
     orphans: list[tuple[float, str]] = field(default_factory=list)
     """When they were found, and what they ran."""
     standing: list[tuple[float, str]] = field(default_factory=list)
@@ -86,6 +91,7 @@ async def run(plan: Plan, folder: Path, tell: Tell) -> Outcome:
             await audience.close()
         outcome.end_s = time.monotonic()
         outcome.outages = installation.outages.merged()
+        outcome.shortages = installation.outages.too_many(MAY_BE_DOWN)
         outcome.after = installation.rss_bytes()
         outcome.orphans += await take_orphans(installation.orphans)
     outcome.orphans += await take_orphans(lambda: marked(installation.mark))

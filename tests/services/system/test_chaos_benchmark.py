@@ -13,7 +13,7 @@ import pytest
 from benchmarks.chaos.checks import FakeCheck
 from benchmarks.chaos.content import NOTHING, make_block, prompt_mark
 from benchmarks.chaos.faults import WEIGHTS, steps
-from benchmarks.chaos.outages import longest_without, merge
+from benchmarks.chaos.outages import deeper, longest_without, merge
 from cascade_client import Segment
 from tests.paths import ROOT
 from tests.services.support.redis_support import needs_redis
@@ -84,6 +84,8 @@ def test_what_is_wrong_is_noticed() -> None:
 
 def test_outages() -> None:
     assert merge([(5.0, 6.0), (1.0, 3.0), (2.0, 4.0)]) == [(1.0, 4.0), (5.0, 6.0)]
+    assert deeper([(1.0, 3.0), (2.0, 5.0), (4.0, 6.0)], 1) == [(2.0, 3.0), (4.0, 5.0)]
+    assert deeper([(1.0, 2.0), (1.0, 3.0), (4.0, 5.0)], 0) == [(1.0, 3.0), (4.0, 5.0)]
     assert longest_without((0.0, 10.0), [(1.0, 4.0), (5.0, 6.0)]) == 4.0
     assert longest_without((2.0, 5.5), [(1.0, 4.0), (5.0, 6.0)]) == 1.0
     assert longest_without((1.5, 3.0), [(1.0, 4.0)]) == 0.0
