@@ -22,14 +22,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from benchmarks.chaos.installation import Shape
-from benchmarks.chaos.measures import findings
+from benchmarks.chaos.measures import Row, findings
 from benchmarks.chaos.report import render, results_of, write
 from benchmarks.chaos.run import RETRY_S, Outcome, Plan, run, watch
 from cascade_client import Client, Tls
@@ -68,9 +67,8 @@ def plan(options: argparse.Namespace, number: int, seed: int, kills: int, shape:
     return Plan(number, seed, kills, pace_s, num_sessions, shape, options.ends_at_s)
 
 
-async def run_all(options: argparse.Namespace, folder: Path) -> list[Outcome]:
-    """Of runs that nothing is to be said of, no logs stay."""
-    outcomes: list[Outcome] = []
+async def torment(options: argparse.Namespace, folder: Path) -> AsyncIterator[Outcome]:
+    """One installation after the other. Of those that nothing is to be said of, no logs stay."""
     with tqdm(total=options.kills, unit="kill") as bar:
 
         def tell(_: Outcome) -> None:
@@ -81,13 +79,14 @@ async def run_all(options: argparse.Namespace, folder: Path) -> list[Outcome]:
                 break
             logs = folder / f"run-{each.number}"
             logs.mkdir()
-            outcomes.append(await run(each, logs, tell))
-            if not findings(outcomes[-1]):
+            outcome = await run(each, logs, tell)
+            if not findings(outcome):
                 shutil.rmtree(logs)
-    return outcomes
+            yield outcome
 
 
-async def watch_only(options: argparse.Namespace) -> list[Outcome]:
+async def watch_only(options: argparse.Namespace) -> AsyncIterator[Outcome]:
+    """Somebody else's."""
     key = os.environ.get("CASCADE_API_KEY")
     tls = Tls(ca=options.ca) if options.ca else None
     addresses = options.gateway.split(",")
@@ -98,7 +97,18 @@ async def watch_only(options: argparse.Namespace) -> list[Outcome]:
         return Client(target, api_key=key, tls=tls, retry_for_s=RETRY_S)
 
     shape = Shape("foreign", uses_tls=bool(options.ca))
-    return [await watch(plan(options, 0, options.seed, 0, shape), client)]
+    yield await watch(plan(options, 0, options.seed, 0, shape), client)
+
+
+async def measure(options: argparse.Namespace, head: Row, folder: Path) -> Row:
+    """What there is is stored after each installation."""
+    outcomes: list[Outcome] = []
+    results = results_of(head, outcomes)
+    async for outcome in watch_only(options) if options.gateway else torment(options, folder):
+        outcomes.append(outcome)
+        results = results_of(head, outcomes)
+        write(results, options.out)
+    return results
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -136,7 +146,7 @@ def command(options: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     check_folder(options.out)
-    head: dict[str, Any] = {
+    head: Row = {
         "command": command(options),
         "machine": machine(),
         "load": "{:.1f}, {:.1f}, {:.1f} (1, 5, 15 min)".format(*os.getloadavg()),
@@ -145,14 +155,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     folder = Path(tempfile.mkdtemp(prefix="cascade-chaos-", dir=options.logs))
     try:
-        outcomes = asyncio.run(watch_only(options) if options.gateway else run_all(options, folder))
+        results = asyncio.run(measure(options, head, folder))
     finally:
         if any(folder.iterdir()):
             print(f"logs: {folder}", file=sys.stderr)
         else:
             folder.rmdir()
-    results = results_of(head, outcomes)
-    write(results, options.out)
     print(render(results))
     whole = results["summary"][-1]
     return int(any(whole[name] for name in ("lost", "changed", "sessions_lost")))

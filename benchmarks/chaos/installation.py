@@ -4,6 +4,7 @@ async with running(Shape(), folder) as installation:
     await installation.ready()
 """
 
+import asyncio
 import hashlib
 import os
 import secrets
@@ -115,8 +116,7 @@ class Installation:
 
     async def close(self) -> None:
         for kind in (self.gateways, [*self.stages, *self.decoders]):
-            for program in kind:
-                await program.close()
+            await asyncio.gather(*(program.close() for program in kind))
         for front in self.fronts.values():
             await front.close()
         await self.redis.close()
