@@ -123,6 +123,7 @@ async def test_a_lost_stream_is_resumed_without_a_seam(code: grpc.StatusCode) ->
     assert sequences(events) == list(range(1, NUM_BLOCKS + 1)), (
         "each once, in order, though two were repeated"
     )
+    assert stream.num_repeated == 4 - max(0, 2 - gateway.seen.attaches[1].after_sequence)
     first, second, third = (attach.after_sequence for attach in gateway.seen.attaches)
     assert first == 0 < second <= 2 < third <= 5, "a loss may take what was under way with it"
     assert len({attach.resume_token for attach in gateway.seen.attaches}) == 3, "the newest token each time"
