@@ -15,6 +15,16 @@ MAX_DEPTH = 32
 MAX_CHARS = 200
 UNKNOWN = re.compile(r'has no field named "(?P<name>.*?)" at "\w+\.?(?P<path>.*?)"', re.DOTALL)
 PLACE = re.compile(r" at \w+Request[\w.\[\]]*")
+WORDS = (
+    (re.compile(r"invalid literal for int\(\) with base 10: '(.*)'", re.DOTALL), "must be a whole number, not {}"),
+    (re.compile(r'Couldn.t parse non-integer string: "(.*)"', re.DOTALL), "must be a whole number, not {}"),
+    (re.compile(r"Couldn.t parse integer: (.*)", re.DOTALL), "must be a whole number, not {}"),
+    (re.compile(r"Couldn.t parse float:? \"?(.*?)\"?(?:, use .*)?", re.DOTALL), "must be a number, not {}"),
+    (re.compile(r"Value out of range: (.*)", re.DOTALL), "{} is outside of its range"),
+    (re.compile(r"Invalid enum value (.*) for enum type .*", re.DOTALL), "has no value {}"),
+    (re.compile(r"expected string or bytes-like object, got .*", re.DOTALL), "must be text"),
+)
+"""What the parser says of a value, in words for people."""
 NESTED = re.compile(r"Failed to parse (\w+) field: ")
 
 
@@ -48,7 +58,13 @@ def violation_of(text: str) -> tuple[str, str]:
     if found := UNKNOWN.search(text):
         return cut(".".join(filter(None, found.group("path", "name")))), "is not known"
     path = ".".join(NESTED.findall(text))
-    return path or "message", cut(PLACE.sub("", NESTED.sub("", text)).rstrip("."))
+    return path or "message", cut(readable(PLACE.sub("", NESTED.sub("", text)).rstrip(".")))
+
+
+def readable(text: str) -> str:
+    """As it stands where we know no better words."""
+    found = ((pattern.fullmatch(text), words) for pattern, words in WORDS)
+    return next((words.format(match[1]) if match.groups() else words for match, words in found if match), text)
 
 
 def refuse_constant(name: str) -> float:

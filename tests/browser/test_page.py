@@ -103,7 +103,7 @@ async def test_a_picture_that_stood_still_is_given_more_credit(enter: Enter, vis
     asked = await until_value(lambda: credits_asked(page), lambda found: len(found) >= 2)
     place.stage.block_s = 0.0
     await page.until_playing(4)
-    assert asked in ([2, 4], [2, 8], [2, 4, 8])
+    assert asked == [2, 4]  # no more: it was in vain
     assert (await page.witness())["back"] == 0
 
 

@@ -108,6 +108,7 @@ class Visit:
 
     async def end(self) -> None:
         await self.page.click("#end")
+        await self.page.click("#end-sure")
         await self.until_text("#send", "Start")
 
     async def until(self, condition: str, value: Any = None) -> None:
@@ -115,6 +116,9 @@ class Visit:
         await self.page.wait_for_function(condition, arg=value, polling=100)
 
     async def until_state(self, *states: str) -> None:
+        """One that is active may buffer, on a machine that is busy."""
+        if "active" in states:
+            states = (*states, "buffering", "behind")
         await self.until("states => states.includes(document.querySelector('#state').dataset.state)", states)
 
     async def until_text(self, selector: str, text: str) -> None:

@@ -1,6 +1,7 @@
 // @ts-check
 /** Calls to the JSON side, with the key where one is needed. */
 
+import { addressOf } from "./addresses.js";
 import { ProblemError } from "./problem.js";
 
 const DEADLINE_MS = 15_000;
@@ -52,7 +53,7 @@ export class Api {
     if (key) headers.authorization = `Bearer ${key}`;
     if (body !== undefined) headers["content-type"] = "application/json";
     try {
-      return await fetch(path, {
+      return await fetch(addressOf(path), {
         method,
         headers,
         body: body === undefined ? undefined : JSON.stringify(body),

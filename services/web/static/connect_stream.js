@@ -1,6 +1,7 @@
 // @ts-check
 /** One WebSocket to a session, from its first message to its close. */
 
+import { socketOf } from "./addresses.js";
 import { parseFrame } from "./frames.js";
 
 const PROTOCOL = "cascade.v1";
@@ -22,8 +23,7 @@ export class ConnectStream {
     this.newest = 0;
     /** @type {import("./problem.js").Problem | null} Why the gateway closes it. */
     this.problem = null;
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    this.socket = new WebSocket(`${scheme}//${location.host}/v1/${name}/connect`, PROTOCOL);
+    this.socket = new WebSocket(socketOf(`/v1/${name}/connect`), PROTOCOL);
     this.socket.binaryType = "arraybuffer";
     this.socket.onopen = () => this.send({ attach });
     this.socket.onmessage = (event) => this.take(event.data);

@@ -4,7 +4,7 @@
  *
  * Latency is the time from a segment's making to its playing. The clocks of gateway and browser need not agree: of all
  * segments the least difference between making (their clock) and arriving (ours) counts as none, so what it leaves out
- * is the quickest way through the network that was seen.
+ * is the quickest way through the network that was seen lately: after a machine has slept its clock may be another.
  */
 
 import { byId, setText } from "./dom.js";
@@ -12,13 +12,17 @@ import { milliseconds, readable } from "./times.js";
 
 const OVER_MS = 4000;
 const NEWEST = 5;
+const LATELY = 64;
+const BREAK_MS = 10_000;
 
 export class Figures {
   /** @type {{at: number, count: number}[]} */
   samples = [];
   /** @type {number[]} */
   latencies = [];
-  leastMs = Infinity;
+  /** @type {number[]} From the making of a segment to its arrival, each by its own clock, in ms. */
+  ways = [];
+  arrivedAt = 0;
   delivered = 0;
 
   /** @param {HTMLVideoElement} video */
@@ -34,7 +38,8 @@ export class Figures {
   clear() {
     this.samples = [];
     this.latencies = [];
-    this.leastMs = Infinity;
+    this.ways = [];
+    this.arrivedAt = 0;
     this.delivered = 0;
     for (const name of this.elements.keys()) this.show(name, "–");
   }
@@ -49,15 +54,24 @@ export class Figures {
   arrived(piece) {
     this.delivered += 1;
     const created = milliseconds(piece.created);
-    if (created !== null) this.leastMs = Math.min(this.leastMs, piece.receivedAt - created);
+    if (piece.receivedAt - this.arrivedAt > BREAK_MS) this.forget();
+    this.arrivedAt = piece.receivedAt;
+    if (created !== null) this.ways = [...this.ways.slice(1 - LATELY), piece.receivedAt - created];
     this.show("delivered", String(this.delivered));
+  }
+
+  /** After a pause or a sleep nothing of before counts. */
+  forget() {
+    this.ways = [];
+    this.latencies = [];
+    this.show("latency", "–");
   }
 
   /** @param {import("./player.js").Piece} piece whose playing begins */
   began(piece) {
     const created = milliseconds(piece.created);
-    if (created === null) return;
-    this.latencies.push((performance.now() - created - this.leastMs) / 1000);
+    if (created === null || performance.now() - piece.receivedAt > BREAK_MS) return;
+    this.latencies.push((performance.now() - created - Math.min(...this.ways)) / 1000);
     if (this.latencies.length > NEWEST) this.latencies.shift();
     const sorted = [...this.latencies].sort((one, other) => one - other);
     this.show("latency", readable(sorted[Math.floor(sorted.length / 2)]));

@@ -5,7 +5,9 @@ import { Api } from "./api.js";
 import { CascadeView } from "./cascade_view.js";
 import { byId, setAttribute, setText } from "./dom.js";
 import { download } from "./download.js";
+import { askBeforeEnd } from "./end_dialog.js";
 import { Figures } from "./figures.js";
+import { FullScreen } from "./full_screen.js";
 import { glow } from "./glow.js";
 import { KeyDialog } from "./key_dialog.js";
 import { Models } from "./models.js";
@@ -19,7 +21,7 @@ import { parseLink, Share } from "./share.js";
 import { listen } from "./shortcuts.js";
 import { endText, StateView } from "./state_view.js";
 import { Timeline } from "./timeline.js";
-import { readable } from "./times.js";
+import { clock, readable } from "./times.js";
 import { wishes } from "./wishes.js";
 
 const VIEWERS_EVERY_MS = 5000;
@@ -59,6 +61,7 @@ class Page {
     this.share = new Share(api, failed);
     this.prompts = new Prompts((text) => this.send(text));
     this.models = new Models(api, (texts) => this.prompts.suggest(texts), failed);
+    this.fullScreen = new FullScreen();
     glow(this.video, byId("glow"));
     this.listen();
   }
@@ -68,8 +71,12 @@ class Page {
     byId("record").addEventListener("click", () => this.record());
     byId("download").addEventListener("click", () => this.download());
     byId("share").addEventListener("click", () => this.share.show(this.session.name));
-    byId("end").addEventListener("click", () => this.session.end());
-    listen({ pause: () => this.pause(), prompt: () => this.prompts.box.focus() });
+    askBeforeEnd(() => this.session.end());
+    listen({
+      pause: () => this.pause(),
+      prompt: () => this.prompts.box.focus(),
+      fullScreen: () => this.fullScreen.toggle(),
+    });
     addEventListener("pagehide", () => this.session.keep());
     addEventListener("hashchange", () => location.hash.startsWith("#view") && location.reload());
     addEventListener("resize", () => this.move());
@@ -169,6 +176,7 @@ class Page {
     this.isWaiting = false;
     this.figures.show("viewers", String(session.numViewers ?? 0));
     if (session.queue) this.stateView.showQueue(session.queue);
+    this.timeline.plan(session);
     for (const receipt of content.receipts ?? [])
       this.heardReceipt(receipt, this.timeline.isOpen(receipt.requestId));
     this.tellUnknown((session.unknownWords ?? []).flatMap((/** @type {any} */ each) => each.words));
@@ -246,12 +254,13 @@ class Page {
 
   stalled() {
     this.session.stalled();
-    this.figures.update(this.player, this.session.epoch);
+    this.move();
   }
 
   move() {
     this.timeline.move(this.player.time, this.player.ahead);
     this.figures.update(this.player, this.session.epoch);
+    this.showState();
   }
 
   /** The screen takes the video's form where it is narrow. */
@@ -267,22 +276,28 @@ class Page {
     if (found) this.figures.show("viewers", String(found.session.numViewers));
   }
 
+  showState() {
+    const { isLive, isViewer, shownState } = this.session;
+    const { begun, isBlocked } = this.player;
+    this.stateView.show(shownState, { hasPicture: begun > 0, isViewer, isLive, isBlocked });
+  }
+
   /** Everything that follows from where the session stands. */
   show() {
     const { session, player } = this;
     const state = session.shownState;
-    const { isLive, isViewer } = session;
-    const { begun, isBlocked } = player;
-    this.stateView.show(state, { hasPicture: begun > 0, isViewer, isLive, isBlocked });
+    const { isLive } = session;
+    this.showState();
     setText(byId("send"), isLive ? "Switch" : "Start");
     byId("send").disabled = state === "connecting" && !isLive;
     for (const id of ["pause", "share", "end"]) byId(id).disabled = !isLive;
     byId("record").disabled = !isLive && !this.recorder.isRecording;
-    byId("download").disabled = begun === 0;
+    byId("download").disabled = player.begun === 0;
     setAttribute(byId("pause"), "aria-pressed", String(session.isPaused));
     setText(byId("pause-text"), session.isPaused ? "Resume" : "Pause");
     setAttribute(byId("record"), "aria-pressed", String(this.recorder.isRecording));
-    setText(byId("record-text"), this.recorder.isRecording ? "Stop" : "Record");
+    const { isRecording, length } = this.recorder;
+    setText(byId("record-text"), isRecording ? `Stop ${clock(length)}` : "Record");
     byId("options").disabled = isLive;
   }
 }

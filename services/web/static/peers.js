@@ -5,6 +5,7 @@ import { make } from "./dom.js";
 import { readable, seconds, word } from "./times.js";
 
 const GIB = 2 ** 30;
+const BEHIND_S = 5;
 /** @type {Record<string, string>} */
 const LEVELS = {
   ready: "good",
@@ -28,7 +29,20 @@ export function condition({ peer, status }) {
   if (peer.lost) return { level: "bad", state: "stale", why: peer.lost };
   if (fault) return { level: "bad", state, why };
   if (peer.isTerminating && !status.drain) return { level: "warn", state: "terminating", why };
+  if (state === "ready" && waitOf(status) > BEHIND_S) {
+    const each = readable(seconds(status.lastBlockTime));
+    return {
+      level: "warn",
+      state: "falling behind",
+      why: `${status.numPendingBlocks} blocks wait, the last took ${each}`,
+    };
+  }
   return { level: LEVELS[state] ?? "warn", state, why };
+}
+
+/** @param {any} status DecoderStatus @returns {number} seconds that what waits there will take */
+function waitOf({ numPendingBlocks = 0, lastBlockTime }) {
+  return numPendingBlocks * (seconds(lastBlockTime) ?? 0);
 }
 
 /** @param {any} drain DrainStatus */

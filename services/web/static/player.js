@@ -18,6 +18,9 @@ const EARLY_S = 0.02;
 const BEHIND_S = { gently: 4, far: 10, target: 1.5 };
 const CATCH_UP_RATE = 1.06;
 const MAX_KNOWN = 256;
+const PACED = 8;
+const SLOW = 0.9;
+const OFTEN_MS = 30_000;
 
 /**
  * @typedef {{sequence: number, epoch: number, start: number, end: number, frames: number, created: string,
@@ -43,6 +46,8 @@ export class Player {
   hasEnded = false;
   isBlocked = false;
   fullSince = 0;
+  /** @type {number[]} ms of the page */
+  stalledAt = [];
 
   /** @param {HTMLVideoElement} video @param {Listener} listener */
   constructor(video, listener) {
@@ -69,6 +74,7 @@ export class Player {
     this.pieces = [];
     this.begun = 0;
     this.numStalls = 0;
+    this.stalledAt = [];
     this.isWanted = true;
     this.isDry = true;
     this.hasStarted = false;
@@ -116,6 +122,7 @@ export class Player {
   /** @param {boolean} isWanted */
   want(isWanted) {
     this.isWanted = isWanted;
+    this.stalledAt = []; // What comes after a pause says nothing of the pace.
     if (!isWanted) this.video.pause();
     else if (this.isViewer) this.jumpIfFar(BEHIND_S.target);
     this.tick();
@@ -129,6 +136,21 @@ export class Player {
   get ahead() {
     const last = this.pieces.at(-1);
     return last && this.hasStarted ? Math.max(0, last.end - Math.max(this.time, this.pieces[0].start)) : 0;
+  }
+
+  /** Whether the picture stands still because nothing is left to play. */
+  get isStarved() {
+    return this.isDry && this.isWanted && this.begun > 0 && !this.hasEnded;
+  }
+
+  /** Whether it stood still lately, again and again, because segments come more slowly than they play. */
+  get isBehind() {
+    const [before] = this.stalledAt.slice(-2);
+    if (this.stalledAt.length < 2 || this.hasEnded || performance.now() - before > OFTEN_MS) return false;
+    const [first, ...rest] = this.pieces.slice(-PACED);
+    const made = rest.reduce((sum, piece) => sum + piece.end - piece.start, 0);
+    const newest = this.isStarved ? performance.now() : (rest.at(-1)?.receivedAt ?? first.receivedAt);
+    return made < (SLOW * (newest - first.receivedAt)) / 1000;
   }
 
   /** The segment that plays now. @returns {Piece | undefined} */
@@ -200,6 +222,7 @@ export class Player {
     this.dryAt = this.queue?.lastTime ?? this.time;
     this.fullSince = 0;
     this.numStalls += 1;
+    this.stalledAt = [...this.stalledAt.slice(-1), performance.now()];
     this.video.pause();
     this.listener.stalled();
   }

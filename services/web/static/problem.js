@@ -22,12 +22,24 @@ const HELP = {
   CONTROLLER_REPLACED: "Another page steers this session now. Reload this one to take over.",
   EXPIRED_CREDENTIAL: "This link or token has expired. Ask for a new one.",
   UNAUTHENTICATED: "This needs a key or a token that is good here.",
+  BAD_LINK: "This link is damaged, or older than the server’s last start. Ask for a new one.",
+  SERVER_RESTARTED: "The server restarted and does not know this session any more. Start again.",
   SESSION_NOT_FOUND: "There is no such session, or it has been over for a long time.",
   SESSION_CLOSED: "This session is over.",
   QUEUE_FULL: "Too many people are waiting already. Try again in a moment.",
   RATE_LIMITED: "That was too often in a short time. Try again in a moment.",
   OUT_OF_CAPACITY: "There is no place left here now. Trying again.",
   NOT_READY: "The service is starting. Try again in a moment.",
+};
+
+/** @type {Record<string, string>} Fields of a session as the page calls them. */
+const FIELDS = {
+  seed: "Seed",
+  width: "Width",
+  height: "Height",
+  fps: "Pictures per second",
+  num_blocks: "Length in blocks",
+  numBlocks: "Length in blocks",
 };
 
 /** @param {Problem} problem @returns {string} one or two sentences, with the field and its range */
@@ -50,7 +62,8 @@ export function fromStatus(status) {
 /** @param {string} path such as `spec.prompts[0]` @returns {string} what the page calls it */
 function fieldName(path) {
   if (/prompts|prompt_switch\.text|promptSwitch\.text|^text$/.test(path)) return "Prompt";
-  return path.replace(/^spec\./, "");
+  const name = path.replace(/^spec\./, "");
+  return FIELDS[name] ?? name;
 }
 
 /** @param {string} text */

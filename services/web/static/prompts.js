@@ -26,7 +26,15 @@ export class Prompts {
     byId("send").addEventListener("click", () => this.submit());
     this.box.addEventListener("input", () => (this.isTouched = true));
     this.box.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.press(event));
+    this.suggestions.addEventListener("scroll", () => this.hintScroll());
+    addEventListener("resize", () => this.hintScroll());
     this.drawHistory();
+  }
+
+  /** The last suggestion in sight fades where more follow. */
+  hintScroll() {
+    const { scrollWidth, scrollLeft, clientWidth, classList } = this.suggestions;
+    classList.toggle("more", scrollWidth - scrollLeft - clientWidth > 4);
   }
 
   /** @param {KeyboardEvent} event Shift+Enter breaks the line; Enter while an input method composes is its own. */
@@ -50,6 +58,7 @@ export class Prompts {
     });
     this.suggestions.replaceChildren(...buttons);
     this.suggestions.parentElement.hidden = texts.length === 0;
+    this.hintScroll();
     if (!this.isTouched && !this.box.value && texts.length) this.box.value = texts[0];
   }
 

@@ -18,12 +18,18 @@ export class Recorder {
     this.parts = null;
     this.numBytes = 0;
     this.from = 0;
+    this.until = 0;
     this.newest = 0;
     this.name = "";
   }
 
   get isRecording() {
     return this.parts !== null;
+  }
+
+  /** Seconds of video so far. */
+  get length() {
+    return this.parts?.length ? this.until - this.from : 0;
   }
 
   /** @param {string} name of the file, without its ending */
@@ -51,7 +57,9 @@ export class Recorder {
     const sequence = Number(content.sequence);
     if (!this.parts || sequence <= this.newest) return;
     this.newest = sequence;
-    if (!this.parts.length) this.from = seconds(content.media.presentationTime) ?? 0;
+    const start = seconds(content.media.presentationTime) ?? 0;
+    if (!this.parts.length) this.from = start;
+    this.until = start + (seconds(content.media.duration) ?? 0);
     this.parts.push(shifted(data, this.from));
     this.numBytes += data.length;
     if (this.numBytes < MAX_BYTES) return;

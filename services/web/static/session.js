@@ -3,14 +3,13 @@
 
 import { freshId } from "./api.js";
 import { Connection } from "./connection.js";
+import { Credit } from "./credit.js";
 import { memory } from "./memory.js";
 import { ProblemError } from "./problem.js";
 
 const HELD = "session";
 const MAX_ASKED = 64;
 const MAX_BROKEN = 3;
-const FIRST_CREDIT = 2;
-const MOST_CREDIT = 8;
 const CALM_MS = 120_000;
 const MAX_ASKED_CHARS = 200;
 const CONTROLLER = "CONNECT_ROLE_CONTROLLER";
@@ -40,9 +39,11 @@ export class Session {
   isLost = false;
   received = 0;
   numBroken = 0;
+  /** Whether the gateway knows neither its token nor its name any more. */
+  isForgotten = false;
   /** Segments ahead that it asks for, and those that the gateway allows. */
-  wish = FIRST_CREDIT;
-  credit = FIRST_CREDIT;
+  wishes = new Credit(performance.now());
+  credit = this.wishes.wish;
   stalledAt = performance.now();
   /** Of a viewer: the token of its link, good for longer than those that follow. */
   link = "";
@@ -70,7 +71,9 @@ export class Session {
     this.isLost = false;
     this.received = 0;
     this.numBroken = 0;
-    this.wish = this.credit = FIRST_CREDIT;
+    this.isForgotten = false;
+    this.wishes = new Credit(performance.now());
+    this.credit = this.wishes.wish;
     this.stalledAt = performance.now();
     this.link = "";
     this.asked = {};
@@ -88,7 +91,9 @@ export class Session {
   get shownState() {
     if (!this.isLive) return this.state;
     if (!this.isConnected) return this.wasConnected ? "offline" : "connecting";
-    return this.isViewer && this.isPaused ? "paused" : this.state;
+    if (this.isViewer && this.isPaused) return "paused";
+    if (this.state !== "active") return this.state;
+    return this.player.isBehind ? "behind" : this.player.isStarved ? "buffering" : "active";
   }
 
   /** @param {Record<string, unknown>} spec SessionSpec as JSON. Raises ProblemError. */
@@ -130,7 +135,7 @@ export class Session {
     this.player.reset({ isViewer: this.isViewer, from: time, credit: this.credit });
     if (this.isPaused) this.player.want(false);
     this.connection = new Connection(
-      { name, token, role: this.role, after, credit: this.wish },
+      { name, token, role: this.role, after, credit: this.wishes.wish },
       {
         event: (kind, content, media) => this.hear(kind, content, media),
         connected: (isConnected) => this.setConnected(isConnected),
@@ -212,15 +217,22 @@ export class Session {
   began(piece) {
     if (!this.isViewer) this.connection?.ack(piece.sequence);
     if (this.isLive && performance.now() - this.stalledAt > CALM_MS) this.calmDown();
+    this.allow(() => this.wishes.played(performance.now()));
     this.keep();
   }
 
-  /** The picture stood still: have more made ahead, at the price of slower switches. */
+  /** The picture stood still. */
   stalled() {
     this.stalledAt = performance.now();
-    if (this.isViewer || this.state !== "active" || this.wish >= MOST_CREDIT) return;
-    this.wish *= 2;
-    this.connection?.allow(this.wish);
+    if (this.state === "active") this.allow(() => this.wishes.stalled(this.player.begun, performance.now()));
+  }
+
+  /** A controller asks for what it wishes now, if that is another credit. @param {() => void} change */
+  allow(change) {
+    const before = this.wishes.wish;
+    change();
+    const { wish } = this.wishes;
+    if (!this.isViewer && wish !== before) this.connection?.allow(wish);
   }
 
   /** It has played for a while without standing still: what went wrong is long ago. */
@@ -228,9 +240,6 @@ export class Session {
     this.stalledAt = performance.now();
     this.numBroken = 0;
     this.connection?.calmDown();
-    if (this.isViewer || this.wish <= FIRST_CREDIT) return;
-    this.wish /= 2;
-    this.connection?.allow(this.wish);
   }
 
   isDue() {
@@ -246,6 +255,7 @@ export class Session {
       return answer.resumeToken;
     } catch (error) {
       if (!(error instanceof ProblemError)) throw error;
+      this.isForgotten = error.problem.reason === "SESSION_NOT_FOUND";
       return null;
     }
   }
@@ -310,11 +320,19 @@ export class Session {
 
   /** @param {Problem} problem It cannot go on here. */
   finish(problem) {
-    const isGone = ["SESSION_NOT_FOUND", "SESSION_CLOSED"].includes(problem.reason ?? "");
+    const reason = this.reasonOf(problem);
+    const isGone = ["SESSION_NOT_FOUND", "SERVER_RESTARTED", "SESSION_CLOSED"].includes(reason);
     if (isGone && !this.isViewer) memory.set(HELD, null);
     this.state = isGone ? "ended" : "offline";
     this.player.end();
-    this.listener.finished(problem);
+    this.listener.finished({ ...problem, reason });
     this.listener.changed();
+  }
+
+  /** What it means for whoever is here. @param {Problem} problem @returns {string} */
+  reasonOf({ reason = "" }) {
+    if (this.isViewer) return reason === "UNAUTHENTICATED" ? "BAD_LINK" : reason;
+    if (this.isForgotten) return "SERVER_RESTARTED";
+    return reason === "SESSION_NOT_FOUND" && this.wasConnected ? "SERVER_RESTARTED" : reason;
   }
 }

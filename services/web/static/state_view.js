@@ -11,6 +11,8 @@ const WORDS = {
   queued: "Waiting",
   starting: "Starting",
   active: "Live",
+  buffering: "Buffering",
+  behind: "Falling behind",
   paused: "Paused",
   recovering: "Recovering",
   ended: "Ended",
@@ -27,11 +29,18 @@ const COVER = {
   queued: ["All places are taken.", "Your video starts by itself as soon as one is free."],
   starting: ["Starting…", "The first picture is on its way."],
   active: ["Almost there…", "The first picture is on its way."],
+  buffering: ["Buffering…", "The next pictures are on their way."],
+  behind: [
+    "Falling behind.",
+    "Pictures are made more slowly than they play, so it stands still now and then.",
+  ],
   paused: ["Paused.", "The video goes on when it is resumed."],
   recovering: ["Rebuilding…", "The video goes on from where it was."],
   offline: ["Not connected.", "Trying again."],
   ended: ["This session is over.", "Type a prompt to start another."],
 };
+/** Told over the picture as well. */
+const TOLD = ["queued", "ended", "offline", "recovering", "buffering", "behind"];
 /** @type {[string, string]} */
 const BLOCKED = ["Tap or click to play.", "This browser does not play by itself now."];
 
@@ -57,8 +66,9 @@ export class StateView {
         ? "Thank you for watching."
         : "";
     setText(byId("cover-text"), own || (state === "queued" && this.place) || text);
-    const isTold = !hasPicture || ["queued", "ended", "offline", "recovering"].includes(state);
+    const isTold = !hasPicture || TOLD.includes(state);
     this.cover.hidden = !isTold || !title;
+    setAttribute(this.cover, "data-state", state);
     this.cover.classList.toggle("strip", hasPicture);
     if (state !== "queued") this.showQueue(null);
   }
@@ -71,7 +81,8 @@ export class StateView {
     if (!status) return setText(this.queue, "");
     const eta = seconds(status.eta);
     const wait = eta === null ? "" : `, about ${readable(Math.max(1, eta))}`;
-    setText(this.queue, `${status.position} of ${status.queueLength} in the queue`); // Read aloud with every change.
+    const place = `${status.position} of ${status.queueLength} in the queue`;
+    setText(this.queue, place + wait); // Read aloud with every change.
     this.place = `You are number ${status.position} of ${status.queueLength}${wait}. It starts by itself.`;
     setText(byId("cover-text"), this.place);
   }
@@ -86,7 +97,7 @@ export function endText(end) {
     "positions exhausted": "The model has no positions left.",
     idle: "Nobody steered it for too long.",
     evicted: "An operator or a limit ended it.",
-    failed: "It could not go on.",
+    failed: `It could not go on${end.status?.message ? `: ${end.status.message}` : "."}`,
   };
   const reason = word(end.reason, "END_REASON_");
   return reasons[reason] ?? reason;

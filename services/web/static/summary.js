@@ -20,8 +20,10 @@ export function summarize(overview, condition) {
     [stages, "stage"],
     [decoders, "decoder"],
   ]) {
-    const moving = count(views, (view) => condition(view).level === "warn");
-    if (moving) warn.push(`${number(moving, kind)} not ready`);
+    const states = /** @type {any[]} */ (views).map((view) => condition(view)).filter(isWarning);
+    const behind = count(states, ({ state }) => state === "falling behind");
+    if (behind) warn.push(`${number(behind, kind)} falling behind`);
+    if (states.length > behind) warn.push(`${number(states.length - behind, kind)} not ready`);
   }
   const parts = [...bad, ...warn];
   const text = parts.length ? `Needs attention: ${parts.join(", ")}.` : "All is well.";
@@ -47,4 +49,9 @@ function count(items, isCounted) {
 /** @param {number} num @param {string} noun */
 function number(num, noun) {
   return `${num} ${noun}${num === 1 ? "" : "s"}`;
+}
+
+/** @param {import("./peers.js").Condition} condition */
+function isWarning({ level }) {
+  return level === "warn";
 }

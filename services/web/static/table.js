@@ -12,6 +12,7 @@ export class Table {
     this.body = element.tBodies[0];
     this.width = element.tHead?.rows[0].cells.length ?? 1;
     this.mark = mark;
+    this.heads = Array.from(element.tHead?.rows[0].cells ?? [], (cell) => cell.textContent ?? "");
     this.empty = empty;
   }
 
@@ -28,7 +29,13 @@ export class Table {
   /** @param {{key: string, level: string, cells: Cell[][]}} row */
   row({ key, level, cells }) {
     const [head, ...rest] = cells;
-    const parts = [make("th", { scope: "row" }, ...head), ...rest.map((cell) => make("td", {}, ...cell))];
+    const parts = [make("th", { scope: "row" }, ...head), ...rest.map((cell, i) => this.cell(cell, i + 1))];
     return make("tr", { [this.mark]: key, "data-level": level }, ...parts);
+  }
+
+  /** With its column's name, which stands before it where the page is narrow.
+   * @param {Cell[]} content @param {number} column */
+  cell(content, column) {
+    return make("td", { "data-head": this.heads[column] }, ...content);
   }
 }

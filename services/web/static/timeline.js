@@ -6,7 +6,7 @@
  * it was asked for, from which picture on it shows (touched), and from which on it rules alone (full).
  */
 
-import { byId, make, setAttribute } from "./dom.js";
+import { byId, make, setAttribute, setText } from "./dom.js";
 import { clock, readable, seconds, word } from "./times.js";
 
 const WINDOW_S = 60;
@@ -34,7 +34,8 @@ export class Timeline {
     this.layer = make("div", { class: "layer", role: "list", "aria-label": "Prompt switches" });
     this.ahead = make("div", { class: "ahead" });
     this.labels = make("div", { class: "labels", "aria-hidden": "true" });
-    this.track.append(this.ahead, this.labels, this.layer, make("div", { class: "playhead" }));
+    this.present = make("p", { class: "present", hidden: true });
+    this.track.append(this.ahead, this.labels, this.layer, this.present, make("div", { class: "playhead" }));
     this.clear();
   }
 
@@ -52,6 +53,17 @@ export class Timeline {
     const mark = this.mark(id, text, time);
     mark.askedAt = performance.now();
     this.draw(mark);
+  }
+
+  /** The prompts that it was made with. @param {any} session */
+  plan({ spec = {}, blockFrames = 0 }) {
+    for (const [block, text] of Object.entries(spec.prompts ?? {})) {
+      if (block !== "0" && !(blockFrames && spec.fps)) continue;
+      const time = block === "0" ? 0 : (4 * blockFrames * Number(block) - 3) / spec.fps;
+      const mark = this.mark(`plan/${block}`, text, time);
+      Object.assign(mark, { state: "planned", touched: time, full: time });
+      this.draw(mark);
+    }
   }
 
   /** @param {any} receipt PromptReceipt @param {string} text @param {number} time when it was asked for */
@@ -136,6 +148,16 @@ export class Timeline {
     this.ahead.style.transform = `scaleX(${Math.min(1, ahead / (WINDOW_S - BEHIND_S)).toFixed(4)})`;
     this.label(time);
     for (const mark of this.marks.values()) this.look(mark, time);
+    this.showPresent(time);
+  }
+
+  /** The prompt that rules stays in sight when its mark has passed. @param {number} time */
+  showPresent(time) {
+    const begun = [...this.marks.values()].filter((mark) => (mark.touched ?? Infinity) <= time);
+    begun.sort((one, other) => (one.touched ?? 0) - (other.touched ?? 0));
+    const mark = begun.at(-1);
+    this.present.hidden = !mark || (mark.full ?? time) > time - BEHIND_S;
+    setText(this.present, mark?.text ?? "");
   }
 
   /** @param {Mark} mark @param {number} time */
@@ -166,6 +188,7 @@ export class Timeline {
 
 /** @param {string} text @param {string} state @param {number} asked @param {number} [touched] @param {number} [full] */
 function describe(text, state, asked, touched, full) {
+  if (state === "planned") return `“${text}”: from ${asked.toFixed(2)} s on`;
   if (touched === undefined) return `“${text}”: ${state} at ${readable(asked)}`;
   const alone = full === undefined ? "" : `, alone from ${full.toFixed(2)} s`;
   return `“${text}”: asked at ${asked.toFixed(2)} s, shows from ${touched.toFixed(2)} s${alone}`;

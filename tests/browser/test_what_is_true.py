@@ -1,0 +1,192 @@
+"""The session page says what is so: what it waits for, what it shows, why it does not go on."""
+
+import re
+from typing import Any
+
+from playwright.async_api import Route, expect
+
+from tests.browser.conftest import Enter, OpenPage
+from tests.browser.places import PathProxy, open_town, wire_to
+from tests.browser.visit import WAIT_S
+
+LOST = ("WebSocket", "ERR_", "Failed to load resource")
+CREDIT = """async () => {
+  const { Credit } = await import("./static/credit.js");
+  const [starved, uneven, minute] = [new Credit(0), new Credit(0), 60_000];
+  const found = { starved: [], uneven: [] };
+  for (const begun of [3, 5, 7, 9, 11]) { starved.stalled(begun, 0); found.starved.push(starved.wish); }
+  for (const begun of [3, 9, 19]) { uneven.stalled(begun, 0); found.uneven.push(uneven.wish); }
+  for (let i = 1; i < 5; i += 1) { uneven.played(i * minute); found.uneven.push(uneven.wish); }
+  uneven.played(4 * minute + 1);
+  starved.played(minute);
+  starved.stalled(99, minute);
+  return { ...found, later: starved.wish };
+}"""
+
+
+async def test_credit_rises_where_it_helps_and_comes_back(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    found: dict[str, Any] = await page.page.evaluate(CREDIT)
+    assert found["starved"] == [4, 2, 2, 2, 2]
+    assert found["uneven"] == [4, 8, 8, 4, 2, 2, 2]
+    assert found["later"] == 4
+
+
+async def test_a_picture_that_stands_still_is_not_called_live(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town(stall_timeout_s=60.0))
+    page = await visit(place.url)
+    await page.start("a red circle")
+    place.stage.block_s = 3.0
+    await page.until("() => document.querySelector('#state').dataset.state === 'buffering'")
+    await page.until_text("#cover-title", "Buffering…")
+    await page.until("() => document.querySelector('#state').dataset.state === 'behind'")
+    await page.page.wait_for_timeout(700)
+    await page.picture("behind")
+    await page.page.set_viewport_size({"width": 390, "height": 844})
+    await page.picture("behind-phone")
+    await page.until_text("#state", "Falling behind")
+    place.stage.block_s = 0.0
+    await page.until_text("#state", "Live")
+    assert not await page.find("#cover").is_visible()
+
+
+async def test_a_decoder_that_falls_behind_needs_attention(enter: Enter, visit: OpenPage) -> None:
+    async def slow(route: Route) -> None:
+        answer = await route.fetch()
+        overview = await answer.json()
+        for view in overview.get("decoders", []):
+            view["status"] |= {"lastBlockTime": "10.2s", "numPendingBlocks": 6}
+        await route.fulfill(response=answer, json=overview)
+
+    place = await enter(open_town())
+    page = await visit(f"{place.url}/operator", routes={"**/v1/overview": slow})
+    await expect(page.find("#summary")).to_have_text(
+        "Needs attention: 1 decoder falling behind.", timeout=WAIT_S * 1000
+    )
+    await expect(page.find("#decoders")).to_contain_text("6 blocks wait, the last took 10.2 s")
+
+
+async def test_the_first_prompt_is_on_the_timeline(enter: Enter, visit: OpenPage) -> None:
+    """And stays in sight while it rules."""
+    place = await enter(open_town())
+    page = await visit(place.url)
+    await page.start("a red circle")
+    await page.page.click("#share")
+    await page.find("#share-link").wait_for()
+    viewer = await visit(await page.find("#share-link").input_value())
+    for each in (page, viewer):
+        first = each.find("#timeline [data-state=planned]")
+        assert "a red circle" in str(await first.get_attribute("aria-label"))
+    await page.page.evaluate(
+        """async () => {
+          const { Timeline } = await import("./static/timeline.js");
+          const timeline = new Timeline(() => {});
+          timeline.plan({ spec: { prompts: { 0: "a red circle" } } });
+          timeline.move(90, 1);
+        }"""
+    )
+    assert await page.find("#timeline .present").last.inner_text() == "a red circle"
+
+
+async def test_after_a_restart_it_says_start_again(enter: Enter, visit: OpenPage) -> None:
+    """The first gateway is gone with all that it knew."""
+    place = await enter(open_town())
+    wire = await enter(wire_to(place.url))
+    page = await visit(wire.url, allow=LOST)
+    await page.start("a red circle")
+    await page.page.click("#share")
+    await page.find("#share-link").wait_for()
+    viewer = await visit(await page.find("#share-link").input_value(), allow=LOST)
+    await viewer.until_state("active")
+    other = await enter(open_town())
+    wire.cut()
+    wire.mend(other.url)
+    assert "The server restarted" in await page.until_problem()
+    assert "Start again" in await page.until_problem()
+    await page.until_text("#send", "Start")
+    assert "link" in await viewer.until_problem()
+    await page.picture("restarted")
+    await page.start("a blue square")
+
+
+async def test_it_works_under_a_path_of_a_proxy(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    proxy = await enter(wire_to(place.url, PathProxy))
+    page = await visit(f"{proxy.url}/cascade/")
+    await page.start("a red circle")
+    await page.page.click("#share")
+    await page.find("#share-link").wait_for()
+    link = await page.find("#share-link").input_value()
+    assert link.startswith(f"{proxy.url}/cascade/#view=")
+    viewer = await visit(link)
+    await viewer.until_playing()
+    async with page.page.expect_download():
+        await page.page.click("#download")
+    await page.page.click("a:has-text('Operator')")
+    await page.find("#sessions [data-name]").first.wait_for()
+    assert page.page.url == f"{proxy.url}/cascade/operator"
+    await page.page.click("a:has-text('Session page')")
+    await page.until_playing()
+    await page.end()
+
+
+async def test_it_asks_before_a_session_ends(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    await page.start("a red circle")
+    await page.page.click("#end")
+    await page.picture("asks")
+    await page.page.keyboard.press("Enter")  # the careful answer has the focus
+    await page.find("#end-dialog").wait_for(state="hidden")
+    await page.until_playing()
+    assert not any('"end"' in text for text in page.sent)
+    await page.end()
+    await page.until_state("ended")
+
+
+async def test_one_letter_keys_can_be_switched_off(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    await page.start("a red circle")
+    await page.page.evaluate("() => document.activeElement.blur()")
+    await page.page.keyboard.press("f")
+    await page.until("() => document.fullscreenElement?.id === 'screen'")
+    await page.page.dblclick("#screen")
+    await page.until("() => !document.fullscreenElement")
+    await page.page.keyboard.press("?")
+    await page.picture("help")
+    await page.page.uncheck("#shortcuts")
+    await page.page.click("#help-close")
+    await page.page.reload()
+    await page.until_playing()
+    for key in ("/", "?", "f", " "):
+        await page.page.keyboard.press(key)
+    assert not await page.find("#help").is_visible()
+    assert await page.page.evaluate("() => document.activeElement === document.body")
+    assert await page.page.evaluate("() => document.fullscreenElement") is None
+    assert await page.find("#pause").get_attribute("aria-pressed") == "false"
+
+
+async def test_a_recording_shows_its_length(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    await page.start("a red circle")
+    await page.page.click("#record")
+    await expect(page.find("#record")).to_have_text(re.compile("Stop 0:0[2-9]"), timeout=WAIT_S * 1000)
+
+
+async def test_numbers_that_are_none_are_said_so(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url, allow=("status of 400",))
+    await page.page.click("summary:has-text('More')")
+    for field, text, told in (
+        ("seed", "lucky", "Seed: must be a whole number, not lucky."),
+        ("seed", "-1", "Seed: -1 is outside of its range."),
+        ("width", "12.5", "Width: must be a whole number, not 12.5."),
+        ("fps", "fast", "Pictures per second: must be a number, not fast."),
+    ):
+        await page.page.fill(f"#{field}", text)
+        await page.send("a red circle")
+        await page.until_text("#problem", told)
+        await page.page.fill(f"#{field}", "")
