@@ -208,7 +208,7 @@ async def test_what_is_refused_is_said_with_field_and_range(enter: Enter, visit:
 
 @pytest.mark.parametrize(
     ("tail", "word"),
-    [("&token=forged", "token"), ("&token={expired}", "expired"), ("", "link")],
+    [("&token=forged", "link is damaged"), ("&token={expired}", "expired"), ("", "link")],
     ids=["forged", "expired", "incomplete"],
 )
 async def test_a_link_that_is_no_good_says_so(enter: Enter, visit: OpenPage, tail: str, word: str) -> None:

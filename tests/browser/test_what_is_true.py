@@ -104,6 +104,7 @@ async def test_after_a_restart_it_says_start_again(enter: Enter, visit: OpenPage
     wire.mend(other.url)
     assert "The server restarted" in await page.until_problem()
     assert "Start again" in await page.until_problem()
+    assert "token" not in await page.until_problem()
     await page.until_text("#send", "Start")
     assert "link" in await viewer.until_problem()
     await page.picture("restarted")

@@ -32,6 +32,8 @@ const HELP = {
   NOT_READY: "The service is starting. Try again in a moment.",
 };
 
+const SAYS_ALL = ["BAD_LINK", "SERVER_RESTARTED"];
+
 /** @type {Record<string, string>} Fields of a session as the page calls them. */
 const FIELDS = {
   seed: "Seed",
@@ -48,6 +50,7 @@ export function readableProblem(problem) {
   if (fields.length) return fields.map((each) => `${fieldName(each.field)}: ${each.description}.`).join(" ");
   const help = HELP[problem.reason ?? ""];
   const detail = sentence(problem.detail || problem.title || "Something went wrong.");
+  if (SAYS_ALL.includes(problem.reason ?? "")) return help;
   return help ? `${help} (${problem.detail || problem.reason})` : detail;
 }
 
