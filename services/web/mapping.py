@@ -16,7 +16,10 @@ MAX_CHARS = 200
 UNKNOWN = re.compile(r'has no field named "(?P<name>.*?)" at "\w+\.?(?P<path>.*?)"', re.DOTALL)
 PLACE = re.compile(r" at \w+Request[\w.\[\]]*")
 WORDS = (
-    (re.compile(r"invalid literal for int\(\) with base 10: '(.*)'", re.DOTALL), "must be a whole number, not {}"),
+    (
+        re.compile(r"invalid literal for int\(\) with base 10: '(.*)'", re.DOTALL),
+        "must be a whole number, not {}",
+    ),
     (re.compile(r'Couldn.t parse non-integer string: "(.*)"', re.DOTALL), "must be a whole number, not {}"),
     (re.compile(r"Couldn.t parse integer: (.*)", re.DOTALL), "must be a whole number, not {}"),
     (re.compile(r"Couldn.t parse float:? \"?(.*?)\"?(?:, use .*)?", re.DOTALL), "must be a number, not {}"),
@@ -63,8 +66,10 @@ def violation_of(text: str) -> tuple[str, str]:
 
 def readable(text: str) -> str:
     """As it stands where we know no better words."""
-    found = ((pattern.fullmatch(text), words) for pattern, words in WORDS)
-    return next((words.format(match[1]) if match.groups() else words for match, words in found if match), text)
+    for pattern, words in WORDS:
+        if found := pattern.fullmatch(text):
+            return words.format(*found.groups())
+    return text
 
 
 def refuse_constant(name: str) -> float:

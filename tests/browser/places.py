@@ -97,13 +97,16 @@ class PathProxy(Wire):
         await super()._connect(Stripping(reader, self.PREFIX), writer)  # type: ignore[arg-type]
 
 
+PLACES = b" /elsewhere/", b" /"
+
+
 class Stripping:
     """Reads requests without that path; what is elsewhere is not ours."""
 
     def __init__(self, reader: asyncio.StreamReader, prefix: bytes) -> None:
-        self._reader = reader
+        self._reader, self._prefix = reader, prefix
         self._line = re.compile(rb"^(GET|POST|DELETE)(" + prefix + rb"| /)")
 
     async def read(self, num_bytes: int) -> bytes:
         data = await self._reader.read(num_bytes)
-        return self._line.sub(lambda found: found[1] + (b" /" if found[2] != b" /" else b" /elsewhere/"), data)
+        return self._line.sub(lambda found: found[1] + PLACES[found[2] == self._prefix], data)
