@@ -15,6 +15,7 @@ import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 
 from cascade.v1 import common_pb2, stage_pb2
+from cascade_core.config import load_card_file
 from cascade_core.engine.session import MAX_UNREAD_EVENTS
 from services.stage.service import NAME
 from tests.engine_support import stop, wait_until, write_card
@@ -390,6 +391,7 @@ async def test_status_comes_at_every_change_and_at_least_so_often(card: Path) ->
         watch = stage.stub.WatchStatus(rare, timeout=WAIT_S)
         first = (await watch.read()).status
         assert (first.num_sessions, first.num_blocks, first.world_size) == (0, 0, 1)
+        assert first.model.max_prompt_tokens == load_card_file(card).transformer.text_len
         stream = await stage.opened(credit_end_block=1)
         last = first
         while not last.num_sessions:
