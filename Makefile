@@ -157,9 +157,10 @@ clean:
 	rm -rf $(VENV) out build dist *.egg-info $(PACKAGES)
 
 $(STAMP): pyproject.toml constraints.txt helm/tools.py
+	@echo "Installing into $(VENV): some 200 packages, a few gigabytes with torch; minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[client,stage,decoder,gateway,test]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[client,stage,decoder,gateway,test]'
 	$(BIN)/python helm/tools.py
 	touch $@
 

@@ -6,11 +6,15 @@ Errors that the caller can mend are one sentence on stderr and exit status 2; al
 import argparse
 import asyncio
 import logging
+import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
@@ -31,8 +35,12 @@ from cascade_core.config import (
     uses_random_weights,
 )
 from cascade_core.errors import CascadeError, InvalidConfig, UserError
+from cascade_core.media.piped import STANDARD_OUTPUT, is_piped
 
 T = TypeVar("T")
+LINE_EVERY_S = 5.0
+"""Without a terminal."""
+ENDINGS = ("", ".mp4", ".m4v")
 FLAGS = {
     "num_ranks": "--ranks",
     "stagger": "--stagger",
@@ -53,11 +61,15 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without the usage in front."""
 
     def error(self, message: str) -> NoReturn:
+        _, extra, words = message.partition("unrecognized arguments: ")
+        if extra and not words.startswith("-"):
+            message += '; words that belong together go into quotes, as in "a red circle"'
         self.exit(2, f"{self.prog}: {message}\n")
 
 
 def build_parser() -> Parser:
     parser = Parser(prog="cascade-engine", description="Block-causal video diffusion as a block cascade.")
+    parser.add_argument("--version", action="version", version=f"cascade-engine {engine_version()}")
     commands = parser.add_subparsers(dest="command", required=True)
     add_generate(commands.add_parser("generate", help="make one video from prompts"))
     models = commands.add_parser("models", help="list the model cards")
@@ -68,6 +80,14 @@ def build_parser() -> Parser:
     fetch.add_argument("--to", required=True, type=Path, help="the folder; what is there stays")
     add_bench_arguments(commands.add_parser("bench", help="measure this machine and write tables"))
     return parser
+
+
+def engine_version() -> str:
+    """Of the distribution that this is part of."""
+    for name in ("cascade-video", "cascade-workspace"):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return "(not installed)"
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +116,8 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     parser.add_argument("--prompt", required=True)
     parser.add_argument(
-        "--switch", type=parse_switch, action="append", default=[], metavar='BLOCK:"PROMPT"',
+        "--at", "--switch", dest="switch", type=parse_switch, action="append", default=[],
+        metavar="BLOCK=PROMPT",
         help="change the prompt when this block starts; may be repeated",
     )  # fmt: skip
     parser.add_argument("--switch-mode", choices=get_args(SwitchMode), default="immediate")
@@ -105,16 +126,18 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=parse_size, default=(0, 0), help=SIZE_HELP)
     parser.add_argument("--decoder", choices=("vae", "taehv"), default="vae")
     parser.add_argument("--decoder-weights", type=Path, help="default: the VAE beside the model's weights")
-    parser.add_argument("-o", "--output", type=Path, help="MP4 to write")
-    parser.add_argument("--latents", type=Path, help="safetensors to write")
-    parser.add_argument("--json", type=Path, help="write the measured figures")
+    parser.add_argument("-o", "--out", "--output", dest="output", type=Path, help="MP4 to write, or -")
+    parser.add_argument("--latents", type=Path, help="safetensors to write, or -")
+    parser.add_argument("--json", type=Path, help="write the measured figures, or -")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of these names")
 
 
 def parse_switch(text: str) -> tuple[int, str]:
-    block, colon, prompt = text.partition(":")
-    if not (colon and block.strip().isdigit() and prompt.strip()):
-        raise argparse.ArgumentTypeError(f'{text!r} is not BLOCK:"PROMPT", such as 8:"a blue square"')
-    return int(block), prompt
+    """`8=a blue square`, as `cascade generate --at` has it; `8:` is the former way."""
+    found = re.fullmatch(r"\s*(\d+)\s*[=:](.*\S.*)", text, re.DOTALL)
+    if not found:
+        raise argparse.ArgumentTypeError(f'{text!r} is not BLOCK=PROMPT, such as 8="a blue square"')
+    return int(found[1]), found[2]
 
 
 def switches(given: Sequence[tuple[int, str]]) -> dict[int, str]:
@@ -170,12 +193,22 @@ def run_generate(arguments: argparse.Namespace) -> None:
         decoder_weights=arguments.decoder_weights,
     )
     check_options(options, card)
+    check_files(options, may_overwrite=arguments.overwrite)
     say(f"{card.name}: {card.title} · {card.licence}")
     if uses_random_weights(config, card):
         say("Random weights: the picture is noise. What you see is the machinery and its speed.")
-    with tqdm(total=options.num_blocks, unit="block", desc="loading", file=sys.stderr) as bar:
+    told_at = time.monotonic()
+    if not sys.stderr.isatty():
+        say("loading")
+    with tqdm(total=options.num_blocks, unit="block", desc="loading", file=sys.stderr, disable=None) as bar:
 
         def report(progress: Progress) -> None:
+            nonlocal told_at
+            if bar.disable:
+                if time.monotonic() - told_at > LINE_EVERY_S:
+                    told_at = time.monotonic()
+                    say(f"{progress.num_blocks}/{options.num_blocks} blocks")
+                return
             if progress.num_blocks == 0:
                 bar.set_description("generating", refresh=False)
                 bar.reset()  # loading does not count to the time left
@@ -188,6 +221,19 @@ def run_generate(arguments: argparse.Namespace) -> None:
 
         figures = asyncio.run(cancelled_by_sigterm(generate(options, report, warn)))
     say(summary(figures, [path for path in (options.output, options.latents, options.json) if path]))
+
+
+def check_files(options: GenerateOptions, *, may_overwrite: bool) -> None:
+    """No file is replaced unasked, and none is called what it is not. Raises InvalidConfig."""
+    for path in (options.output, options.latents, options.json):
+        if path and os.path.isfile(path) and not may_overwrite:
+            raise InvalidConfig(f"{path} exists: choose another name, or add --overwrite")
+    video = options.output
+    if not video or is_piped(video):
+        if video == STANDARD_OUTPUT and sys.stdout.isatty():
+            raise InvalidConfig("-o -: standard output is a terminal; lead it into a program or a file")
+    elif video.suffix.lower() not in ENDINGS:
+        raise InvalidConfig(f"-o {video}: the video is an MP4; choose a name that ends in .mp4")
 
 
 def run_download(arguments: argparse.Namespace) -> None:
@@ -208,7 +254,8 @@ async def cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
             stopping.set()
             task.cancel()
 
-    loop.add_signal_handler(signal.SIGTERM, stop)
+    with suppress(NotImplementedError):  # Windows
+        loop.add_signal_handler(signal.SIGTERM, stop)
     return await task
 
 
@@ -216,6 +263,7 @@ def summary(figures: dict[str, Any], written: list[Path]) -> str:
     decode = figures["fps_with_decode"]
     speed = f"{figures['fps_denoise']} FPS denoising" + (f", {decode} FPS with decoding" if decode else "")
     names = ", ".join(str(path) for path in written)
+    speed += f", seed {figures['seed']}"
     return f"{figures['num_blocks']} blocks, {figures['num_frames']} frames, {speed}: {names}"
 
 
@@ -231,7 +279,11 @@ def say(text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    arguments = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
+        build_parser().print_help()
+        return
+    arguments = build_parser().parse_args(words)
     try:
         match arguments.command:
             case "generate":

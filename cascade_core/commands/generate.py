@@ -3,12 +3,14 @@
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -37,6 +39,7 @@ from cascade_core.errors import CascadeError, InvalidConfig
 from cascade_core.machine import machine
 from cascade_core.media.decoding import DecodeJob, Decoding
 from cascade_core.media.media import partial_path
+from cascade_core.media.piped import STANDARD_OUTPUT, is_piped
 from cascade_core.ranks.group import in_daemon_thread
 from cascade_core.request import SessionRequest, check_request, with_defaults
 from cascade_core.schedule import engine_shape
@@ -268,7 +271,7 @@ def check_outputs(paths: Mapping[str, Path | None]) -> None:
             raise InvalidConfig(f"{flag} {path}: the folder {path.parent} does not exist")
         if os.path.isdir(path):
             raise InvalidConfig(f"{flag} {path}: is a folder")
-        if not os.access(path.parent, os.W_OK):
+        if not os.access(path.parent, os.W_OK) and not is_piped(path):
             raise InvalidConfig(f"{flag} {path}: the folder {path.parent} cannot be written")
         if (other := flags.setdefault(os.path.realpath(path), flag)) != flag:
             raise InvalidConfig(f"{flag} {path}: {other} names the same file")
@@ -283,8 +286,23 @@ def check_decoder(options: GenerateOptions, card: ModelCard) -> None:
         raise InvalidConfig("--decoder taehv needs --decoder-weights, the path of taew2_1's weights")
 
 
+def pour(path: Path, write_to: Callable[[Path], object]) -> None:
+    """Into what can be neither renamed nor sought in."""
+    try:
+        with TemporaryDirectory() as folder:
+            write_to(whole := Path(folder) / "whole")
+            into = os.dup(1) if path == STANDARD_OUTPUT else path
+            with open(into, "wb") as file, whole.open("rb") as source:
+                shutil.copyfileobj(source, file)
+    except (OSError, SafetensorError) as error:
+        raise CascadeError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
 def write(path: Path, write_to: Callable[[Path], object]) -> None:
-    """Write in one step, so that no half file stays behind."""
+    """Write in one step, so that no half file stays behind. Raises CascadeError."""
+    if is_piped(path):
+        pour(path, write_to)
+        return
     unfinished = partial_path(path, os.getpid())
     try:
         write_to(unfinished)

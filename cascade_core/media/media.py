@@ -12,6 +12,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from torch import Tensor
 
 from cascade_core.errors import CascadeError, InvalidConfig
+from cascade_core.media.piped import STANDARD_OUTPUT, is_piped
 
 
 def partial_path(path: Path, pid: int) -> Path:
@@ -20,7 +21,8 @@ def partial_path(path: Path, pid: int) -> Path:
 
 
 class Mp4Writer:
-    """Writes H.264 (yuv420p, BT.709) into a faststart MP4 as frames arrive.
+    """Writes H.264 (yuv420p, BT.709) into a faststart MP4 as frames arrive; into what is no ordinary file
+    (`piped.py`) in fragments.
 
     The file grows under a hidden name beside `path` and gets its final name at the end, so `path` is at
     any time either absent (or the former file) or complete. Use it in a `with` block: leaving it completes
@@ -39,8 +41,11 @@ class Mp4Writer:
             raise InvalidConfig(f"output {path}: is a folder")
         self.path = path
         self.num_frames = 0
-        self._partial = partial_path(path, os.getpid())
-        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
+        self._is_piped = is_piped(path)
+        self._partial = path if self._is_piped else partial_path(path, os.getpid())
+        target = "pipe:1" if path == STANDARD_OUTPUT else str(self._partial)
+        flags = "+frag_keyframe+empty_moov+default_base_moof" if self._is_piped else "+faststart"
+        self._container = av.open(target, "w", format="mp4", options={"movflags": flags})
         self._stream = self._container.add_stream(
             "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18", "preset": "veryfast"}
         )
@@ -71,7 +76,8 @@ class Mp4Writer:
         self._encode(None)
         try:
             self._container.close()
-            self._partial.replace(self.path)
+            if not self._is_piped:
+                self._partial.replace(self.path)
         except OSError as error:
             raise self._failure(error) from error
 
@@ -80,7 +86,8 @@ class Mp4Writer:
         with suppress(OSError):
             self._container.close()
         with suppress(OSError):
-            self._partial.unlink()
+            if not self._is_piped:
+                self._partial.unlink()
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         try:

@@ -1,11 +1,16 @@
 """Making one video: what is refused early, what the figures mean, and a decoder that hangs."""
 
 import asyncio
+import io
 import os
 import signal
+import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
@@ -22,7 +27,9 @@ from cascade_core.config import EngineConfig, find_card
 from cascade_core.engine.session import MAX_UNREAD_EVENTS, BlockTiming, LatentBlock
 from cascade_core.errors import CascadeError, InvalidConfig
 from cascade_core.media.decoding import DecodeJob, Decoding
+from cascade_core.media.media import Mp4Writer
 from cascade_core.weights.locate import locate_part
+from tests.paths import ROOT
 
 CONFIG = EngineConfig("demo", weights="random")
 DEMO = find_card("demo")
@@ -125,3 +132,48 @@ async def test_a_decoder_that_dies_between_two_blocks_is_told_in_one_sentence(tm
         with pytest.raises(CascadeError, match=r"^the decoding process died$"):
             await decoding.append(torch.zeros(DEMO.latent_shape(32, 32)))
     assert os.listdir(tmp_path) == []
+
+
+WRITE_TWO_PICTURES = """
+import torch
+from pathlib import Path
+from cascade_core.media.media import Mp4Writer
+with Mp4Writer(Path("-"), 32, 32, 16) as writer:
+    writer.append(torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
+"""
+
+
+def test_a_video_to_standard_output_plays(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE_TWO_PICTURES], cwd=tmp_path, capture_output=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with av.open(io.BytesIO(done.stdout)) as video:
+        assert len(list(video.decode(video=0))) == 2
+    assert os.listdir(tmp_path) == []
+
+
+def test_devices_stay_what_they_are() -> None:
+    write(Path("/dev/null"), lambda place: place.write_text("figures"))
+    with pytest.raises(CascadeError, match="cannot write /dev/full: No space left"):
+        write(Path("/dev/full"), lambda place: place.write_text("figures"))
+    with pytest.raises((CascadeError, InvalidConfig)), Mp4Writer(Path("/dev/full"), 32, 32, 16) as writer:
+        writer.append(torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
+    for name in ("/dev/null", "/dev/full"):
+        assert stat.S_ISCHR(os.stat(name).st_mode)
+
+
+def test_ctrl_c_while_torch_is_still_being_imported() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "cascade_core.commands.entry", "models"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert process.stderr
+    for line in process.stderr:
+        if line.split("|")[-1].strip().startswith("torch."):
+            process.send_signal(signal.SIGINT)
+            break
+    assert "Traceback" not in process.communicate(timeout=120)[1]
+    assert process.returncode == 130
