@@ -7,7 +7,7 @@ PACKAGES := tests/browser/node_modules
 PAGE := services/web/static
 
 .PHONY: up demo train-demo check settings graph values golden surface proto openapi proto-release test test-all mutants images-check bench chaos day clean
-.PHONY: install lint-workflows dist chart-package version notes release images image-push kind-up kind-test kind-logs
+.PHONY: install docs lint-workflows dist chart-package version notes release images image-push kind-up kind-test kind-logs
 
 install: $(STAMP)  ## What all other targets need, into .venv
 
@@ -44,6 +44,9 @@ lint-workflows: $(STAMP)  ## What runs on GitHub: form, and what a stranger coul
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
 	$(BIN)/zizmor --quiet --offline --pedantic .github
+
+docs: $(VENV)/.docs  ## The site of the documents into build/site; fails on a broken link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 settings: $(STAMP)  ## docs/settings.md from the settings' docstrings
 	$(BIN)/python docs/settings.py
@@ -162,6 +165,10 @@ $(STAMP): pyproject.toml constraints.txt helm/tools.py
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[client,stage,decoder,gateway,test]'
 	$(BIN)/python helm/tools.py
+	touch $@
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 # What the page is checked with, and what its tests load; without an npm registry both are left out.

@@ -1,9 +1,9 @@
 // @ts-check
 /**
- * The cascade as it runs: a row per rank, a column per tick as wide as the tick took.
+ * The cascade as it runs: a row per block in flight, a column per tick as wide as the tick took.
  *
  * A cell is a block, coloured by its number, the stronger the cleaner it is; its last pass, which later blocks
- * attend to, is outlined. Where a rank holds several blocks its row is split, and a block keeps its place.
+ * attend to, is outlined. The rows of one rank lie together, and a block keeps its row.
  */
 
 import { byId, makeSvg, setText } from "./dom.js";

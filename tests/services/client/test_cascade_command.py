@@ -586,15 +586,16 @@ def test_up_serves_no_pages_where_it_shall_not_and_ends_by_sigterm(tmp_path: Pat
 
 
 def readme_example(gateway: str) -> str:
-    """The README's Python, with another address in it."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """The Python of the client's README, with another address in it."""
+    readme = (ROOT / "cascade_client/README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert code.count('"localhost:50051"') == 1
     return str(code.replace("localhost:50051", gateway))
 
 
 def test_the_whole_system_from_up_to_a_video(tmp_path: Path) -> None:
     """The real stage, decoder and gateway with the demo model, and Redis; a gateway dies on the way. The
-    README's example then runs against the other."""
+    example of the client's README then runs against the other."""
     up = subprocess.Popen(
         [*DIE_WITH_US, *command(
             "up", "--json", "--port", 0, "--http-port", 0, "--gateways", 2, "--redis", "auto",
@@ -621,16 +622,13 @@ def test_the_whole_system_from_up_to_a_video(tmp_path: Path) -> None:
         assert "93 pictures" in told
         assert len(decode(out.read_bytes())) == 8 * BLOCK_FRAMES - 3
         example = subprocess.run(
-            [sys.executable, "-c", readme_example(ready["gateway"][1])], env=environment(),
+            [sys.executable, "-c", readme_example(ready["gateway"][1])], cwd=tmp_path, env=environment(),
             capture_output=True, text=True, timeout=4 * WAIT_S,
         )  # fmt: skip
         assert example.returncode == 0, example.stderr
         with urllib.request.urlopen(ready["http"][1] + "/readyz", timeout=WAIT_S) as answer:
             assert answer.read() == b"ready\n"
-        lines = example.stdout.splitlines()
-        segments = [line.split()[1] for line in lines if line.startswith("segment ")]
-        assert segments == [str(number) for number in range(1, 13)]
-        assert len([line for line in lines if line.startswith("the new prompt shows from block ")]) == 1
+        assert len(decode((tmp_path / "video.mp4").read_bytes())) == 12 * BLOCK_FRAMES - 3
         up.send_signal(signal.SIGTERM)
         assert up.wait(WAIT_S) == 0
     finally:
