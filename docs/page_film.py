@@ -1,7 +1,7 @@
 """Takes docs/images/page.webp, the moving picture of README: `python -m docs.page_film`.
 
-Real services with the demo model and a real browser: a prompt, and a switch while it plays. Each picture stands
-as long as it stood on the screen. Look at it before you commit it.
+Real services with the demo model and a real browser: a prompt, and a switch while it plays. Each picture
+stands as long as it stood on the screen. Look at it before you commit it.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """The blocks of code in the documents, and those that no test can run, each with its reason.
 
-A block in a fence `sh` is run by `tests/services/client/test_documents.py`, in the order of the document. Blocks in
-other languages have tests of their own. All others stand here by how they begin: there is no third kind.
+A block in a fence `sh` is run by `tests/services/client/test_documents.py`, in the order of the document.
+Blocks in other languages have tests of their own. All others stand here by how they begin: there is no third
+kind.
 """
 
 import re
@@ -36,7 +37,7 @@ LONG = "minutes or hours"
 ELSEWHERE = {
     "docs/clients.md": {
         "pip install cascade-client": UNRELEASED,
-        "buf generate proto/released.binpb": "needs a plugin of another language; test_guide.py makes Python's",
+        "buf generate proto/released.binpb": "needs another language's plugin; test_guide.py makes Python's",
         "buf curl": "tests/services/gateway tests what it asks for",
         "cd examples/node": "tests/services/client/test_node_example.py",
         '{"type": "urn:cascade:reason': SHOWN,

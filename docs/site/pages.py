@@ -1,7 +1,7 @@
 """What the site has beside docs/: README, the references, and each file that a document links to.
 
-A hook of mkdocs. Documents link as GitHub wants it, by the way from file to file; here each such link leads to the
-page of that file.
+A hook of mkdocs. Documents link as GitHub wants it, by the way from file to file; here each such link leads
+to the page of that file.
 """
 
 import ast

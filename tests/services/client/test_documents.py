@@ -1,6 +1,6 @@
 """What the documents print is run: every `sh` block, in its order, in one shell, against a real `cascade up`.
 
-The services are the real ones with the demo model; ports are free ones in place of those that the documents name.
+The services are the real ones with the demo model; free ports stand in for those that the documents name.
 What no test runs is listed with its reason in `tests/doc_blocks.py`.
 """
 
@@ -30,7 +30,7 @@ make() {{ command make --directory {ROOT} --dry-run --old-file .venv/.installed 
 ffplay() {{ SDL_VIDEODRIVER=dummy SDL_AUDIODRIVER=dummy command ffplay -loglevel error -autoexit -t 1 "$@"; }}
 vlc() {{ ffplay "$@"; }}
 """
-"""`make up` has been done: the services run. A player needs no screen and ends after a second; vlc is another."""
+"""`make up` has been done. A player needs no screen and ends after a second; vlc is another."""
 
 
 def environment(**changes: str) -> dict[str, str]:
