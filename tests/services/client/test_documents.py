@@ -25,7 +25,7 @@ PROGRAMS = ("curl", "jq", "ffplay")
 LIMIT_S = 240
 PRELUDE = f"""
 set -euo pipefail
-trap 'kill $(jobs -p) || true' EXIT
+trap 'kill $(jobs -p) 2>&1 || true' EXIT
 make() {{ command make --directory {ROOT} --dry-run --old-file .venv/.installed "$@"; }}
 ffplay() {{ SDL_VIDEODRIVER=dummy SDL_AUDIODRIVER=dummy command ffplay -loglevel error -autoexit -t 1 "$@"; }}
 vlc() {{ ffplay "$@"; }}
