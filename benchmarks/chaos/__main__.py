@@ -41,7 +41,7 @@ SECONDS, WATCHED_SECONDS = 7200, 60
 ENGINES = {"fake": ("fake",), "demo": ("demo",), "both": ("fake", "fake", "fake", "fake", "demo")}
 """Of one installation after the other."""
 SESSIONS = {"fake": 12, "demo": 4, "foreign": 12}
-PACE_S = {"fake": 1.5, "demo": 4.0, "foreign": 0.0}
+PACE_S = {"fake": 1.25, "demo": 4.0, "foreign": 0.0}
 """A stage of the demo model takes several seconds of a core to be back."""
 TLS = {"half": (False, True), "on": (True,), "off": (False,)}
 
@@ -123,7 +123,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=at_least(1), help="no fault later (default: 7200; watched: 60)")
     parser.add_argument("--tls", choices=TLS, default="half", help="of the installations (default: half)")
     parser.add_argument("--sessions", type=at_least(1), help="at a time (default: 12; demo: 4)")
-    parser.add_argument("--pace", type=float, help="seconds between faults (default: 1.5; demo: 4)")
+    parser.add_argument("--pace", type=float, help="seconds between faults (default: 1.25; demo: 4)")
     parser.add_argument("--logs", type=Path, help="where the logs of runs with findings stay")
     parser.add_argument("--gateway", help="addresses of the gateways to watch, with commas between")
     parser.add_argument("--ca", type=Path, help="who signs their certificates; without: plain text")

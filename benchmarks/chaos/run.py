@@ -17,7 +17,7 @@ from benchmarks.chaos.outages import Span
 from benchmarks.chaos.programs import START_S
 from cascade_client import Client
 
-BURST = 25
+BURST = 50
 """Faults after which all that is down comes up again, and every session has to go on."""
 GO_ON_S = 45.0
 """For every session to get a segment once everything is up."""
