@@ -44,7 +44,6 @@ class Program:
         self.name = f"{kind}-{number}"
         self.address = f"127.0.0.1:{port}"
         self.clock_s = 0.0
-        self.num_starts = 0
         self.log = folder / f"{self.name}.log"
         self._engine = engine
         self._environment = {**environment, "CASCADE_GRPC_PORT": str(port)}
@@ -136,7 +135,6 @@ class Program:
         while True:
             command = (sys.executable, "-m", module, self.kind, self._engine, f"{self.clock_s:g}")
             self._child = await Child.start(command, log=self.log, environment=self._environment, folder=ROOT)
-            self.num_starts += 1
             self.note_outage()
             await self._child.wait()
             self._outages.begin(self.name)
