@@ -28,6 +28,7 @@ METHOD = "/cascade.v1.StageService/Generate"
 Request = stage_pb2.GenerateRequest
 Response = stage_pb2.GenerateResponse
 StagePeer = Peer[stage_pb2.StageStatus]
+MAX_BLOCK = 2**31
 MAX_PROMPTS = 1024
 """Of a timeline, as the contract says."""
 
@@ -101,6 +102,7 @@ class StageStream:
             yield field(Request.CONTEXT_BLOCK_FIELD_NUMBER, record.latents[block])
         kept = {prompt.request_id for prompt in record.waiting()}
         ahead = applied_ahead(record)
+        told = self._last_told(ahead)
         while not self._is_closing:
             if not self.is_open:
                 await session.wakeup.wait()
@@ -112,14 +114,20 @@ class StageStream:
             todo = [prompt for prompt in session.record.waiting() if prompt.request_id not in sent]
             for prompt in todo:
                 sent.add(prompt.request_id)
-                start = record.next_stage_block if prompt.request_id in kept else 0
-                yield Request(switch_prompt=switch_of(prompt, start)).SerializeToString()
+                start, after = (record.next_stage_block, told) if prompt.request_id in kept else (0, 0)
+                yield Request(switch_prompt=switch_of(prompt, start, after)).SerializeToString()
             if (end := self._host.credit_end()) > self._credit_end:
                 self._credit_end = end
                 yield Request(credit=Request.Credit(end_block=end)).SerializeToString()
             elif not todo:
                 await session.wakeup.wait()
         yield Request(close=Request.Close()).SerializeToString()
+
+    def _last_told(self, ahead: list[Prompt]) -> int:
+        """The last block that one of these takes effect with; 0: none does in this session."""
+        end = self._session.spec.num_blocks or MAX_BLOCK
+        blocks = [prompt.first_block_touched or 0 for prompt in ahead]
+        return max((block for block in blocks if block < end), default=0)
 
     def _opening(self, record: Record, blocks: list[int]) -> Request.Open:
         spec, start = self._session.spec, record.next_stage_block
@@ -231,9 +239,12 @@ def switch_again(prompt: Prompt) -> Request.SwitchPrompt:
     )
 
 
-def switch_of(prompt: Prompt, start: int) -> Request.SwitchPrompt:
-    """An accepted switch, as the stage is told of it; a block before `start` is not waited for any more."""
+def switch_of(prompt: Prompt, start: int, after: int) -> Request.SwitchPrompt:
+    """An accepted switch, as the stage is told of it; a block before `start` is not waited for any more. At
+    `after` one that was accepted before it is still to take effect, which must not take its place."""
     switch = Request.SwitchPrompt(request_id=prompt.request_id, text=prompt.prompt, mode=MODES[prompt.mode])
-    if prompt.at_block is not None and prompt.at_block >= start:
+    if prompt.at_block is not None and prompt.at_block >= max(start, after):
         switch.at_block = prompt.at_block
+    elif after:
+        switch.at_block = after
     return switch

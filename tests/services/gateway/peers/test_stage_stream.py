@@ -73,12 +73,8 @@ def record(*, prompts: dict[int, str], touched: int) -> Record:
     return apply(made, accepted, PromptApplied("s1", touched, touched + 1, 0))
 
 
-@pytest.mark.parametrize("touched", [2, 3, 4])
-async def test_a_switch_touches_no_block_before_the_one_that_its_receipt_says(touched: int) -> None:
-    """Its stage was lost after the receipt and before that block; the next one has blocks in flight, too. An
-    entry of the timeline whose time has not come yet takes effect as it would have."""
-    spec = SessionSpec(model="demo", num_blocks=NUM_BLOCKS)
-    session = Session(record(prompts={0: "old", 5: "last"}, touched=touched), spec)
+async def open_again(session: Session) -> Host:
+    """At a stage that has two blocks in flight; what came of it."""
     host = Host(session)
     async with (
         asyncio.timeout(WAIT_S),
@@ -89,9 +85,28 @@ async def test_a_switch_touches_no_block_before_the_one_that_its_receipt_says(to
         watch = StageServiceStub(channel).WatchStatus(StageServiceWatchStatusRequest())
         peer.report((await watch.read()).status)
         await StageStream(session, host, peer, 2, Settings()).run()
+    return host
+
+
+@pytest.mark.parametrize("touched", [2, 3, 4])
+async def test_a_switch_touches_no_block_before_the_one_that_its_receipt_says(touched: int) -> None:
+    """Its stage was lost after the receipt and before that block; the next one has blocks in flight, too. An
+    entry of the timeline whose time has not come yet takes effect as it would have."""
+    spec = SessionSpec(model="demo", num_blocks=NUM_BLOCKS)
+    session = Session(record(prompts={0: "old", 5: "last"}, touched=touched), spec)
+    host = await open_again(session)
     last = max(3, touched)
     wanted = [
         "old" if block < touched else "new" if block < last else "last" for block in range(2, NUM_BLOCKS)
     ]
     assert [host.made[block] for block in range(2, NUM_BLOCKS)] == [prompt_mark(text) for text in wanted]
     assert host.applied == ["create/5"]
+
+
+async def test_a_switch_that_waits_rules_after_one_that_was_told_before() -> None:
+    """Both had taken effect at the same block, and the stage's second receipt was lost with its gateway."""
+    told = record(prompts={0: "old"}, touched=3)
+    told = apply(told, PromptAccepted("s2", "newer", "immediate", None, 0))
+    host = await open_again(Session(told, SessionSpec(model="demo", num_blocks=NUM_BLOCKS)))
+    assert [host.made[block] for block in range(3, NUM_BLOCKS)] == [prompt_mark("newer")] * 3
+    assert host.applied == ["s2"]
