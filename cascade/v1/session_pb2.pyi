@@ -605,6 +605,7 @@ class PromptReceipt(_message.Message):
     FULL_PRESENTATION_TIME_FIELD_NUMBER: _builtins.int
     UNKNOWN_WORDS_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Of the switch; empty for an entry of the timeline."""
     state: Global___SwitchState.ValueType
@@ -613,6 +614,8 @@ class PromptReceipt(_message.Message):
     """The first block whose picture the new prompt changes. Set when APPLIED; may lie beyond the session's end."""
     first_block_full: _builtins.int
     """The first block made under the new prompt alone. Set when APPLIED; may lie beyond the session's end."""
+    text: _builtins.str
+    """The prompt's first 200 characters, for people who watch."""
     @_builtins.property
     def accept_time(self) -> _timestamp_pb2.Timestamp:
         """When the gateway accepted it."""
@@ -650,10 +653,11 @@ class PromptReceipt(_message.Message):
         full_presentation_time: _duration_pb2.Duration | None = ...,
         unknown_words: _abc.Iterable[_builtins.str] | None = ...,
         status: _status_pb2.Status | None = ...,
+        text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full", "_first_block_touched", b"_first_block_touched", "accept_time", b"accept_time", "apply_time", b"apply_time", "first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "full_presentation_time", b"full_presentation_time", "status", b"status", "touched_presentation_time", b"touched_presentation_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full", "_first_block_touched", b"_first_block_touched", "accept_time", b"accept_time", "apply_time", b"apply_time", "first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "full_presentation_time", b"full_presentation_time", "request_id", b"request_id", "state", b"state", "status", b"status", "touched_presentation_time", b"touched_presentation_time", "unknown_words", b"unknown_words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full", "_first_block_touched", b"_first_block_touched", "accept_time", b"accept_time", "apply_time", b"apply_time", "first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "full_presentation_time", b"full_presentation_time", "request_id", b"request_id", "state", b"state", "status", b"status", "text", b"text", "touched_presentation_time", b"touched_presentation_time", "unknown_words", b"unknown_words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__first_block_full: _TypeAlias = _typing.Literal["first_block_full"]  # noqa: Y015
     _WhichOneofArgType__first_block_full: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full"]  # noqa: Y015

@@ -78,6 +78,13 @@ async def test_the_first_prompt_is_on_the_timeline(enter: Enter, visit: OpenPage
     for each in (page, viewer):
         first = each.find("#timeline [data-state=planned]")
         assert "a red circle" in str(await first.get_attribute("aria-label"))
+    await viewer.until_state("active")
+    await page.send("a blue square")
+    assert "a blue square" in await (await viewer.until_applied()).inner_text()
+    await viewer.page.reload()
+    assert "a blue square" in await (await viewer.until_applied()).inner_text()
+    await viewer.page.wait_for_function("() => document.querySelector('#cascade [data-block]')")
+    await viewer.until_text("[data-figure=stage]", place.stage.address)
     await page.page.evaluate(
         """async () => {
           const { Timeline } = await import("./static/timeline.js");

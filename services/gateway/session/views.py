@@ -17,6 +17,8 @@ MOVED = "moved"
 """Names of the journal's notes."""
 INIT = "init/"
 """And of those with a profile's MediaInit."""
+MAX_SHOWN = 200
+"""Characters of a prompt in its receipt."""
 
 
 def name_of(session: str) -> str:
@@ -92,6 +94,7 @@ def receipt_of(prompt: Prompt, record: Record) -> session_pb2.PromptReceipt:
         state=session_pb2.SWITCH_STATE_ACCEPTED,
         accept_time=timestamp(prompt.accepted_ms),
         unknown_words=prompt.unknown_words,
+        text=prompt.prompt[:MAX_SHOWN],
     )
     if prompt.refused:
         receipt.state = session_pb2.SWITCH_STATE_REFUSED

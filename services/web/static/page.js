@@ -193,10 +193,8 @@ class Page {
    * @param {boolean} isNews Each attaching brings the last ones again. */
   heardReceipt(receipt, isNews = true) {
     if (!receipt.requestId) return;
-    const { text, time } = this.session.asked[receipt.requestId] ?? {
-      text: "a new prompt",
-      time: this.player.time,
-    };
+    const known = this.session.asked[receipt.requestId];
+    const { text, time } = known ?? { text: receipt.text || "a new prompt", time: this.player.time };
     this.timeline.receive(receipt, text, time);
     if (isNews && receipt.state === "SWITCH_STATE_REFUSED") this.problem.show(fromStatus(receipt.status));
     if (receipt.state === "SWITCH_STATE_APPLIED") this.tellUnknown(receipt.unknownWords ?? []);
