@@ -38,7 +38,6 @@ ELSEWHERE = {
     "docs/clients.md": {
         "pip install cascade-client": UNRELEASED,
         "buf generate proto/released.binpb": "needs another language's plugin; test_guide.py makes Python's",
-        "buf curl": "tests/services/gateway tests what it asks for",
         "cd examples/node": "tests/services/client/test_node_example.py",
         '{"type": "urn:cascade:reason': SHOWN,
     },

@@ -29,6 +29,7 @@ trap 'kill $(jobs -p) 2>&1 || true' EXIT
 make() {{ command make --directory {ROOT} --dry-run --old-file .venv/.installed "$@"; }}
 ffplay() {{ SDL_VIDEODRIVER=dummy SDL_AUDIODRIVER=dummy command ffplay -loglevel error -autoexit -t 1 "$@"; }}
 vlc() {{ ffplay "$@"; }}
+curl() {{ command curl --fail-with-body --no-progress-meter "$@"; }}
 """
 """`make up` has been done. A player needs no screen and ends after a second; vlc is another."""
 
@@ -68,12 +69,13 @@ def up(folder: Path) -> Iterator[dict[str, Any]]:
 @pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}")
 def test_commands_work_in_the_order_of_the_documents(tmp_path: Path) -> None:
     (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "proto").symlink_to(ROOT / "proto")
     with up(tmp_path) as ready:
         lines = "\n".join(block for document in RUN for block in commands(document))
         (page,) = ready["http"]
         text = lines.replace("http://localhost:8080", page).replace("localhost:8080", page)
         said = subprocess.run(
-            ["bash", "-c", PRELUDE + text.replace("curl ", "curl --fail-with-body --no-progress-meter ")],
+            ["bash", "-c", PRELUDE + text.replace("localhost:50051", ready["gateway"][0])],
             cwd=tmp_path, env=environment(CASCADE_CLIENT_GATEWAY=ready["gateway"][0]),
             capture_output=True, text=True, timeout=LIMIT_S, check=False,
         )  # fmt: skip

@@ -73,7 +73,7 @@ async def test_the_sdk(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq")
 async def test_json_with_curl(tmp_path: Path) -> None:
-    block, *_ = snippets("sh")
+    _, block, _ = snippets("sh")
     failing = block.replace("curl ", "curl --silent --fail-with-body --write-out '\\n' ")
     async with open_town() as place:
         said = await script(place, tmp_path, failing)
@@ -89,7 +89,7 @@ async def test_json_with_curl(tmp_path: Path) -> None:
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq")
 @pytest.mark.skipif(not shutil.which("ffprobe"), reason="needs ffprobe")
 async def test_hls_and_mp4(tmp_path: Path) -> None:
-    _, block = snippets("sh")
+    *_, block = snippets("sh")
     _controller, _name, ask, *players, download = block.splitlines()
     assert [player.split('"')[1] for player in players] == [HLS] * 2
     async with open_town() as place:
