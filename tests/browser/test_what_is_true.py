@@ -65,6 +65,8 @@ async def test_a_decoder_that_falls_behind_needs_attention(enter: Enter, visit: 
         "Needs attention: 1 decoder falling behind.", timeout=WAIT_S * 1000
     )
     await expect(page.find("#decoders")).to_contain_text("6 blocks wait, the last took 10.2 s")
+    await expect(page.find("#decoders")).to_contain_text("fast enough for 0")
+    await page.until_text("#decoder-slots-note", "0 free")
 
 
 async def test_the_first_prompt_is_on_the_timeline(enter: Enter, visit: OpenPage) -> None:
@@ -198,3 +200,37 @@ async def test_numbers_that_are_none_are_said_so(enter: Enter, visit: OpenPage) 
         await page.send("a red circle")
         await page.until_text("#problem", told)
         await page.page.fill(f"#{field}", "")
+
+
+FIGURES = """async () => {
+  const { Figures } = await import("./static/figures.js");
+  const figures = new Figures(document.createElement("video"));
+  const shown = () => document.querySelector("[data-figure=latency]").textContent;
+  const made = (ago) => new Date(Date.now() - ago).toISOString();
+  const slept = { created: made(57_800), receivedAt: performance.now() - 57_800 };
+  figures.arrived(slept);
+  figures.began(slept);
+  const before = shown();
+  const fresh = { created: made(0), receivedAt: performance.now() };
+  figures.arrived(fresh);
+  figures.began(fresh);
+  return [before, shown()];
+}"""
+
+
+async def test_latency_after_a_sleep_is_that_of_what_comes_after_it(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    before, after = await page.page.evaluate(FIGURES)
+    assert before == "–"
+    assert after.endswith(" ms")
+
+
+async def test_why_it_could_not_go_on_is_told(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    told = await page.page.evaluate(
+        """async () => (await import("./static/state_view.js")).endText(
+          { reason: "END_REASON_FAILED", status: { message: "no stage came back" } })"""
+    )
+    assert told == "It could not go on: no stage came back"

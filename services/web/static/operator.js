@@ -4,7 +4,7 @@
 import { Api } from "./api.js";
 import { byId, make, setAttribute, setText } from "./dom.js";
 import { KeyDialog } from "./key_dialog.js";
-import { condition, decoderRow, stageRow } from "./peers.js";
+import { condition, decoderRow, pace, stageRow } from "./peers.js";
 import { ProblemBox, ProblemError } from "./problem.js";
 import { Sparks } from "./spark.js";
 import { summarize } from "./summary.js";
@@ -69,10 +69,10 @@ class OperatorPage {
     this.showQueue(queue);
     setText(byId("num-sessions"), String(overview.numSessions ?? sessions.length));
     showSlots("stage-slots", stages);
-    showSlots("decoder-slots", decoders);
+    showSlots("decoder-slots", decoders, (view) => pace(view.status, stages) ?? Infinity);
     this.stages.show(stages.map((/** @type {any} */ view) => stageRow(view, this.sparks)));
     this.sparks.keepOnly(stages.map((/** @type {any} */ view) => view.peer.address));
-    this.decoders.show(decoders.map(decoderRow));
+    this.decoders.show(decoders.map((/** @type {any} */ view) => decoderRow(view, stages)));
     const now = milliseconds(overview.readTime) ?? Date.now();
     this.sessions.show(sessions.map((/** @type {any} */ view) => sessionRow(view, now)));
     const isCut = sessions.length < overview.numSessions;
@@ -105,10 +105,14 @@ class OperatorPage {
   }
 }
 
-/** @param {string} id @param {any[]} views */
-function showSlots(id, views) {
+/** @param {string} id @param {any[]} views
+ * @param {(view: any) => number} fast sessions that one keeps up with, however many fit into its memory */
+function showSlots(id, views, fast = () => Infinity) {
   const used = views.reduce((sum, { peer }) => sum + peer.numUsed, 0);
-  const free = views.reduce((sum, { peer }) => sum + peer.numFree, 0);
+  const free = views.reduce((sum, view) => {
+    const { numUsed, numFree } = view.peer;
+    return sum + Math.max(0, Math.min(numFree, fast(view) - numUsed));
+  }, 0);
   setText(byId(id), `${used} / ${used + free}`);
   setText(byId(`${id}-note`), `${free} free`);
 }

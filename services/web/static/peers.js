@@ -72,13 +72,22 @@ export function stageRow(view, sparks) {
   ]);
 }
 
-/** @param {any} view */
-export function decoderRow(view) {
+/** Sessions that a decoder keeps up with, going by its last block; null: not known.
+ * @param {any} status DecoderStatus @param {any[]} stages of its installation @returns {number | null} */
+export function pace(status, stages) {
+  const model = stages.map((view) => view.status?.model).find((each) => each?.fps && each.blockFrames);
+  const last = seconds(status?.lastBlockTime);
+  return model && last ? Math.floor((4 * model.blockFrames) / model.fps / last) : null;
+}
+
+/** @param {any} view @param {any[]} stages */
+export function decoderRow(view, stages) {
   const { status } = view;
+  const fast = pace(status, stages);
   const models = (status?.models ?? []).join(", ");
   return row(view, [
     [models || "–"],
-    [readable(seconds(status?.lastBlockTime))],
+    [readable(seconds(status?.lastBlockTime)), ...small(fast === null ? "" : `fast enough for ${fast}`)],
     [text(status?.numPendingBlocks)],
     [text(status?.numRestarts)],
     accelerators(status),
