@@ -210,9 +210,9 @@ class SessionServiceServicer:
         - `ended` is the last message of a session, then OK. A stream that ends otherwise was lost, not the session.
 
         Delivery is at least once. Acks are the credits: the server makes and sends at most `max_unacked_segments` segments
-        beyond the last ack, then the session stands still and costs nothing. Who plays acks a segment when its playing
-        begins: then a prompt switch is never further from the screen than that many segments. Who records acks when the
-        segment is stored.
+        beyond the last ack, then the session stands still and costs its memory alone. Whoever plays acks a segment when
+        its playing begins: then a prompt switch is as far from the screen as these segments and the blocks in flight.
+        Whoever records acks a segment when it is stored.
 
         To resume after any loss of the stream: wait 0 to 500 ms at random, doubled with each failure up to 10 s, then attach
         at the same address with the newest token and `after_sequence`, the highest sequence that was stored or played. The
