@@ -234,3 +234,30 @@ async def test_why_it_could_not_go_on_is_told(enter: Enter, visit: OpenPage) -> 
           { reason: "END_REASON_FAILED", status: { message: "no stage came back" } })"""
     )
     assert told == "It could not go on: no stage came back"
+
+
+async def test_the_wait_in_the_queue_is_beside_the_title(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    await page.page.evaluate(
+        """async () => new (await import("./static/state_view.js")).StateView().showQueue(
+          { position: 2, queueLength: 3, eta: "12s" })"""
+    )
+    await page.until_text("#queue", "2 of 3 in the queue, about 12.0 s")
+    await page.picture("estimate")
+
+
+async def test_suggestions_fade_where_more_follow(enter: Enter, visit: OpenPage) -> None:
+    async def many(route: Route) -> None:
+        answer = await route.fetch()
+        models = await answer.json()
+        for model in models["models"]:
+            model["examplePrompts"] = [f"a red circle bounces on ground number {i}" for i in range(9)]
+        await route.fulfill(response=answer, json=models)
+
+    place = await enter(open_town())
+    page = await visit(place.url, routes={"**/v1/models": many})
+    await page.find("#suggestions.more").wait_for()
+    await page.picture("more")
+    await page.page.evaluate("() => { document.querySelector('#suggestions').scrollLeft = 1e5; }")
+    await page.find("#suggestions:not(.more)").wait_for()
