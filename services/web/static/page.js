@@ -21,7 +21,7 @@ import { parseLink, Share } from "./share.js";
 import { listen } from "./shortcuts.js";
 import { endText, StateView } from "./state_view.js";
 import { Timeline } from "./timeline.js";
-import { clock, readable } from "./times.js";
+import { clock, readable, seconds } from "./times.js";
 import { wishes } from "./wishes.js";
 
 const VIEWERS_EVERY_MS = 5000;
@@ -194,7 +194,9 @@ class Page {
   heardReceipt(receipt, isNews = true) {
     if (!receipt.requestId) return;
     const known = this.session.asked[receipt.requestId];
-    const { text, time } = known ?? { text: receipt.text || "a new prompt", time: this.player.time };
+    const shown = seconds(receipt.touchedPresentationTime); // All that is known of what somebody else has asked.
+    const other = { text: receipt.text || "a new prompt", time: shown ?? this.player.time };
+    const { text, time } = known ?? other;
     this.timeline.receive(receipt, text, time);
     if (isNews && receipt.state === "SWITCH_STATE_REFUSED") this.problem.show(fromStatus(receipt.status));
     if (receipt.state === "SWITCH_STATE_APPLIED") this.tellUnknown(receipt.unknownWords ?? []);
