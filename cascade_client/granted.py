@@ -24,12 +24,25 @@ class Granted:
             if len(self._switches) > MAX_SWITCHES:
                 del self._switches[next(iter(self._switches))]
 
-    def unknown(self, receipts: Collection[str], paused: bool) -> dict[str, ConnectRequest]:
+    def heard_receipt(self, request_id: str) -> None:
+        """Of a switch, as it happens: one of somebody else takes the place of ours."""
+        if request_id not in self._switches:
+            self._switches.clear()
+
+    def heard_paused(self, paused: bool) -> None:
+        """As it happens: somebody else wants it otherwise."""
+        if self._paused and self._paused.set_paused.paused != paused:
+            self._paused = None
+
+    def take_unknown(self, receipts: Collection[str], paused: bool) -> dict[str, ConnectRequest]:
         """What a session does not know that has receipts for these request ids and is paused or not: switches
-        after the newest that it knows, since that one took the place of those before."""
+        after the newest that it knows, since that one took the place of those before. Each once, until it is
+        granted again."""
         lost: dict[str, ConnectRequest] = {}
         for request_id, message in self._switches.items():
             lost = {} if request_id in receipts else {**lost, request_id: message}
+        for request_id in lost:
+            del self._switches[request_id]
         if self._paused and self._paused.set_paused.paused != paused:
-            lost[self._paused.set_paused.request_id] = self._paused
+            lost[self._paused.set_paused.request_id], self._paused = self._paused, None
         return lost

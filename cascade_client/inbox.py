@@ -105,6 +105,8 @@ class Inbox:
                 return self._media_init(message)
             case "prompt_receipt":
                 receipt = events.receipt(message.prompt_receipt)
+                if receipt.request_id:
+                    self._outbox.heard_receipt(receipt.request_id)
                 return receipt if self._note_receipt(receipt) else None
             case "skipped":
                 self.position.skip(message.skipped.next_sequence)
@@ -118,6 +120,7 @@ class Inbox:
         event = events.notice(message)
         if isinstance(event, StateChanged):
             self._note_state(event)
+            self._outbox.heard_paused(event.paused)
         return event
 
     def _segment(self, message: session_pb2.ConnectResponse.Segment) -> Segment | None:

@@ -12,6 +12,8 @@ from cascade_client.granted import Granted
 
 MAX_REQUESTS = 64
 TOO_LATE = "BLOCK_NOT_AHEAD"
+REMINDED_S = 30.0
+"""For the answer to what is told again."""
 
 
 @dataclass(eq=False)
@@ -58,7 +60,7 @@ class Outbox:
 
     def remind(self, receipts: Collection[str], paused: bool) -> None:
         """Ask again for what was granted, where the session knows nothing of it: before what is asked now."""
-        lost = self._granted.unknown(receipts, paused)
+        lost = self._granted.take_unknown(receipts, paused)
         again = {request_id: self._again(request_id, message) for request_id, message in lost.items()}
         self._requests = {**again, **self._requests}
         if again:
@@ -67,10 +69,16 @@ class Outbox:
     def _again(self, request_id: str, message: ConnectRequest) -> Request:
         """Nobody waits for the answer. A switch whose block has been made takes effect as soon as it can."""
         request = Request(message)
+        # A session that knows it says nothing.
+        expiry = asyncio.get_running_loop().call_later(REMINDED_S, request.answer.cancel)
 
         def answered(answer: asyncio.Future[Any]) -> None:
-            self._requests.pop(request_id, None)
+            expiry.cancel()
+            if self._requests.get(request_id) is request:
+                del self._requests[request_id]
             error = None if answer.cancelled() else answer.exception()
+            if not answer.cancelled() and not error:
+                self._granted.note(message)
             switch = message.switch_prompt.prompt_switch
             if (
                 isinstance(error, CascadeClientError)
@@ -95,6 +103,16 @@ class Outbox:
         request = self._requests.get(request_id)
         if request and not request.answer.done():
             request.answer.set_exception(error)
+
+    def heard_receipt(self, request_id: str) -> None:
+        """Of whomever's switch, as it happens."""
+        if request_id not in self._requests:
+            self._granted.heard_receipt(request_id)
+
+    def heard_paused(self, paused: bool) -> None:
+        """By whomever, as it happens."""
+        if not any(request.message.HasField("set_paused") for request in self._requests.values()):
+            self._granted.heard_paused(paused)
 
     def answer_end(self, value: Any) -> None:
         """`ended` carries no request_id."""

@@ -81,7 +81,8 @@ class Owned:
         """Renew the lease without waiting for the data. Raises StoreUnavailable."""
         if self.stored and not self.fenced and not self.is_over:
             try:
-                await store.put(self.lease, self.base, no_difference(self.stored), self.lease_s)
+                if await store.put(self.lease, self.base, no_difference(self.stored), self.lease_s) is None:
+                    self.stored = None
             except LeaseLost as error:
                 self.fenced = error
 

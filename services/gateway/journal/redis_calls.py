@@ -49,7 +49,7 @@ class RedisCalls:
     def __init__(self, client: Redis, call_timeout_s: float, max_calls: int) -> None:
         self._client = client
         self._register = functools.cache(client.register_script)
-        self._call_timeout_s = call_timeout_s
+        self.call_timeout_s = call_timeout_s
         self._turns = asyncio.Semaphore(max_calls)
         """First come, first served, which a connection pool is not."""
         self._told, self._told_s = "", 0.0
@@ -93,13 +93,13 @@ class RedisCalls:
     async def _call(self, num_bytes: int) -> AsyncIterator[None]:
         """A call in its turn and with its deadline."""
         try:
-            async with asyncio.timeout(self._call_timeout_s + num_bytes / BYTES_PER_S), self._turns:
+            async with asyncio.timeout(self.call_timeout_s + num_bytes / BYTES_PER_S), self._turns:
                 yield
         except (RedisError, OSError, TimeoutError) as error:
             if isinstance(error, NOT_THE_PRIMARY) or "READONLY" in str(error):  # the latter within a script
                 # After a failover the address leads elsewhere, which only new connections find out.
                 with suppress(RedisError, OSError, TimeoutError):
-                    async with asyncio.timeout(self._call_timeout_s):
+                    async with asyncio.timeout(self.call_timeout_s):
                         await self._client.connection_pool.disconnect(inuse_connections=False)
             self._tell(error)
             raise StoreUnavailable(complaint(error)) from error

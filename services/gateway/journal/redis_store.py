@@ -68,8 +68,10 @@ class RedisStore(RedisRunning):
         await super().close()
 
     async def server(self) -> str:
-        """Which process answers: another one after each start and each failover."""
-        return str((await self._do("INFO", "server"))["run_id"])
+        """Which process answers: another one after each start and each failover. Empty where it does not say,
+        but it answers."""
+        told = await self.ask("INFO", "server")
+        return str(told.get("run_id", "")) if isinstance(told, dict) else ""
 
     async def reserve(self, new: NewSession) -> tuple[str, bool]:
         """(the session that this request is to have, whether an earlier try has chosen it).
@@ -144,9 +146,9 @@ class RedisStore(RedisRunning):
     async def claim(self, session: str, owner: str, lease_s: float, *, only_released: bool = False) -> Lease:
         """Raises NoSuchSession, SessionEnded, LeaseHeld."""
         times = (int(lease_s * 1000), self._now(), int(self.ttl_s * 1000))
-        answer = await self._script(
-            CLAIM, self._keys(session), owner, *times, "released" if only_released else ""
-        )
+        until_ms = await self.now_ms() + int(self.call_timeout_s * 1000)
+        kinds = "released" if only_released else ""
+        answer = await self._script(CLAIM, self._keys(session), owner, *times, kinds, until_ms)
         match answer:
             case [b"ok", epoch]:
                 return Lease(session, owner, int(epoch))

@@ -47,6 +47,8 @@ from services.gateway.journal.unbroken import Unbroken
 
 _log = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 5.0
+MAX_PUSHES = 8
+"""Sessions stored at once, after an outage."""
 
 
 class ReplicatedJournal:
@@ -176,6 +178,9 @@ class ReplicatedJournal:
             return Summary(owned.record.brief(), owned.lease.owner, owned.lease.epoch, left_s)
         found = (await self._store.summaries([session]))[0]
         if found is None:
+            await self.look()
+            if self._unbroken.seconds_since_loss < self._takeover_grace_s:
+                raise StoreUnavailable("the journal's store has lost sessions, which are being stored again")
             raise NoSuchSession(f"session {session}: unknown or expired")
         return found
 
@@ -276,7 +281,7 @@ class ReplicatedJournal:
         owned = Owned(lease, lease.epoch, lease_s, until_s, record, stored, self._clock)
         self._owned[lease.session] = owned
         with suppress(LeaseLost):  # its owner hears of that at its first call
-            await self._replicate(owned)
+            await self._try_to_push(owned)
 
     def _check_reserve(self, wanted: int) -> None:
         held = sum(owned.record.limits.max_bytes for owned in self._owned.values()) if wanted > 0 else 0
@@ -287,7 +292,7 @@ class ReplicatedJournal:
         if owned is None or owned.lease != lease or owned.is_over:
             raise fenced(lease, owned.lease.epoch if owned else lease.epoch)
         if owned.fenced:
-            del self._owned[lease.session]
+            self._forget(owned)
             raise owned.fenced
         return owned
 
@@ -295,11 +300,19 @@ class ReplicatedJournal:
         """The session if it is owned here, as far as can be told now."""
         owned = self._owned.get(session)
         if owned and owned.leased_until_s <= self._clock():
-            with suppress(LeaseLost):
-                await self._replicate(owned)
+            with suppress(LeaseLost):  # kept for its owner's next call
+                await self._try_to_push(owned)
         return owned if owned and not owned.fenced else None
 
     async def _replicate(self, owned: Owned) -> None:
+        """Store what is missing, for its owner. Raises LeaseLost."""
+        try:
+            await self._try_to_push(owned)
+        except LeaseLost:
+            self._forget(owned)  # nobody asks for it any more
+            raise
+
+    async def _try_to_push(self, owned: Owned) -> None:
         """Store what is missing; once Redis is gone, a task that waits for it does. Raises LeaseLost."""
         try:
             if self._is_connected:
@@ -318,21 +331,36 @@ class ReplicatedJournal:
         """Store what was written without waiting; what comes meanwhile goes along."""
         with suppress(LeaseLost):  # kept for its owner's next call
             while owned.num_missing and self._is_connected:
-                await self._replicate(owned)
+                await self._try_to_push(owned)
 
     async def _push(self, owned: Owned) -> None:
         async with owned.lock:
             if not self._is_connected:
                 return  # found out while this waited
             await owned.push(self._store)
-            if owned.is_over and not owned.is_behind and self._owned.get(owned.record.session) is owned:
-                del self._owned[owned.record.session]
+            if owned.is_over and not owned.is_behind:
+                self._forget(owned)
+
+    def _forget(self, owned: Owned) -> None:
+        """Another gateway has it, or nobody needs it any more."""
+        if self._owned.get(owned.record.session) is owned:
+            del self._owned[owned.record.session]
 
     async def _push_all(self) -> None:
-        for owned in list(self._owned.values()):
-            if owned.is_behind:
+        """Some at a time: until it is there, other gateways do not know a session that Redis has lost."""
+        turns = asyncio.Semaphore(MAX_PUSHES)
+
+        async def push(owned: Owned) -> None:
+            async with turns:
                 with suppress(LeaseLost):  # kept for its owner's next call
                     await self._push(owned)
+
+        behind = [owned for owned in self._owned.values() if owned.is_behind]
+        failed = [
+            error for error in await asyncio.gather(*map(push, behind), return_exceptions=True) if error
+        ]
+        if failed:
+            raise failed[0]
 
     async def _examine(self) -> None:
         """At a Redis that may be another than before."""

@@ -1,7 +1,7 @@
 """Which sessions run, told among gateways: those of a lost one need their places again."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 KEPT_S = 120.0
 """For a session that its gateway speaks of no more, and no other has taken over."""
@@ -13,21 +13,31 @@ class RunningSession:
 
     session: str
     model: str
+    revision: str
+    """Of the model; empty: any."""
+    kind: str
+    """Equal where the same machines do."""
     needs: frozenset[str]
     """Of `stage` and `decoder`, those that it cannot do without."""
     lacks: frozenset[str] = frozenset()
     """Those of them that it waits for."""
+    silent_s: float = field(default=0.0, compare=False)
+    """Since its gateway spoke of it."""
 
 
 def encode(running: RunningSession, until_ms: int) -> bytes:
-    return json.dumps([until_ms, running.model, sorted(running.needs), sorted(running.lacks)]).encode()
+    what = [running.model, running.revision, running.kind]
+    return json.dumps([until_ms, *what, sorted(running.needs), sorted(running.lacks)]).encode()
 
 
 def decode(session: str, value: bytes, now_ms: int) -> RunningSession | None:
     """None: it was kept for long enough, or is written in a later release's way."""
     try:
-        until_ms, model, needs, lacks = json.loads(value)
-        running = RunningSession(session, model, frozenset(needs), frozenset(lacks))
-        return running if until_ms > now_ms else None
+        until_ms, model, revision, kind, needs, lacks = json.loads(value)
+        left_s = (until_ms - now_ms) / 1000
     except (ValueError, TypeError):
         return None
+    if left_s <= 0:
+        return None
+    silent_s = KEPT_S - left_s
+    return RunningSession(session, model, revision, kind, frozenset(needs), frozenset(lacks), silent_s)

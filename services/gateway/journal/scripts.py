@@ -95,7 +95,7 @@ if not held[2] then return {'missing'} end
 if held[4] and held[4] ~= '' then return {'ended'} end
 local now = now_ms(ARGV[3])
 local left = tonumber(held[3]) - now
-local is_free = left <= 0 and (ARGV[5] == '' or tonumber(held[3]) == 0)
+local is_free = left <= 0 and now <= tonumber(ARGV[6]) and (ARGV[5] == '' or tonumber(held[3]) == 0)
 if held[1] ~= ARGV[1] and not is_free then return {'held', held[1], whole(left)} end
 local epoch, lease = whole(tonumber(held[2]) + 1), whole(now + tonumber(ARGV[2]))
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', epoch, 'lease_ms', lease)
@@ -104,7 +104,8 @@ return {'ok', epoch}
 """
 )
 """KEYS as PUT. ARGV owner, lease in ms, now in ms or empty, TTL in ms, whether only what was released may be
-claimed (anything) or all whose lease ran out (empty)."""
+claimed (anything) or all whose lease ran out (empty), and when nobody waits for the answer any more, in ms:
+Redis may have stood still, and owners could not renew."""
 
 COUNT_IN = (
     _NOW

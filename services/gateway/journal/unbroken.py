@@ -14,15 +14,23 @@ class Unbroken:
         """`longest_silence_s`: between two answers, in which no lease can have run out for that."""
         self._clock = clock
         self._longest_silence_s = longest_silence_s
-        self._server = ""
-        self._since_s = self._heard_s = float("-inf")
+        self._server: str | None = None
+        self._since_s = self._heard_s = self._lost_s = float("-inf")
 
     def heard(self, server: str) -> None:
         """It answered; `server`: one process's life, so that a restart and a failover are breaks."""
         now_s = self._clock()
         if server != self._server or now_s - self._heard_s > self._longest_silence_s:
-            self._server, self._since_s = server, now_s
+            self._since_s = now_s
+        if self._server not in (None, server):
+            self._lost_s = now_s
+        self._server = server
         self._heard_s = now_s
+
+    @property
+    def seconds_since_loss(self) -> float:
+        """Since another process answered, which may know less than the one before."""
+        return self._clock() - self._lost_s
 
     @property
     def seconds(self) -> float:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from bisect import insort
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from cascade.v1.decoder_pb2 import DecoderStatus
@@ -17,7 +18,7 @@ from services.gateway.peers.reports import Kind
 from services.gateway.placement.arrivals import Arrivals
 from services.gateway.placement.claims import Claim, Places
 from services.gateway.placement.ledger import Ledger, Place
-from services.gateway.placement.needs import Needs, decoder_fits, stage_fits
+from services.gateway.placement.needs import Needs, decoder_fits, of_model, stage_fits
 from services.gateway.placement.pace import Pace
 from services.gateway.placement.running import RunningSessions
 
@@ -45,15 +46,19 @@ class Admission:
         self._timer: asyncio.TimerHandle | None = None
         stages.listen(self._learn)
         self.running = RunningSessions(clock, settings.recovery_timeout_s, settings.lease_s, self._move)
-        open_s, left = settings.open_timeout_s, self.running.doubt
-        self._stages = Ledger(stages, stage_fits, clock, open_s, self._move, self._pace.observe, left=left)
-        self._decoders = Ledger(decoders, decoder_fits, clock, open_s, self._move, left=left)
+        open_s, left = settings.open_timeout_s, self.running.left
+        self._stages = Ledger(
+            stages, stage_fits, clock, open_s, self._move, self._pace.observe, partial(left, "stage")
+        )
+        self._decoders = Ledger(
+            decoders, decoder_fits, clock, open_s, self._move, left=partial(left, "decoder")
+        )
 
     def enqueue(self, needs: Needs) -> Claim:
         """Queue for a stage and a decoder; served at once where both are free. Who has the claim either waits
         for it to the end, or cancels. Raises QueueFull."""
         claim = Claim(needs, (self._stages, self._decoders), self._remove)
-        if len(self._queue) >= self._max_queue and (self._is_kept(claim) or not all(find_peers(claim))):
+        if len(self._queue) >= self._max_queue and (self._is_kept(claim, {}) or not all(find_peers(claim))):
             raise QueueFull(f"{self._max_queue} sessions wait for a place already")
         self.arrivals.note()
         self._insert(claim, self._queue)
@@ -151,10 +156,11 @@ class Admission:
             ledger.expire()
         stuck = set()
         served = []
+        kept: dict[Any, int] = {}
         for claim in (*self._urgent, *self._queue):
             if claim.key in stuck:
                 continue
-            if claim.position and self._is_kept(claim):
+            if claim.position and self._is_kept(claim, kept):
                 stuck.add(claim.key)
             elif serve(claim):
                 served.append(claim)
@@ -164,16 +170,27 @@ class Admission:
             self._remove(*served)
         self._set_timer()
 
-    def _is_kept(self, claim: Claim) -> bool:
-        """Whether all that is free is for sessions that run, or ran until their gateway was lost."""
-        model = claim.needs.model
-        num_stages = self._stages.num_others_staying(lambda status: status.model.model == model)
-        num_decoders = self._decoders.num_others_staying(lambda _: True)
-        kept_stages = self.running.num_kept("stage", model, num_stages)
-        kept_decoders = self.running.num_kept("decoder", model, num_decoders)
-        return bool(kept_stages and kept_stages >= self._stages.num_free_for(claim.needs)) or bool(
-            kept_decoders and kept_decoders >= self._decoders.num_free_for(claim.needs)
-        )
+    def _is_kept(self, claim: Claim, known: dict[Any, int]) -> bool:
+        """Whether all that is free is for sessions that run, or ran until their gateway was lost. `known`:
+        how many are kept, by kind and model, as long as nothing is heard."""
+        kinds: tuple[Kind, ...] = ("stage", "decoder")
+        for kind in kinds:
+            key = kind, claim.needs.model, claim.needs.revision
+            if key not in known:
+                known[key] = self._num_kept(kind, claim.needs)
+            num_kept = known[key]
+            if num_kept and num_kept >= self.ledger(kind).num_free_for(claim.needs):
+                return True
+        return False
+
+    def _num_kept(self, kind: Kind, needs: Needs) -> int:
+        """Of the places that would do."""
+        ledger, model = self.ledger(kind), (needs.model, needs.revision)
+        peers = ledger.serving(of_model(*model))
+        serving = {each: ledger.serving(of_model(*each)) for each in self.running.groups}
+        like = [each for each, theirs in serving.items() if theirs & peers]
+        num_there = ledger.num_others(peers.union(*(serving[each] for each in like)))
+        return self.running.num_kept(kind, model, like, num_there)
 
     def _tell_positions(self) -> None:
         for position, claim in enumerate(self._queue, 1):

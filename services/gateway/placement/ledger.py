@@ -110,10 +110,10 @@ class Ledger(Generic[S]):
         open_timeout_s: float,
         changed: Callable[[], None],
         freed: Callable[[], None] = lambda: None,
-        left: Callable[[], None] = lambda: None,
+        left: Callable[[int], None] = lambda number: None,
     ) -> None:
         """`open_timeout_s`: a session that has its place for longer is open there. `changed`: somebody might
-        find a place now. `freed`: a place was released; `left`: by another gateway's session."""
+        find a place now. `freed`: a place was released; `left`: so many by other gateways' sessions."""
         self._pool = pool
         self._fits = fits
         self.clock = clock
@@ -145,10 +145,13 @@ class Ledger(Generic[S]):
         """Places that the needs could be given now."""
         return sum(self.num_free(peer) for peer in self._fitting(needs, ()))
 
-    def num_others_staying(self, serves: Callable[[S], bool]) -> int:
-        """Sessions of other gateways on such peers that are here to stay."""
-        accounts = ((peer, account) for peer, account in self._accounts.items() if is_staying(peer))
-        return sum(account.num_others for peer, account in accounts if peer.status and serves(peer.status))
+    def serving(self, needs: Needs) -> set[Peer[S]]:
+        """Peers that fit the needs, and are here to stay."""
+        return {peer for peer in self._fitting(needs, ()) if is_staying(peer)}
+
+    def num_others(self, peers: Collection[Peer[S]]) -> int:
+        """Sessions of other gateways there."""
+        return sum(self._account(peer).num_others for peer in peers)
 
     def find(self, needs: Needs, avoid: Collection[str]) -> Peer[S] | None:
         """The fullest peer that has a place for the needs."""
@@ -211,7 +214,7 @@ class Ledger(Generic[S]):
         account.closing.clear()
         num_before, account.num_others = account.num_others, self._count_others(peer, account)
         if account.num_others < num_before:
-            self._left()
+            self._left(num_before - account.num_others)
         self.changed()
 
     def _count_others(self, peer: Peer[S], account: Account[S]) -> int:

@@ -39,6 +39,11 @@ class Needs:
         return self.model, self.revision, self.width * self.height, self.encoders
 
 
+def of_model(model: str, revision: str) -> Needs:
+    """Of some session of this model, as far as all of them have them."""
+    return Needs(session="", tenant="", model=model, revision=revision)
+
+
 def stage_fits(status: StageStatus, needs: Needs) -> bool:
     """Whether the stage could run the session, if it had a free place."""
     info = status.model

@@ -1,27 +1,53 @@
 """The sessions that run, here and at other gateways: their places are not for those who queue, also while a
 gateway is lost and nobody has taken its sessions over yet."""
 
-from collections.abc import Callable
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from itertools import chain
 
 from services.common.wakeup import Wakeup
 from services.gateway.journal import Journal, RunningSession
+from services.gateway.peers.reports import Kind
 
 TELL_AGAIN_S = 1.0
-"""Of all that run here, should Redis have lost them."""
+"""Of all that run here: who is alive says so that often, and Redis may have lost it."""
+LOST_S = 3.0
+"""A gateway that has said nothing for so long is lost."""
 ALL = 2**30
 """More places than there are."""
+Model = tuple[str, str]
+"""And its revision."""
+
+
+@dataclass
+class Group:
+    """Sessions of other gateways that run one revision of a model, by the kind of machine."""
+
+    needing: Counter[str] = field(default_factory=Counter)
+    lacking: Counter[str] = field(default_factory=Counter)
+    """That have lost what they need, or their gateway."""
+
+
+@dataclass
+class Shortage:
+    """Fewer sessions are reported by machines than are said to run on them."""
+
+    number: int
+    since_s: float
+    seen_s: float
 
 
 class RunningSessions:
-    """Belongs to one event loop. Sets no timer: `share` is called often, and at once after `news`."""
+    """Belongs to one event loop. Sets no timer: `share` is called often, at once where there is `news`."""
 
     def __init__(
         self, clock: Callable[[], float], patience_s: float, doubt_s: float, changed: Callable[[], None]
     ) -> None:
-        """`patience_s`: how long places are kept for sessions that do not take them. `doubt_s`: how long all
-        are, after somebody left a place and the other gateways could not be asked who. `changed`: places may
-        be free now."""
+        """`patience_s`: how long a place is kept for a session that does not take it. `doubt_s`: how long one
+        is that somebody left, where the other gateways cannot be asked who. `changed`: places may be free
+        now."""
         self._clock = clock
         self._patience_s = patience_s
         self._doubt_s = doubt_s
@@ -30,14 +56,21 @@ class RunningSessions:
         self._others: dict[str, RunningSession] = {}
         self._untold: set[str] = set()
         self._over: set[str] = set()
+        self._began_s: float | None = None
         self._told_s = self._asked_s = float("-inf")
-        self._doubted_s: float | None = None
-        self._short_since: dict[tuple[str, str], float] = {}
-        self.is_shared = False
-        """Whether `share` is called at all."""
-        self.news = Wakeup()
+        self._left: deque[tuple[float, Kind, int]] = deque()
+        self._lacking_since: dict[str, float] = {}
+        self._shortages: dict[tuple[Kind, Model], Shortage] = {}
+        self._yields: dict[tuple[str, frozenset[str], frozenset[str]], str] | None = None
+        self.groups: dict[Model, Group] = {}
+        self.news = asyncio.Event()
         """Others are to be told something, or to be asked."""
         self._moved = Wakeup()
+
+    def begin(self) -> None:
+        """`share` is called from now on; what was told before is not known yet."""
+        self._began_s = self._clock()
+        self.news.set()
 
     # What runs here.
 
@@ -64,36 +97,38 @@ class RunningSessions:
     async def yield_asked(self, session: str) -> None:
         """Until another session has what this one waits for, and waits for what this one has: of two such the
         one whose id is less keeps what it has."""
-        while not self._must_yield(session):
-            await self._moved.wait()
+        await self._moved.until(lambda: self._must_yield(session))
 
     # What runs elsewhere.
 
-    def doubt(self) -> None:
-        """A place was left that another gateway's session had: whether that is over, only others know."""
-        if self.is_shared:
-            self._doubted_s = self._clock()
-            self.news.fire()
+    def left(self, kind: Kind, number: int) -> None:
+        """So many of other gateways' sessions left their places: whether they are over, only others know."""
+        if self._began_s is not None:
+            self._left.append((self._clock(), kind, number))
+            self.news.set()
 
-    def num_kept(self, kind: str, model: str, num_there: int) -> int:
-        """Places to be kept for sessions of other gateways, of which so many have theirs there."""
+    def num_kept(self, kind: Kind, model: Model, like: Iterable[Model], num_there: int) -> int:
+        """Places to be kept from sessions of this model: for those of these models, which could use them; of
+        them the machines report so many."""
         now_s = self._clock()
-        if self._doubted_s is not None and now_s - self._doubted_s < self._doubt_s:
+        if self._began_s is not None and self._asked_s < self._began_s > now_s - self._doubt_s:
             return ALL
-        num_short = self._num_elsewhere(kind, model) - num_there
-        if num_short <= 0:
-            self._short_since.pop((kind, model), None)
-            return 0
-        since_s = self._short_since.setdefault((kind, model), now_s)
-        return num_short if now_s - since_s < self._patience_s else 0
+        groups = [self.groups[each] for each in like]
+        num_short = sum(group.needing[kind] for group in groups) - num_there
+        num_lacking = sum(group.lacking[kind] for group in groups)
+        while self._left and self._left[0][0] <= now_s - self._doubt_s:
+            self._left.popleft()
+        num_left = sum(number for _, left, number in self._left if left == kind)
+        return max(num_lacking, self._num_short(kind, model, num_short, now_s)) + num_left
 
     async def share(self, journal: Journal, every_s: float) -> None:
         """Tell and hear what is new; with nothing to tell and nobody who waits for it, that often. Raises
         StoreUnavailable."""
         asked_s = self._clock()
-        is_urgent = self._untold or self._over or self._short_since or self._doubted_s is not None
+        is_urgent = self._untold or self._over or self._left or self._shortages
         if not is_urgent and asked_s - self._asked_s < every_s:
             return
+        self.news.clear()
         is_all = asked_s - self._told_s >= TELL_AGAIN_S
         told = set(self._mine) if is_all else self._untold & self._mine.keys()
         over = set(self._over)
@@ -101,35 +136,74 @@ class RunningSessions:
         try:
             running = await journal.share_running([self._mine[session] for session in told], over)
         except BaseException:
-            self._untold |= told
-            self._changed()  # what was doubted for long enough is free
+            self._untold |= told & self._mine.keys()
+            self._changed()  # what was left long enough ago is free
             raise
         self._asked_s = asked_s
         self._told_s = asked_s if is_all else self._told_s
         self._over -= over - self._mine.keys()
-        self._others = {one.session: one for one in running if one.session not in {*self._mine, *over}}
-        if self._doubted_s is not None and self._doubted_s <= asked_s:
-            self._doubted_s = None
-        self._moved.fire()
+        self._hear(one for one in running if one.session not in {*self._mine, *over})
+        while self._left and self._left[0][0] <= asked_s:
+            self._left.popleft()
+        self._shortages = {
+            key: shortage for key, shortage in self._shortages.items() if shortage.seen_s > asked_s - LOST_S
+        }
+        self._move()
         self._changed()
 
-    def _tell(self) -> None:
-        self._moved.fire()
-        self.news.fire()
+    def _hear(self, running: Iterable[RunningSession]) -> None:
+        now_s = self._clock()
+        self._others = {one.session: one for one in running}
+        self.groups = {}
+        since_s: dict[str, float] = {}
+        for one in self._others.values():
+            group = self.groups.setdefault((one.model, one.revision), Group())
+            group.needing.update(one.needs)
+            lacks = one.needs if is_lost(one) else one.lacks
+            if lacks:
+                since_s[one.session] = self._lacking_since.get(one.session, now_s)
+                if now_s - since_s[one.session] < self._patience_s:
+                    group.lacking.update(lacks)
+        self._lacking_since = since_s
 
-    def _num_elsewhere(self, kind: str, model: str) -> int:
-        return sum(
-            kind in one.needs and (kind == "decoder" or one.model == model) for one in self._others.values()
-        )
+    def _num_short(self, kind: Kind, model: Model, number: int, now_s: float) -> int:
+        """Until it is known which: those of a lost gateway are soon known to be silent."""
+        if number <= 0:
+            self._shortages.pop((kind, model), None)
+            return 0
+        known = self._shortages.get((kind, model))
+        is_same = known and number <= known.number and now_s - known.seen_s < LOST_S
+        since_s = known.since_s if known and is_same else now_s
+        self._shortages[kind, model] = Shortage(number, since_s, now_s)
+        return number if now_s - since_s < 2 * LOST_S else 0
+
+    def _tell(self) -> None:
+        self.news.set()
+        self._move()
+
+    def _move(self) -> None:
+        self._yields = None
+        self._moved.fire()
 
     def _must_yield(self, session: str) -> bool:
         mine = self._mine.get(session)
         if mine is None or not mine.lacks or not (held := mine.needs - mine.lacks):
             return False
-        return any(
-            other.session < session
-            and other.model == mine.model
-            and held <= other.lacks
-            and mine.lacks <= other.needs - other.lacks
-            for other in chain(self._mine.values(), self._others.values())
-        )
+        if self._yields is None:
+            self._yields = self._find_yields()
+        return self._yields.get((mine.kind, held, mine.lacks), session) < session
+
+    def _find_yields(self) -> dict[tuple[str, frozenset[str], frozenset[str]], str]:
+        """By what they lack and have, the least id of those who wait."""
+        found: dict[tuple[str, frozenset[str], frozenset[str]], str] = {}
+        for one in chain(self._mine.values(), self._others.values()):
+            held = one.needs - one.lacks
+            if one.lacks and held and not is_lost(one):
+                key = one.kind, one.lacks, held
+                found[key] = min(one.session, found.get(key, one.session))
+        return found
+
+
+def is_lost(running: RunningSession) -> bool:
+    """Nobody speaks of it any more."""
+    return running.silent_s > LOST_S

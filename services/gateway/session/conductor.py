@@ -17,7 +17,7 @@ from services.common.errors import NotReady, QueueFull, QuotaExceeded
 from services.common.interceptors.logs import bind_session
 from services.common.race import race
 from services.common.status import describe
-from services.gateway.journal import Ended, Lease, Limits, LimitsSet, Noted, Record, RunningSession
+from services.gateway.journal import Ended, Lease, Limits, LimitsSet, Noted, Record
 from services.gateway.journal.errors import LeaseLost, NoSuchSession
 from services.gateway.peers.stream import StreamLost
 from services.gateway.placement.claims import Claim, Places
@@ -25,7 +25,7 @@ from services.gateway.session import views
 from services.gateway.session.attachment import Response
 from services.gateway.session.live import LiveSession
 from services.gateway.session.over import SessionOver, failed, or_over
-from services.gateway.session.production import Production, needs_of
+from services.gateway.session.production import Production, needs_of, running_of
 from services.gateway.session.recovery import Recoveries
 from services.gateway.session.shared import Shared
 
@@ -45,6 +45,8 @@ class Conductor:
         self._shared = shared
         self._recoveries = Recoveries(self.live, is_taken_over=is_taken_over)
         self._production: Production | None = None
+        self._has_yielded = False
+        """It gave up its places for another, and is to have others before any queue."""
 
     @property
     def addresses(self) -> tuple[str, str]:
@@ -112,7 +114,8 @@ class Conductor:
         try:
             await self._note_model(places)
             await self._production.run()
-            if self.live.is_paused or not self._production.has_yielded:
+            self._has_yielded = self._production.has_yielded and not self.live.is_paused
+            if not self._has_yielded:
                 self._recoveries.put_off()
                 self._shared.admission.running.drop(self.live.record.session)
         finally:
@@ -123,9 +126,9 @@ class Conductor:
     async def _places(self) -> Places:
         """Places at a stage and a decoder: from the queue, or ahead of it for what ran before."""
         running, session = self._shared.admission.running, self.live.record.session
-        if self._recoveries.is_urgent:
+        if self._recoveries.is_urgent or self._has_yielded:
             both = frozenset({"stage", "decoder"})
-            running.put(RunningSession(session, self.live.spec.model, needs=both, lacks=both))
+            running.put(running_of(self.live, needs=both, lacks=both))
             async with or_over(self._shared.settings.gateway.recovery_timeout_s, "stage and decoder"):
                 return await self._shared.admission.both(needs_of(self.live))
         running.drop(session)

@@ -279,8 +279,14 @@ class Production:
         """To all gateways, so that nobody from a queue has the places that it needs."""
         done = {"stage": self._stage.is_done, "decoder": self._decoder.is_done}
         needs = frozenset(kind for kind, is_done in done.items() if not is_done)
-        session, model = self._live.record.session, self._live.spec.model
-        self._running.put(RunningSession(session, model, needs, needs & self._lacks))
+        self._running.put(running_of(self._live, needs, needs & self._lacks))
+
+
+def running_of(live: LiveSession, needs: frozenset[str], lacks: frozenset[str]) -> RunningSession:
+    """As other gateways hear of it."""
+    its = needs_of(live)
+    kind = f"{its.model}/{its.revision}/{its.width * its.height}/{sorted(its.encoders)}"
+    return RunningSession(its.session, its.model, its.revision, kind, needs, lacks)
 
 
 def needs_of(live: LiveSession, *, is_resumed: bool = False) -> Needs:

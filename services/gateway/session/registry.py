@@ -10,7 +10,6 @@ import structlog
 
 from services.common.errors import Draining, NotReady, SessionNotFound
 from services.common.race import may_fail
-from services.common.wakeup import Wakeup
 from services.gateway.journal import Lease, Noted, Record
 from services.gateway.journal.errors import (
     JournalError,
@@ -63,7 +62,7 @@ class Registry:
             self._every(lease_s / 2, self._adopt),
         )
         self._chores = [asyncio.create_task(chore) for chore in chores]
-        self.shared.admission.running.is_shared = True
+        self.shared.admission.running.begin()
 
     async def close(self) -> None:
         """Stop all that runs; what Redis has of it another gateway goes on with."""
@@ -124,7 +123,7 @@ class Registry:
         check_tenant(summary.record, tenant)
         if summary.record.end:
             return summary.record
-        if summary.owner != self.shared.owner or not summary.lease_left_s or session in self._takeovers:
+        if not summary.lease_left_s or session in self._takeovers:
             with suppress(LeaseHeld, SessionEnded):
                 return await self._take_over(session)
         if summary.owner == self.shared.owner:
@@ -250,9 +249,13 @@ class Registry:
             await self.shared.admission.running.share(self.shared.journal, lease_s / 2)
 
     async def _every(
-        self, seconds: float, chore: Callable[[], Coroutine[Any, Any, None]], sooner: Wakeup | None = None
+        self,
+        seconds: float,
+        chore: Callable[[], Coroutine[Any, Any, None]],
+        sooner: asyncio.Event | None = None,
     ) -> None:
-        sooner = sooner or Wakeup()
+        """`sooner`: the chore has something to do at once; it clears that itself."""
+        sooner = sooner or asyncio.Event()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):

@@ -144,6 +144,9 @@ export class Connection {
     if (kind === "reconnect") this.open();
     if (kind === "ended") this.close();
     this.listener.event(kind, content, media);
+    if (kind === "promptReceipt") this.granted.heardReceipt(content.requestId);
+    const asks = [...this.outbox.values()].some((message) => "setPaused" in message);
+    if (kind === "stateChanged" && !asks) this.granted.heardPaused(Boolean(content.paused));
   }
 
   /** Whether this segment has not come before, over another stream. @param {ConnectStream} stream @param {number} sequence */
@@ -164,7 +167,7 @@ export class Connection {
     this.current = stream;
     stream.newest = Number(nextSequence) - 1; // It takes that for known.
     const known = receipts.map((/** @type {any} */ receipt) => receipt.requestId);
-    const forgotten = this.wasAttached ? this.granted.unknown(known, Boolean(session.paused)) : [];
+    const forgotten = this.wasAttached ? this.granted.takeUnknown(known, Boolean(session.paused)) : [];
     this.outbox = new Map([...forgotten, ...this.outbox]);
     this.wasAttached = true;
     this.coming = null;

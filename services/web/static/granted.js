@@ -19,14 +19,29 @@ export class Granted {
     if (this.switches.size > MAX_SWITCHES) this.switches.delete([...this.switches.keys()][0]);
   }
 
-  /** Switches after the newest that it knows, which took the place of those before, and a pause.
+  /** Of a switch, as it happens: one of somebody else takes the place of ours. @param {string} requestId */
+  heardReceipt(requestId) {
+    if (requestId && !this.switches.has(requestId)) this.switches.clear();
+  }
+
+  /** As it happens: somebody else wants it otherwise. @param {boolean} isPaused */
+  heardPaused(isPaused) {
+    if (this.paused && this.paused[1].setPaused.paused !== isPaused) this.paused = null;
+  }
+
+  /** Switches after the newest that it knows, which took the place of those before, and a pause;
+   * each once, until it is granted again.
    * @param {string[]} known request ids of its receipts @param {boolean} isPaused
    * @returns {[string, Record<string, any>][]} what a session that says so does not know */
-  unknown(known, isPaused) {
+  takeUnknown(known, isPaused) {
     /** @type {[string, Record<string, any>][]} */
     let lost = [];
     for (const granted of this.switches) lost = known.includes(granted[0]) ? [] : [...lost, granted];
-    if (this.paused && this.paused[1].setPaused.paused !== isPaused) lost.push(this.paused);
+    for (const [requestId] of lost) this.switches.delete(requestId);
+    if (this.paused && this.paused[1].setPaused.paused !== isPaused) {
+      lost.push(this.paused);
+      this.paused = null;
+    }
     return lost;
   }
 }

@@ -371,7 +371,7 @@ async def test_wishes_that_were_granted_and_forgotten_are_told_again() -> None:
             await stream.pause()
             fake = gateway.sessions[session.name]
             fake.receipts = [fake.receipts[1]]
-            fake.set_state(session_pb2.SESSION_STATE_ACTIVE, paused=False)
+            fake.message.state, fake.message.paused = session_pb2.SESSION_STATE_ACTIVE, False
             fake.outboxes[0].put_nowait(failure(Code.UNAVAILABLE, "SESSION_LOST"))
             fake.wake()
             await until(lambda: fake.message.paused)
@@ -382,6 +382,29 @@ async def test_wishes_that_were_granted_and_forgotten_are_told_again() -> None:
             await reading
         assert len(only(seen, Reconnected)) == 1
         assert [receipt.request_id for receipt in fake.receipts] == known
+
+
+async def test_what_somebody_else_has_changed_since_is_not_told_again() -> None:
+    async with session_at(Script(pace_s=0.01), None) as (gateway, client, session):
+        async with client.connect(session) as stream:
+            seen: list[Event] = []
+            reading = asyncio.create_task(collect(stream, seen))
+            await stream.switch("red")
+            await stream.pause()
+            fake = gateway.sessions[session.name]
+            fake.set_state(session_pb2.SESSION_STATE_ACTIVE, paused=False)
+            fake.switch("another's", session_pb2.PromptSwitch(text="blue"))
+            await until(lambda: any(event.request_id == "another's" for event in only(seen, PromptReceipt)))
+            fake.receipts = []
+            fake.outboxes[0].put_nowait(failure(Code.UNAVAILABLE, "SESSION_LOST"))
+            fake.wake()
+            await until(lambda: bool(only(seen, Reconnected)))
+            count = len(only(seen, Segment))
+            await until(lambda: len(only(seen, Segment)) > count + 3)
+            assert not fake.receipts
+            assert not fake.message.paused
+            await stream.end()
+            await reading
 
 
 async def test_a_forgotten_switch_whose_block_was_made_takes_effect_as_soon_as_it_can() -> None:

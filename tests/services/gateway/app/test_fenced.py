@@ -82,6 +82,7 @@ async def test_a_takeover_that_fails_for_clients_that_have_left_is_none(
             raise LeaseHeld(session, "another", lease_s)
 
         monkeypatch.setattr(journal, "claim", slowly)
+        await both.first.kill()
         asking = asyncio.create_task(both.second.acme.get(name))
         await is_asked.wait()
         asking.cancel()

@@ -1164,6 +1164,82 @@ class TestRedisGone:
         for journal in (owner, other):
             await journal.close()
 
+    async def test_a_claim_that_redis_gets_to_late_is_void(
+        self, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It stood still with the claim in its socket, until the lease was over that nobody could renew."""
+        owner, other = replicated(own_server), replicated(own_server, call_timeout_s=0.3)
+        lease = (await owner.create(new(), "a", 1.0)).lease
+        assert lease
+        is_too_soon = other._is_too_soon
+
+        async def then_a_pause() -> bool:
+            answer = await is_too_soon()
+            own_server.freeze()
+            return answer
+
+        monkeypatch.setattr(other, "_is_too_soon", then_a_pause)
+        with pytest.raises(StoreUnavailable):
+            await other.claim("s1", "b", LEASE_S)
+        await asyncio.sleep(1.0)
+        own_server.thaw()
+        await owner.renew(lease, LEASE_S)
+        found = await other.summary("s1")
+        assert (found.owner, found.epoch) == ("a", 1)
+        for journal in (owner, other):
+            await journal.close()
+
+    async def test_a_redis_that_does_not_say_who_it_is(self, own_server: RedisServer) -> None:
+        """As some managed ones: sessions are taken over there as well, and outages end."""
+        own_server.command("ACL", "SETUSER", "default", "-info")
+        clock = Clock()
+        owner, other = replicated(own_server, clock), replicated(own_server, clock)
+        lease = await opened(owner)
+        await owner.write(lease, *blocks(0, 1))
+        owner._is_connected = False
+        owner._go_on_without(StoreUnavailable("away"))
+        await caught_up(owner)
+        clock.now_s += LEASE_S + 1
+        assert await other.orphans(10) == ["s1"]
+        assert (await other.claim("s1", "b", LEASE_S)).epoch == 2
+        for journal in (owner, other):
+            await journal.close()
+
+    async def test_sessions_that_were_fenced_take_no_room(self, server: RedisServer) -> None:
+        clock = Clock()
+        owner, other = replicated(server, clock), replicated(server, clock)
+        leases = [await opened(owner, session=f"fenced-{number}") for number in range(3)]
+        clock.now_s += LEASE_S + 1
+        for lease in leases:
+            await other.claim(lease.session, "b", LEASE_S)
+        first, second, third = leases
+        for act in (owner.write(first, *blocks(0, 1)), owner.renew(second, 1.0), owner.advance(third, 1.0)):
+            with pytest.raises(LeaseLost):
+                await act
+        assert not owner._owned
+        for journal in (owner, other):
+            await journal.close()
+
+    async def test_what_redis_has_lost_is_not_unknown_until_owners_could_store_it(
+        self, own_server: RedisServer
+    ) -> None:
+        clock = Clock()
+        other = replicated(own_server, clock, grace_s=4.0)
+        with pytest.raises(NoSuchSession):
+            await other.summary("s1")
+        own_server.kill()
+        for path in own_server.folder.glob("appendonlydir/*"):
+            path.unlink()
+        own_server.start()
+        with suppress(StoreUnavailable):
+            await other.look()
+        with pytest.raises(StoreUnavailable, match="lost"):
+            await other.summary("s1")
+        clock.now_s += 5.0
+        with pytest.raises(NoSuchSession):
+            await other.summary("s1")
+        await other.close()
+
     async def test_leases_are_renewed_before_the_data_are_stored(self, own_server: RedisServer) -> None:
         journal = replicated(own_server)
         leases = [await opened(journal, session=f"s{number}") for number in range(5)]

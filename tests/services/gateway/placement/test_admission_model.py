@@ -112,13 +112,14 @@ class Model:
     def ledger(self, machine: Machine) -> Any:
         return self.admission._stages if machine.is_stage else self.admission._decoders
 
-    def num_free(self, machine: Machine) -> int:
+    def num_free(self, machine: Machine, *, num_fresh: int = 0) -> int:
+        """`num_fresh`: places as before so many were granted."""
         peer = machine.pool.peers.get(machine.address)
         if peer is None or peer.is_gone or machine.state != READY:
             return 0
         if self.ledger(machine)._account(peer).back_s is not None:
             return 0
-        held = len(self.there(machine)) + machine.num_others
+        held = len(self.there(machine)) - num_fresh + machine.num_others
         return machine.max_sessions - max(machine.num_reported, held)
 
     def fits(self, machine: Machine, waiting: Waiting) -> bool:
@@ -235,7 +236,7 @@ class Model:
             chosen = self.machine(place)
             for machine in self.free_machines(self.served[0], chosen.is_stage):
                 if machine is not chosen:
-                    assert self.num_free(chosen) + 1 <= self.num_free(machine), "not the fullest"
+                    assert self.num_free(chosen, num_fresh=1) <= self.num_free(machine), "not the fullest"
 
     def check_revocations(self, before: set[Place[Any]]) -> None:
         """Only for somebody who waits."""

@@ -29,15 +29,17 @@ class Elsewhere(MemoryJournal):
         return [*self.others.values(), *mine]
 
 
-def running(session: str, model: str = "demo", **sets: frozenset[str]) -> RunningSession:
-    return RunningSession(session, model, **{"needs": BOTH, **sets})
+def running(
+    session: str, model: str = "demo", silent_s: float = 0.0, **sets: frozenset[str]
+) -> RunningSession:
+    return RunningSession(session, model, "", model, **{"needs": BOTH, **sets}, silent_s=silent_s)
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     """One stage for two sessions, which two of another gateway have."""
     made = World()
-    made.admission.running.is_shared = True
+    made.admission.running.begin()
     made.stage("s1", max_sessions=2, num_sessions=2)
     made.decoder("d1", max_sessions=9, num_sessions=2)
     yield made
@@ -110,17 +112,23 @@ async def test_only_what_the_session_needs_is_kept(world: World, other: RunningS
 
 async def test_places_that_nobody_takes_are_given_out_after_all(world: World) -> None:
     """When the sessions that they were kept for must have failed."""
-    journal = Elsewhere(running("x"), running("y"))
-    await share(world, journal)
+    journal = Elsewhere(running("x", silent_s=5.0), running("y", silent_s=5.0))
     world.stage("s1", max_sessions=2, num_sessions=0)
     waiting = asyncio.create_task(world.admission.enqueue(needs("a")).wait())
+    for _ in range(int(PATIENCE_S)):
+        await share(world, journal)
+        await settle()
+        assert not waiting.done()
+        world.advance(1.0)
     await share(world, journal)
-    world.advance(PATIENCE_S - 1)
-    await settle()
-    assert not waiting.done()
-    world.advance(2)
     await settle()
     assert waiting.done()
+    journal.others["z"] = running("z", lacks=frozenset({"stage"}))  # it has lost its place only now
+    await share(world, journal)
+    later = asyncio.create_task(world.admission.enqueue(needs("b")).wait())
+    await settle()
+    assert not later.done()
+    later.cancel()
 
 
 async def test_sessions_on_a_stage_that_leaves_will_need_another(world: World) -> None:
@@ -161,3 +169,101 @@ async def test_what_could_not_be_told_is_told_later(world: World) -> None:
     table.forget("b")
     await share(world, journal)
     assert told == [["a"], ["b"], ["-a"]]
+
+
+async def test_a_gateway_that_has_just_started_gives_nothing_out_before_it_has_asked() -> None:
+    made = World()
+    made.stage("s1", max_sessions=2)
+    made.decoder("d1", max_sessions=9)
+    made.admission.running.begin()
+    waiting = asyncio.create_task(made.admission.enqueue(needs("a")).wait())
+    await settle()
+    assert not waiting.done()
+    await share(made, Elsewhere(running("x", silent_s=5.0)))
+    await settle()
+    assert waiting.done(), "one place is kept, one is free"
+    made.admission.close()
+
+
+async def test_a_shortage_of_long_ago_is_no_excuse(world: World) -> None:
+    """It was seen once, and then nobody asked; or one session has been without a place for long."""
+    stuck = running("stuck", lacks=frozenset({"stage"}))
+    journal = Elsewhere(running("x"), running("y"), stuck)
+    for _ in range(int(PATIENCE_S) + 2):
+        await share(world, journal)
+        world.advance(1.0)
+    world.stage("s1", max_sessions=2, num_sessions=0)
+    waiting = asyncio.create_task(world.admission.enqueue(needs("a")).wait())
+    await share(world, journal)
+    await settle()
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_who_reports_a_session_that_nobody_lists_hides_no_shortage(world: World) -> None:
+    """One of a gateway of the former release, which lists none."""
+    world.stage("s1", max_sessions=3, num_sessions=2)
+    journal = Elsewhere(running("x", lacks=frozenset({"stage"})))
+    await share(world, journal)
+    waiting = asyncio.create_task(world.admission.enqueue(needs("a")).wait())
+    await settle()
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_places_are_kept_from_those_alone_who_would_take_them(world: World) -> None:
+    """The other model has machines of its own, where its sessions are; a decoder may serve both."""
+    world.decoder("d2", max_sessions=9, models=["other"])
+    lacking = [running(f"x{number}", "other", lacks=BOTH) for number in range(9)]
+    await share(world, Elsewhere(*lacking))
+    world.stage("s1", max_sessions=2, num_sessions=0)
+    await share(world, Elsewhere(*lacking))
+    claim = world.admission.enqueue(needs("a"))
+    await settle()
+    assert claim.position == 0
+    claim.cancel()
+    world.decoder("d1", max_sessions=9, num_sessions=2, models=["demo", "other"])
+    claim = world.admission.enqueue(needs("b"))
+    await settle()
+    assert claim.position == 1
+    claim.cancel()
+
+
+async def yields(world: World, session: str) -> bool:
+    asked = asyncio.create_task(world.admission.running.yield_asked(session))
+    await settle()
+    is_asked = asked.done()
+    asked.cancel()
+    return is_asked
+
+
+async def test_who_yields_to_whom(world: World) -> None:
+    """The greater id, to a living session of the same kind that has the other half."""
+    stage, decoder = frozenset({"stage"}), frozenset({"decoder"})
+    table = world.admission.running
+    table.put(running("m", lacks=stage))
+    for other, is_asked in (
+        (running("a", lacks=decoder), True),
+        (running("z", lacks=decoder), False),
+        (running("a", lacks=stage), False),
+        (running("a", lacks=BOTH), False),
+        (running("a"), False),
+        (running("a", "other", lacks=decoder), False),
+        (running("a", lacks=decoder, silent_s=5.0), False),
+    ):
+        await share(world, Elsewhere(other))
+        assert await yields(world, "m") == is_asked, other
+
+
+async def test_what_is_forgotten_while_it_is_told_is_not_told_again(world: World) -> None:
+    journal, table = Elsewhere(), world.admission.running
+
+    async def fails(mine, over):  # type: ignore[no-untyped-def]
+        table.forget("a")
+        raise StoreUnavailable("away")
+
+    journal.share_running = fails  # type: ignore[method-assign]
+    table.put(running("a"))
+    with pytest.raises(StoreUnavailable):
+        await share(world, journal)
+    assert not table._untold
