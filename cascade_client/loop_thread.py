@@ -36,19 +36,30 @@ class LoopThread:
         await self._at_end()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """As `await` does. Ctrl-C, which comes to the caller's thread, cancels the work. Raises Unavailable
-        where this is closed, or gets closed meanwhile."""
+        """As `await` does. Ctrl-C, which comes to the caller's thread, cancels the work, and what that has to
+        put in order is done first. Raises Unavailable where this is closed, or gets closed meanwhile."""
+        is_over = Event()
+        is_over.set()
+
+        async def working() -> T:
+            is_over.clear()
+            try:
+                return await work
+            finally:
+                is_over.set()
+
         with self._lock:
             if self._is_closed:
                 work.close()
                 raise Unavailable(CLOSED)
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            future = asyncio.run_coroutine_threadsafe(working(), self._loop)
         try:
             return future.result()
         except CancelledError:
             raise Unavailable(CLOSED) from None
         except BaseException:
             future.cancel()
+            is_over.wait(CLOSE_DEADLINE_S)
             raise
 
     def close(self) -> None:

@@ -145,8 +145,13 @@ def steer_and_close(gateway: FakeGateway) -> None:
 
 
 PROGRAM = """
-import sys
+import asyncio, sys
 from cascade_client import SyncClient
+to_thread = asyncio.to_thread
+async def late(*work, **options):  # as on a busy machine
+    await asyncio.sleep(0.3)
+    return await to_thread(*work, **options)
+asyncio.to_thread = late
 with SyncClient(sys.argv[1]) as client:
     with client.connect(client.create("a red circle")) as stream:
         stream.save("video.mp4", lambda event, saved: print(saved.num_segments, flush=True))
