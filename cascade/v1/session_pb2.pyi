@@ -509,6 +509,7 @@ class Session(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `sessions/{session_id}`."""
     tenant: _builtins.str
@@ -533,6 +534,8 @@ class Session(_message.Message):
     """Viewers that are attached."""
     model_licence: _builtins.str
     """Licence of the model's weights."""
+    prompt: _builtins.str
+    """The prompt that took effect last, its first 200 characters."""
     @_builtins.property
     def spec(self) -> Global___SessionSpec:
         """What was asked for, defaults filled in (those of the model from STARTING on)."""
@@ -578,10 +581,11 @@ class Session(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end: Global___SessionEnd | None = ...,
+        prompt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end", b"end", "queue", b"queue", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_sequence", b"acked_sequence", "block_frames", b"block_frames", "create_time", b"create_time", "end", b"end", "epoch", b"epoch", "has_controller", b"has_controller", "last_sequence", b"last_sequence", "model_licence", b"model_licence", "name", b"name", "num_blocks", b"num_blocks", "num_viewers", b"num_viewers", "paused", b"paused", "queue", b"queue", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "unknown_words", b"unknown_words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_sequence", b"acked_sequence", "block_frames", b"block_frames", "create_time", b"create_time", "end", b"end", "epoch", b"epoch", "has_controller", b"has_controller", "last_sequence", b"last_sequence", "model_licence", b"model_licence", "name", b"name", "num_blocks", b"num_blocks", "num_viewers", b"num_viewers", "paused", b"paused", "prompt", b"prompt", "queue", b"queue", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "unknown_words", b"unknown_words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

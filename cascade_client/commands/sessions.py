@@ -91,7 +91,7 @@ async def list_sessions(options: Options) -> int:
 def row(session: Session) -> tuple[str, ...]:
     message = session.message
     state = describe_end(session.end_reason) if session.end_reason else session.state.lower()
-    prompt = message.spec.prompts.get(0, "")
+    prompt = message.prompt or message.spec.prompts.get(0, "")  # of a gateway of a former release
     shown = prompt if len(prompt) <= 40 else f"{prompt[:39]}…"
     return session.name, state, message.spec.model, str(message.num_blocks), str(message.num_viewers), shown
 

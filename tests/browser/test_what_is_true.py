@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import pytest
 from playwright.async_api import Route, expect
 
 from tests.browser.conftest import Enter, OpenPage
@@ -155,6 +156,7 @@ async def test_it_asks_before_a_session_ends(enter: Enter, visit: OpenPage) -> N
     await page.until_state("ended")
 
 
+@pytest.mark.slow
 async def test_one_letter_keys_can_be_switched_off(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town())
     page = await visit(place.url)
@@ -178,6 +180,7 @@ async def test_one_letter_keys_can_be_switched_off(enter: Enter, visit: OpenPage
     assert await page.find("#pause").get_attribute("aria-pressed") == "false"
 
 
+@pytest.mark.slow
 async def test_a_recording_shows_its_length(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town())
     page = await visit(place.url)
@@ -218,6 +221,7 @@ FIGURES = """async () => {
 }"""
 
 
+@pytest.mark.slow
 async def test_latency_after_a_sleep_is_that_of_what_comes_after_it(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town())
     page = await visit(place.url)
@@ -236,6 +240,7 @@ async def test_why_it_could_not_go_on_is_told(enter: Enter, visit: OpenPage) -> 
     assert told == "It could not go on: no stage came back"
 
 
+@pytest.mark.slow
 async def test_the_wait_in_the_queue_is_beside_the_title(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town())
     page = await visit(place.url)
@@ -247,6 +252,7 @@ async def test_the_wait_in_the_queue_is_beside_the_title(enter: Enter, visit: Op
     await page.picture("estimate")
 
 
+@pytest.mark.slow
 async def test_suggestions_fade_where_more_follow(enter: Enter, visit: OpenPage) -> None:
     async def many(route: Route) -> None:
         answer = await route.fetch()

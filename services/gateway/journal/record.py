@@ -22,7 +22,7 @@ MAX_KEPT = 4096
 CREATED = "create/"
 """Request ids of prompts that the session was created with begin so, and no others do."""
 
-BRIEF_NOTES = ("model", "state", "paused", "started_ms", "epoch", "unknown_words")
+BRIEF_NOTES = ("model", "state", "paused", "started_ms", "epoch", "unknown_words", "prompt")
 """Notes that lists show; what is in them, the gateway knows (`services/gateway/session/views.py`)."""
 
 IN_JSON = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="forbid")

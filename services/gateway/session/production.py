@@ -13,6 +13,7 @@ from services.gateway.journal import (
     Change,
     LatentsMade,
     Noted,
+    Prompt,
     PromptApplied,
     PromptRefused,
     RunningSession,
@@ -168,7 +169,8 @@ class Production:
             is_due = block <= self._live.record.next_stage_block and prompt.first_block_touched is None
             if prompt.is_created and is_due:  # it rules from the first block on, so no receipt comes
                 applied_ms = self._live.shared.now_ms()
-                await self._live.write(PromptApplied(prompt.request_id, block, block, applied_ms))
+                applied = PromptApplied(prompt.request_id, block, block, applied_ms)
+                await self._live.write(applied, shown(prompt))
                 self._live.tell_receipt(prompt.request_id)
 
     async def block_made(self, block: MadeBlock) -> None:
@@ -193,7 +195,7 @@ class Production:
         touched, full = applied.first_block_touched, applied.first_block_full
         words = tuple(applied.unknown_words)
         applied_ms = self._live.shared.now_ms()
-        await self._live.write(PromptApplied(request_id, touched, full, applied_ms, words))
+        await self._live.write(PromptApplied(request_id, touched, full, applied_ms, words), shown(prompt))
         if done := self._live.record.find_prompt(request_id):
             self._live.shared.metrics.prompt_applied(done)
         self._live.tell_receipt(request_id)
@@ -280,6 +282,11 @@ class Production:
         done = {"stage": self._stage.is_done, "decoder": self._decoder.is_done}
         needs = frozenset(kind for kind, is_done in done.items() if not is_done)
         self._running.put(running_of(self._live, needs, needs & self._lacks))
+
+
+def shown(prompt: Prompt) -> Noted:
+    """Which prompt rules now, for lists."""
+    return Noted(views.PROMPT, prompt.prompt[: views.MAX_SHOWN].encode())
 
 
 def running_of(live: LiveSession, needs: frozenset[str], lacks: frozenset[str]) -> RunningSession:

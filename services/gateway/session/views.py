@@ -12,13 +12,13 @@ from services.common.durations import to_duration
 from services.gateway.journal import Prompt, Record
 from services.gateway.journal.record import BRIEF_NOTES
 
-MODEL, STATE, PAUSED, STARTED, EPOCH, UNKNOWN_WORDS = BRIEF_NOTES
+MODEL, STATE, PAUSED, STARTED, EPOCH, UNKNOWN_WORDS, PROMPT = BRIEF_NOTES
 MOVED = "moved"
 """Names of the journal's notes."""
 INIT = "init/"
 """And of those with a profile's MediaInit."""
 MAX_SHOWN = 200
-"""Characters of a prompt in its receipt."""
+"""Characters of a prompt in its receipt, and in lists."""
 
 
 def name_of(session: str) -> str:
@@ -76,6 +76,8 @@ def session_of(record: Record, epoch: int, **live: Any) -> session_pb2.Session:
         model_licence=model.licence,
         create_time=timestamp(record.created_ms),
     )
+    first = session.spec.prompts.get(0, "")
+    session.prompt = record.notes.get(PROMPT, b"").decode() or first[:MAX_SHOWN]
     session.MergeFromString(record.notes.get(UNKNOWN_WORDS, b""))
     if started := record.notes.get(STARTED):
         session.start_time.CopyFrom(timestamp(int(started)))

@@ -138,7 +138,7 @@ def test_a_second_up_leaves_the_logs_of_the_first_alone(tmp_path: Path) -> None:
         assert (first.logs / "stage-0.log").read_text() == former != ""
 
 
-@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("columns", [40, pytest.param(80, marks=pytest.mark.slow), 200])
 def test_nothing_is_coloured(terminal: Open, columns: int) -> None:
     for words in ((), ("generate", "--help"), ("doctor", "--gateway", "127.0.0.1:1")):
         shown = terminal(*command(*words), columns=columns, environment=environment(NO_COLOR="1"))

@@ -21,7 +21,7 @@ from tests.services.support.fake_gateway import (
 from tests.services.support.media_support import decode
 from tests.terminal import CTRL_C, Terminal
 
-WIDTHS = (40, 80, 200)
+WIDTHS = (40, pytest.param(80, marks=pytest.mark.slow), 200)
 PROMPT = "a red circle moves left on a white background, slowly at first and then faster"
 
 
@@ -150,10 +150,12 @@ async def test_sessions_are_a_line_each(terminal: Open, columns: int) -> None:
     async with serving() as gateway, Client(gateway.address) as client:
         for _ in range(2):
             await client.create(PROMPT)
+        gateway.sessions["sessions/s2"].message.prompt = "a blue square"
         listing = command("sessions", "--gateway", gateway.address)
         shown = terminal(*listing, columns=columns, environment=environment())
         assert await finished(shown) == 0
     assert [line.split()[0] for line in shown.lines if line] == ["SESSION", "sessions/s2", "sessions/s1"]
+    assert columns < 80 or "a blue square" in shown.text()
 
 
 async def test_doctor_finds_in_whole_lines(terminal: Open) -> None:

@@ -305,6 +305,8 @@ async def test_a_stream_goes_through_the_other_gateway(redis: RedisServer) -> No
             await viewer.until_over()
         check_whole(40, stream)
         assert await stream.receipt("s1")
+        (listed,) = (await far.call("ListSessions", pb.ListSessionsRequest())).sessions
+        assert listed.prompt == "a blue square"
         assert viewer.end_reason == "COMPLETE"
         assert not both.second.registry.sessions
 
