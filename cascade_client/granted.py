@@ -1,4 +1,4 @@
-"""Wishes that a gateway granted. One that is lost may have told nobody of them: then they are told again."""
+"""Wishes that a gateway granted. A gateway that is lost may have stored none of them: then they are told again."""
 
 from collections.abc import Collection
 
@@ -25,7 +25,7 @@ class Granted:
                 del self._switches[next(iter(self._switches))]
 
     def heard_receipt(self, request_id: str) -> None:
-        """Of a switch, as it happens: one of somebody else takes the place of ours."""
+        """Of a switch, as it happens: somebody else's takes the place of ours."""
         if request_id not in self._switches:
             self._switches.clear()
 

@@ -13,7 +13,7 @@ from cascade_client.granted import Granted
 MAX_REQUESTS = 64
 TOO_LATE = "BLOCK_NOT_AHEAD"
 REMINDED_S = 30.0
-"""For the answer to what is told again."""
+"""How long the answer to what is told again may take."""
 
 
 @dataclass(eq=False)
@@ -105,12 +105,12 @@ class Outbox:
             request.answer.set_exception(error)
 
     def heard_receipt(self, request_id: str) -> None:
-        """Of whomever's switch, as it happens."""
+        """Of a switch, whoever asked for it, as it happens."""
         if request_id not in self._requests:
             self._granted.heard_receipt(request_id)
 
     def heard_paused(self, paused: bool) -> None:
-        """By whomever, as it happens."""
+        """Whoever asked for it, as it happens."""
         if not any(request.message.HasField("set_paused") for request in self._requests.values()):
             self._granted.heard_paused(paused)
 

@@ -44,7 +44,7 @@ async def gateway(address: str, options: Options) -> Finding:
 
 
 def how_to_find_one(target: str) -> str:
-    """Where nobody listens: a gateway of this machine may be started, another is named."""
+    """What to do where nobody listens: start a gateway on this machine; one elsewhere is only named."""
     is_local = target.startswith(("localhost:", "127.0.0.1:", "[::1]:"))
     if is_local and has_services():
         return "start it: run `cascade up` in another terminal"

@@ -26,11 +26,11 @@ CALM_S, BUSY_S = 0.1, 0.02
 """Between two looks; the second after one that found too much. Until the next look a burst may take all
 places, and newcomers are refused."""
 EASE = 20
-"""Between two looks are at least so many times what one takes: milliseconds, at thousands of connections."""
+"""The pause between two looks, at least, in times what one takes: milliseconds, at thousands of connections."""
 MAX_TOLD = 8
 """Addresses in one line of the log."""
 RESERVE = 8
-"""Of so many that grpcio accepts one place is kept free: else it refuses newcomers between two looks."""
+"""One place in so many that grpcio accepts is kept free: else it refuses newcomers between two looks."""
 
 
 class Lines:
@@ -98,7 +98,7 @@ class Lines:
         return chosen + others[: max(0, len(lines) - len(chosen) - self._max)]
 
     def _beyond(self, lines: list[Line]) -> Counter[str]:
-        """How many each address has too much."""
+        """How many connections each address has too many."""
         beyond = Counter(line.network for line in lines)
         hosts = {line.network: line.name[0] for line in lines}
         for network, host in hosts.items():

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 MAX_AT_ONCE = 16
 """Further connections are closed at once."""
 TIMEOUT_S = 5.0
-"""For a client to say what it wants, and to take the answer."""
+"""How long a client may take to say what it wants, and to read the answer."""
 
 
 class Handler(WSGIRequestHandler):

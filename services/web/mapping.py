@@ -27,7 +27,7 @@ WORDS = (
     (re.compile(r"Invalid enum value (.*) for enum type .*", re.DOTALL), "has no value {}"),
     (re.compile(r"expected string or bytes-like object, got .*", re.DOTALL), "must be text"),
 )
-"""What the parser says of a value, in words for people."""
+"""What the parser says of a value, in plain words."""
 NESTED = re.compile(r"Failed to parse (\w+) field: ")
 
 
@@ -65,7 +65,7 @@ def violation_of(text: str) -> tuple[str, str]:
 
 
 def readable(text: str) -> str:
-    """As it stands where we know no better words."""
+    """Left as it is where we know no better words."""
     for pattern, words in WORDS:
         if found := pattern.fullmatch(text):
             return words.format(*found.groups())

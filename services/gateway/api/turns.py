@@ -1,4 +1,4 @@
-"""Turns at what takes a while: whoever asks for much of it waits for himself."""
+"""Turns at what takes a while: whoever asks for much of it holds up only their own calls."""
 
 import asyncio
 from collections import Counter, defaultdict

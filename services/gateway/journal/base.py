@@ -154,7 +154,7 @@ class Journal(Protocol):
         """Sessions of the tenant that have not ended nor expired. Raises StoreUnavailable."""
 
     async def orphans(self, limit: int) -> list[str]:
-        """Sessions that `claim` may give, those without an owner for longest first."""
+        """Sessions that `claim` may give, those that have been without an owner longest first."""
 
     def clock(self) -> float:
         """Seconds since 1970, the same at all gateways. Raises StoreUnavailable until the store has told."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 LATELY_S = 60
 BEFORE_S = 840
-"""What is usual is told by the quarter of an hour that ends with the last minute."""
+"""The quarter of an hour that ends with the last minute shows what is usual."""
 
 
 class Arrivals:

@@ -12,7 +12,7 @@ from services.gateway.journal import Journal, RunningSession
 from services.gateway.peers.reports import Kind
 
 TELL_AGAIN_S = 1.0
-"""Of all that run here: who is alive says so that often, and Redis may have lost it."""
+"""All that run here are told that often: it shows that this gateway lives, and Redis may have lost them."""
 LOST_S = 3.0
 """A gateway that has said nothing for so long is lost."""
 ALL = 2**30
@@ -83,7 +83,7 @@ class RunningSessions:
             self._tell()
 
     def forget(self, session: str) -> None:
-        """It leaves this gateway; whoever takes it over speaks of it."""
+        """It leaves this gateway; whichever takes it over tells of it from then on."""
         self._mine.pop(session, None)
         self._untold.discard(session)
 

@@ -32,7 +32,7 @@ class Attachment:
     with_ticks: bool = False
     """Whether it wants `block_made`."""
     first_sequence: int = 1
-    """The client has those before: segments that are made again after the loss of a gateway."""
+    """The client has the segments before it: those are made again after the loss of a gateway."""
     error: BaseException | None = None
     """What the stream ends with; None: OK."""
     _queue: "deque[Response | int]" = field(default_factory=deque)

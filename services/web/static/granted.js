@@ -1,5 +1,5 @@
 // @ts-check
-/** What a session has granted: one whose gateway died while Redis was away may have forgotten it, and is told again. */
+/** What a session has granted: if its gateway died while Redis was away, it may have forgotten, and is told again. */
 
 const MAX_SWITCHES = 16;
 
@@ -19,7 +19,7 @@ export class Granted {
     if (this.switches.size > MAX_SWITCHES) this.switches.delete([...this.switches.keys()][0]);
   }
 
-  /** Of a switch, as it happens: one of somebody else takes the place of ours. @param {string} requestId */
+  /** Of a switch, as it happens: somebody else's takes the place of ours. @param {string} requestId */
   heardReceipt(requestId) {
     if (requestId && !this.switches.has(requestId)) this.switches.clear();
   }

@@ -49,7 +49,7 @@ def desired_pods(pods: Collection[PodLoad], num_waiting: int, num_spare: int, se
 
 
 def crowd(num_lately: int, num_before: int, num_minutes: float) -> float:
-    """Sessions that came in the last minute beyond what the `num_minutes` before it and chance let expect."""
+    """Sessions that came in the last minute beyond what the `num_minutes` before it and chance explain."""
     usual = max(num_before / num_minutes, LEAST_USUAL)
     return max(0.0, num_lately - usual - DEVIATIONS * math.sqrt(usual))
 
