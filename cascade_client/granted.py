@@ -1,4 +1,4 @@
-"""Wishes that a gateway granted. A gateway that is lost may have stored none of them: then they are told again."""
+"""Wishes that a gateway granted. One that is lost may have stored none of them: then they are told again."""
 
 from collections.abc import Collection
 

@@ -11,7 +11,7 @@ class Unbroken:
     """Told of every look at Redis."""
 
     def __init__(self, clock: Callable[[], float], longest_silence_s: float) -> None:
-        """`longest_silence_s`: a pause between two answers in which no lease can have run out for want of renewal."""
+        """`longest_silence_s`: the longest pause between two answers in which no lease can have run out."""
         self._clock = clock
         self._longest_silence_s = longest_silence_s
         self._server: str | None = None

@@ -1,5 +1,5 @@
 // @ts-check
-/** What a session has granted: if its gateway died while Redis was away, it may have forgotten, and is told again. */
+/** What a session has granted: it may have forgotten if its gateway died while Redis was away; then it is told again. */
 
 const MAX_SWITCHES = 16;
 
