@@ -26,7 +26,7 @@ CALM_S, BUSY_S = 0.1, 0.02
 """Between two looks; the second after one that found too much. Until the next look a burst may take all
 places, and newcomers are refused."""
 EASE = 20
-"""Between two looks it rests at least this many times as long as one takes: ms, at thousands of connections."""
+"""The rest between two looks, at least, in times what one takes: milliseconds, at thousands of lines."""
 MAX_TOLD = 8
 """Addresses in one line of the log."""
 RESERVE = 8

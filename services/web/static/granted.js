@@ -1,5 +1,5 @@
 // @ts-check
-/** What a session has granted: it may have forgotten if its gateway died while Redis was away; then it is told again. */
+/** What a session has granted: told again if its gateway died while Redis was away and forgot it. */
 
 const MAX_SWITCHES = 16;
 
