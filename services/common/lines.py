@@ -26,7 +26,7 @@ CALM_S, BUSY_S = 0.1, 0.02
 """Between two looks; the second after one that found too much. Until the next look a burst may take all
 places, and newcomers are refused."""
 EASE = 20
-"""The rest between two looks, in times what a look takes: milliseconds, at thousands of connections."""
+"""The least rest between two looks, in times what one takes: milliseconds, at thousands of connections."""
 MAX_TOLD = 8
 """Addresses in one line of the log."""
 RESERVE = 8
