@@ -169,7 +169,7 @@ class ScalerSettings:
     assumed_decoder_sessions: Count = 1
     """Sessions per decoder pod, as long as none has ever told."""
     crowd_factor: Annotated[float, Field(ge=0, le=20)] = 1.0
-    """While a crowd comes (more sessions in the last minute than the 14 before it and chance let expect), so
+    """While a crowd comes (more sessions in the last minute than the 14 before it and chance explain), so
     many more are expected for each of it, and have places asked for before they are there: stages and
     decoders. A gateway counts arrivals for a quarter of an hour before it expects any. 0: who is not there
     yet does not count."""
