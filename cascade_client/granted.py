@@ -24,7 +24,7 @@ class Granted:
             if len(self._switches) > MAX_SWITCHES:
                 del self._switches[next(iter(self._switches))]
 
-    def heard_receipt(self, request_id: str) -> None:
+    def heard_accepted(self, request_id: str) -> None:
         """Of a switch, as it happens: somebody else's takes the place of ours."""
         if request_id not in self._switches:
             self._switches.clear()

@@ -105,8 +105,8 @@ class Inbox:
                 return self._media_init(message)
             case "prompt_receipt":
                 receipt = events.receipt(message.prompt_receipt)
-                if receipt.request_id:
-                    self._outbox.heard_receipt(receipt.request_id)
+                if receipt.request_id and receipt.state == "ACCEPTED":
+                    self._outbox.heard_accepted(receipt.request_id)
                 return receipt if self._note_receipt(receipt) else None
             case "skipped":
                 self.position.skip(message.skipped.next_sequence)

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future, wait
 from threading import Event, Lock, Thread
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -38,28 +38,26 @@ class LoopThread:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """As `await` does. Ctrl-C, which comes to the caller's thread, cancels the work, and what that has to
         put in order is done first. Raises Unavailable where this is closed, or gets closed meanwhile."""
-        is_over = Event()
-        is_over.set()
+        outcome: Future[T] = Future()
+        tasks: list[asyncio.Task[T]] = []
 
-        async def working() -> T:
-            is_over.clear()
-            try:
-                return await work
-            finally:
-                is_over.set()
+        def begin() -> None:
+            tasks.append(self._loop.create_task(work))
+            tasks[0].add_done_callback(lambda task: settle(outcome, task))
 
         with self._lock:
             if self._is_closed:
                 work.close()
                 raise Unavailable(CLOSED)
-            future = asyncio.run_coroutine_threadsafe(working(), self._loop)
+            self._loop.call_soon_threadsafe(begin)
         try:
-            return future.result()
+            return outcome.result()
         except CancelledError:
             raise Unavailable(CLOSED) from None
         except BaseException:
-            future.cancel()
-            is_over.wait(CLOSE_DEADLINE_S)
+            if not outcome.done():
+                self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+                wait([outcome], CLOSE_DEADLINE_S)
             raise
 
     def close(self) -> None:
@@ -69,6 +67,17 @@ class LoopThread:
                 self._is_closed = True
                 self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(CLOSE_DEADLINE_S)
+
+
+def settle(outcome: Future[T], task: asyncio.Task[T]) -> None:
+    """As the task ended."""
+    if task.cancelled():
+        outcome.cancel()
+        outcome.set_running_or_notify_cancel()
+    elif error := task.exception():
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(task.result())
 
 
 class Owner(Generic[I]):

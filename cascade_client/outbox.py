@@ -22,6 +22,15 @@ class Request:
 
     message: ConnectRequest
     answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    is_reminder: bool = False
+    """A session that knows it says nothing, so it is not waited for, once told, for long."""
+
+    def told(self) -> None:
+        """It was written to a stream."""
+        if self.is_reminder:
+            self.is_reminder = False
+            expiry = self.answer.get_loop().call_later(REMINDED_S, self.answer.cancel)
+            self.answer.add_done_callback(lambda _: expiry.cancel())
 
 
 class Outbox:
@@ -68,12 +77,9 @@ class Outbox:
 
     def _again(self, request_id: str, message: ConnectRequest) -> Request:
         """Nobody waits for the answer. A switch whose block has been made takes effect as soon as it can."""
-        request = Request(message)
-        # A session that knows it says nothing.
-        expiry = asyncio.get_running_loop().call_later(REMINDED_S, request.answer.cancel)
+        request = Request(message, is_reminder=True)
 
         def answered(answer: asyncio.Future[Any]) -> None:
-            expiry.cancel()
             if self._requests.get(request_id) is request:
                 del self._requests[request_id]
             error = None if answer.cancelled() else answer.exception()
@@ -104,10 +110,10 @@ class Outbox:
         if request and not request.answer.done():
             request.answer.set_exception(error)
 
-    def heard_receipt(self, request_id: str) -> None:
+    def heard_accepted(self, request_id: str) -> None:
         """Of a switch, whoever asked for it, as it happens."""
         if request_id not in self._requests:
-            self._granted.heard_receipt(request_id)
+            self._granted.heard_accepted(request_id)
 
     def heard_paused(self, paused: bool) -> None:
         """Whoever asked for it, as it happens."""
@@ -140,6 +146,7 @@ class Outbox:
             for request in list(self._requests.values()):
                 if request not in told and not request.answer.done():
                     await stream.write(request.message)
+                    request.told()
                     told.add(request)
             if self._acked > acked:
                 acked = self._acked

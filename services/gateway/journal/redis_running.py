@@ -22,8 +22,8 @@ class RedisRunning(RedisHeads):
         *_, found = await self._pipeline(
             *commands, ("PEXPIRE", key, int(2 * KEPT_S * 1000)), ("HGETALL", key), is_atomic=True
         )
-        known = {name.decode(): value for name, value in found.items()}
-        live = {session: running.decode(session, value, now_ms) for session, value in known.items()}
-        if old := [session for session, one in live.items() if one is None]:
+        known = [running.decode(name.decode(), value, now_ms) for name, value in found.items()]
+        told_of = [one for one in known if one]
+        if old := [one.session for one in told_of if one.silent_s >= KEPT_S]:
             await self._pipeline(("HDEL", key, *old))
-        return [one for one in live.values() if one]
+        return [one for one in told_of if one.silent_s < KEPT_S]

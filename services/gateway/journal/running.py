@@ -31,13 +31,10 @@ def encode(running: RunningSession, until_ms: int) -> bytes:
 
 
 def decode(session: str, value: bytes, now_ms: int) -> RunningSession | None:
-    """None: it was kept for long enough, or is written in a later release's way."""
+    """None: it is written in a later release's way."""
     try:
-        until_ms, model, revision, kind, needs, lacks = json.loads(value)
-        left_s = (until_ms - now_ms) / 1000
+        until_ms, model, revision, kind, needs, lacks, *_ = json.loads(value)
+        silent_s = KEPT_S - (until_ms - now_ms) / 1000
+        return RunningSession(session, model, revision, kind, frozenset(needs), frozenset(lacks), silent_s)
     except (ValueError, TypeError):
         return None
-    if left_s <= 0:
-        return None
-    silent_s = KEPT_S - left_s
-    return RunningSession(session, model, revision, kind, frozenset(needs), frozenset(lacks), silent_s)

@@ -20,7 +20,7 @@ from services.gateway.placement.claims import Claim, Places
 from services.gateway.placement.ledger import Ledger, Place
 from services.gateway.placement.needs import Needs, decoder_fits, of_model, stage_fits
 from services.gateway.placement.pace import Pace
-from services.gateway.placement.running import RunningSessions
+from services.gateway.placement.running import Model, RunningSessions
 
 MIN_SLEEP_S = 0.001
 MAX_ETA_S = 86_400.0
@@ -188,9 +188,11 @@ class Admission:
         ledger, model = self.ledger(kind), (needs.model, needs.revision)
         peers = ledger.serving(of_model(*model))
         serving = {each: ledger.serving(of_model(*each)) for each in self.running.groups}
-        like = [each for each, theirs in serving.items() if theirs & peers]
-        num_there = ledger.num_others(peers.union(*(serving[each] for each in like)))
-        return self.running.num_kept(kind, model, like, num_there)
+        like = set[Model]()
+        while more := {each for each, theirs in serving.items() if each not in like and theirs & peers}:
+            like |= more
+            peers = peers.union(*(serving[each] for each in more))
+        return self.running.num_kept(kind, model, like, ledger.num_others(peers))
 
     def _tell_positions(self) -> None:
         for position, claim in enumerate(self._queue, 1):

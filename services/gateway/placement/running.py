@@ -32,11 +32,22 @@ class Group:
 
 @dataclass
 class Shortage:
-    """Fewer sessions are reported by machines than are said to run on them."""
+    """Fewer sessions are reported by machines than are said to run on them: what grew, and when."""
 
-    number: int
-    since_s: float
     seen_s: float
+    grown: list[tuple[float, int]] = field(default_factory=list)
+
+    def become(self, number: int, now_s: float) -> None:
+        """What came last goes first."""
+        more = number - sum(count for _, count in self.grown)
+        if more > 0:
+            self.grown.append((now_s, more))
+        while more < 0:
+            since_s, count = self.grown.pop()
+            more += count
+            if more > 0:
+                self.grown.append((since_s, more))
+        self.seen_s = now_s
 
 
 class RunningSessions:
@@ -89,10 +100,9 @@ class RunningSessions:
 
     def drop(self, session: str) -> None:
         """It needs no places any more."""
-        if session in self._mine or session in self._others:
-            self.forget(session)
-            self._over.add(session)
-            self._tell()
+        self.forget(session)
+        self._over.add(session)
+        self._tell()
 
     async def yield_asked(self, session: str) -> None:
         """Until another session has what this one waits for, and waits for what this one has: of two such the
@@ -125,10 +135,10 @@ class RunningSessions:
         """Tell and hear what is new; with nothing to tell and nobody who waits for it, that often. Raises
         StoreUnavailable."""
         asked_s = self._clock()
+        self.news.clear()
         is_urgent = self._untold or self._over or self._left or self._shortages
         if not is_urgent and asked_s - self._asked_s < every_s:
             return
-        self.news.clear()
         is_all = asked_s - self._told_s >= TELL_AGAIN_S
         told = set(self._mine) if is_all else self._untold & self._mine.keys()
         over = set(self._over)
@@ -137,6 +147,7 @@ class RunningSessions:
             running = await journal.share_running([self._mine[session] for session in told], over)
         except BaseException:
             self._untold |= told & self._mine.keys()
+            self._group()  # patience ends without Redis, too
             self._changed()  # what was left long enough ago is free
             raise
         self._asked_s = asked_s
@@ -152,8 +163,11 @@ class RunningSessions:
         self._changed()
 
     def _hear(self, running: Iterable[RunningSession]) -> None:
-        now_s = self._clock()
         self._others = {one.session: one for one in running}
+        self._group()
+
+    def _group(self) -> None:
+        now_s = self._clock()
         self.groups = {}
         since_s: dict[str, float] = {}
         for one in self._others.values():
@@ -172,10 +186,10 @@ class RunningSessions:
             self._shortages.pop((kind, model), None)
             return 0
         known = self._shortages.get((kind, model))
-        is_same = known and number <= known.number and now_s - known.seen_s < LOST_S
-        since_s = known.since_s if known and is_same else now_s
-        self._shortages[kind, model] = Shortage(number, since_s, now_s)
-        return number if now_s - since_s < 2 * LOST_S else 0
+        if known is None or now_s - known.seen_s >= LOST_S:
+            known = self._shortages[kind, model] = Shortage(now_s)
+        known.become(number, now_s)
+        return sum(count for since_s, count in known.grown if now_s - since_s < 2 * LOST_S)
 
     def _tell(self) -> None:
         self.news.set()

@@ -45,6 +45,7 @@ class Conductor:
         self._shared = shared
         self._recoveries = Recoveries(self.live, is_taken_over=is_taken_over)
         self._production: Production | None = None
+        self._is_taken_over = is_taken_over
         self._has_yielded = False
         """It gave up its places for another, and is to have others before any queue."""
 
@@ -58,6 +59,8 @@ class Conductor:
         structlog.contextvars.clear_contextvars()  # those of the call that created it
         bind_session(self.live.record.session, self.live.lease.epoch)
         running, session = self._shared.admission.running, self.live.record.session
+        if self._is_taken_over and (self._is_made or not self._recoveries.is_urgent):
+            running.drop(session)  # its former gateway may have spoken of it
         try:
             over = await self._until_over()
             running.drop(session)
@@ -125,13 +128,12 @@ class Conductor:
 
     async def _places(self) -> Places:
         """Places at a stage and a decoder: from the queue, or ahead of it for what ran before."""
-        running, session = self._shared.admission.running, self.live.record.session
+        running, _session = self._shared.admission.running, self.live.record.session
         if self._recoveries.is_urgent or self._has_yielded:
             both = frozenset({"stage", "decoder"})
             running.put(running_of(self.live, needs=both, lacks=both))
             async with or_over(self._shared.settings.gateway.recovery_timeout_s, "stage and decoder"):
                 return await self._shared.admission.both(needs_of(self.live))
-        running.drop(session)
         self.live.claim = claim = await self._enqueue()
         telling = asyncio.create_task(self._tell_queue())
         try:

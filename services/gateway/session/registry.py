@@ -19,6 +19,7 @@ from services.gateway.journal.errors import (
     SessionEnded,
     StoreUnavailable,
 )
+from services.gateway.placement.running import TELL_AGAIN_S
 from services.gateway.session import views
 from services.gateway.session.attachment import Response
 from services.gateway.session.conductor import Conductor
@@ -30,6 +31,9 @@ log = structlog.get_logger(__name__)
 MOVES = "the session moves to another gateway; attach again"
 NUM_ORPHANS = 32
 """Sessions taken over at a time."""
+SHARE_S = 0.5
+"""At most between two looks whether there is something to tell of what runs."""
+MIN_REST_S = 0.01
 END_S = 5.0
 """For a session's end to be journalled."""
 
@@ -57,7 +61,7 @@ class Registry:
         lease_s = self.shared.settings.gateway.lease_s
         chores = (
             self._every(lease_s / 8, self._look),
-            self._every(lease_s / 8, self._share, self.shared.admission.running.news),
+            self._every(min(lease_s / 8, SHARE_S), self._share, self.shared.admission.running.news),
             self._every(lease_s / 8, self._renew),
             self._every(lease_s / 2, self._adopt),
         )
@@ -246,7 +250,8 @@ class Registry:
     async def _share(self) -> None:
         with suppress(StoreUnavailable):
             lease_s = self.shared.settings.gateway.lease_s
-            await self.shared.admission.running.share(self.shared.journal, lease_s / 2)
+            every_s = min(lease_s / 2, TELL_AGAIN_S)
+            await self.shared.admission.running.share(self.shared.journal, every_s)
 
     async def _every(
         self,
@@ -260,6 +265,7 @@ class Registry:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await sooner.wait()
+                    await asyncio.sleep(min(seconds, MIN_REST_S))  # others run, too
             try:
                 await chore()
             except JournalError as error:

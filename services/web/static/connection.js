@@ -144,7 +144,8 @@ export class Connection {
     if (kind === "reconnect") this.open();
     if (kind === "ended") this.close();
     this.listener.event(kind, content, media);
-    if (kind === "promptReceipt") this.granted.heardReceipt(content.requestId);
+    const isAccepted = kind === "promptReceipt" && content.state === "SWITCH_STATE_ACCEPTED";
+    if (isAccepted) this.granted.heardAccepted(content.requestId);
     const asks = [...this.outbox.values()].some((message) => "setPaused" in message);
     if (kind === "stateChanged" && !asks) this.granted.heardPaused(Boolean(content.paused));
   }

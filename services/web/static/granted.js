@@ -20,7 +20,7 @@ export class Granted {
   }
 
   /** Of a switch, as it happens: somebody else's takes the place of ours. @param {string} requestId */
-  heardReceipt(requestId) {
+  heardAccepted(requestId) {
     if (requestId && !this.switches.has(requestId)) this.switches.clear();
   }
 

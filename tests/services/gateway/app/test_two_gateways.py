@@ -36,6 +36,7 @@ from tests.services.support.gateway_support import (
     open_channel,
     reason_of,
     until,
+    until_value,
     write_keys,
 )
 from tests.services.support.ports import free_port
@@ -566,3 +567,18 @@ async def test_of_two_at_two_gateways_that_hold_what_the_other_needs_one_goes_on
             await asyncio.gather(*ends)
         for stream in streams:
             check_whole(60, stream)
+
+
+async def test_no_places_are_kept_for_a_paused_session_that_is_taken_over(redis: RedisServer) -> None:
+    """It gets others in its turn, once it resumes."""
+    async with pair(redis) as both:
+        name = await both.first.acme.name()
+        await both.first.acme.until_state(name, "ACTIVE")
+        await both.first.acme.pause(name)
+        await both.first.acme.until_state(name, "PAUSED")
+        journal = both.second.registry.shared.journal
+        await until_value(lambda: journal.share_running([], []), len)
+        await both.first.kill()
+        await until(lambda: both.second.registry.sessions)
+        await until_value(lambda: journal.share_running([], []), lambda found: not found)
+        assert STATES[(await both.second.acme.get(name)).state] == "PAUSED"

@@ -37,6 +37,7 @@ from services.gateway.journal import (
     RedisStore,
     ReplicatedJournal,
     Requested,
+    RunningSession,
     SegmentMade,
     connect,
 )
@@ -1375,3 +1376,14 @@ def test_an_address_that_is_none_is_told_without_its_password(url: str) -> None:
     with pytest.raises(InvalidConfig, match=r"^gateway\.redis_url: ") as refused:
         connect(url)
     assert "sec" not in str(refused.value)
+
+
+async def test_running_sessions_of_a_later_release_stay(server: RedisServer) -> None:
+    mine = RunningSession("mine", "demo", "", "demo", frozenset({"stage"}))
+    journal = replicated(server)
+    later = b'{"model": "demo", "until": "tomorrow"}'
+    await journal._store._do("HSET", "test:running", "later", later, "odd", b"[1, 2, 3, 4, null, 5]")
+    assert await journal.share_running([mine], []) == [mine]
+    assert await journal._store._do("HGET", "test:running", "later") == later
+    await journal.share_running([], ["mine"])
+    await journal.close()

@@ -267,3 +267,71 @@ async def test_what_is_forgotten_while_it_is_told_is_not_told_again(world: World
     with pytest.raises(StoreUnavailable):
         await share(world, journal)
     assert not table._untold
+
+
+async def test_what_is_over_before_it_was_told_asks_for_no_more_looks(world: World) -> None:
+    """Else whoever waits for news would never rest."""
+    journal, table = Elsewhere(), world.admission.running
+    table.put(running("a"))
+    table.forget("a")
+    await share(world, journal)
+    table.put(running("b"))
+    await table.share(journal, 60.0)
+    table.put(running("c"))
+    table.forget("c")
+    await table.share(journal, 60.0)
+    assert not table.news.is_set()
+
+
+async def test_who_comes_and_goes_does_not_make_an_old_shortage_young(world: World) -> None:
+    """One session runs where this gateway sees no machine of it; others begin, and are reported later."""
+    journal = Elsewhere(running("x"), running("y"), running("unseen"))
+    for _ in range(12):
+        journal.others["z"] = running("z")
+        await share(world, journal)
+        waiting = world.admission.enqueue(needs("a"))
+        waiting.cancel()
+        world.advance(0.5)
+        del journal.others["z"]
+        await share(world, journal)
+        waiting = world.admission.enqueue(needs("a"))
+        waiting.cancel()
+        world.advance(0.5)
+    world.stage("s1", max_sessions=3, num_sessions=2)
+    await share(world, journal)
+    claim = world.admission.enqueue(needs("a"))
+    await settle()
+    assert claim.position == 0
+    claim.cancel()
+
+
+async def test_places_are_not_kept_for_ever_while_nobody_can_be_asked(world: World) -> None:
+    journal = Elsewhere(running("x", lacks=BOTH), running("y", lacks=BOTH))
+    world.stage("s1", max_sessions=2, num_sessions=0)
+    await share(world, journal)
+    claim = world.admission.enqueue(needs("a"))
+    await settle()
+    assert claim.position == 1
+    journal.is_away = True
+    for _ in range(int(PATIENCE_S)):
+        assert claim.position == 1
+        world.advance(1.0)
+        with pytest.raises(StoreUnavailable):
+            await share(world, journal)
+    await settle()
+    assert claim.position == 0
+    claim.cancel()
+
+
+async def test_sessions_of_a_third_model_hide_no_shortage(world: World) -> None:
+    """One decoder has demo and other, the next other and third: what runs there of third is neither here nor
+    there."""
+    world.decoder("d1", max_sessions=1, num_sessions=0, models=["demo", "other"])
+    world.decoder("d2", max_sessions=9, num_sessions=1, models=["other", "third"])
+    world.stage("s1", max_sessions=9, num_sessions=0)
+    both = [running("third", "third"), running("lost", "other")]
+    await share(world, Elsewhere(*both))
+    claim = world.admission.enqueue(needs("a"))
+    await settle()
+    assert claim.position == 1
+    claim.cancel()
