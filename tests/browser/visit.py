@@ -29,7 +29,7 @@ class Visit:
         self.page = page
         self.complaints: list[str] = []
         self.sequences: list[int] = []
-        """Of all segments, as they came over whichever WebSocket."""
+        """Of all segments, as they came over whichever WebSocket, each once."""
         self.sent: list[str] = []
         """Over whichever WebSocket."""
         self.num_sockets = 0
@@ -77,8 +77,10 @@ class Visit:
     def _hear_frame(self, frame: str | bytes) -> None:
         event, _ = unpacked(frame)
         if "segment" in event:
-            self.sequences.append(sequence := int(event["segment"]["sequence"]))
-            self._came_s.setdefault(sequence, time.monotonic())
+            sequence = int(event["segment"]["sequence"])
+            if sequence not in self._came_s:  # two sockets may bring it, while one takes the other's place
+                self.sequences.append(sequence)
+                self._came_s[sequence] = time.monotonic()
 
     def _hear_sent(self, frame: str | bytes) -> None:
         self.sent.append(str(frame))
