@@ -94,7 +94,7 @@ class Inflictor:
     def _cut(self, fault: Fault) -> str:
         installation = self.installation
         if fault.target.endswith("Redis"):
-            return "redis" if installation.redis.proxy.cut() else ""
+            return "redis" if installation.redis.front.cut() else ""
         kinds = {"gateway": installation.gateways, "stage": installation.stages}
         program = pick(kinds.get(fault.target.split()[-1], installation.decoders), fault.choice)
         return program.name if program and installation.fronts[program.name].cut() else ""

@@ -17,10 +17,10 @@ import psutil
 
 from benchmarks.chaos.outages import Outages
 from benchmarks.chaos.programs import ROOT, Program
-from benchmarks.chaos.proxy import Proxy
 from benchmarks.chaos.redis_pair import RedisPair
 from cascade_client.channel import Tls
 from tests.services.support.certificates import Authority
+from tests.services.support.front import Front
 from tests.services.support.ports import free_port
 
 MARK = "CHAOS_RUN"
@@ -81,7 +81,7 @@ class Installation:
             self._use_tls()
         self.stages = [self._machine("stage", number) for number in range(shape.num_stages)]
         self.decoders = [self._machine("decoder", number) for number in range(shape.num_decoders)]
-        self.fronts = {program.name: Proxy(program.address) for program in (*self.stages, *self.decoders)}
+        self.fronts = {program.name: Front(program.address) for program in (*self.stages, *self.decoders)}
         """Of each program, what others reach it by."""
         self.gateways: list[Program] = []
 
@@ -104,7 +104,7 @@ class Installation:
         for number in range(self.shape.num_gateways):
             gateway = self._program("gateway", number, {**GATEWAY, **shared})
             self.gateways.append(gateway)
-            front = self.fronts[gateway.name] = Proxy(gateway.address)
+            front = self.fronts[gateway.name] = Front(gateway.address)
             await front.start()
         for program in self.programs:
             program.start()

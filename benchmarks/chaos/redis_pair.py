@@ -11,8 +11,8 @@ import psutil
 
 from benchmarks.chaos.outages import Outages
 from benchmarks.chaos.programs import rss
-from benchmarks.chaos.proxy import Proxy
 from cascade_client.processes.child import Child
+from tests.services.support.front import Front
 from tests.services.support.ports import free_port
 
 NAME = "Redis"
@@ -103,13 +103,13 @@ class RedisPair:
         self._servers = [Server(f"redis-{number}", folder, password) for number in range(2)]
         self._outages = outages
         self._busy = asyncio.Lock()
-        self.proxy = Proxy("")
+        self.front = Front()
         self._password = password
 
     @property
     def url(self) -> str:
         login = f":{self._password}@" if self._password else ""
-        return f"redis://{login}{self.proxy.address}/0"
+        return f"redis://{login}{self.front.address}/0"
 
     @property
     def is_there(self) -> bool:
@@ -122,11 +122,11 @@ class RedisPair:
     async def start(self) -> None:
         await self.primary.start()
         await self._servers[1].start(self.primary)
-        self.proxy.backend = self.primary.address
-        await self.proxy.start()
+        self.front.lead_to([self.primary.address])
+        await self.front.start()
 
     async def close(self) -> None:
-        await self.proxy.close()
+        await self.front.close()
         for server in self._servers:
             server.signal(signal.SIGCONT)
             await server.kill()
@@ -162,8 +162,8 @@ class RedisPair:
             self._servers.reverse()
             await asyncio.sleep(DOWN_S)
             await self.primary.command("REPLICAOF", "NO", "ONE")
-            self.proxy.backend = self.primary.address
-            self.proxy.cut()
+            self.front.lead_to([self.primary.address])
+            self.front.cut()
             self._outages.end(NAME)
             await self._servers[1].start(self.primary)
 

@@ -66,11 +66,10 @@ class Wire(Front):
     def url(self) -> str:
         return f"http://{self.address}"
 
-    def cut(self) -> None:
+    def cut(self) -> int:
         """All connections, and those to come, until `mend`."""
         self.lead_to([])
-        for task in self._connections:
-            task.cancel()
+        return super().cut()
 
     def mend(self, url: str) -> None:
         """Lead to this gateway."""

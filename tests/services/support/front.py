@@ -1,4 +1,4 @@
-"""One address in front of several gateways, as a Service is: connections go to those that are ready."""
+"""One address in front of one server or several, as a Service is; its connections can be cut."""
 
 import asyncio
 from collections import deque
@@ -11,14 +11,15 @@ CHUNK_BYTES = 2**16
 class Front:
     """Passes bytes on. A connection stays where it went, whatever becomes of the list."""
 
-    def __init__(self) -> None:
+    def __init__(self, *backends: str) -> None:
+        """`backends`: as for `lead_to`."""
         self.address = ""
-        self._backends: deque[str] = deque()
+        self._backends = deque(backends)
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """At a free port, with nobody behind."""
+        """At a free port."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
@@ -26,14 +27,15 @@ class Front:
         """From now on, new connections go to these, one after the other; without any they are closed."""
         self._backends = deque(backends)
 
-    def cut(self) -> None:
-        """All connections that are open, as by a network that is gone for a moment."""
+    def cut(self) -> int:
+        """All connections that are open, as by a network that is gone for a moment; how many there were."""
         for task in self._connections:
             task.cancel()
+        return len(self._connections)
 
     async def close(self) -> None:
-        assert self._server
-        self._server.close()
+        if self._server:
+            self._server.close()
         self.cut()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
@@ -58,10 +60,12 @@ class Front:
             try:
                 ways = ((reader, backend_writer), (backend_reader, writer))
                 tasks = [asyncio.create_task(pass_on(*way)) for way in ways]
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                try:
+                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
             finally:
                 backend_writer.close()
 
