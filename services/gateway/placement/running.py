@@ -115,6 +115,7 @@ class RunningSessions:
         """So many of other gateways' sessions left their places: whether they are over, only others know."""
         if self._began_s is not None:
             self._left.append((self._clock(), kind, number))
+            self._forget_left(self._clock() - self._doubt_s)
             self.news.set()
 
     def num_kept(self, kind: Kind, model: Model, like: Iterable[Model], num_there: int) -> int:
@@ -126,8 +127,7 @@ class RunningSessions:
         groups = [self.groups[each] for each in like]
         num_short = sum(group.needing[kind] for group in groups) - num_there
         num_lacking = sum(group.lacking[kind] for group in groups)
-        while self._left and self._left[0][0] <= now_s - self._doubt_s:
-            self._left.popleft()
+        self._forget_left(now_s - self._doubt_s)
         num_left = sum(number for _, left, number in self._left if left == kind)
         return max(num_lacking, self._num_short(kind, model, num_short, now_s)) + num_left
 
@@ -154,13 +154,16 @@ class RunningSessions:
         self._told_s = asked_s if is_all else self._told_s
         self._over -= over - self._mine.keys()
         self._hear(one for one in running if one.session not in {*self._mine, *over})
-        while self._left and self._left[0][0] <= asked_s:
-            self._left.popleft()
+        self._forget_left(asked_s)
         self._shortages = {
             key: shortage for key, shortage in self._shortages.items() if shortage.seen_s > asked_s - LOST_S
         }
         self._move()
         self._changed()
+
+    def _forget_left(self, until_s: float) -> None:
+        while self._left and self._left[0][0] <= until_s:
+            self._left.popleft()
 
     def _hear(self, running: Iterable[RunningSession]) -> None:
         self._others = {one.session: one for one in running}

@@ -335,3 +335,10 @@ async def test_sessions_of_a_third_model_hide_no_shortage(world: World) -> None:
     await settle()
     assert claim.position == 1
     claim.cancel()
+
+
+async def test_what_was_left_while_nobody_can_be_asked_does_not_pile_up(world: World) -> None:
+    for _ in range(100):
+        world.admission.running.left("stage", 1)
+        world.advance(1.0)
+    assert len(world.admission.running._left) <= GatewaySettings().lease_s
