@@ -99,6 +99,7 @@ async def test_the_first_prompt_is_on_the_timeline(enter: Enter, visit: OpenPage
     assert await page.find("#timeline .present").last.inner_text() == "a red circle"
 
 
+@pytest.mark.slow
 async def test_after_a_restart_it_says_start_again(enter: Enter, visit: OpenPage) -> None:
     """The first gateway is gone with all that it knew."""
     place = await enter(open_town())
@@ -142,6 +143,7 @@ async def test_it_works_under_a_path_of_a_proxy(enter: Enter, visit: OpenPage) -
     await page.end()
 
 
+@pytest.mark.slow
 async def test_it_asks_before_a_session_ends(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town())
     page = await visit(place.url)
@@ -230,6 +232,7 @@ async def test_latency_after_a_sleep_is_that_of_what_comes_after_it(enter: Enter
     assert after.endswith(" ms")
 
 
+@pytest.mark.slow
 async def test_why_it_could_not_go_on_is_told(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town())
     page = await visit(place.url)

@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from cascade_core.config import find_card
 from tests.paths import ROOT
 
@@ -19,6 +21,7 @@ def test_the_library_example() -> None:
     assert sum("new prompt shows from block" in line for line in lines) == 1
 
 
+@pytest.mark.slow
 def test_the_example_of_the_published_library() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert [line.split()[0] for line in printed(example)] == [str(number) for number in range(8)]

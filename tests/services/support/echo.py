@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import StringValue
 
+from cascade_client.keep_status import keep_status
 from cascade_core.config import make
 from services.common.call import current_call
 from services.common.server import Build, Server, Service, running
@@ -111,9 +112,11 @@ async def say(channel: grpc.aio.Channel, value: str, **call: Any) -> str:
 
 
 def chat(channel: grpc.aio.Channel, **call: Any) -> Any:
-    """An open stream: `await write(StringValue)`, `await read()`."""
+    """An open stream: `await write(StringValue)`, `await read()`; a refusal that meets a write is told."""
     method = channel.stream_stream(CHAT, StringValue.SerializeToString, StringValue.FromString)
-    return method(**({"timeout": WAIT_S} | call))
+    stream = method(**({"timeout": WAIT_S} | call))
+    keep_status(stream)
+    return stream
 
 
 async def exchange(stream: Any, value: str) -> str:
