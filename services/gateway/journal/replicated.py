@@ -47,6 +47,9 @@ from services.gateway.journal.unbroken import Unbroken
 
 _log = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 5.0
+GATHER_S = 0.1
+"""What is written without waiting goes to Redis after so long, with all that came meanwhile: a block's latents
+and its segment in one step."""
 MAX_PUSHES = 8
 """Sessions stored at once, after an outage."""
 
@@ -330,8 +333,10 @@ class ReplicatedJournal:
     async def _follow(self, owned: Owned) -> None:
         """Store what was written without waiting; what comes meanwhile goes along."""
         with suppress(LeaseLost):  # kept for its owner's next call
+            await asyncio.sleep(GATHER_S)
             while owned.num_missing and self._is_connected:
                 await self._try_to_push(owned)
+                await asyncio.sleep(GATHER_S)
 
     async def _push(self, owned: Owned) -> None:
         async with owned.lock:
