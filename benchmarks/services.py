@@ -53,7 +53,8 @@ NOTES = {
         "played, so `max_unacked` is how far the video is made ahead of the screen."
     ),
 }
-TARGET_MS = 50.0
+TARGET_MS = {"memory": 50.0, "redis": 150.0}
+"""Of the time that the gateway adds, at p99, by journal; with Redis on the same cores."""
 REAL_S, MAX_S, COMPARE_S = 210.0, 345.0, 400.0
 """When the real services, and when all, must be done, and how long a comparison may last: what is not done by
 then is left out, and named."""
@@ -63,20 +64,20 @@ NUM_SESSIONS = (200, 150, 100, 75, 50, 25)
 async def measure_load(rows: list[Row], seconds: float) -> None:
     """With either journal, from the most sessions down to the first number that meets the target."""
     for uses_redis in (False, True):
+        journal = "redis" if uses_redis else "memory"
         for num_sessions in NUM_SESSIONS:
             try:
                 outcome = await load.measure(load.Load(num_sessions, seconds, uses_redis))
             except RuntimeError as error:  # too much to begin with: fewer may do
                 print(f"{num_sessions} sessions: {error}", file=sys.stderr)
                 unmeasured: Row = dict.fromkeys(rows[0]) if rows else {}
-                journal = "redis" if uses_redis else "memory"
                 rows.append(
                     unmeasured | {"journal": journal, "sessions": num_sessions, "meets_target": False}
                 )
                 continue
             for fault in outcome.faults[:5]:
                 print(f"{num_sessions} sessions: {fault}", file=sys.stderr)
-            meets = not outcome.faults and outcome.added(0.99) <= TARGET_MS
+            meets = not outcome.faults and outcome.added(0.99) <= TARGET_MS[journal]
             rows.append(outcome.row() | {"meets_target": meets})
             if meets:
                 break
@@ -145,7 +146,7 @@ def verdict(rows: Sequence[Row]) -> str:
         met = [row["sessions"] for row in rows if row["journal"] == journal and row["meets_target"]]
         tried = [row["sessions"] for row in rows if row["journal"] == journal]
         number = f"{max(met)} sessions met" if met else f"none of {tried} sessions met"
-        sentences.append(f"Journal {journal}: {number} p99 <= {TARGET_MS:.0f} ms without a fault.")
+        sentences.append(f"Journal {journal}: {number} p99 <= {TARGET_MS[journal]:.0f} ms without a fault.")
     return " ".join(sentences)
 
 

@@ -22,6 +22,7 @@ from benchmarks.services_fakes import added_s
 from cascade.v1 import session_pb2
 from cascade.v1.session_pb2_grpc import SessionServiceStub
 from cascade_client.keep_status import keep_status
+from services.common.entry import spare_collections
 
 START_S = 90.0
 END_S = 30.0
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, required=True)
     parser.add_argument("--interval", type=float, required=True)
     parser.add_argument("--segment-bytes", type=int, required=True)
+    spare_collections()
     tally = asyncio.run(run(parser.parse_args()))
     print(json.dumps(asdict(tally)))
 

@@ -9,7 +9,7 @@ from benchmarks.services_load import Load, Outcome, measure
 
 Row = dict[str, Any]
 NUM_SESSIONS = 75
-NUM_TURNS = 3
+NUM_TURNS = 5
 SECONDS = 8.0
 
 

@@ -21,6 +21,7 @@ import grpc
 from google.protobuf.message import Message
 
 from cascade.v1 import common_pb2, decoder_pb2, stage_pb2
+from services.common.entry import spare_collections
 
 MAX_BYTES = 17 * 2**20
 STAMPS = struct.Struct("<ddd")
@@ -216,6 +217,7 @@ def main() -> None:
     parser.add_argument("kind", choices=("stage", "decoder"))
     parser.add_argument("--bytes", type=int, required=True, help="of one block's latents, or of a segment")
     parser.add_argument("--interval", type=float, default=0.75, help="seconds per block and session")
+    spare_collections()  # its pauses would count as the gateway's
     asyncio.run(serve(parser.parse_args()))
 
 
