@@ -19,6 +19,8 @@ from benchmarks.services_processes import MIB, ROOT, Measured, child, redis, ser
 Row = dict[str, Any]
 READY_S = 120.0
 RESULT_S = 60.0
+SETTLE_S = 5.0
+"""All sessions begin at once, which leaves work that is no part of playing."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ async def measure(load: Load) -> Outcome:
         clients = [await enter(client_process(gateway, load, number)) for number in client_numbers(load)]
         processes |= {client.name: client for client in clients}
         await asyncio.gather(*(line_of(client, READY_S) for client in clients))
+        await asyncio.sleep(SETTLE_S)
         outcome = await count(load, processes, clients)
         if outcome.faults:
             outcome.faults += complaints(gateway)
