@@ -130,7 +130,7 @@ class Journal(Protocol):
         """Note these changes, in order, and return the new record. Once stored they have renewed the lease,
         for as long as it was renewed last; `Ended` ends it.
 
-        `is_urgent` False: does not wait for the store, which gets it as soon as it can.
+        `is_urgent` False: does not wait for the store, which gets it a moment later.
         Raises LeaseLost before anything else, then OutOfOrder, RequestConflict, InvalidEntry, JournalFull,
         SessionEnded (a change after `Ended`).
         """

@@ -48,8 +48,8 @@ from services.gateway.journal.unbroken import Unbroken
 _log = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 5.0
 GATHER_S = 0.1
-"""What is written without waiting goes to Redis after so long, with all that came meanwhile: a block's latents
-and its segment in one step."""
+"""What is written without waiting goes to Redis after so long, with all that came meanwhile: a block's
+latents and its segment in one step."""
 MAX_PUSHES = 8
 """Sessions stored at once, after an outage."""
 
