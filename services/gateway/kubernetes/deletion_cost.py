@@ -20,7 +20,8 @@ BUSY = "1000"
 """Pods without the annotation cost 0."""
 SPREAD_S = 1.0
 """Several gateways see the same: the first writes, the others find it written."""
-OTHER_POD = (404, 409)
+OTHER_POD = (404, 422)
+"""The name is nobody's by now, or that of a pod with another uid, which no patch can change."""
 
 
 @dataclass

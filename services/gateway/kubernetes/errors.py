@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 GONE = 410
-RETRIED = {401, 403, 408, 425, 429}
-"""Client errors that pass: a token is renewed, a Role is mended, a crowd disperses."""
+RETRIED = {401, 403, 408, 409, 425, 429}
+"""Client errors that pass: a token is renewed, a Role is mended, others have written, a crowd disperses."""
 
 
 class ApiError(Exception):

@@ -297,8 +297,9 @@ class FakeApiServer:
         pod = self.objects.get(("pods", call.name))
         if pod is None:
             return failure(404, f'pods "{call.name}" not found')
-        if patch.get("metadata", {}).get("uid", pod["metadata"]["uid"]) != pod["metadata"]["uid"]:
-            return failure(409, "Precondition failed: UID in precondition")
+        if (uid := patch.get("metadata", {}).get("uid", pod["metadata"]["uid"])) != pod["metadata"]["uid"]:
+            reason = f'metadata.uid: Invalid value: "{uid}": field is immutable'
+            return failure(422, f'Pod "{call.name}" is invalid: {reason}')
         self._store("pods", call.name, "MODIFIED", merge_patch(pod, patch))
         return web.json_response(self.objects["pods", call.name])
 

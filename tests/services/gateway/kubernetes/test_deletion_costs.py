@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from structlog.testing import capture_logs
+
 from services.gateway.kubernetes.chores import Chores
 from services.gateway.kubernetes.deletion_cost import ANNOTATION, DeletionCosts
 from services.gateway.peers.endpoints import Pod
@@ -184,6 +186,33 @@ async def test_a_pod_that_is_gone_or_another_by_now_is_let_be() -> None:
         assert len(server.of("get")) == 2
         assert not server.of("patch")
         assert not len(gateway.chores)
+
+
+async def test_a_pod_that_becomes_another_before_the_patch_is_let_be() -> None:
+    class Replaced(FakeApiServer):
+        def _get(self, call: Any) -> Any:
+            answer = super()._get(call)
+            self.put("pods", pod_object("a") | {"metadata": {"name": "a", "uid": "another"}})
+            return answer
+
+    async with Replaced() as server, gateways(server) as (gateway,):
+        server.put("pods", pod_object("a"))
+        gateway.report("a", 1)
+        with capture_logs() as logs:
+            await passed(100, gateway)
+        assert len(server.of("patch")) == 1
+        assert cost(server, "a") is None
+        assert not logs
+        assert not len(gateway.chores)
+
+
+async def test_a_patch_that_met_another_writer_is_made_again() -> None:
+    async with FakeApiServer() as server, gateways(server) as (gateway,):
+        server.put("pods", pod_object("a"))
+        server.refuse(409, verb="patch", times=2)
+        gateway.report("a", 1)
+        await until_done(gateway)
+        assert cost(server, "a") == "1000"
 
 
 async def test_pods_that_leave_are_not_written_to() -> None:
