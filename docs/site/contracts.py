@@ -2,34 +2,31 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     EnumDescriptorProto,
     FieldDescriptorProto,
     FileDescriptorProto,
-    FileDescriptorSet,
     MethodDescriptorProto,
     ServiceDescriptorProto,
 )
 
-from proto import generate
-
-PACKAGE = "cascade.v1"
-SYNTAX = (12,)
-MESSAGE, ENUM, SERVICE = 4, 5, 6
-"""Numbers of fields of FileDescriptorProto, of which the paths of comments consist."""
-FIELD, NESTED, NESTED_ENUM = 2, 3, 4
-METHOD = VALUE = 2
-Path_ = tuple[int, ...]
-
-
-def compiled() -> list[FileDescriptorProto]:
-    """Our own, with comments."""
-    with TemporaryDirectory() as folder:
-        image = generate.compile_sources(generate.SOURCES, Path(folder)).read_bytes()
-    return [file for file in FileDescriptorSet.FromString(image).file if file.package == PACKAGE]
+from proto.comments import (
+    ENUM,
+    FIELD,
+    MESSAGE,
+    METHOD,
+    NESTED,
+    NESTED_ENUM,
+    PACKAGE,
+    SERVICE,
+    SYNTAX,
+    VALUE,
+    Path_,
+    by_path,
+    compiled,
+)
 
 
 def pages() -> Iterator[tuple[str, str]]:
@@ -74,7 +71,7 @@ class Page:
     def __init__(self, file: FileDescriptorProto, homes: dict[str, str]) -> None:
         self._file = file
         self._homes = homes
-        self._comments = {tuple(at.path): at.leading_comments for at in file.source_code_info.location}
+        self._comments = by_path(file)
 
     def about(self) -> str:
         return self._comment(SYNTAX)
@@ -90,8 +87,7 @@ class Page:
             yield from self._enum(enum, f".{PACKAGE}", (ENUM, number))
 
     def _comment(self, path: Path_) -> str:
-        lines = self._comments.get(path, "").splitlines()
-        return "\n".join(line.removeprefix(" ") for line in lines).strip("\n")
+        return self._comments.get(path, "")
 
     def _service(self, service: ServiceDescriptorProto, path: Path_) -> Iterator[str]:
         yield f"## {service.name}"

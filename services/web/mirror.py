@@ -46,6 +46,7 @@ SUBSCRIPT = re.compile(r"(\w+)\[([^\]]*)\]")
 class Method:
     """One method of the contract as HTTP."""
 
+    service: str
     name: str
     verb: str
     path: str
@@ -80,7 +81,8 @@ class Method:
 
 def method_of(descriptor: MethodDescriptor) -> Method:
     verb, path = STANDARD.get(descriptor.name) or ("POST", f"{RESOURCE}:{custom_verb(descriptor.name)}")
-    return Method(descriptor.name, verb, path, descriptor.input_type, descriptor.output_type)
+    service = descriptor.containing_service.name
+    return Method(service, descriptor.name, verb, path, descriptor.input_type, descriptor.output_type)
 
 
 def custom_verb(name: str) -> str:

@@ -1,5 +1,5 @@
-"""The OpenAPI 3.1 document, from the contract's descriptors and the ranges beside its fields; the paths that
-are not of the contract come from `video_paths.py`. A server answers with the file.
+"""The OpenAPI 3.1 document, from the contract's descriptors, comments, and the ranges beside its fields; the
+paths that are not of the contract come from `video_paths.py`. A server answers with the file.
 
 python -m services.web.openapi           write openapi.json
 python -m services.web.openapi --check   fail where it is not what the contract says
@@ -15,9 +15,11 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
+from cascade.v1 import common_pb2
+from proto.comments import by_name
 from services.web.body import JSON
 from services.web.gateways import SERVICE
-from services.web.mirror import METHODS, Method, is_map
+from services.web.mirror import METHODS, RESOURCE, Method, is_map, method_of
 from services.web.problems import MEDIA_TYPE
 from services.web.rules import Rules, rules_of
 from services.web.video_paths import SESSION, VIDEO_PATHS
@@ -45,7 +47,7 @@ WELL_KNOWN: dict[str, Schema] = {
 }
 TEXT: Schema = {"type": "string"}
 PROBLEM: Schema = {
-    "description": "RFC 9457; `reason` is the ErrorReason of the contract without its prefix.",
+    "description": "RFC 9457: what `application/problem+json` holds.",
     "type": "object",
     "required": ["type", "title", "status", "detail"],
     "properties": {
@@ -53,7 +55,7 @@ PROBLEM: Schema = {
         "title": TEXT,
         "status": {"type": "integer"},
         "detail": TEXT,
-        "reason": TEXT,
+        "reason": {"$ref": SCHEMAS + "ErrorReason"},
         "requestId": TEXT,
         "metadata": {"type": "object", "additionalProperties": TEXT},
         "fieldViolations": {
@@ -67,6 +69,13 @@ PROBLEM: Schema = {
         "retryAfterSeconds": {"type": "number", "minimum": 0},
     },
 }
+ABOUT = """\
+Endless, steerable videos: the JSON mirror of the gRPC contract `cascade.v1`, and the video itself. The texts
+are the contract's own, and hold for both ways in: what they call `max_unacked_segments` is
+`maxUnackedSegments` in JSON, and a status such as INVALID_ARGUMENT comes as the HTTP status that stands for
+it, with a Problem.
+
+"""
 KEY: Schema = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -82,8 +91,12 @@ def document() -> Schema:
         paths.setdefault(method.path, {})[method.verb.lower()] = operation(method)
     for video in VIDEO_PATHS:
         paths[video.path] = {"get": video.operation(failures())}
-    schemas = {"Problem": PROBLEM}
-    for method in METHODS:
+    connect = SERVICE.methods_by_name["Connect"]
+    socket = paths[f"{RESOURCE}/connect"]["get"]
+    socket["tags"] = [SERVICE.name]
+    socket["description"] += "\n\n" + by_name()[connect.full_name]
+    schemas = {"Problem": PROBLEM, "ErrorReason": TEXT | described(reasons())}
+    for method in (*METHODS, method_of(connect)):
         schemas |= message_schemas(method.response)
         schemas |= message_schemas(method.request)
     problem = {"content": {MEDIA_TYPE: {"schema": {"$ref": SCHEMAS + "Problem"}}}}
@@ -93,7 +106,7 @@ def document() -> Schema:
         "info": {
             "title": "Cascade",
             "version": SERVICE.file.package.rpartition(".")[2],
-            "description": "Endless, steerable videos: the JSON mirror of cascade.v1, and the video itself.",
+            "description": ABOUT + by_name()[SERVICE.file.name],
         },
         "paths": paths,
         "security": [{"bearer": []}],
@@ -107,10 +120,18 @@ def document() -> Schema:
     }
 
 
+def reasons() -> str:
+    """What a problem's `reason` can be."""
+    enum = common_pb2.DESCRIPTOR.enum_types_by_name["ErrorReason"]
+    return "\n\n".join((by_name()[enum.full_name], "\n".join(bullets(enum, "ERROR_REASON_"))))
+
+
 def operation(method: Method) -> Schema:
     content = {JSON: {"schema": {"$ref": SCHEMAS + name_of(method.response)}}}
     found: Schema = {
         "operationId": method.name[0].lower() + method.name[1:],
+        "tags": [method.service],
+        "description": by_name()[f"{SERVICE.file.package}.{method.service}.{method.name}"],
         "responses": {
             str(method.status.value): {"description": HTTPStatus(method.status).phrase, "content": content},
             **failures(),
@@ -137,7 +158,8 @@ def parameters_of(method: Method) -> Iterable[Schema]:
         yield KEY
     for field in () if method.has_body else method.fields:
         style = {"style": "deepObject", "explode": True} if is_map(field) else {}
-        yield {"name": field.json_name, "in": "query", "schema": field_schema(field), **style}
+        place = {"name": field.json_name, "in": "query", **described(text_of(field))}
+        yield place | {"schema": bare_schema(field), **style}
 
 
 def message_schemas(message: Descriptor) -> dict[str, Schema]:
@@ -161,10 +183,33 @@ def message_schema(message: Descriptor, fields: Sequence[FieldDescriptor]) -> Sc
         "properties": {item.json_name: field_schema(item) for item in fields},
         "additionalProperties": False,
     }
+    schema |= described(by_name().get(message.full_name, ""))
     return schema | ({"required": required} if required else {})
 
 
 def field_schema(field: FieldDescriptor) -> Schema:
+    return bare_schema(field) | described(text_of(field))
+
+
+def described(text: str) -> Schema:
+    return {"description": text} if text else {}
+
+
+def text_of(field: FieldDescriptor) -> str:
+    """Its comment, and the values of an enum."""
+    values = "\n".join(bullets(field.enum_type)) if field.enum_type else ""
+    return "\n\n".join(filter(None, (by_name().get(field.full_name), values)))
+
+
+def bullets(enum: EnumDescriptor, prefix: str = "") -> Iterable[str]:
+    """Its values that are ever sent."""
+    for value in enum.values:
+        text = " ".join(by_name()[f"{enum.full_name}.{value.name}"].split())
+        if text != "Never sent.":
+            yield f"- `{value.name.removeprefix(prefix)}`: {text}"
+
+
+def bare_schema(field: FieldDescriptor) -> Schema:
     rules = rules_of(field)
     if is_map(field) and field.message_type:
         key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))

@@ -1,4 +1,5 @@
-"""The page for people: `/`, the operator's view `/operator`, and their files in `static`, read at the start.
+"""The pages for people: `/`, the operator's view `/operator`, the API reference `/docs`, and their files in
+`static`, read at the start.
 
 They are files without a secret: what a page may see and do, the API decides by the credentials it sends.
 """
@@ -16,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 from services.web.backend import Backend
 
 FOLDER = Path(__file__).with_name("static")
-PAGES = {"/": "index.html", "/operator": "operator.html"}
+PAGES = {"/": "index.html", "/operator": "operator.html", "/docs": "docs.html"}
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",

@@ -71,8 +71,8 @@ class HttpSettings:
     """Whether `/metrics` is answered here too, to everybody who reaches the port;
     `telemetry.metrics_port` is a port of their own."""
     page: bool = True
-    """Whether `/` and `/operator`, the pages for people, are served. They show nothing that the API does
-    not."""
+    """Whether `/`, `/operator` and `/docs`, the pages for people, are served. They show nothing that the
+    API does not."""
 
 
 @dataclass(frozen=True, config=STRICT)

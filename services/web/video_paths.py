@@ -48,6 +48,7 @@ UPGRADE: tuple[Schema, ...] = (
     {
         "name": "Sec-WebSocket-Protocol",
         "in": "header",
+        "description": "The subprotocol of these messages.",
         "required": True,
         "schema": {"type": "string", "const": PROTOCOL},
     },
@@ -102,6 +103,7 @@ class VideoPath:
         ranges = RANGES if self.has_ranges else ()
         return {
             "operationId": self.name,
+            "tags": ["Video"],
             "description": self.summary,
             "parameters": [SESSION, *self.parameters, *ranges, *RESUME],
             "security": [{"bearer": []}, {}],

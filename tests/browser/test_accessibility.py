@@ -1,4 +1,4 @@
-"""axe-core looks at both pages: light and wide, dark and narrow, empty and in use."""
+"""axe-core looks at all pages: light and wide, dark and narrow, empty and in use."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +77,14 @@ async def test_the_operator_page(enter: Enter, visit: OpenPage) -> None:
         await place.anybody.name()
     await page.find("#sessions [data-name]").nth(1).wait_for()
     await look(page, "busy")
+
+
+@needs_axe
+async def test_the_api_reference(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(f"{place.url}/docs")
+    await page.find("#createSession").wait_for()
+    await look(page, "docs")
 
 
 @needs_axe

@@ -31,6 +31,11 @@ def operation(name: str) -> Any:
     )
 
 
+def ranges(schema: dict[str, Any]) -> dict[str, Any]:
+    """Without the text."""
+    return {name: value for name, value in schema.items() if name != "description"}
+
+
 def test_the_document_is_valid_and_names_every_method() -> None:
     OpenAPIV31SpecValidator(OPENAPI).validate()
     found = {f"{verb.upper()} {path}" for path, verbs in OPENAPI["paths"].items() for verb in verbs}
@@ -78,13 +83,29 @@ async def test_video_is_as_described() -> None:
         check(OPENAPI["components"]["schemas"]["Problem"], missing.json())
 
 
+def test_every_call_field_and_parameter_is_explained() -> None:
+    """In the contract's own words."""
+    calls = [each for verbs in OPENAPI["paths"].values() for each in verbs.values()]
+    parameters = [each for call in calls for each in call.get("parameters", ()) if each["in"] != "path"]
+    schemas = {name: each for name, each in OPENAPI["components"]["schemas"].items() if name[:6] != "google"}
+    properties = [each.get("properties", {}).values() for name, each in schemas.items() if name != "Problem"]
+    fields = [field for each in properties for field in each]
+    for each in (*calls, *parameters, *schemas.values(), *fields):
+        assert len(each.get("description", "")) > 3, each
+    assert (
+        "- `PRIORITY_HIGH`: Before the others."
+        in schemas["SessionSpec"]["properties"]["priority"]["description"]
+    )
+    assert "- `QUEUE_FULL`: RESOURCE_EXHAUSTED" in schemas["ErrorReason"]["description"]
+
+
 def test_ranges_of_the_contract_are_repeated() -> None:
     schemas = OPENAPI["components"]["schemas"]
     fields = schemas["SessionSpec"]["properties"]
-    assert fields["width"] == {"type": "integer", "minimum": 0, "maximum": 4096}
+    assert ranges(fields["width"]) == {"type": "integer", "minimum": 0, "maximum": 4096}
     assert fields["prompts"]["additionalProperties"]["maxLength"] == 32768
     assert fields["profiles"]["maxItems"] == 4
-    assert fields["fps"] == {"type": "number", "format": "double", "maximum": 120.0}
+    assert ranges(fields["fps"]) == {"type": "number", "format": "double", "maximum": 120.0}
     body = operation("createSession")["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["spec"]
     assert body["properties"]["requestId"]["maxLength"] == 64
