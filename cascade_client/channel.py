@@ -1,8 +1,11 @@
 """Channels to gateways, and what each call carries."""
 
 import asyncio
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import grpc
@@ -57,21 +60,37 @@ def parse_addresses(target: str) -> list[str]:
     """`host:port[,host:port...]`. Raises ValueError."""
     addresses = [part.strip() for part in target.split(",") if part.strip()]
     for address in addresses or [target]:
-        host, colon, port = address.rpartition(":")
+        host, _, port = address.rpartition(":")
         if address.startswith(("http://", "https://")):
             bare = address.partition("://")[2].rstrip("/")
             raise ValueError(f"{address!r} is a page's address; a gateway's has no http: {as_example(bare)}")
-        if ":" in host and not host.endswith("]") and "/" not in host:
-            raise ValueError(f"{address!r}: an IPv6 address stands in brackets, such as [::1]:50051")
-        if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
+        if is_ipv6(address) or is_ipv6(host):
+            example = f"[{host}]:{port}" if is_ipv6(host) else f"[{address}]:50051"
+            raise ValueError(f"{address!r}: an IPv6 address stands in brackets, such as {example}")
+        if not (is_host(host) and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise ValueError(f"{address!r} is no gateway address; it looks like localhost:50051")
     return addresses
 
 
+def is_host(host: str) -> bool:
+    """A name, an address, or one of IPv6 in brackets."""
+    if host.startswith("["):
+        return host.endswith("]") and is_ipv6(host[1:-1])
+    return bool(host) and ("/" in host or not set(host) & set(":[]"))  # the former: a gRPC name
+
+
+def is_ipv6(text: str) -> bool:
+    """Without brackets; with a zone or not."""
+    with suppress(ValueError):
+        IPv6Address(text)
+        return True
+    return False
+
+
 def as_example(bare: str) -> str:
     """The page's port is another than that of gRPC."""
-    host, colon, port = bare.partition("/")[0].rpartition(":")
-    return f"{host}:{port}" if colon and port not in ("80", "443", "8080") else f"{host or port}:50051"
+    host, port = re.fullmatch(r"(.*?)(?::(\d+))?", bare.partition("/")[0]).groups()  # type: ignore[union-attr]
+    return f"{host}:{port if port not in (None, '80', '443', '8080') else 50051}"
 
 
 class Channels:

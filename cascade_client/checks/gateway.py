@@ -37,18 +37,20 @@ async def gateway(address: str, options: Options) -> Finding:
             text = "something listens there that is no gateway, or asks for TLS"
             code = error.code().name.lower()
             return Finding(name, "fail", f"{text} ({code})", "choose another --port, or give --ca")
-    is_local = host in ("localhost", "127.0.0.1")
-    if is_local and not is_free(int(port)):
+    if is_local(address) and not is_free(int(port)):
         return Finding(name, "fail", "the port is taken", "choose another with --port")
     return Finding(name, "warn", "nobody listens; the port is free", how_to_find_one(address))
 
 
 def how_to_find_one(target: str) -> str:
     """What to do where nobody listens: start a gateway on this machine; one elsewhere is only named."""
-    is_local = target.startswith(("localhost:", "127.0.0.1:", "[::1]:"))
-    if is_local and has_services():
+    if is_local(target) and has_services():
         return "start it: run `cascade up` in another terminal"
     return "name one that runs: --gateway HOST:PORT"
+
+
+def is_local(address: str) -> bool:
+    return address.startswith(("localhost:", "127.0.0.1:", "[::1]:"))
 
 
 async def accepts(host: str, port: int) -> bool:

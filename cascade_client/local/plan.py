@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cascade_client.console import GATEWAY_VARIABLE, CommandFailed
-from cascade_client.local.ports import HOST, HTTP_VARIABLE, HttpPort, free_ports, http_ports, is_free
+from cascade_client.local.ports import HOST, HTTP_VARIABLE, NAME, HttpPort, free_ports, http_ports, is_free
 
 HOSTS_VARIABLE = "CASCADE_HTTP_HOSTS"
 DRAIN = {
@@ -67,7 +67,7 @@ class Process:
     def page(self) -> str | None:
         """Where a browser finds it. None: nowhere."""
         port = self.environment.get(HTTP_VARIABLE)
-        return f"http://localhost:{port}" if port else None
+        return f"http://{NAME}:{port}" if port else None
 
 
 def make_plan(options: UpOptions) -> list[Process]:
@@ -98,6 +98,7 @@ def make_plan(options: UpOptions) -> list[Process]:
         service("decoder", index, ports.pop(), common | decoder) for index in range(options.num_decoders)
     ]
     gateway = {
+        "CASCADE_GRPC_HOST": NAME,
         "CASCADE_GATEWAY_STAGES": ",".join(each.address for each in processes if each.role == "stage"),
         "CASCADE_GATEWAY_DECODERS": ",".join(each.address for each in processes if each.role == "decoder"),
         "CASCADE_GATEWAY_DEFAULT_MODEL": options.model,
@@ -115,10 +116,10 @@ def make_plan(options: UpOptions) -> list[Process]:
 
 
 def local_hosts() -> Mapping[str, str]:
-    """No page elsewhere, whose name is made to lead here, steers what asks for no key; unless somebody has
-    said who may reach it."""
+    """Every address of this machine's `localhost`. No page elsewhere, whose name is made to lead here, steers
+    what asks for no key; unless somebody has said who may reach it."""
     is_said = {"CASCADE_HTTP_HOST", HOSTS_VARIABLE} & os.environ.keys()
-    return {} if is_said else {HOSTS_VARIABLE: f"localhost,{HOST},[::1]"}
+    return {} if is_said else {"CASCADE_HTTP_HOST": NAME, HOSTS_VARIABLE: f"{NAME},{HOST},[::1]"}
 
 
 def service(role: str, index: int, port: int, environment: Mapping[str, str]) -> Process:

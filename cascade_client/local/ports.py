@@ -1,5 +1,6 @@
 """Ports of this machine for `cascade up`."""
 
+import errno
 import os
 import socket
 from collections.abc import Collection
@@ -9,8 +10,13 @@ from dataclasses import dataclass
 from cascade_client.console import CommandFailed
 
 HOST = "127.0.0.1"
+"""Of what only we call."""
+NAME = "localhost"
+"""Of what people call: 127.0.0.1, ::1 or both, as the machine has it."""
 HTTP_VARIABLE = "CASCADE_HTTP_PORT"
 DEFAULT_HTTP_PORT = 8080
+LOOPBACK = ((socket.AF_INET, HOST), (socket.AF_INET6, "::1"))
+ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,17 @@ def free_ports(count: int) -> list[int]:
 
 
 def is_free(port: int) -> bool:
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            holder.bind((HOST, port))
-        except (OSError, OverflowError):
-            return False
+    """At both loopback addresses; one that the machine lacks takes nobody's port."""
+    return all(can_bind(family, host, port) for family, host in LOOPBACK)
+
+
+def can_bind(family: int, host: str, port: int) -> bool:
+    try:
+        with socket.socket(family) as holder:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind((host, port))
+    except OverflowError:
+        return False
+    except OSError as error:
+        return error.errno in ABSENT
     return True

@@ -8,7 +8,6 @@ and by address, `lines.py` bounds.
 """
 
 import asyncio
-import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -16,8 +15,10 @@ import grpc
 import structlog
 
 from cascade_core.errors import InvalidConfig
+from services.common.addresses import join
 from services.common.channel import server_options
 from services.common.lines import Lines
+from services.common.listening import listen
 from services.common.settings import GrpcSettings, ServerSettings
 from services.common.tls import server_credentials
 
@@ -112,8 +113,7 @@ class GrpcPort:
                 ("grpc.so_reuseport", int(credentials is not None)),
             ]
         )
-        host = self._grpc.host
-        address = f"{f'[{host}]' if ':' in host else host}:{self.number}"
+        address = join(self._grpc.host, self.number)
         try:
             if credentials is None:
                 self.number = server.add_insecure_port(address)
@@ -125,12 +125,11 @@ class GrpcPort:
 
     def _require_free(self) -> None:
         """With SO_REUSEPORT a second process would share the port: look for a first one."""
-        host = self._grpc.host
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            socket.create_server((host, self.number), family=family).close()
+            for listener in listen(self._grpc.host, self.number):
+                listener.close()
         except OSError:
-            raise self._taken(f"{host}:{self.number}") from None
+            raise self._taken(join(self._grpc.host, self.number)) from None
 
     @staticmethod
     def _taken(address: str) -> InvalidConfig:

@@ -29,14 +29,14 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 64
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
-        """Raises OSError."""
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        self.address_family = found[0][0]
+    def __init__(self, listener: socket.socket, registry: CollectorRegistry) -> None:
         self._places = threading.Semaphore(MAX_AT_ONCE)
-        super().__init__(found[0][4][:2], Handler)  # type: ignore[arg-type]
+        super().__init__(listener.getsockname(), Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.server_name, self.server_port = listener.getsockname()[:2]
+        self.setup_environ()
         self.set_app(make_wsgi_app(registry))
 
     def start(self) -> None:

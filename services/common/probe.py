@@ -20,14 +20,13 @@ from pydantic.dataclasses import dataclass
 
 from cascade_core.config import STRICT
 from cascade_core.errors import CascadeError, InvalidConfig
+from services.common.addresses import is_everywhere, join
 from services.common.environment import load_settings
 from services.common.settings import GrpcSettings, Port, ServerSettings
 from services.common.tls import read
 
 CHECK = "/grpc.health.v1.Health/Check"
 DEADLINE_S = 3.0
-LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}
-"""Where a server that listens everywhere is reached from its own machine."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -106,8 +105,7 @@ def ask(settings: ServerSettings, ports: Sequence[int], timeout_s: float, servic
 
 def ask_one(settings: ServerSettings, number: int, timeout_s: float, service: str) -> str | None:
     """Why the server at this port does not serve; None: it does."""
-    host = LOOPBACK.get(settings.grpc.host, settings.grpc.host)
-    address = f"{f'[{host}]' if ':' in host else host}:{number}"
+    address = join(loopback_of(settings.grpc.host), number)
     with open_channel(address, settings) as channel:
         check: Any = channel.unary_unary(
             CHECK,
@@ -122,6 +120,13 @@ def ask_one(settings: ServerSettings, number: int, timeout_s: float, service: st
     if status == health_pb2.HealthCheckResponse.SERVING:
         return None
     return f"{address}: {health_pb2.HealthCheckResponse.ServingStatus.Name(status)}"
+
+
+def loopback_of(host: str) -> str:
+    """Where what listens there is reached from its own machine."""
+    if not is_everywhere(host):
+        return host
+    return "::1" if ":" in host else "127.0.0.1"
 
 
 def open_channel(address: str, settings: ServerSettings) -> grpc.Channel:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, IPvAnyNetwork, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from cascade_core.config import STRICT
+from services.common.addresses import ListenHost, Network
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -25,7 +26,7 @@ MIB = 2**20
 class GrpcSettings:
     """The listening side, and what both sides of a connection agree on."""
 
-    host: str = "127.0.0.1"
+    host: ListenHost = "127.0.0.1"
     """Address to listen on; in a pod `0.0.0.0` or `::`, since the kubelet's probes come from outside."""
     port: Port = 50051
     """0: any free one (tests; `cascade up`), told in the log. In Kubernetes equal to the containerPort."""
@@ -47,7 +48,7 @@ class GrpcSettings:
     """Of one client address (of IPv6: one network of 64 bits), though never more than a quarter of the
     descriptors. Beyond it connections without a call are closed, the oldest first, and a call on a new one is
     refused as retryable; what carries calls stays."""
-    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
     """Networks of load balancers and proxies before this port, such as `10.0.0.0/8`: each brings the
     connections of many clients, so theirs are bounded in all, not by address."""
     max_idle_s: Seconds = 300.0
@@ -224,8 +225,9 @@ class TelemetrySettings:
     """debug also tells each health check."""
     log_format: Literal["json", "text"] = "json"
     """text: for people at a terminal."""
-    metrics_host: str = "127.0.0.1"
-    """Where `/metrics` listens. In a pod `0.0.0.0`, with a NetworkPolicy that lets only Prometheus in."""
+    metrics_host: ListenHost = "127.0.0.1"
+    """Where `/metrics` listens. In a pod `0.0.0.0` or `::`, with a NetworkPolicy that lets in Prometheus
+    alone."""
     metrics_port: Port | None = None
     """None: no endpoint. 0: any free port, told in the log."""
     otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ from prometheus_client import (
 )
 
 from cascade_core.errors import InvalidConfig
+from services.common.addresses import join
+from services.common.listening import listen
 from services.common.metrics_server import MetricsServer
 from services.common.settings import TelemetrySettings
 from services.common.shortened import shortened
@@ -36,11 +39,12 @@ class Telemetry:
 
     registry: CollectorRegistry
     tracer_provider: TracerProvider | None
-    metrics_server: MetricsServer | None
+    metrics_servers: Sequence[MetricsServer]
+    """One for each address that the host has."""
 
     @property
     def metrics_port(self) -> int | None:
-        return self.metrics_server.server_port if self.metrics_server else None
+        return self.metrics_servers[0].server_port if self.metrics_servers else None
 
     async def stop(self) -> None:
         """Off the event loop and bounded: a collector that does not answer must not keep the process."""
@@ -51,8 +55,8 @@ class Telemetry:
             log.warning("telemetry did not end in time; the last spans may be lost")
 
     def _stop(self) -> None:
-        if self.metrics_server:
-            self.metrics_server.stop()
+        for server in self.metrics_servers:
+            server.stop()
         if self.tracer_provider:
             self.tracer_provider.shutdown()
 
@@ -120,18 +124,20 @@ def make_registry() -> CollectorRegistry:
     return registry
 
 
-def start_metrics(settings: TelemetrySettings, registry: CollectorRegistry) -> MetricsServer | None:
-    """`/metrics` on a thread of its own."""
+def start_metrics(settings: TelemetrySettings, registry: CollectorRegistry) -> Sequence[MetricsServer]:
+    """`/metrics` on threads of its own."""
     if settings.metrics_port is None:
-        return None
+        return ()
     try:
-        server = MetricsServer(settings.metrics_host, settings.metrics_port, registry)
+        listeners = listen(settings.metrics_host, settings.metrics_port)
     except OSError as error:
-        address = f"{settings.metrics_host}:{settings.metrics_port}"
+        address = join(settings.metrics_host, settings.metrics_port)
         raise InvalidConfig(f"telemetry.metrics_port: cannot listen on {address}: {error}") from None
-    server.start()
-    log.info("metrics", host=settings.metrics_host, port=server.server_port)
-    return server
+    servers = [MetricsServer(listener, registry) for listener in listeners]
+    for server in servers:
+        server.start()
+    log.info("metrics", host=settings.metrics_host, port=servers[0].server_port)
+    return servers
 
 
 def start_tracing(settings: TelemetrySettings, service: str) -> TracerProvider | None:

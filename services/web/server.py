@@ -15,6 +15,8 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from cascade_core.errors import InvalidConfig
+from services.common.addresses import join
+from services.common.listening import listen
 from services.common.race import first_of
 from services.common.resume_tokens import ResumeTokens
 from services.common.settings import TlsSettings
@@ -27,7 +29,6 @@ from services.web.settings import HttpSettings
 from services.web.uvicorn_private import BoundedProtocol, BoundedSocket, QuietServer
 
 log = structlog.get_logger(__name__)
-BACKLOG = 1024
 GRACE_S = 2
 """For answers under way at the end; the gRPC server, which makes them, has stopped by then."""
 STOP_MARGIN_S = 3
@@ -84,9 +85,12 @@ async def listening(
     `grace_s`, unless somebody is in a hurry. Closes `backend`. Raises InvalidConfig."""
     assert settings.port is not None
     try:
-        with contextlib.closing(await listen(settings.host, settings.port)) as listener:
-            async with uvicorn_running(settings, tls, backend, registry, listener, grace_s, hurried):
-                port = listener.getsockname()[1]
+        with contextlib.ExitStack() as stack:
+            listeners = await open_port(settings.host, settings.port)
+            for listener in listeners:
+                stack.callback(listener.close)
+            async with uvicorn_running(settings, tls, backend, registry, listeners, grace_s, hurried):
+                port = listeners[0].getsockname()[1]
                 log.info("listening for http", host=settings.host, port=port)
                 yield port
     finally:
@@ -99,7 +103,7 @@ async def uvicorn_running(
     tls: TlsSettings,
     backend: Backend,
     registry: CollectorRegistry,
-    listener: socket.socket,
+    listeners: list[socket.socket],
     grace_s: int,
     hurried: asyncio.Event | None,
 ) -> AsyncIterator[None]:
@@ -124,7 +128,7 @@ async def uvicorn_running(
     config.bounds, config.crowd = settings, backend.crowd
     config.knows_certificates = backend.gateway.knows_certificates
     server = QuietServer(config)
-    serve = asyncio.create_task(server.serve([listener]), name="http")
+    serve = asyncio.create_task(server.serve(listeners), name="http")
     waiting = asyncio.create_task(server.listening.wait())
     await first_of((serve, waiting))
     waiting.cancel()
@@ -142,23 +146,13 @@ async def uvicorn_running(
         await asyncio.wait(ends)
 
 
-async def listen(host: str, port: int) -> socket.socket:
-    """Raises InvalidConfig. The protocol is named, since asyncio sets TCP_NODELAY by it: without, each answer
-    waits 40 ms for an acknowledgement."""
-    loop = asyncio.get_running_loop()
-    listener: socket.socket | None = None
+async def open_port(host: str, port: int) -> list[socket.socket]:
+    """Raises InvalidConfig."""
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        listener = socket.socket(found[0][0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(found[0][4])
-        listener.listen(BACKLOG)
+        return await asyncio.to_thread(listen, host, port)
     except OSError:
-        if listener:
-            listener.close()
-        text = f"http.host, http.port: {host}:{port} is taken, or no address of this machine"
+        text = f"http.host, http.port: {join(host, port)} is taken, or no address of this machine"
         raise InvalidConfig(text) from None
-    return listener
 
 
 def tls_contexts(tls: TlsSettings) -> WatchedFiles[ssl.SSLContext] | None:

@@ -1,13 +1,15 @@
 """Settings of the HTTP side, `CASCADE_HTTP_<FIELD>`, and of it as a process of its own."""
 
 from dataclasses import field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, IPvAnyNetwork, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from cascade_core.config import STRICT
+from services.common.addresses import ListenHost, Network, Target, check_host
 from services.common.settings import (
     MIB,
     ClientTlsSettings,
@@ -19,7 +21,16 @@ from services.common.settings import (
 )
 
 Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.\-\[\]:]+$")]
-HostName = Annotated[str, Field(pattern=r"^([a-z0-9.\-]+|\[[0-9a-f:.]+\])$")]
+
+
+def as_browsers_say(host: str) -> str:
+    """Raises ValueError."""
+    bare = check_host(host)
+    return f"[{ip_address(bare)}]" if ":" in bare else bare.lower()
+
+
+HOST_SCHEMA = Field(json_schema_extra={"pattern": r"^([A-Za-z0-9_.\-]+|\[?[0-9A-Fa-f:.]+\]?)$"})
+HostName = Annotated[str, AfterValidator(as_browsers_say), HOST_SCHEMA]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -28,7 +39,7 @@ class HttpSettings:
     that of `tls`, client certificates included; callers show a key or a token, as the gateway's `auth`
     says."""
 
-    host: str = "127.0.0.1"
+    host: ListenHost = "127.0.0.1"
     """Address to listen on; in a pod `0.0.0.0` or `::`."""
     port: Port | None = None
     """None: no HTTP. 0: any free port, told in the log."""
@@ -53,7 +64,7 @@ class HttpSettings:
     """Requests per second of one client address that show no credential or a wrong one, or that are refused
     before it is looked at, ten times as many in a burst; beyond it all requests of this address are refused
     with 429, whatever they show. With a credential the tenant's rate counts."""
-    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
     """Networks of proxies before this port, such as `10.0.0.0/8`: whom they name in `X-Forwarded-For` is
     counted in their place."""
     header_timeout_s: Seconds = 10.0
@@ -87,7 +98,7 @@ class OwnHttpSettings(HttpSettings):
 class WebSettings(ClientTlsSettings):
     """The way to the gateway, for an HTTP side that is a process of its own: `CASCADE_WEB_<FIELD>`."""
 
-    gateway: Annotated[str, Field(pattern=r"^\S+:\d+$")] = "127.0.0.1:50051"
+    gateway: Target = "127.0.0.1:50051"
     """HOST:PORT of a gateway, or of a Service in front of several. Who may do what is decided there."""
     token_key_file: Path | None = None
     """The gateways' `token_key_file`: with it, resume tokens are read here. None: the gateway is asked about

@@ -9,7 +9,7 @@ import pytest
 from cascade_client.commands.arguments import parse_http_port
 from cascade_client.console import CommandFailed
 from cascade_client.local.plan import Process, UpOptions, base_environment, make_plan
-from cascade_client.local.ports import HTTP_VARIABLE, HttpPort, free_ports, wanted_http
+from cascade_client.local.ports import HTTP_VARIABLE, LOOPBACK, HttpPort, free_ports, is_free, wanted_http
 
 
 @pytest.fixture
@@ -86,3 +86,19 @@ def test_the_option_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(HTTP_VARIABLE, wrong)
         with pytest.raises(CommandFailed, match=f"{HTTP_VARIABLE}: '{wrong}' is not a port"):
             wanted_http(None)
+
+
+def test_people_call_localhost_whichever_address_it_is(tmp_path: Path) -> None:
+    (gateway,) = gateways(tmp_path, HttpPort(0, "--http-port"))
+    assert gateway.environment["CASCADE_GRPC_HOST"] == "localhost"
+    assert gateway.environment["CASCADE_HTTP_HOST"] == "localhost"
+
+
+def test_a_port_that_is_taken_at_one_address_of_localhost_is_taken() -> None:
+    for family, host in LOOPBACK:
+        try:
+            holder = socket.create_server((host, 0), family=family)
+        except OSError:
+            continue  # this machine lacks it
+        with holder:
+            assert not is_free(holder.getsockname()[1])

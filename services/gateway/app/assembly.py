@@ -14,6 +14,7 @@ from cascade.v1.stage_pb2 import StageStatus
 from cascade_core.errors import InvalidConfig
 from externalscaler import externalscaler_pb2_grpc
 from services.common import server as scaffold
+from services.common.addresses import is_everywhere, join
 from services.common.resume_tokens import ResumeTokens
 from services.common.server import Server, Service
 from services.common.telemetry import Telemetry
@@ -44,8 +45,6 @@ from services.web.server import InnerHttpServer, serving
 if TYPE_CHECKING:
     from services.gateway.kubernetes.cluster import Cluster
 
-EVERYWHERE = ("0.0.0.0", "::")
-"""Hosts to listen on that nobody can call."""
 NAME = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 
@@ -56,9 +55,9 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
     cluster = make_cluster(settings, telemetry)
     stages: Pool[StageStatus] = Pool("stage", find_stages(settings, cluster), section, settings.peer)
     decoders: Pool[DecoderStatus] = Pool("decoder", find_decoders(settings, cluster), section, settings.peer)
-    if section.redis_url and not section.advertise and settings.grpc.host in EVERYWHERE:
+    if section.redis_url and not section.advertise and is_everywhere(settings.grpc.host):
         raise InvalidConfig("gateway.advertise: needed with redis_url where grpc.host is every address")
-    address = section.advertise or f"{settings.grpc.host}:{settings.grpc.port}"
+    address = section.advertise or join(settings.grpc.host, settings.grpc.port)
     journal = make_journal(settings)
     shared = Shared(
         settings=settings,

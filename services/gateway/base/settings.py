@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from cascade_core.config import STRICT
+from services.common.addresses import Target
 from services.common.settings import (
     MIB,
     Bytes,
@@ -28,13 +29,13 @@ Places = Annotated[int, Field(ge=0, le=1_000_000)]
 class GatewaySettings:
     """Sessions, their queue and their journal."""
 
-    stages: tuple[str, ...] = ("127.0.0.1:50061",)
-    """Addresses of the stages, `host:port`."""
-    decoders: tuple[str, ...] = ("127.0.0.1:50071",)
+    stages: tuple[Target, ...] = ("127.0.0.1:50061",)
+    """Addresses of the stages, `host:port`; of IPv6 `[fd00::5]:50061`."""
+    decoders: tuple[Target, ...] = ("127.0.0.1:50071",)
     """Addresses of the decoders."""
     default_model: str = "demo"
     """For sessions that name none."""
-    advertise: str | None = None
+    advertise: Target | None = None
     """`host:port` at which other gateways reach this one (a pod: its own IP). None: where it listens."""
     redis_url: str | None = None
     """`redis://` or `rediss://`: sessions outlive this process, and gateways share them. None: in memory."""

@@ -27,7 +27,8 @@ class Authority:
     def issue(self, name: str, hosts: Sequence[str] = ()) -> tuple[Path, Path]:
         """Certificate and key for these hosts; none: for localhost."""
         key = ec.generate_private_key(ec.SECP256R1())
-        local = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+        loopback = [x509.IPAddress(ip_address(host)) for host in ("127.0.0.1", "::1")]
+        local = [x509.DNSName("localhost"), *loopback]
         names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts] or local
         builder = begin(name_of(name), self._name, key.public_key())
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)

@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 
 from cascade.v1 import common_pb2
 from cascade_core.errors import CascadeError, OutOfCapacity
+from services.common.addresses import join
 from services.common.errors import Draining, Fenced, NotReady, ProtocolViolation, RequestIdReused
 from services.common.status import describe
 
@@ -117,9 +118,12 @@ class Stream:
 class Machine:
     """One server on loopback; `start` after `kill` is another process at the same address."""
 
-    def __init__(self, *, port: int = 0, capacity: int = 4, open_s: float = 0.0) -> None:
+    def __init__(
+        self, *, host: str = "127.0.0.1", port: int = 0, capacity: int = 4, open_s: float = 0.0
+    ) -> None:
         """`open_s`: time from the last warm-up or context block to `opened`."""
-        self.address = f"127.0.0.1:{port}"
+        self._host = host
+        self.address = join(host, port)
         self.capacity = capacity
         self.open_s = open_s
         self.state: int = common_pb2.SERVING_STATE_READY
@@ -161,7 +165,7 @@ class Machine:
         self.instance = uuid4().hex
         self._epochs, self.sessions, self.drains = {}, {}, {}
         self._start_time.GetCurrentTime()
-        self.address = f"127.0.0.1:{self._server.add_insecure_port(self.address)}"
+        self.address = join(self._host, self._server.add_insecure_port(self.address))
         await self._server.start()
 
     async def kill(self) -> None:

@@ -18,6 +18,7 @@ from cascade.v1 import session_pb2 as pb
 from cascade.v1 import session_pb2_grpc
 from cascade_client.keep_status import keep_status
 from cascade_core.config import make
+from services.common.addresses import join
 from services.common.server import Server
 from services.gateway.app.assembly import Gateway, running
 from services.gateway.base.settings import Settings
@@ -52,8 +53,9 @@ def duration(seconds: float) -> Duration:
 def gateway_settings(
     stages: Sequence[str], decoders: Sequence[str], keys_file: Path | None = None, **gateway: Any
 ) -> Settings:
-    """Any free port, and no wait longer than a test may last. `http`: that section; without it: no HTTP."""
-    http = gateway.pop("http", None)
+    """Any free port, and no wait longer than a test may last. `http`, `telemetry`: these sections;
+    without the former: no HTTP. `host`: where it listens."""
+    http, host = gateway.pop("http", None), gateway.pop("host", "127.0.0.1")
     section = {
         "stages": stages,
         "decoders": decoders,
@@ -63,13 +65,14 @@ def gateway_settings(
         "recovery_timeout_s": 10.0,
     }
     values = {
-        "grpc": {"port": 0},
+        "grpc": {"host": host, "port": 0},
+        "telemetry": gateway.pop("telemetry", {}),
         "drain": {"deadline_s": 0.5, "grace_s": 0.2, "hurry_s": 0.2},
         "health": {"check_interval_s": 0.05},
         "gateway": section | gateway,
     }
     if http is not None:
-        values["http"] = {"port": 0} | http
+        values["http"] = {"host": host, "port": 0} | http
     if keys_file:
         values["auth"] = {"modes": ["api_keys"], "keys_file": keys_file}
     return make(Settings, values)
@@ -312,7 +315,7 @@ class Town:
         service = self.server.service
         assert isinstance(service, Gateway)
         assert service.http
-        return f"http://127.0.0.1:{service.http.port}"
+        return f"http://{join(self.server.settings.grpc.host, service.http.port)}"
 
     def metric(self, name: str, **labels: str) -> float:
         return self.server.telemetry.registry.get_sample_value(name, labels) or 0.0
@@ -354,7 +357,8 @@ async def built(
             write_keys(keys_file, tenants)
         addresses = ([machine.address for machine in machines] for machines in (stages, decoders))
         settings = gateway_settings(*addresses, keys_file, **gateway)
-        async with running(settings) as (server, registry), open_channel(server.port) as channel:
+        host = settings.grpc.host
+        async with running(settings) as (server, registry), open_channel(server.port, host) as channel:
             people = {name: Tenant(channel, name) for name in tenants}
             anybody = people[tenants[0]] if tenants else Tenant(channel, None)
             place = Town(server, registry, stages, decoders, channel, anybody, people)
@@ -364,10 +368,10 @@ async def built(
                 vars(place).clear()
 
 
-def open_channel(port: int) -> grpc.aio.Channel:
+def open_channel(port: int, host: str = "127.0.0.1") -> grpc.aio.Channel:
     """With the bounds that a client has to raise."""
     options = [("grpc.max_receive_message_length", 9 * 2**20), ("grpc.max_send_message_length", 64 * 2**20)]
-    return grpc.aio.insecure_channel(f"127.0.0.1:{port}", [*options, ("grpc.use_local_subchannel_pool", 1)])
+    return grpc.aio.insecure_channel(join(host, port), [*options, ("grpc.use_local_subchannel_pool", 1)])
 
 
 async def until(condition: Callable[[], Any]) -> None:

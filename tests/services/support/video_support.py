@@ -73,7 +73,7 @@ class WebTown(Town):
 
     @property
     def web(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return self.url
 
 
 @asynccontextmanager
@@ -82,11 +82,13 @@ async def web_town(
     tenants: Sequence[str] = TENANTS,
     http: dict[str, Any] | None = None,
     open_s: float = 0.0,
+    host: str = "127.0.0.1",
     **gateway: Any,
 ) -> AsyncIterator[WebTown]:
-    """`http`, `gateway`: fields of these settings. One segment ahead of the controller, unless it asks for
-    more, so that tests can say how many there are."""
-    stages, decoders = [FakeStage(capacity=8, open_s=open_s)], [FilmDecoder(capacity=8)]
+    """`http`, `gateway`: fields of these settings. `host`: where all of it listens. One segment ahead of the
+    controller, unless it asks for more, so that tests can say how many there are."""
+    machine: dict[str, Any] = {"host": host, "capacity": 8}
+    stages, decoders = [FakeStage(**machine, open_s=open_s)], [FilmDecoder(**machine)]
     with TemporaryDirectory() as folder:
         keys = Path(folder) / "keys.toml"
         write_keys(keys, tenants)
@@ -94,9 +96,10 @@ async def web_town(
             for machine in (*stages, *decoders):
                 await machine.start()
             addresses = ([machine.address for machine in machines] for machines in (stages, decoders))
-            settings = gateway_settings(*addresses, keys, **({"max_unacked_segments": 1} | gateway))
-            settings = replace(settings, http=HttpSettings(**({"port": 0} | (http or {}))))
-            async with running(settings) as (server, registry), open_channel(server.port) as channel:
+            options = {"host": host, "max_unacked_segments": 1} | gateway
+            settings = gateway_settings(*addresses, keys, **options)
+            settings = replace(settings, http=HttpSettings(**({"host": host, "port": 0} | (http or {}))))
+            async with running(settings) as (server, registry), open_channel(server.port, host) as channel:
                 people = {name: Tenant(channel, name) for name in tenants}
                 anybody = people[tenants[0]]
                 place = WebTown(server, registry, stages, decoders, channel, anybody, people)
@@ -217,7 +220,7 @@ async def page(
 
 
 def open_socket(place: WebTown, name: str, **options: Any) -> Any:
-    url = f"ws://127.0.0.1:{place.port}/v1/{name}/connect"
+    url = f"{place.web.replace('http', 'ws', 1)}/v1/{name}/connect"
     return websockets.connect(
         url, **({"subprotocols": ["cascade.v1"], "max_size": 2**24, "proxy": None} | options)
     )

@@ -60,7 +60,7 @@ async def test_request_ids_of_strangers_are_taken_where_harmless_only() -> None:
 
 
 async def test_it_is_reached_by_its_own_names_alone() -> None:
-    async with http_town(http={"hosts": ["localhost", "[::1]", "cascade.example.com"]}) as place:
+    async with http_town(http={"hosts": ["localhost", "0::1", "Cascade.example.com"]}) as place:
         web = place.visitor
         for own in ("localhost:8080", "LOCALHOST", "localhost:", "[::1]:8080", "cascade.example.com"):
             assert (await web.get("/", headers={"host": own})).status_code == 200, own
