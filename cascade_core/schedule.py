@@ -60,7 +60,7 @@ class TickPlan:
     emits: int | None = None
     """The block whose latents are clean after this tick."""
     recache: bool = False
-    """Context passes that replace what is cached; the sink is neither read nor replaced."""
+    """LongLive's: clean blocks encoded anew, unmasked among themselves; see `cached_blocks`."""
 
     @property
     def works(self) -> list[Work]:
@@ -103,6 +103,17 @@ class SwitchReceipt:
 def recache_blocks(window: WindowConfig, next_block: int) -> list[int]:
     """Clean blocks that LongLive re-encodes at a switch: the newest sink + window frames, or all."""
     return list(range(max(0, next_block - window.sink_blocks - window.window_blocks), next_block))
+
+
+def cached_blocks(plan: TickPlan, shape: Shape) -> list[int]:
+    """Blocks whose clean keys and values a tick leaves in the cache.
+
+    A recache keeps the sink as it was, unless it encodes all there is. The re-encoded blocks have the sink's
+    place otherwise: of as many of them, the oldest, nobody keeps or sees the new keys.
+    Source: LongLive v1.0, `_recache_after_switch` with `global_sink`.
+    """
+    blocks = [work.block for work in plan.works if work.pass_index == shape.context_pass]
+    return blocks[shape.window.sink_blocks :] if plan.recache and blocks[0] > 0 else blocks
 
 
 def context_blocks(window: WindowConfig, next_block: int) -> list[int]:

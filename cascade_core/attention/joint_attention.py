@@ -12,7 +12,7 @@ from cascade_core.attention.exchange import Exchange, Gathering, Local
 from cascade_core.attention.kv_cache import KvCache, contiguous_runs
 from cascade_core.attention.rope import rotate, time_shift_angles
 from cascade_core.config import InflightAttention
-from cascade_core.schedule import Shape, TickPlan, Work, visible_in_flight, window_start
+from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, visible_in_flight, window_start
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class JointAttention:
             for rank, works in enumerate(plan.ranks)
             for slot, work in enumerate(works)
         }
-        context_pass = setup.shape.context_pass
-        self._to_cache = [work.block for work in plan.works if work.pass_index == context_pass]
+        self._to_cache = cached_blocks(plan, setup.shape)
         self._travels = len(self._rows) > 1 or bool(self._to_cache)
         if not self._travels:
             self._rows = dict.fromkeys(self._rows, 0)
@@ -77,9 +76,8 @@ class JointAttention:
     def _store(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """After every reader of this rank has read: a block may take the place of one just left behind."""
         for block in self._to_cache:
-            if not (self._plan.recache and block < self._setup.shape.window.sink_blocks):
-                row = self._rows[block]
-                self._cache.write(layer, block, keys[row], values[row])
+            row = self._rows[block]
+            self._cache.write(layer, block, keys[row], values[row])
 
 
 class Reader:
@@ -89,10 +87,17 @@ class Reader:
         shape = setup.shape
         oldest = window_start(work, shape)
         self._cache = cache
-        self._in_flight = visible_in_flight(work, plan.works, shape, setup.inflight_attention)
-        self._clean_sink, self._clean_window = ([], []) if plan.recache else cache.visible(oldest)
+        self._clean_sink, self._clean_window = cache.visible(oldest)
+        shift = max(0, oldest - shape.window.sink_blocks)
+        if plan.recache:  # all see the same: the sink, where it stays, and what is encoded anew
+            self._in_flight = cached_blocks(plan, shape)
+            shift = plan.works[0].block
+            self._clean_sink, self._clean_window = (self._clean_sink if shift else []), []
+        else:
+            self._in_flight = visible_in_flight(work, plan.works, shape, setup.inflight_attention)
+        if shape.window.rope == "absolute":
+            shift = 0
         # rope = window: the sink stays right in front of the window instead of falling ever further behind.
-        shift = max(0, oldest - shape.window.sink_blocks) if shape.window.rope == "window" else 0
         self._moved_sink = range(shape.window.sink_blocks) if shift else range(0)
         self._angles = time_shift_angles(shift * shape.window.block_frames, cache.head_dim, cache.device)
 

@@ -13,7 +13,7 @@ from cascade_core.attention.rope import rope_angles
 from cascade_core.config import InflightAttention, ModelCard
 from cascade_core.model.model import CausalWanModel, Conditioning, TextCache
 from cascade_core.model.sampler import block_noise, clean_estimate, pass_sigmas, pass_timesteps, renoise
-from cascade_core.schedule import Shape, TickPlan, Work, recache_blocks
+from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, recache_blocks
 
 
 @dataclass
@@ -127,8 +127,7 @@ class Runner:
     def _commit(self, state: SessionState, plan: TickPlan) -> None:
         """Book what the tick made clean, and forget what no later tick reads."""
         works = plan.works
-        cached = [work.block for work in works if work.pass_index == self.shape.context_pass]
-        for block in cached:
+        for block in cached_blocks(plan, self.shape):
             state.cache.commit(block)
         kept = recache_blocks(self.shape.window, state.cache.end)
         state.clean = {block: x for block, x in state.clean.items() if block >= min(kept, default=0)}

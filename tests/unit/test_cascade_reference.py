@@ -112,7 +112,7 @@ class Restatement:
                 recache = False
                 newest = [b for b in range(next_block - self.sink - self.window, next_block) if b >= 0]
                 if newest:
-                    self.encode({block: (self.latents[block], prompt) for block in newest}, again=True)
+                    self.encode_again(newest, prompt)
                     continue
             may_start = not in_flight or in_flight[-1].num_done >= self.stagger
             if may_start and not recache and next_block < num_blocks:
@@ -146,11 +146,8 @@ class Restatement:
                     flying.latents = (1 - self.sigmas[following]) * clean + self.sigmas[following] * noise
             flying.num_done += 1
 
-    def encode(self, blocks: Mapping[int, tuple[Tensor, int]], again: bool = False) -> None:
-        """Joint context passes of clean blocks under a causal mask among themselves.
-
-        `again` is LongLive's recache: what lay in the cache is replaced, but the sink stays as it was.
-        """
+    def encode(self, blocks: Mapping[int, tuple[Tensor, int]]) -> None:
+        """Joint context passes of clean blocks under a causal mask among themselves."""
         items = [
             self.item(block, latents, self.num_passes - 1, prompt)
             for block, (latents, prompt) in sorted(blocks.items())
@@ -160,8 +157,20 @@ class Restatement:
             item.sees = [other for other in before if self.in_reach(other.block, item)]
             self.latents[item.block] = item.latents
         self.record += items
-        sink = {block: item for block, item in self.clean.items() if block < self.sink and again}
-        self.clean = {item.block: item for item in items} | sink
+        self.clean = {item.block: item for item in items}
+
+    def encode_again(self, blocks: list[int], prompt: int) -> None:
+        """LongLive's recache: all see the old sink and, unmasked, what is encoded anew but for its oldest
+        blocks, in whose place the sink stands; what is whole in view replaces the sink, too."""
+        items = [self.item(block, self.latents[block], self.num_passes - 1, prompt) for block in blocks]
+        is_whole = blocks[0] == 0
+        sink = {} if is_whole else {block: item for block, item in self.clean.items() if block < self.sink}
+        kept = items if is_whole else items[self.sink :]
+        for item in items:
+            item.oldest = blocks[0] + self.sink
+            item.sees = [*sink.values(), *kept]
+        self.record += items
+        self.clean = sink | {item.block: item for item in kept}
 
     def in_reach(self, block: int, item: Item) -> bool:
         return block < self.sink or block >= item.oldest
@@ -223,8 +232,8 @@ class Restatement:
         outputs = []
         for number, item in enumerate(items):
             # Where a key stands depends on who reads it, so all keys are rotated anew for every reader.
-            places = torch.cat([self.positions(self.placed(other.block, item)) for other in items])
-            turned = rotate(key.flatten(0, 1), places)  # [T, H, D]
+            places = [self.placed(other.block, item, other.block < self.sink) for other in items]
+            turned = rotate(key.flatten(0, 1), torch.cat([self.positions(at) for at in places]))  # [T, H, D]
             own = rotate(query[number], self.positions(self.placed(item.block, item)))  # [L, H, D]
             scores = torch.einsum("lhd,shd->hls", own, turned) / math.sqrt(config.head_dim)
             rows = mask.view(len(items), -1, mask.shape[1])[number]
@@ -242,13 +251,13 @@ class Restatement:
         attended = torch.einsum("hls,shd->lhd", scores.softmax(-1), value).flatten(1)
         return self.linear(f"{name}.o", attended)
 
-    def placed(self, block: int, reader: Item) -> int:
+    def placed(self, block: int, reader: Item, is_sink: bool = False) -> int:
         """The block position at which a reader meets a block.
 
         With `rope = window` positions start anew at every reader: the sink at 0, right behind it the
         window; before the window has left the sink behind, that is where they stand anyway.
         """
-        if self.card.window.rope == "absolute" or reader.oldest <= self.sink or block < self.sink:
+        if self.card.window.rope == "absolute" or reader.oldest <= self.sink or is_sink:
             return block
         return self.sink + block - reader.oldest
 
@@ -383,7 +392,7 @@ def test_prompt_switches(mode: SwitchMode, stagger: int, attention: InflightAtte
 
 @pytest.mark.parametrize("tick", [0, 1, 4, 5, 6])
 def test_recache_of_a_young_session(tick: int) -> None:
-    """The recached blocks include the sink, whose own keys stay."""
+    """While it is short enough to be encoded whole, the sink is replaced; after that it stays."""
     card = tiny_card(window_blocks=3, sink_blocks=2, rope="window")
     check(card, 1, "bidirectional", 6, {tick: (1, "recache")})
 

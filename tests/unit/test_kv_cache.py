@@ -69,18 +69,15 @@ class Both:
 
     def recache(self) -> None:
         blocks = recache_blocks(self.window, self.naive.end)
-        sink = self.window.sink_blocks
         if not blocks:
             return
-        old = {block: version for block, version in self.naive.kept.items() if block < sink}
+        kept = blocks if blocks[0] == 0 else blocks[self.window.sink_blocks :]
         self.version += 1
         for layer in range(CONFIG.num_layers):
-            for block in blocks:
-                if block >= sink:
-                    self.cache.write(layer, block, *content(layer, block, self.version))
-        self.naive.clear_window(blocks[0])
-        self.commit(blocks)
-        self.naive.kept |= old
+            for block in kept:
+                self.cache.write(layer, block, *content(layer, block, self.version))
+        self.naive.clear_window(kept[0])
+        self.commit(kept)
 
     def compare(self) -> None:
         for layer in range(CONFIG.num_layers):
