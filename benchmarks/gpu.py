@@ -266,7 +266,7 @@ def measure_rank(
 ) -> tuple[list[Row], int]:
     """Rows by pass, and the peak memory in bytes (0 on the CPU)."""
     on_cuda = model.device.type == "cuda"
-    session = SteadySession(case.card, Runner(model, case.card, shape, 0, exchange, ATTENTION))
+    session = SteadySession(case.card, Runner(model, case.card, shape, 0, exchange))
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()  # priming took more: a whole window in one tick
     rows = summarize(case.card, sample_ticks(session, repeats, f"{case.name}, {name}"))

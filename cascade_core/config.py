@@ -10,7 +10,7 @@ from dataclasses import field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -22,6 +22,7 @@ Rope = Literal["absolute", "window"]
 SwitchMode = Literal["immediate", "boundary", "recache"]
 
 T = TypeVar("T")
+Stagger = Annotated[int, Field(ge=1, le=17)]
 RANDOM = "random"
 """The value of `weights` that asks for random ones."""
 STRICT = ConfigDict(extra="forbid", strict=False)
@@ -233,7 +234,8 @@ class ModelCard:
         return 4 * self.window.block_frames - (3 if block == 0 else 0)
 
     def session_bytes(self, height: int, width: int, bytes_per_value: int = 2) -> int:
-        """Memory of one session on each rank: KV cache, text caches, keys and values in flight."""
+        """Memory of one session on each rank, whatever its stagger: KV cache, text caches, and the keys and
+        values in flight of the full cascade."""
         dims, window = self.transformer, self.window
         kv_token = 2 * dims.num_layers * dims.dim * bytes_per_value
         cached_blocks = window.sink_blocks + window.window_blocks - 1
@@ -254,10 +256,16 @@ class EngineConfig:
     package, or the hub and its cache)."""
     num_ranks: Annotated[int, Field(ge=1, le=16)] = 1
     """Rank processes; on CUDA one GPU each, so in Kubernetes equal to the pod's `nvidia.com/gpu`."""
-    stagger: Annotated[int, Field(ge=1, le=17)] = 1
-    """Passes a block makes before its successor starts: 1 is the full cascade, P is sequential."""
+    stagger: Stagger = 1
+    """Passes a block makes before its successor starts: 1 is the full cascade, P is sequential. Of sessions
+    that ask for none."""
+    allowed_staggers: tuple[Stagger, ...] | None = None
+    """Those that a session may ask for; None: 1 to P."""
     inflight_attention: InflightAttention = "bidirectional"
-    """Whether a block sees the noisier blocks behind it (paper's default) or only those before it."""
+    """Whether a block sees the noisier blocks behind it (paper's default) or only those before it. Of
+    sessions that ask for none."""
+    allowed_inflight_attentions: tuple[InflightAttention, ...] | None = None
+    """Those that a session may ask for; None: both."""
     rope: Rope | None = None
     """None: what the card says."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -287,11 +295,30 @@ class EngineConfig:
     """Seed of random weights; a session's noise has its own."""
 
 
+def allowed_staggers(config: EngineConfig, card: ModelCard) -> tuple[int, ...]:
+    """What a session may ask for, ascending."""
+    return tuple(sorted(set(config.allowed_staggers or range(1, card.sampling.num_passes + 1))))
+
+
+def allowed_attentions(config: EngineConfig) -> tuple[InflightAttention, ...]:
+    """What a session may ask for."""
+    known = get_args(InflightAttention)
+    return tuple(each for each in known if each in (config.allowed_inflight_attentions or known))
+
+
 def check_engine(config: EngineConfig, card: ModelCard) -> None:
-    """Raise InvalidConfig where the engine's settings do not fit the model."""
+    """Raise InvalidConfig where the engine's settings do not fit the model, or each other."""
     num_passes = card.sampling.num_passes
-    if config.stagger > num_passes:
-        raise InvalidConfig(f"stagger: {config.stagger} is not in 1..{num_passes} (passes per block)")
+    for name, most in (("stagger", config.stagger), ("allowed_staggers", allowed_staggers(config, card)[-1])):
+        if most > num_passes:
+            raise InvalidConfig(f"{name}: {most} is not in 1..{num_passes} (passes per block)")
+    for name, value, allowed in (
+        ("stagger", config.stagger, allowed_staggers(config, card)),
+        ("inflight_attention", config.inflight_attention, allowed_attentions(config)),
+    ):
+        if value not in allowed:
+            listed = ", ".join(map(str, allowed))
+            raise InvalidConfig(f"{name}: {value}, the default, is not one of allowed_{name}s: {listed}")
     if config.num_ranks > num_passes:
         raise InvalidConfig(
             f"num_ranks: {config.num_ranks} is not in 1..{num_passes} (passes per block): the rest would idle"

@@ -7,9 +7,18 @@ from dataclasses import dataclass, field, replace
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from cascade_core.config import MAX_SIDE, ModelCard, SwitchMode, complaints
+from cascade_core.config import (
+    MAX_SIDE,
+    EngineConfig,
+    InflightAttention,
+    ModelCard,
+    SwitchMode,
+    allowed_attentions,
+    allowed_staggers,
+    complaints,
+)
 from cascade_core.errors import InvalidPrompt, InvalidRequest
-from cascade_core.schedule import Shape, Timeline, Work, context_blocks
+from cascade_core.schedule import Shape, Timeline, Work, context_blocks, engine_shape
 
 MAX_PROMPTS = 1024
 """Entries of a prompt timeline."""
@@ -47,6 +56,11 @@ class SessionRequest:
     """How the timeline's later prompts take effect."""
     fps: float = 0.0
     """Frames per second at which the viewer plays, up to 240: what blocks are due by; 0: the card's."""
+    stagger: int = 0
+    """Passes a block makes before its successor starts, one of the engine's `allowed_staggers`; 0: the
+    engine's own."""
+    inflight_attention: InflightAttention | None = None
+    """One of the engine's `allowed_inflight_attentions`; None: the engine's own."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +93,23 @@ def check_prompt(name: str, prompt: str) -> None:
         raise InvalidPrompt(f"{name} has {len(prompt)} characters, more than {MAX_PROMPT_CHARACTERS}")
 
 
-def with_defaults(request: SessionRequest, card: ModelCard) -> SessionRequest:
-    """The request with the card's frame size and speed where it names none."""
+def with_defaults(request: SessionRequest, config: EngineConfig, card: ModelCard) -> SessionRequest:
+    """The request with the card's frame size and speed, and the engine's schedule, where it names none."""
     video = card.video
     return replace(
         request,
         height=request.height or video.height,
         width=request.width or video.width,
         fps=request.fps or video.fps,
+        stagger=request.stagger or config.stagger,
+        inflight_attention=request.inflight_attention or config.inflight_attention,
     )
+
+
+def session_shape(request: SessionRequest, shape: Shape) -> Shape:
+    """The session's own, on an engine of this shape. The request is one with defaults."""
+    assert request.stagger and request.inflight_attention
+    return replace(shape, stagger=request.stagger, inflight_attention=request.inflight_attention)
 
 
 def initial_prompts(request: SessionRequest) -> list[int]:
@@ -97,9 +119,11 @@ def initial_prompts(request: SessionRequest) -> list[int]:
     return sorted({entries[max(0, bisect_right(entries, block) - 1)] for block in blocks if entries})
 
 
-def check_request(request: SessionRequest, card: ModelCard, shape: Shape) -> None:
+def check_request(request: SessionRequest, config: EngineConfig, card: ModelCard) -> None:
     """Raise InvalidRequest or InvalidPrompt, naming the field, where the request does not fit the model."""
+    shape = engine_shape(config, card)
     check_types(request)
+    check_schedule(request, config, card)
     for name, size in (("width", request.width), ("height", request.height)):
         if size % 16 or not 16 <= size <= MAX_SIDE:
             raise InvalidRequest(f"{name}: {size} is not a multiple of 16 in 16..{MAX_SIDE}")
@@ -121,6 +145,16 @@ def check_request(request: SessionRequest, card: ModelCard, shape: Shape) -> Non
     if not initial_prompts(request):
         raise InvalidRequest(f"prompts: none at or before start_block {request.start_block}")
     _check_context(request, card, shape)
+
+
+def check_schedule(request: SessionRequest, config: EngineConfig, card: ModelCard) -> None:
+    """Raise InvalidRequest, which begins with the field, where the engine does not allow what is asked."""
+    staggers, attentions = allowed_staggers(config, card), allowed_attentions(config)
+    if request.stagger not in staggers:
+        raise InvalidRequest(f"stagger: {request.stagger} is not one of {', '.join(map(str, staggers))}")
+    if request.inflight_attention not in attentions:
+        listed = ", ".join(attentions)
+        raise InvalidRequest(f"inflight_attention: {request.inflight_attention} is not one of {listed}")
 
 
 def _check_context(request: SessionRequest, card: ModelCard, shape: Shape) -> None:

@@ -14,7 +14,7 @@ from cascade_core.config import EngineConfig, InflightAttention, ModelCard, Swit
 
 @dataclass(frozen=True)
 class Shape:
-    """What the schedule of every session of an engine has in common."""
+    """What the schedule of a session follows. Sessions of one engine differ in stagger and attention alone."""
 
     num_passes: int
     """P: denoising passes and the context pass."""
@@ -23,6 +23,7 @@ class Shape:
     num_ranks: int
     """W, 1..P. Block b lives on rank b mod W, which spreads any run of blocks evenly."""
     window: WindowConfig
+    inflight_attention: InflightAttention = "bidirectional"
 
     @property
     def context_pass(self) -> int:
@@ -34,9 +35,10 @@ class Shape:
 
 
 def engine_shape(config: EngineConfig, card: ModelCard) -> Shape:
-    """The same in the engine and on every rank: they must not disagree on the schedule."""
+    """Of the sessions that ask for nothing else."""
     window = replace(card.window, rope=config.rope) if config.rope else card.window
-    return Shape(card.sampling.num_passes, config.stagger, config.num_ranks, window)
+    num_passes = card.sampling.num_passes
+    return Shape(num_passes, config.stagger, config.num_ranks, window, config.inflight_attention)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class TickPlan:
     """The block whose latents are clean after this tick."""
     recache: bool = False
     """LongLive's: clean blocks encoded anew, unmasked among themselves; see `cached_blocks`."""
+    inflight_attention: InflightAttention = "bidirectional"
+    """Of the session."""
 
     @property
     def works(self) -> list[Work]:
@@ -227,4 +231,4 @@ def _plan(timeline: Timeline, shape: Shape, works: Sequence[Work], recache: bool
     )
     last_denoising = shape.context_pass - 1
     emits = next((work.block for work in works if work.pass_index == last_denoising), None)
-    return TickPlan(timeline.session, ranks, emits, recache)
+    return TickPlan(timeline.session, ranks, emits, recache, shape.inflight_attention)

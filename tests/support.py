@@ -109,8 +109,10 @@ def prompt_embedding(card: ModelCard, prompt: int) -> Tensor:
     return torch.randn(num_tokens, card.transformer.text_dim, generator=generator)
 
 
-def make_shape(card: ModelCard, stagger: int, num_ranks: int = 1) -> Shape:
-    return Shape(card.sampling.num_passes, stagger, num_ranks, card.window)
+def make_shape(
+    card: ModelCard, stagger: int, num_ranks: int = 1, attention: InflightAttention = "bidirectional"
+) -> Shape:
+    return Shape(card.sampling.num_passes, stagger, num_ranks, card.window, attention)
 
 
 def make_runner(
@@ -121,7 +123,7 @@ def make_runner(
 ) -> Runner:
     """The only rank, in this process."""
     model = model or tiny_model(card)
-    return Runner(model, card, make_shape(card, stagger), 0, SoloExchange(), attention)
+    return Runner(model, card, make_shape(card, stagger, attention=attention), 0, SoloExchange())
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,8 @@ class Case:
     def run(self, rank: int, num_ranks: int, exchange: Exchange) -> dict[int, Tensor]:
         """Clean latents of the blocks that live on this rank."""
         card = tiny_card(**dict(self.card_values))
-        shape = make_shape(card, self.stagger, num_ranks)
-        runner = Runner(tiny_model(card), card, shape, rank, exchange, self.attention)
+        shape = make_shape(card, self.stagger, num_ranks, self.attention)
+        runner = Runner(tiny_model(card), card, shape, rank, exchange)
         latent_shape = card.latent_shape(SIDE, SIDE)
         context = {
             block: block_noise(1, block, 0, latent_shape) for block in context_blocks(card.window, self.start)

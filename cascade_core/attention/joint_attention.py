@@ -11,7 +11,6 @@ from cascade_core.attention.attention import KeyValue, Partial, attend_partial, 
 from cascade_core.attention.exchange import Exchange, Gathering, Local
 from cascade_core.attention.kv_cache import KvCache, contiguous_runs
 from cascade_core.attention.rope import rotate, time_shift_angles
-from cascade_core.config import InflightAttention
 from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, visible_in_flight, window_start
 
 
@@ -22,7 +21,6 @@ class RankSetup:
     shape: Shape
     rank: int
     exchange: Exchange
-    inflight_attention: InflightAttention
 
 
 class JointAttention:
@@ -94,7 +92,7 @@ class Reader:
             shift = plan.works[0].block
             self._clean_sink, self._clean_window = (self._clean_sink if shift else []), []
         else:
-            self._in_flight = visible_in_flight(work, plan.works, shape, setup.inflight_attention)
+            self._in_flight = visible_in_flight(work, plan.works, shape, plan.inflight_attention)
         if shape.window.rope == "absolute":
             shift = 0
         # rope = window: the sink stays right in front of the window instead of falling ever further behind.

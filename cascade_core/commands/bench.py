@@ -220,7 +220,7 @@ class Bench:
         self.card = card
         self.shape = Shape(card.sampling.num_passes, stagger, 1, card.window)
         model = build_model(card, None, 0, torch.device("cpu"), torch.float32)
-        self.runner = Runner(model, card, self.shape, 0, SoloExchange(), "bidirectional")
+        self.runner = Runner(model, card, self.shape, 0, SoloExchange())
         self.runner.open(0, 0, card.video.height, card.video.width, {})
         self.embedding = torch.ones(4, card.transformer.text_dim)
         self.runner.add_prompt(0, 0, self.embedding)

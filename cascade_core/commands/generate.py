@@ -42,7 +42,6 @@ from cascade_core.media.media import partial_path
 from cascade_core.media.piped import STANDARD_OUTPUT, is_piped
 from cascade_core.ranks.group import in_daemon_thread
 from cascade_core.request import SessionRequest, check_request, with_defaults
-from cascade_core.schedule import engine_shape
 from cascade_core.weights.locate import locate_part
 
 log = logging.getLogger(__name__)
@@ -249,8 +248,8 @@ def decode_job(
 def check_options(options: GenerateOptions, card: ModelCard) -> None:
     """Fail before the model is loaded, not after."""
     check_engine(options.engine, card)
-    request = with_defaults(session_request(options), card)
-    check_request(request, card, engine_shape(options.engine, card))
+    request = with_defaults(session_request(options), options.engine, card)
+    check_request(request, options.engine, card)
     late = [block for block in options.switches if not 0 < block < options.num_blocks]
     if late:
         raise InvalidConfig(f"--switch: block {late[0]} is not in 1..{options.num_blocks - 1}")

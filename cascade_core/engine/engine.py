@@ -142,8 +142,8 @@ class Engine:
         Raises UserError, OutOfCapacity, SessionClosed or SessionLost.
         """
         check_types(request)
-        request = with_defaults(request, self.card)
-        check_request(request, self.card, self.shape)
+        request = with_defaults(request, self.config, self.card)
+        check_request(request, self.config, self.card)
         self._require_room(request)
         initial = initial_prompts(request)
         later = sorted(block for block in request.prompts if block > request.start_block)
@@ -232,7 +232,7 @@ class Engine:
             return None
         session = self._sessions[chosen]
         self._apply_switches(session)
-        plan, session.timeline = plan_tick(session.timeline, self.shape)
+        plan, session.timeline = plan_tick(session.timeline, session.shape)
         assert plan is not None, "a session that can tick has work"
         for prompt, embedding in session.take_prompts(plan).items():
             self._ranks.group.send(AddPrompt(session.number, prompt, embedding))
@@ -272,9 +272,9 @@ class Engine:
 
     def _apply_switches(self, session: Session) -> None:
         """Make the switches that are due, right before the tick in which their block starts."""
-        while switch := session.due_switch(starting_block(session.timeline, self.shape)):
+        while switch := session.due_switch(starting_block(session.timeline, session.shape)):
             prompt = next(session.prompt_numbers)
-            session.timeline, receipt = switch_prompt(session.timeline, self.shape, prompt, switch.mode)
+            session.timeline, receipt = switch_prompt(session.timeline, session.shape, prompt, switch.mode)
             session.add_prompt(prompt, switch.embedding.rows)
             session.push(
                 PromptApplied(

@@ -22,6 +22,7 @@ from cascade_core.request import (
     check_types,
     first_timeline,
     initial_prompts,
+    session_shape,
 )
 from cascade_core.schedule import Shape, TickPlan, Work
 
@@ -130,8 +131,10 @@ class Session:
     """One continuous video. Iterate over it for its events; a lost session raises SessionLost."""
 
     def __init__(self, host: Host, number: int, request: SessionRequest, shape: Shape) -> None:
+        """`shape`: the engine's."""
         self.number = number
         self.request = request
+        self.shape = session_shape(request, shape)
         self.unknown_words: Mapping[str, tuple[str, ...]] = {}
         """By prompt of the request, where it has any: words that the model does not know and ignores."""
         self.timeline = first_timeline(number, request, shape)

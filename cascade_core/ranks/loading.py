@@ -1,10 +1,12 @@
 """From a card and a configuration to a Runner on this rank's device."""
 
+from dataclasses import replace
+
 import psutil
 import torch
 
 from cascade_core.attention.exchange import join_group
-from cascade_core.config import EngineConfig, ModelCard
+from cascade_core.config import EngineConfig, ModelCard, allowed_staggers
 from cascade_core.errors import InvalidConfig
 from cascade_core.model.model import CausalWanModel, Layer, keep_float32
 from cascade_core.ranks.messages import Load
@@ -74,7 +76,7 @@ def build_runner(load: Load, device: torch.device, dtype: torch.dtype) -> Runner
         for layer in model.layers:
             compile_layer(layer)
     exchange = join_group(load.rank, config.num_ranks, str(load.rendezvous), device, config.start_deadline_s)
-    return Runner(model, card, engine_shape(config, card), load.rank, exchange, config.inflight_attention)
+    return Runner(model, card, engine_shape(config, card), load.rank, exchange)
 
 
 def compile_layer(layer: Layer) -> None:
@@ -88,22 +90,23 @@ def compile_layer(layer: Layer) -> None:
     layer.feed_forward = torch.compile(layer.feed_forward)  # type: ignore[method-assign]
 
 
-def warm_up(runner: Runner, card: ModelCard, compiled: bool) -> None:
+def warm_up(runner: Runner, config: EngineConfig, card: ModelCard) -> None:
     """Run at the default size, so that no session pays for kernels, compiling or connections.
 
     Compiled layers meet every number of blocks. On CUDA it runs until the window is full, since libraries
     plan for each new number of keys; what it held is given back, so that `free_bytes` counts it.
     """
     on_cpu = runner.model.device.type == "cpu"
-    window = runner.shape.window
-    num_blocks = runner.shape.max_in_flight if compiled else 1
+    shape = replace(runner.shape, stagger=allowed_staggers(config, card)[0])  # the most blocks in flight
+    window = shape.window
+    num_blocks = shape.max_in_flight if config.compile else 1
     if not on_cpu:
         num_blocks = max(num_blocks, window.sink_blocks + window.window_blocks + 1)
     runner.open(-1, 0, card.video.height, card.video.width, {})
     runner.add_prompt(-1, 0, torch.zeros(1, card.transformer.text_dim))
     timeline = Timeline(-1, end_block=num_blocks)
     while not timeline.finished:
-        plan, timeline = plan_tick(timeline, runner.shape)
+        plan, timeline = plan_tick(timeline, shape)
         if plan:
             runner.tick(plan)
     runner.close(-1)

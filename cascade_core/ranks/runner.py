@@ -10,7 +10,7 @@ from cascade_core.attention.exchange import Exchange
 from cascade_core.attention.joint_attention import JointAttention, RankSetup
 from cascade_core.attention.kv_cache import KvCache
 from cascade_core.attention.rope import rope_angles
-from cascade_core.config import InflightAttention, ModelCard
+from cascade_core.config import ModelCard
 from cascade_core.model.model import CausalWanModel, Conditioning, TextCache
 from cascade_core.model.sampler import block_noise, clean_estimate, pass_sigmas, pass_timesteps, renoise
 from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, recache_blocks
@@ -41,15 +41,15 @@ class Runner:
         shape: Shape,
         rank: int,
         exchange: Exchange,
-        inflight_attention: InflightAttention,
     ) -> None:
-        """`shape.window` counts, not the card's: the engine may override its rope."""
+        """`shape.window` counts, not the card's: the engine may override its rope. Stagger and attention
+        come with each plan."""
         self.model = model
         self.card = card
         self.shape = shape
         self.rank = rank
         self.sessions: dict[int, SessionState] = {}
-        self._setup = RankSetup(shape, rank, exchange, inflight_attention)
+        self._setup = RankSetup(shape, rank, exchange)
         self._sigmas = pass_sigmas(card.sampling)
         with torch.inference_mode():
             self._time, self._modulation = model.embed_time(pass_timesteps(card.sampling))

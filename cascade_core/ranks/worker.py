@@ -53,7 +53,7 @@ class RankWorker:
         if load.rank == 0:
             self._text = load_text_encoder(card, load.files, self._device, dtype)
             self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
-        warm_up(self._runner, card, config.compile)
+        warm_up(self._runner, config, card)
         memory = free_bytes(self._device, config.num_ranks)
         pipe.send(Ready(str(self._device), memory, dtype.itemsize, time.monotonic() - started))
 

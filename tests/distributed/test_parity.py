@@ -2,7 +2,8 @@
 
 import asyncio
 import multiprocessing
-from itertools import pairwise
+from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cascade_core.attention.exchange import SoloExchange
 from cascade_core.config import EngineConfig, find_card, make
 from cascade_core.engine.engine import Engine
 from cascade_core.engine.session import Ended, LatentBlock, PromptApplied, Session
+from cascade_core.errors import InvalidRequest
 from cascade_core.request import SessionRequest
 from cascade_core.schedule import context_blocks
 from tests.support import Case, relative_error, run_rank, tiny_card, write_card
@@ -100,9 +102,10 @@ SWITCHED = SessionRequest({0: "a red circle", 4: "a blue square"}, seed=3, num_b
 
 
 async def generate(engine: Engine, request: SessionRequest) -> Video:
-    video, receipts, reason = await watch(await engine.open(request))
+    session = await engine.open(request)
+    video, receipts, reason = await watch(session)
     assert reason == "complete"
-    shape = engine.shape
+    shape = session.shape
     # When block 4 starts, block 3 has made `stagger` passes, block 2 twice as many, ...
     touched = min(b for b in range(5) if (4 - b) * shape.stagger < shape.context_pass)
     assert receipts == [PromptApplied("", touched, 4)]
@@ -165,6 +168,49 @@ async def test_sessions_side_by_side_and_after_one_another(card: Path) -> None:
         assert all(latents.isfinite().all() for latents in video.values())
         assert reason == "positions_exhausted"
         assert engine.status.num_sessions == 0
+
+
+SCHEDULES: list[dict[str, Any]] = [
+    {"stagger": 1, "inflight_attention": "bidirectional"},
+    {"stagger": 1, "inflight_attention": "causal"},
+    {"stagger": 2, "inflight_attention": "bidirectional"},
+    {"stagger": 5, "inflight_attention": "bidirectional"},
+]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+async def test_each_session_has_its_own_stagger_and_attention(card: Path, num_ranks: int) -> None:
+    """Side by side on one engine, each makes what it makes alone."""
+    async with await start(card, num_ranks, stagger=2) as engine:
+        requests = [replace(SWITCHED, credit=0, **schedule) for schedule in SCHEDULES]
+        alone = [await generate(engine, replace(SWITCHED, **schedule)) for schedule in SCHEDULES]
+        sessions = [await engine.open(request) for request in requests]
+        order: list[int] = []
+        for session in sessions:
+            session.grant(7)
+        together = await asyncio.gather(*(watch(session, order) for session in sessions))
+        assert sum(now != then for now, then in pairwise(order)) > 6, "they took turns"
+        for (video, _, reason), expected in zip(together, alone, strict=True):
+            assert reason == "complete"
+            compare(video, expected, tolerance=0)
+        compare(await generate(engine, SWITCHED), alone[2], tolerance=0)  # which is the engine's own
+    for one, other in combinations(alone, 2):
+        assert relative_error(one[5], other[5]) > 1e-3, "all differ"
+
+
+async def test_only_what_the_engine_allows_is_opened(card: Path) -> None:
+    allowed = {"allowed_staggers": (4, 2), "allowed_inflight_attentions": ("bidirectional",)}
+    async with await start(card, 1, stagger=2, **allowed) as engine:
+        for asked, message in (
+            ({"stagger": 1}, r"^stagger: 1 is not one of 2, 4$"),
+            ({"stagger": -1}, r"^stagger: -1 is not one of 2, 4$"),
+            ({"inflight_attention": "causal"}, r"^inflight_attention: causal is not one of bidirectional$"),
+            ({"inflight_attention": "both"}, r"^inflight_attention: "),
+            ({"stagger": "2"}, r"^stagger: "),
+        ):
+            with pytest.raises(InvalidRequest, match=message):
+                await engine.open(replace(SWITCHED, **asked))
+        await generate(engine, replace(SWITCHED, stagger=4, inflight_attention="bidirectional"))
 
 
 def test_the_cards_are_what_they_say(card: Path) -> None:

@@ -37,7 +37,8 @@ def placed_runner(
     exchange: Exchange | None = None,
 ) -> Runner:
     model = placed_model(card, device, dtype)
-    return Runner(model, card, make_shape(card, stagger), 0, exchange or SoloExchange(), attention)
+    shape = make_shape(card, stagger, attention=attention)
+    return Runner(model, card, shape, 0, exchange or SoloExchange())
 
 
 def relative_l2(actual: Tensor, expected: Tensor) -> float:

@@ -22,7 +22,7 @@ def steady_session(ranks: int, device: torch.device) -> SteadySession:
     exchange: Exchange = SoloExchange() if ranks == 1 else EmulatedExchange(ranks, 0, device)
     shape = Shape(NUM_PASSES, NUM_PASSES if ranks == 1 else 1, ranks, card.window)
     model = placed_model(card, device, torch.bfloat16)
-    return SteadySession(card, Runner(model, card, shape, 0, exchange, "bidirectional"))
+    return SteadySession(card, Runner(model, card, shape, 0, exchange))
 
 
 @contextmanager

@@ -10,6 +10,8 @@ import pytest
 from cascade_core.config import (
     EngineConfig,
     ModelCard,
+    allowed_attentions,
+    allowed_staggers,
     check_engine,
     find_card,
     load_card_file,
@@ -124,6 +126,35 @@ class TestEngineConfig:
         check_engine(engine_config(**{field: 5}), card)
         with pytest.raises(InvalidConfig, match=rf"^{field}: 6 is not in 1\.\.5 \(passes per block\)"):
             check_engine(engine_config(**{field: 6}), card)
+
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"allowed_staggers": (6,), "stagger": 1}, r"allowed_staggers: 6 is not in 1\.\.5 \(passes"),
+            (
+                {"allowed_staggers": (4, 2), "stagger": 1},
+                r"stagger: 1, the default, is not one of allowed_staggers: 2, 4",
+            ),
+            (
+                {"allowed_inflight_attentions": ("causal",)},
+                r"inflight_attention: bidirectional, the default, is not one of "
+                r"allowed_inflight_attentions: causal",
+            ),
+        ],
+    )
+    def test_what_sessions_may_ask_for_fits_the_model_and_the_default(
+        self, values: dict[str, object], message: str
+    ) -> None:
+        with pytest.raises(InvalidConfig, match=f"^{message}"):
+            check_engine(engine_config(**values), card_with())
+
+    def test_sessions_may_ask_for_all_unless_some_are_named(self) -> None:
+        card, attentions = card_with(), ("bidirectional", "causal")
+        assert allowed_staggers(engine_config(), card) == (1, 2, 3, 4, 5)
+        assert allowed_attentions(engine_config()) == attentions
+        some = engine_config(allowed_staggers=(5, 1, 5), allowed_inflight_attentions=attentions[::-1])
+        assert (allowed_staggers(some, card), allowed_attentions(some)) == ((1, 5), attentions)
 
 
 class TestModelCard:

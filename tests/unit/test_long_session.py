@@ -9,13 +9,14 @@ from torch import Tensor
 
 from cascade_core.attention import joint_attention
 from cascade_core.attention.attention import KeyValue, Partial, attend_partial
-from cascade_core.config import ModelCard
+from cascade_core.config import EngineConfig, ModelCard, make
 from cascade_core.engine.session import Session
 from cascade_core.errors import InvalidRequest
 from cascade_core.request import SessionRequest, check_request, first_timeline, with_defaults
 from cascade_core.schedule import Timeline
 from tests.support import Drive, make_runner, make_shape, prompt_embedding, tiny_card
 
+CONFIG = make(EngineConfig, {"model": "tiny"})
 NUM_FRAMES = [3_000, pytest.param(10_000, marks=pytest.mark.slow)]
 """Latent frames: 12 and 42 minutes of video."""
 MIB = 2**20
@@ -86,7 +87,7 @@ class NoHost:
 
 def session_of(card: ModelCard, **request: Any) -> Session:
     values: dict[str, Any] = {"prompts": {0: "a"}} | request
-    return Session(NoHost(), 0, with_defaults(SessionRequest(**values), card), make_shape(card, 1))
+    return Session(NoHost(), 0, with_defaults(SessionRequest(**values), CONFIG, card), make_shape(card, 1))
 
 
 @pytest.mark.parametrize("stagger", [1, 2, 3])
@@ -122,7 +123,7 @@ def test_window_positions_never_end() -> None:
 def test_a_session_opened_near_the_end_of_the_table() -> None:
     card = least_card(rope="absolute", max_positions=32)
     shape = make_shape(card, 1)
-    last = with_defaults(SessionRequest({0: "a"}, start_block=9), card)
+    last = with_defaults(SessionRequest({0: "a"}, start_block=9), CONFIG, card)
     assert first_timeline(0, last, shape) == Timeline(0, next_block=9, end_block=10)
     with pytest.raises(InvalidRequest, match=r"start_block: 10 is not in 0\.\.9 \(rope = absolute\)"):
-        check_request(replace(last, start_block=10), card, shape)
+        check_request(replace(last, start_block=10), CONFIG, card)

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from cascade_core.attention.kv_cache import KvCache
-from cascade_core.config import InflightAttention, ModelCard, SwitchMode
+from cascade_core.config import EngineConfig, InflightAttention, ModelCard, SwitchMode, make
 from cascade_core.ranks.runner import Runner
 from cascade_core.request import SessionRequest, check_request, first_timeline, initial_prompts, with_defaults
 from cascade_core.schedule import SwitchReceipt, context_blocks, starting_block, switch_prompt
 from tests.support import Drive, make_runner, prompt_embedding, relative_error, tiny_card, tiny_model
 
+CONFIG = make(EngineConfig, {"model": "tiny"})
 TEXTS = ["first", "second", "third"]
 """Imagined prompts 0, 1 and 2 of `tests.support`."""
 PROMPTS = {0: "first", 2: "second", 5: "third"}
@@ -58,8 +59,8 @@ def step(drive: Drive, prompts: Mapping[int, str], mode: SwitchMode = "boundary"
 
 
 def reopened(runner: Runner, request: SessionRequest) -> Drive:
-    request = with_defaults(request, runner.card)
-    check_request(request, runner.card, runner.shape)
+    request = with_defaults(request, CONFIG, runner.card)
+    check_request(request, CONFIG, runner.card)
     timeline = first_timeline(0, request, runner.shape)
     drive = Drive.open(runner, timeline=timeline, context=request.context, seed=7)
     for number, entry in enumerate(initial_prompts(request)):

@@ -347,11 +347,13 @@ def test_visible_in_flight(shape: Shape, tick: int, attention: str) -> None:
         assert visible_in_flight(work, plan.works, shape, attention) == expected  # type: ignore[arg-type]
 
 
-def test_engine_shape_lets_the_engine_override_rope() -> None:
+def test_engine_shape_is_what_the_engine_is_set_to() -> None:
     card = tiny_card(rope="absolute")
     values = {"model": "tiny", "stagger": 2, "num_ranks": 3}
-    assert engine_shape(make(EngineConfig, values), card) == Shape(5, 2, 3, card.window)
-    shape = engine_shape(make(EngineConfig, values | {"rope": "window"}), card)
+    assert engine_shape(make(EngineConfig, values), card) == Shape(5, 2, 3, card.window, "bidirectional")
+    changed = {"rope": "window", "inflight_attention": "causal"}
+    shape = engine_shape(make(EngineConfig, values | changed), card)
+    assert shape.inflight_attention == "causal"
     assert shape.window == replace(card.window, rope="window")
     assert shape.window.max_blocks is None
 
