@@ -108,7 +108,8 @@ def with_defaults(request: SessionRequest, config: EngineConfig, card: ModelCard
 
 def session_shape(request: SessionRequest, shape: Shape) -> Shape:
     """The session's own, on an engine of this shape. The request is one with defaults."""
-    assert request.stagger and request.inflight_attention
+    assert request.stagger
+    assert request.inflight_attention
     return replace(shape, stagger=request.stagger, inflight_attention=request.inflight_attention)
 
 

@@ -14,7 +14,7 @@ from cascade_core.config import EngineConfig, InflightAttention, ModelCard, Swit
 
 @dataclass(frozen=True)
 class Shape:
-    """What the schedule of a session follows. Sessions of one engine differ in stagger and attention alone."""
+    """What a session's schedule follows. Those of one engine differ in stagger and attention alone."""
 
     num_passes: int
     """P: denoising passes and the context pass."""

@@ -297,6 +297,30 @@ with the cleanest cut.
 """
 Global___SwitchMode: _TypeAlias = SwitchMode  # noqa: Y015
 
+class _InflightAttention:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InflightAttentionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InflightAttention.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INFLIGHT_ATTENTION_UNSPECIFIED: _InflightAttention.ValueType  # 0
+    """The stage's default."""
+    INFLIGHT_ATTENTION_BIDIRECTIONAL: _InflightAttention.ValueType  # 1
+    """All of them, the noisier ones behind it too."""
+    INFLIGHT_ATTENTION_CAUSAL: _InflightAttention.ValueType  # 2
+    """Those before it."""
+
+class InflightAttention(_InflightAttention, metaclass=_InflightAttentionEnumTypeWrapper):
+    """Which other blocks in flight a block sees while it is made."""
+
+INFLIGHT_ATTENTION_UNSPECIFIED: InflightAttention.ValueType  # 0
+"""The stage's default."""
+INFLIGHT_ATTENTION_BIDIRECTIONAL: InflightAttention.ValueType  # 1
+"""All of them, the noisier ones behind it too."""
+INFLIGHT_ATTENTION_CAUSAL: InflightAttention.ValueType  # 2
+"""Those before it."""
+Global___InflightAttention: _TypeAlias = InflightAttention  # noqa: Y015
+
 class _VideoCodec:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015

@@ -269,6 +269,8 @@ class SessionView(_message.Message):
     HAS_CONTROLLER_FIELD_NUMBER: _builtins.int
     NUM_VIEWERS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    STAGGER_FIELD_NUMBER: _builtins.int
+    INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sessions/{session_id}`."""
     tenant: _builtins.str
@@ -291,6 +293,10 @@ class SessionView(_message.Message):
     """Whether a controller is attached."""
     num_viewers: _builtins.int
     """Viewers that are attached."""
+    stagger: _builtins.int
+    """Passes that a block makes before its successor starts; 0 until STARTING where the session asked for none."""
+    inflight_attention: _common_pb2.InflightAttention.ValueType
+    """What blocks in flight see of each other; unset until STARTING where the session asked for none."""
     @_builtins.property
     def queue(self) -> _session_pb2.QueueStatus:
         """Set while QUEUED."""
@@ -315,10 +321,12 @@ class SessionView(_message.Message):
         has_controller: _builtins.bool = ...,
         num_viewers: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        stagger: _builtins.int = ...,
+        inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "queue", b"queue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_sequence", b"acked_sequence", "create_time", b"create_time", "decoder", b"decoder", "epoch", b"epoch", "has_controller", b"has_controller", "last_sequence", b"last_sequence", "model", b"model", "name", b"name", "num_viewers", b"num_viewers", "queue", b"queue", "stage", b"stage", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_sequence", b"acked_sequence", "create_time", b"create_time", "decoder", b"decoder", "epoch", b"epoch", "has_controller", b"has_controller", "inflight_attention", b"inflight_attention", "last_sequence", b"last_sequence", "model", b"model", "name", b"name", "num_viewers", b"num_viewers", "queue", b"queue", "stage", b"stage", "stagger", b"stagger", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

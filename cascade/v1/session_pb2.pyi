@@ -339,13 +339,15 @@ class SessionSpec(_message.Message):
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    STAGGER_FIELD_NUMBER: _builtins.int
+    INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model card, at most 64 lower-case letters, digits, `.`, `_`, `-`; empty: the gateway's default."""
     switch_mode: _common_pb2.SwitchMode.ValueType
     """How later entries of the timeline take effect."""
     seed: _builtins.int
-    """0 to 2^63 - 1; unset: chosen by the server. The same model, size, seed and prompts make the same video where no
-    recovery happens.
+    """0 to 2^63 - 1; unset: chosen by the server. The same model, size, seed, stagger, attention and prompts make the same
+    video where no recovery happens.
     """
     width: _builtins.int
     """Pixels, a multiple of 16 from 16 to 4096; 0: the model's default. Stages may allow fewer pixels in all
@@ -361,6 +363,15 @@ class SessionSpec(_message.Message):
     """Length in blocks, 1 to 2^31; unset: until deleted."""
     priority: Global___Priority.ValueType
     """Place in the queue. PERMISSION_DENIED above what the tenant may ask for."""
+    stagger: _builtins.int
+    """Passes that a block makes before its successor starts, 1 to 17: 1 is the full cascade, the fastest on many GPUs; as
+    many as the model has passes make one block after the other. INVALID_FIELD unless a stage allows it
+    (Model.staggers); 0: the stage's default.
+    """
+    inflight_attention: _common_pb2.InflightAttention.ValueType
+    """What blocks in flight see of each other. INVALID_FIELD unless a stage allows it (Model.inflight_attentions); unset:
+    the stage's default.
+    """
     @_builtins.property
     def prompts(self) -> _containers.ScalarMap[_builtins.int, _builtins.str]:
         """Prompt timeline: from this block on, this prompt. 1 to 1024 entries, one for block 0; blocks below 2^31, prompts of
@@ -399,10 +410,12 @@ class SessionSpec(_message.Message):
         idle_timeout: _duration_pb2.Duration | None = ...,
         priority: Global___Priority.ValueType = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        stagger: _builtins.int = ...,
+        inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "_seed", b"_seed", "idle_timeout", b"idle_timeout", "num_blocks", b"num_blocks", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "_seed", b"_seed", "fps", b"fps", "height", b"height", "idle_timeout", b"idle_timeout", "labels", b"labels", "model", b"model", "num_blocks", b"num_blocks", "priority", b"priority", "profiles", b"profiles", "prompts", b"prompts", "seed", b"seed", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "_seed", b"_seed", "fps", b"fps", "height", b"height", "idle_timeout", b"idle_timeout", "inflight_attention", b"inflight_attention", "labels", b"labels", "model", b"model", "num_blocks", b"num_blocks", "priority", b"priority", "profiles", b"profiles", "prompts", b"prompts", "seed", b"seed", "stagger", b"stagger", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_blocks: _TypeAlias = _typing.Literal["num_blocks"]  # noqa: Y015
     _WhichOneofArgType__num_blocks: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks"]  # noqa: Y015
@@ -1232,6 +1245,10 @@ class Model(_message.Message):
     EXAMPLE_PROMPTS_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    STAGGERS_FIELD_NUMBER: _builtins.int
+    DEFAULT_STAGGER_FIELD_NUMBER: _builtins.int
+    INFLIGHT_ATTENTIONS_FIELD_NUMBER: _builtins.int
+    DEFAULT_INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For SessionSpec.model."""
     licence: _builtins.str
@@ -1252,9 +1269,21 @@ class Model(_message.Message):
     """Whether sessions that name no model get this one."""
     max_prompt_tokens: _builtins.int
     """Tokens that a prompt may have: each word is one at least. 0: not known."""
+    default_stagger: _builtins.int
+    """Of sessions that name none; 0: not known."""
+    default_inflight_attention: _common_pb2.InflightAttention.ValueType
+    """Of sessions that name none; unset: not known."""
     @_builtins.property
     def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts that show what it can do, at most 32."""
+
+    @_builtins.property
+    def staggers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What SessionSpec.stagger may name, ascending; none: nothing, as the stages are of a former release."""
+
+    @_builtins.property
+    def inflight_attentions(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.InflightAttention.ValueType]:
+        """What SessionSpec.inflight_attention may name; none: nothing, as the stages are of a former release."""
 
     def __init__(
         self,
@@ -1270,10 +1299,14 @@ class Model(_message.Message):
         example_prompts: _abc.Iterable[_builtins.str] | None = ...,
         is_default: _builtins.bool = ...,
         max_prompt_tokens: _builtins.int = ...,
+        staggers: _abc.Iterable[_builtins.int] | None = ...,
+        default_stagger: _builtins.int = ...,
+        inflight_attentions: _abc.Iterable[_common_pb2.InflightAttention.ValueType] | None = ...,
+        default_inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "is_default", b"is_default", "licence", b"licence", "max_blocks", b"max_blocks", "max_prompt_tokens", b"max_prompt_tokens", "name", b"name", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "inflight_attentions", b"inflight_attentions", "is_default", b"is_default", "licence", b"licence", "max_blocks", b"max_blocks", "max_prompt_tokens", b"max_prompt_tokens", "name", b"name", "staggers", b"staggers", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

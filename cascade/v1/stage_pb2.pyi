@@ -68,6 +68,8 @@ class GenerateRequest(_message.Message):
         CREDIT_END_BLOCK_FIELD_NUMBER: _builtins.int
         FPS_FIELD_NUMBER: _builtins.int
         LATENT_DTYPE_FIELD_NUMBER: _builtins.int
+        STAGGER_FIELD_NUMBER: _builtins.int
+        INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
         session: _builtins.str
         """Name of the session, only to be recognised: 1 to 128 characters."""
         epoch: _builtins.int
@@ -100,6 +102,10 @@ class GenerateRequest(_message.Message):
         """
         latent_dtype: _common_pb2.DataType.ValueType
         """How latents are sent. BFLOAT16 halves the traffic and makes a recovery a little less exact."""
+        stagger: _builtins.int
+        """Passes that a block makes before its successor starts, one of ModelInfo.staggers; 0: the stage's default."""
+        inflight_attention: _common_pb2.InflightAttention.ValueType
+        """One of ModelInfo.inflight_attentions; unset: the stage's default."""
         @_builtins.property
         def prompts(self) -> _containers.ScalarMap[_builtins.int, _builtins.str]:
             """Prompt timeline: from this block on, this prompt. 1 to 1024 entries, one at or before `start_block`; blocks below
@@ -124,10 +130,12 @@ class GenerateRequest(_message.Message):
             credit_end_block: _builtins.int = ...,
             fps: _builtins.float = ...,
             latent_dtype: _common_pb2.DataType.ValueType = ...,
+            stagger: _builtins.int = ...,
+            inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "num_blocks", b"num_blocks"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "credit_end_block", b"credit_end_block", "epoch", b"epoch", "fps", b"fps", "height", b"height", "latent_dtype", b"latent_dtype", "model", b"model", "num_blocks", b"num_blocks", "num_context_blocks", b"num_context_blocks", "prompts", b"prompts", "seed", b"seed", "session", b"session", "start_block", b"start_block", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "credit_end_block", b"credit_end_block", "epoch", b"epoch", "fps", b"fps", "height", b"height", "inflight_attention", b"inflight_attention", "latent_dtype", b"latent_dtype", "model", b"model", "num_blocks", b"num_blocks", "num_context_blocks", b"num_context_blocks", "prompts", b"prompts", "seed", b"seed", "session", b"session", "stagger", b"stagger", "start_block", b"start_block", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__num_blocks: _TypeAlias = _typing.Literal["num_blocks"]  # noqa: Y015
         _WhichOneofArgType__num_blocks: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks"]  # noqa: Y015
@@ -618,6 +626,10 @@ class ModelInfo(_message.Message):
     MAX_PIXELS_FIELD_NUMBER: _builtins.int
     EXAMPLE_PROMPTS_FIELD_NUMBER: _builtins.int
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    STAGGERS_FIELD_NUMBER: _builtins.int
+    DEFAULT_STAGGER_FIELD_NUMBER: _builtins.int
+    INFLIGHT_ATTENTIONS_FIELD_NUMBER: _builtins.int
+    DEFAULT_INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model card."""
     revision: _builtins.str
@@ -635,7 +647,9 @@ class ModelInfo(_message.Message):
     context_blocks: _builtins.int
     """See sink_blocks."""
     num_passes: _builtins.int
-    """Passes that a block takes: roughly how many blocks are in flight."""
+    """Passes that a block takes, the context pass included. Of a session with stagger s so many blocks are in flight:
+    this divided by s, rounded up.
+    """
     max_blocks: _builtins.int
     """Blocks that a session can have; 0: endless."""
     fps: _builtins.float
@@ -648,9 +662,21 @@ class ModelInfo(_message.Message):
     """Largest width x height that this stage takes."""
     max_prompt_tokens: _builtins.int
     """Tokens that a prompt may have; 0: the stage does not say."""
+    default_stagger: _builtins.int
+    """Of sessions that name none; 0: the stage does not say."""
+    default_inflight_attention: _common_pb2.InflightAttention.ValueType
+    """Of sessions that name none; unset: the stage does not say."""
     @_builtins.property
     def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts that show what the model can do, at most 32."""
+
+    @_builtins.property
+    def staggers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What Open.stagger may name, ascending. None: the stage is of a former release, and ignores it."""
+
+    @_builtins.property
+    def inflight_attentions(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.InflightAttention.ValueType]:
+        """What Open.inflight_attention may name. None: the stage is of a former release, and ignores it."""
 
     def __init__(
         self,
@@ -670,10 +696,14 @@ class ModelInfo(_message.Message):
         max_pixels: _builtins.int = ...,
         example_prompts: _abc.Iterable[_builtins.str] | None = ...,
         max_prompt_tokens: _builtins.int = ...,
+        staggers: _abc.Iterable[_builtins.int] | None = ...,
+        default_stagger: _builtins.int = ...,
+        inflight_attentions: _abc.Iterable[_common_pb2.InflightAttention.ValueType] | None = ...,
+        default_inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "licence", b"licence", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "max_prompt_tokens", b"max_prompt_tokens", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "inflight_attentions", b"inflight_attentions", "licence", b"licence", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "max_prompt_tokens", b"max_prompt_tokens", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "staggers", b"staggers", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,8 +70,8 @@ class StageServiceServicer:
         `first_block_touched` is sent. `draining` may come at any time, once; generation goes on until the deadline. Last
         comes `ended`, then OK.
 
-        The latents depend on model, size, seed, prompts and the blocks at which they took effect, not on credit, timing or
-        other sessions. A session that is opened again from its context continues the picture; its blocks are not
+        The latents depend on model, size, seed, stagger, attention, prompts and the blocks at which they took effect, not
+        on credit, timing or other sessions. A session that is opened again from its context continues the picture; its blocks are not
         number for number those that the lost stream would have made.
 
         No deadline should be set; cancelling the call ends the session here at once. A stream is never resumed: after any

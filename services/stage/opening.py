@@ -7,10 +7,10 @@ from typing import Final
 import torch
 
 from cascade.v1 import common_pb2, stage_pb2
-from cascade_core.config import SwitchMode, load_cards
+from cascade_core.config import InflightAttention, SwitchMode, load_cards
 from cascade_core.engine.engine import Engine
-from cascade_core.errors import UnknownModel
-from cascade_core.request import SessionRequest, with_defaults
+from cascade_core.errors import InvalidRequest, UnknownModel
+from cascade_core.request import SessionRequest, check_schedule, with_defaults
 from services.common.errors import ProtocolViolation, UnsupportedMedia, with_details
 from services.common.streams import next_message
 from services.common.validation import InvalidField
@@ -23,6 +23,10 @@ MODES: Final[dict[int, SwitchMode]] = {
     common_pb2.SWITCH_MODE_IMMEDIATE: "immediate",
     common_pb2.SWITCH_MODE_BOUNDARY: "boundary",
     common_pb2.SWITCH_MODE_RECACHE: "recache",
+}
+ATTENTIONS: Final[dict[int, InflightAttention]] = {
+    common_pb2.INFLIGHT_ATTENTION_BIDIRECTIONAL: "bidirectional",
+    common_pb2.INFLIGHT_ATTENTION_CAUSAL: "causal",
 }
 
 
@@ -40,7 +44,12 @@ def check_open(message: Open, engine: Engine) -> SessionRequest:
         known = sorted({card.name, *load_cards()})
         error = UnknownModel(f"this stage runs {card.name!r}, not {message.model!r}")
         raise with_details(error, metadata={"known": ", ".join(known)})
-    request = with_defaults(to_request(message), card)
+    request = with_defaults(to_request(message), engine.config, card)
+    try:
+        check_schedule(request, engine.config, card)
+    except InvalidRequest as error:
+        field, _, wrong = str(error).partition(": ")
+        raise InvalidField([(f"open.{field}", wrong)]) from None
     if request.width * request.height > engine.max_pixels:
         size = f"{request.width}x{request.height} has more than {engine.max_pixels} pixels"
         raise UnsupportedMedia(size, field="open.width")
@@ -66,6 +75,8 @@ def to_request(message: Open) -> SessionRequest:
         credit=max(0, message.credit_end_block - message.start_block),
         switch_mode=MODES[message.switch_mode],
         fps=message.fps,
+        stagger=message.stagger,
+        inflight_attention=ATTENTIONS.get(message.inflight_attention),
     )
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from cascade_core.config import STRICT, EngineConfig, ModelCard, check_engine, find_card
+from cascade_core.config import STRICT, EngineConfig, ModelCard, Stagger, check_engine, find_card
 from cascade_core.errors import InvalidConfig
 from services.common.interconnect import Interconnect
 from services.common.settings import GpuSettings, PeerGrpcSettings, Port, ServerSettings
@@ -19,8 +19,9 @@ class StageSettings(EngineConfig, GpuSettings):
 
     model: str = "demo"
     """Name of a model card, or path of a `.toml` card."""
-    stagger: Annotated[int, Field(ge=1, le=17)] = 2
-    """Passes a block makes before its successor starts: 1 is the full cascade, P is sequential."""
+    stagger: Stagger = 2
+    """Passes a block makes before its successor starts: 1 is the full cascade, P is sequential. Of sessions
+    that ask for none."""
     interconnect: Interconnect = "p2p"
     """What each pair of the ranks' GPUs must have, or the stage is quarantined at its start. p2p: they read
     and write each other's memory, over NVLink or PCIe. nvlink: over NVLink. none: whatever there is; without

@@ -3,9 +3,11 @@
 from collections.abc import Hashable
 
 from cascade.v1 import common_pb2, stage_pb2
+from cascade_core.config import allowed_attentions, allowed_staggers
 from cascade_core.engine.engine import Engine
 from services.common.durations import to_duration
 from services.common.server_info import server_info
+from services.stage.opening import ATTENTIONS
 from services.stage.stage import Stage
 
 MAX_MESSAGE = 512
@@ -58,7 +60,8 @@ class StatusReport:
 
 
 def model_info(engine: Engine, revision: str) -> stage_pb2.ModelInfo:
-    card, window = engine.card, engine.shape.window
+    config, card, window = engine.config, engine.card, engine.shape.window
+    attentions = {name: value for value, name in ATTENTIONS.items()}
     return stage_pb2.ModelInfo(
         model=card.name,
         revision=revision,
@@ -75,6 +78,10 @@ def model_info(engine: Engine, revision: str) -> stage_pb2.ModelInfo:
         height=card.video.height,
         max_pixels=engine.max_pixels,
         example_prompts=card.example_prompts,
+        staggers=allowed_staggers(config, card),
+        default_stagger=config.stagger,
+        inflight_attentions=[attentions[name] for name in allowed_attentions(config)],
+        default_inflight_attention=attentions[config.inflight_attention],
     )
 
 

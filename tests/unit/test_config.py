@@ -127,7 +127,6 @@ class TestEngineConfig:
         with pytest.raises(InvalidConfig, match=rf"^{field}: 6 is not in 1\.\.5 \(passes per block\)"):
             check_engine(engine_config(**{field: 6}), card)
 
-
     @pytest.mark.parametrize(
         ("values", "message"),
         [

@@ -109,6 +109,8 @@ class TestSettings:
             ("STAGE_MODEL", "no-such-model"),
             ("STAGE_MODEL", "/no/such/card.toml"),
             ("STAGE_STAGGER", "9"),
+            ("STAGE_ALLOWED_STAGGERS", "2,9"),
+            ("STAGE_ALLOWED_INFLIGHT_ATTENTIONS", "none"),
             ("STAGE_NUM_RANKS", "9"),
             ("STAGE_NUM_RANKS", "0"),
             ("STAGE_DEVICE", "tpu"),

@@ -29,6 +29,8 @@ from tests.services.support.stage_support import (
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SLOTS = 4
+BIDIRECTIONAL = common_pb2.INFLIGHT_ATTENTION_BIDIRECTIONAL
+CAUSAL = common_pb2.INFLIGHT_ATTENTION_CAUSAL
 LONG = " ".join(["red"] * 500)
 
 
@@ -177,6 +179,49 @@ class TestCredit:
         assert first.deadline_s > second.deadline_s + 2
         await slow.close()
         await fast.close()
+
+
+class TestSchedule:
+    async def test_a_session_has_the_stagger_and_attention_that_it_asks_for(
+        self, stage: Running, expected: Blocks
+    ) -> None:
+        videos = {}
+        for attention in (BIDIRECTIONAL, CAUSAL):
+            asked = {"stagger": 2, "inflight_attention": attention}
+            stream = await stage.opened(num_blocks=4, credit_end_block=9, **asked)
+            blocks = [message.block for message in await stream.rest() if message.HasField("block")]
+            passes = [[(item.block, item.pass_index) for item in tick.passes] for tick in blocks[1].ticks]
+            assert passes == [[(0, 4), (1, 2), (2, 0)], [(1, 3), (2, 1)]], "three are in flight"
+            videos[attention] = stream.latents(blocks)
+        assert not torch.equal(videos[BIDIRECTIONAL][2], videos[CAUSAL][2])
+        assert not torch.equal(videos[CAUSAL][2], expected[2]), "the stage's own is sequential"
+
+    async def test_it_tells_what_it_allows_and_refuses_the_rest(self, stage: Running, tmp_path: Path) -> None:
+        model = (await stage.status()).model
+        assert (list(model.staggers), model.default_stagger) == ([1, 2, 3, 4, 5], 5)
+        assert list(model.inflight_attentions) == [BIDIRECTIONAL, CAUSAL]
+        assert model.default_inflight_attention == BIDIRECTIONAL
+        some = {"stagger": 2, "allowed_staggers": [3, 2], "allowed_inflight_attentions": ["causal"]}
+        settings = stage_settings(write_card(tmp_path), stage={**some, "inflight_attention": "causal"})
+        async with serving(settings) as running:
+            model = (await running.status()).model
+            assert (list(model.staggers), model.default_stagger) == ([2, 3], 2)
+            assert (list(model.inflight_attentions), model.default_inflight_attention) == ([CAUSAL], CAUSAL)
+            for asked, field, wrong in (
+                ({"stagger": 1}, "open.stagger", "1 is not one of 2, 3"),
+                (
+                    {"inflight_attention": BIDIRECTIONAL},
+                    "open.inflight_attention",
+                    "bidirectional is not one of causal",
+                ),
+            ):
+                stream = running.generate()
+                await stream.open(**asked)
+                await stream.rest()
+                found = await stream.details()
+                assert found["ErrorInfo"].reason == "INVALID_FIELD"
+                violation = found["BadRequest"].field_violations[0]
+                assert (violation.field, violation.description) == (field, wrong)
 
 
 class TestContinuing:
