@@ -24,7 +24,7 @@ MODES: Final[dict[int, SwitchMode]] = {
     common_pb2.SWITCH_MODE_BOUNDARY: "boundary",
     common_pb2.SWITCH_MODE_RECACHE: "recache",
 }
-ATTENTIONS: Final[dict[int, InflightAttention]] = {
+ATTENTIONS: Final[dict["common_pb2.InflightAttention.ValueType", InflightAttention]] = {
     common_pb2.INFLIGHT_ATTENTION_BIDIRECTIONAL: "bidirectional",
     common_pb2.INFLIGHT_ATTENTION_CAUSAL: "causal",
 }

@@ -4,12 +4,20 @@ import hashlib
 from secrets import token_hex
 
 from cascade.v1 import common_pb2, session_pb2
+from cascade.v1.stage_pb2 import ModelInfo
 from cascade_core.errors import UnknownModel
 from services.common.errors import QueueFull, UnsupportedMedia, with_details
+from services.common.validation import InvalidField
 from services.gateway.api.prompts import check_prompt
 from services.gateway.journal import Limits, NewSession
 from services.gateway.journal.switch_modes import mode_name
 from services.gateway.session.shared import Shared
+
+ATTENTIONS = {
+    value: name.removeprefix("INFLIGHT_ATTENTION_").lower()
+    for name, value in common_pb2.InflightAttention.items()
+}
+"""As people write them."""
 
 
 def complete(request: session_pb2.CreateSessionRequest, tenant: str, shared: Shared) -> NewSession:
@@ -47,8 +55,8 @@ def complete(request: session_pb2.CreateSessionRequest, tenant: str, shared: Sha
 
 
 def check_servable(spec: session_pb2.SessionSpec, shared: Shared) -> None:
-    """Raise UnknownModel, UnsupportedMedia or InvalidPrompt where no machine that has reported so far will
-    ever do.
+    """Raise UnknownModel, UnsupportedMedia, InvalidPrompt or InvalidField where no machine that has reported
+    so far will ever do.
 
     While none has, as after scaling down to nothing, whoever asks waits in the queue.
     """
@@ -66,6 +74,7 @@ def check_servable(spec: session_pb2.SessionSpec, shared: Shared) -> None:
         size = f"{spec.width}x{spec.height}"
         message = f"{size} is more than {model.max_pixels} pixels in all"
         raise UnsupportedMedia(message, field="spec.width")
+    check_schedule(spec, admission.offers(spec.model))
     statuses = [peer.status for peer in shared.decoders.peers.values() if peer.status]
     encoders = {encoder for status in statuses for encoder in status.encoders}
     for profile in spec.profiles:
@@ -73,6 +82,29 @@ def check_servable(spec: session_pb2.SessionSpec, shared: Shared) -> None:
             name = common_pb2.VideoEncoder.Name(profile.encoder)
             message = f"no decoder here has {name} (profile {profile.id})"
             raise UnsupportedMedia(message, field="spec.profiles")
+
+
+def check_schedule(spec: session_pb2.SessionSpec, offers: list[ModelInfo]) -> None:
+    """Raise InvalidField unless some stage allows the stagger, and one of those the attention."""
+    asked = ""
+    if spec.stagger:
+        allowed = {stagger for info in offers for stagger in info.staggers}
+        check_allowed("spec.stagger", str(spec.stagger), [str(each) for each in sorted(allowed)], spec.model)
+        offers = [info for info in offers if spec.stagger in info.staggers]
+        asked = f" with stagger {spec.stagger}"
+    if spec.inflight_attention:
+        attentions = {attention for info in offers for attention in info.inflight_attentions}
+        names = [name for value, name in ATTENTIONS.items() if value in attentions]
+        name = ATTENTIONS[spec.inflight_attention]
+        check_allowed("spec.inflight_attention", name, names, f"{spec.model}{asked}")
+
+
+def check_allowed(field: str, asked: str, allowed: list[str], model: str) -> None:
+    """Raise InvalidField unless it is one of them."""
+    if not allowed:
+        raise InvalidField([(field, f"{asked} is not offered: stages of {model} leave no choice")])
+    if asked not in allowed:
+        raise InvalidField([(field, f"{asked} is not one of {', '.join(allowed)}, which {model} offers")])
 
 
 def check_room(tenant: str, num_open: int, priority: int, shared: Shared) -> None:

@@ -9,11 +9,13 @@ MAX_MODELS = 256
 def list_models(admission: Admission, default: str) -> session_pb2.ListModelsResponse:
     """The default one first, then by name."""
     names = sorted(admission.models, key=lambda name: (name != default, name))
-    found = (admission.find_model(name) for name in names[:MAX_MODELS])
-    return session_pb2.ListModelsResponse(models=[model_of(info, default) for info in found if info])
+    found = ((admission.find_model(name), admission.offers(name)) for name in names[:MAX_MODELS])
+    models = [model_of(info, offers, default) for info, offers in found if info]
+    return session_pb2.ListModelsResponse(models=models)
 
 
-def model_of(info: stage_pb2.ModelInfo, default: str) -> session_pb2.Model:
+def model_of(info: stage_pb2.ModelInfo, offers: list[stage_pb2.ModelInfo], default: str) -> session_pb2.Model:
+    """`offers`: of all stages that have it; a session may ask for what any of them allows."""
     return session_pb2.Model(
         name=info.model,
         licence=info.licence,
@@ -26,4 +28,8 @@ def model_of(info: stage_pb2.ModelInfo, default: str) -> session_pb2.Model:
         example_prompts=info.example_prompts,
         max_prompt_tokens=info.max_prompt_tokens,
         is_default=info.model == default,
+        staggers=sorted({stagger for offer in offers for stagger in offer.staggers}),
+        default_stagger=info.default_stagger,
+        inflight_attentions=sorted({each for offer in offers for each in offer.inflight_attentions}),
+        default_inflight_attention=info.default_inflight_attention,
     )

@@ -102,4 +102,6 @@ def session_view(conductor: Conductor) -> pb.SessionView:
         has_controller=live.controller is not None,
         num_viewers=live.num_viewers,
         create_time=views.timestamp(live.record.created_ms),
+        stagger=live.spec.stagger,
+        inflight_attention=live.spec.inflight_attention,
     )

@@ -2,8 +2,8 @@
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Collection
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 import grpc
@@ -28,6 +28,7 @@ METHOD = "/cascade.v1.StageService/Generate"
 Request = stage_pb2.GenerateRequest
 Response = stage_pb2.GenerateResponse
 StagePeer = Peer[stage_pb2.StageStatus]
+V = TypeVar("V")
 MAX_BLOCK = 2**31
 MAX_PROMPTS = 1024
 """Of a timeline, as the contract says."""
@@ -96,8 +97,9 @@ class StageStream:
         """Serialized, so that latents need not be read on their way."""
         session, sent = self._session, set[str]()
         record = session.record
-        blocks = context_blocks(record, self._peer)
-        yield Request(open=self._opening(record, blocks)).SerializeToString()
+        model = model_at(self._peer)
+        blocks = context_blocks(record, model)
+        yield Request(open=self._opening(record, blocks, model)).SerializeToString()
         for block in blocks:
             yield field(Request.CONTEXT_BLOCK_FIELD_NUMBER, record.latents[block])
         kept = {prompt.request_id for prompt in record.waiting()}
@@ -129,8 +131,8 @@ class StageStream:
         blocks = [prompt.first_block_touched or 0 for prompt in ahead]
         return max((block for block in blocks if block < end), default=0)
 
-    def _opening(self, record: Record, blocks: list[int]) -> Request.Open:
-        spec, start = self._session.spec, record.next_stage_block
+    def _opening(self, record: Record, blocks: list[int], model: stage_pb2.ModelInfo) -> Request.Open:
+        asked, spec, start = self._session.asked, self._session.spec, record.next_stage_block
         has_switches = record.waiting() or applied_ahead(record)
         self._credit_end = 0 if has_switches else self._host.credit_end()  # these come first
         prompts = timeline(record, [*blocks, start])
@@ -149,6 +151,13 @@ class StageStream:
             credit_end_block=self._credit_end,
             fps=spec.fps,
             latent_dtype=common_pb2.DATA_TYPE_BFLOAT16,
+            stagger=asked.stagger or one_of(spec.stagger, model.staggers, 0),
+            inflight_attention=asked.inflight_attention
+            or one_of(
+                spec.inflight_attention,
+                model.inflight_attentions,
+                common_pb2.INFLIGHT_ATTENTION_UNSPECIFIED,
+            ),
         )
         if spec.HasField("num_blocks"):
             opening.num_blocks = spec.num_blocks - start
@@ -199,12 +208,21 @@ class StageStream:
         return f"create/{self._scheduled.popleft()}"
 
 
-def context_blocks(record: Record, peer: StagePeer) -> list[int]:
-    """Blocks whose latents a session that opens at the next block brings: see ModelInfo.sink_blocks."""
-    start = record.next_stage_block
+def model_at(peer: StagePeer) -> stage_pb2.ModelInfo:
+    """What the stage runs. Raises StreamLost."""
     if peer.status is None:
         raise StreamLost(f"{peer.address}: gone")
-    model = peer.status.model
+    return peer.status.model
+
+
+def one_of(value: V, allowed: Collection[V], default: V) -> V:
+    """What a session began with, where this stage allows it."""
+    return value if value in allowed else default
+
+
+def context_blocks(record: Record, model: stage_pb2.ModelInfo) -> list[int]:
+    """Blocks whose latents a session that opens at the next block brings: see ModelInfo.sink_blocks."""
+    start = record.next_stage_block
     sink = range(min(model.sink_blocks, start))
     return sorted({*sink, *range(max(0, start - model.context_blocks), start)})
 

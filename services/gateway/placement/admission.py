@@ -40,6 +40,7 @@ class Admission:
         self._max_queue = settings.queue_length
         self._pace = Pace(clock)
         self.arrivals = Arrivals(clock)
+        self._pool = stages
         self._models: dict[str, ModelInfo] = {}
         self._urgent: list[Claim] = []
         self._queue: list[Claim] = []
@@ -79,6 +80,12 @@ class Admission:
     def find_model(self, name: str) -> ModelInfo | None:
         """As the last stage that reported it said, whatever became of that stage."""
         return self._models.get(name)
+
+    def offers(self, name: str) -> list[ModelInfo]:
+        """As each stage that has it says now; while none is there, as `find_model`."""
+        statuses = [peer.status for peer in self._pool.peers.values() if peer.status]
+        known = [self._models[name]] if name in self._models else []
+        return [status.model for status in statuses if status.model.model == name] or known
 
     @property
     def models(self) -> Collection[str]:

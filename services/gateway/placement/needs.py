@@ -23,6 +23,10 @@ class Needs:
     height: int = 0
     encoders: frozenset[int] = frozenset()
     """VideoEncoder values that the decoder must have; SOFTWARE every decoder has."""
+    stagger: int = 0
+    """That the stage must allow; 0: its default will do."""
+    inflight_attention: int = common_pb2.INFLIGHT_ATTENTION_UNSPECIFIED
+    """InflightAttention value that the stage must allow; UNSPECIFIED: its default will do."""
     priority: int = session_pb2.PRIORITY_NORMAL
     """Priority value; UNSPECIFIED counts as NORMAL."""
     is_resumed: bool = False
@@ -36,7 +40,8 @@ class Needs:
     @property
     def key(self) -> tuple[object, ...]:
         """Equal where the same servers do."""
-        return self.model, self.revision, self.width * self.height, self.encoders
+        pixels, schedule = self.width * self.height, (self.stagger, self.inflight_attention)
+        return self.model, self.revision, pixels, schedule, self.encoders
 
 
 def of_model(model: str, revision: str) -> Needs:
@@ -51,6 +56,8 @@ def stage_fits(status: StageStatus, needs: Needs) -> bool:
         info.model == needs.model
         and needs.revision in ("", info.revision)
         and needs.width * needs.height <= info.max_pixels
+        and needs.stagger in (0, *info.staggers)
+        and needs.inflight_attention in (0, *info.inflight_attentions)
     )
 
 

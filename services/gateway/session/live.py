@@ -26,6 +26,7 @@ class LiveSession:
         self.shared = shared
         self.record = record
         self.lease = lease
+        self.asked = views.asked_of(record)
         self.spec = views.spec_of(record)
         self.state = views.state_of(record)
         """As told last."""

@@ -307,6 +307,8 @@ def needs_of(live: LiveSession, *, is_resumed: bool = False) -> Needs:
         width=spec.width,
         height=spec.height,
         encoders=frozenset(profile.encoder for profile in spec.profiles),
+        stagger=live.asked.stagger,
+        inflight_attention=live.asked.inflight_attention,
         priority=spec.priority,
         is_resumed=is_resumed,
     )

@@ -42,12 +42,18 @@ def model_of(record: Record) -> stage_pb2.ModelInfo:
     return stage_pb2.ModelInfo.FromString(record.notes.get(MODEL, b""))
 
 
+def asked_of(record: Record) -> session_pb2.SessionSpec:
+    """What was asked."""
+    return session_pb2.SessionSpec.FromString(record.origin.specification)
+
+
 def spec_of(record: Record) -> session_pb2.SessionSpec:
-    """What was asked, with the defaults of the model once it is known."""
-    spec = session_pb2.SessionSpec.FromString(record.origin.specification)
-    model = model_of(record)
+    """What was asked, with the defaults of the model, and of its first stage, once they are known."""
+    spec, model = asked_of(record), model_of(record)
     spec.width, spec.height = spec.width or model.width, spec.height or model.height
     spec.fps = spec.fps or model.fps
+    spec.stagger = spec.stagger or model.default_stagger
+    spec.inflight_attention = spec.inflight_attention or model.default_inflight_attention
     return spec
 
 

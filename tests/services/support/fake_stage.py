@@ -16,7 +16,7 @@ from cascade.v1 import common_pb2, stage_pb2, stage_pb2_grpc
 from cascade_core.errors import InvalidPrompt, UnknownModel
 from services.common.errors import BlockNotAhead, ProtocolViolation, RequestIdReused, TooManySwitches
 from services.common.status import describe
-from services.common.validation import validate
+from services.common.validation import InvalidField, validate
 from tests.services.support.fake_machine import Machine, Mark, Stream, next_of, prompt_mark, told
 
 Request, Response = stage_pb2.GenerateRequest, stage_pb2.GenerateResponse
@@ -25,6 +25,8 @@ REFUSED = "REFUSED"
 UNKNOWN = "xyzzy"
 """A word that the model does not know."""
 MAX_SWITCHES = 64
+BIDIRECTIONAL = common_pb2.INFLIGHT_ATTENTION_BIDIRECTIONAL
+CAUSAL = common_pb2.INFLIGHT_ATTENTION_CAUSAL
 IN_FLIGHT = 2
 """An immediate switch rules alone so many blocks after the first that it touches."""
 
@@ -46,10 +48,14 @@ class FakeStage(Machine):
         max_prompt_tokens: int = 0,
         example_prompts: Sequence[str] = (),
         num_touched: int = 0,
+        staggers: Sequence[int] = (1, 2, 3, 4),
+        default_stagger: int = 2,
+        attentions: Sequence[int] = (BIDIRECTIONAL, CAUSAL),
         **machine: Any,
     ) -> None:
         """`block_s`: seconds per block and session; 0: as fast as credit allows. `num_touched`: blocks
-        in flight that an immediate switch touches when its own block starts."""
+        in flight that an immediate switch touches when its own block starts. No `staggers`: one of a former
+        release, which says nothing of them and takes no notice."""
         super().__init__(**machine)
         self.block_s = block_s
         self.num_touched = num_touched
@@ -69,6 +75,11 @@ class FakeStage(Machine):
             max_pixels=1024 * 1024,
             example_prompts=example_prompts,
         )
+        if staggers:
+            self.info.staggers.extend(staggers)
+            self.info.default_stagger = default_stagger
+            self.info.inflight_attentions.extend(attentions)
+            self.info.default_inflight_attention = attentions[0]
         self.filler = bytes(max(0, latent_bytes - len(Mark(0, 0, b"").pack())))
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -110,6 +121,11 @@ class FakeStage(Machine):
         validate(Request(open=opening))
         if opening.model != self.info.model:
             raise UnknownModel(f"{opening.model} is not {self.info.model}")
+        staggers, attentions = self.info.staggers, self.info.inflight_attentions
+        if staggers and opening.stagger not in (0, *staggers):
+            raise InvalidField([("open.stagger", f"{opening.stagger} is not one of {staggers}")])
+        if attentions and opening.inflight_attention not in (0, *attentions):
+            raise InvalidField([("open.inflight_attention", f"is not one of {attentions}")])
         stream = StageStream(self, opening)
         await self.admit(stream)
         try:

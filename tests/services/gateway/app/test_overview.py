@@ -4,7 +4,7 @@ from typing import Any
 
 from cascade.v1 import common_pb2, operator_pb2, operator_pb2_grpc, session_pb2
 from tests.services.support.fake_decoder import FakeDecoder
-from tests.services.support.fake_stage import FakeStage
+from tests.services.support.fake_stage import BIDIRECTIONAL, FakeStage
 from tests.services.support.gateway_support import (
     PROMPT,
     STATES,
@@ -55,6 +55,7 @@ async def test_stages_and_decoders_are_there_by_address_with_their_reports() -> 
             assert (session.name, session.tenant, session.model) == (name, "default", "demo")
             assert (session.stage, session.decoder) == (stages[1].address, place.decoder.address)
             assert (STATES[session.state], session.epoch) == ("ACTIVE", 1)
+            assert (session.stagger, session.inflight_attention) == (2, BIDIRECTIONAL), "the stage's defaults"
             assert session.has_controller
             assert session.last_sequence >= 2
             assert session.create_time.ToMilliseconds() <= found.read_time.ToMilliseconds()

@@ -21,7 +21,7 @@ from services.gateway.journal.errors import StoreUnavailable
 from services.gateway.journal.owned import Owned
 from services.gateway.session.registry import Registry
 from tests.services.support.fake_decoder import FakeDecoder
-from tests.services.support.fake_stage import FakeStage
+from tests.services.support.fake_stage import CAUSAL, FakeStage
 from tests.services.support.gateway_support import (
     CONTROLLER,
     PROMPT,
@@ -208,7 +208,7 @@ async def test_a_takeover_that_meets_the_end_of_its_gateway_is_given_back(
 
 async def test_a_drained_gateway_gives_its_sessions_to_the_other(redis: RedisServer) -> None:
     async with pair(redis) as both:
-        name = await both.first.acme.name(num_blocks=60)
+        name = await both.first.acme.name(num_blocks=60, stagger=1, inflight_attention=CAUSAL)
         async with both.first.acme.attached(name) as stream:
             await stream.until_sequence(5)
             async with asyncio.timeout(10):
@@ -226,6 +226,8 @@ async def test_a_drained_gateway_gives_its_sessions_to_the_other(redis: RedisSer
         check_whole(60, stream, later)
         assert both.second.num_recovered("MIGRATION") == 1
         assert {segment.epoch for segment in later.segments} >= {2}
+        asked = {(each.opening.stagger, each.opening.inflight_attention) for each in both.stage.streams}
+        assert asked == {(1, CAUSAL)}, "at both gateways"
 
 
 async def test_a_gateway_that_drains_sends_the_clients_of_other_gateways_elsewhere(

@@ -31,6 +31,7 @@ class Session:
 
     record: Record
     spec: SessionSpec
+    asked: SessionSpec = field(default_factory=SessionSpec)
     wakeup: Wakeup = field(default_factory=Wakeup)
 
 
