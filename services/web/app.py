@@ -21,6 +21,7 @@ from services.common.auth import AUTHORIZATION
 from services.common.call import REQUEST_ID
 from services.web import mirror, pages, streams
 from services.web.backend import RESUME_HEADER, Backend, request_id_of
+from services.web.origins import read_origin
 from services.web.problems import HttpError, problem_of
 from services.web.safety import Safety
 
@@ -42,7 +43,7 @@ def make_app(backend: Backend, registry: CollectorRegistry) -> ASGIApp:
     kinds: tuple[Any, ...] = (grpc.aio.AioRpcError, CascadeError, HttpError, HTTPException, Exception)
     app: ASGIApp = Starlette(routes=routes, exception_handlers=dict.fromkeys(kinds, answer_problem))
     if settings.cors_origins:
-        app = CORSMiddleware(
+        app = NamedOrigins(
             app,
             allow_origins=settings.cors_origins,
             allow_methods=METHODS,
@@ -50,6 +51,13 @@ def make_app(backend: Backend, registry: CollectorRegistry) -> ASGIApp:
             expose_headers=("retry-after", "location", REQUEST_ID),
         )
     return Safety(app, backend)
+
+
+class NamedOrigins(CORSMiddleware):
+    """Compares as whoever refuses the others does."""
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        return read_origin(origin) in map(read_origin, self.allow_origins)
 
 
 def own_routes(backend: Backend, registry: CollectorRegistry) -> list[BaseRoute]:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.common.call import REQUEST_ID
 from services.web.backend import Backend, request_id_of
 from services.web.bounds import PROBES, Bounds, status_of
+from services.web.origins import is_own, read_origin
 from services.web.problems import HttpError, Problem
 
 log = structlog.get_logger(__name__)
@@ -31,6 +31,10 @@ HEADERS: Mapping[str, str] = {
 }
 """Of every answer that does not bring its own."""
 HSTS = "max-age=31536000"
+REFUSED_ORIGIN = (
+    "pages of this origin may not call here: name it in the setting http.cors_origins; or, if it is our own,"
+    " let the proxy pass Host on, or X-Forwarded-Host, with its network in http.trusted_proxies"
+)
 
 
 class Safety:
@@ -41,6 +45,7 @@ class Safety:
         self._backend = backend
         self._settings = backend.settings
         self._hosts = Hosts(backend.settings.hosts)
+        self._named = {read_origin(each) for each in backend.settings.cors_origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -73,15 +78,27 @@ class Safety:
         scope = connection.scope
         pairs = [part for pair in scope["headers"] for part in pair]
         num_bytes = sum(map(len, (scope.get("raw_path", b""), scope["query_string"], *pairs)))
-        if num_bytes > self._settings.max_header_bytes:
-            return HttpError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too large").problem
+        most = self._settings.max_header_bytes
+        if num_bytes > most:
+            text = f"the headers have {num_bytes} bytes; the setting http.max_header_bytes allows {most}"
+            return HttpError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text).problem
         if scope["path"] not in PROBES and not await self._hosts.know(scope):
             text = "this server is not reached by that name; see the setting http.hosts"
             return HttpError(HTTPStatus.MISDIRECTED_REQUEST, text).problem
         is_safe = scope["type"] == "http" and scope["method"] in SAFE
-        if not is_safe and not is_allowed(connection.headers, self._settings.cors_origins):
-            return HttpError(HTTPStatus.FORBIDDEN, "pages of this origin may not call here").problem
+        if not is_safe and not self._may_call(connection):
+            return HttpError(HTTPStatus.FORBIDDEN, REFUSED_ORIGIN).problem
         return None
+
+    def _may_call(self, connection: HTTPConnection) -> bool:
+        """Whether this may change something: no browser, our own page, or one that was named."""
+        text = connection.headers.get("origin")
+        if text is None:
+            return True
+        origin, host = read_origin(text), connection.client.host if connection.client else ""
+        return origin is not None and (
+            origin in self._named or is_own(origin, connection, self._backend.crowd.is_proxy(host))
+        )
 
     def _dress(self, headers: MutableHeaders, request_id: str, scheme: str) -> None:
         for name, value in HEADERS.items():
@@ -113,11 +130,3 @@ class Hosts:
 
 async def ignore(*_: Any) -> Any:
     """What is said to nobody."""
-
-
-def is_allowed(headers: Headers, origins: tuple[str, ...]) -> bool:
-    """Whether this may change something: no browser, our own page, or one that was named."""
-    origin = headers.get("origin")
-    if origin is None or origin in origins:
-        return True
-    return bool(urlsplit(origin).netloc) and urlsplit(origin).netloc == headers.get("host")

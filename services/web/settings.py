@@ -19,8 +19,20 @@ from services.common.settings import (
     ServerTlsSettings,
     TelemetrySettings,
 )
+from services.web.origins import read_origin
 
-Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.\-\[\]:]+$")]
+
+def check_origin(text: str) -> str:
+    if read_origin(text) is None:
+        raise ValueError(
+            "an origin is SCHEME://HOST[:PORT] without a path, such as https://app.example.com or"
+            " tauri://localhost, or null"
+        )
+    return text
+
+
+ORIGIN_SCHEMA = Field(json_schema_extra={"pattern": r"^([A-Za-z][A-Za-z0-9+.\-]*://[^\s/?#@\\,*]*|null)$"})
+NamedOrigin = Annotated[str, AfterValidator(check_origin), ORIGIN_SCHEMA]
 
 
 def as_browsers_say(host: str) -> str:
@@ -48,8 +60,11 @@ class HttpSettings:
     another `Host` are refused with 421. Empty: any. Where nobody is asked for a credential, name them: else a
     page whose own name is made to lead here (DNS rebinding) is taken for ours. `cascade up` names those of
     this machine."""
-    cors_origins: tuple[Origin, ...] = ()
-    """Whose pages may call from a browser, such as `https://app.example.com`, beside the host's own."""
+    cors_origins: tuple[NamedOrigin, ...] = ()
+    """Whose pages may call, beside the host's own: of a browser, such as `https://app.example.com`, or of a
+    desktop's or a phone's shell, such as `tauri://localhost`, `capacitor://localhost` or `app://bundle`. Each
+    by its name, without a path and without `*`. `null` is what pages of `file://` say, and what any page can
+    say: name it only where everybody may call."""
     max_body_bytes: Annotated[int, Field(ge=1024, le=4 * MIB)] = MIB
     """Of one request; larger ones are refused with 413. The contract takes 4 MiB as one message."""
     max_header_bytes: Annotated[int, Field(ge=1024, le=MIB)] = 32 * 1024
@@ -66,7 +81,8 @@ class HttpSettings:
     with 429, whatever they show. With a credential the tenant's rate counts."""
     trusted_proxies: tuple[Network, ...] = ()
     """Networks of proxies before this port, such as `10.0.0.0/8`: whom they name in `X-Forwarded-For` is
-    counted in their place."""
+    counted in their place, and where they say the page is that calls (`X-Forwarded-Host`, `-Port`, `-Proto`)
+    is taken for our own."""
     header_timeout_s: Seconds = 10.0
     """A connection that has not sent the headers of its request by then is closed."""
     body_timeout_s: Seconds = 30.0
