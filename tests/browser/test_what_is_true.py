@@ -9,6 +9,7 @@ from playwright.async_api import Route, expect
 from tests.browser.conftest import Enter, OpenPage
 from tests.browser.places import PathProxy, open_town, wire_to
 from tests.browser.visit import WAIT_S
+from tests.services.support.nginx import needs_nginx, nginx
 
 LOST = ("WebSocket", "ERR_", "Failed to load resource")
 CREDIT = """async () => {
@@ -120,6 +121,16 @@ async def test_after_a_restart_it_says_start_again(enter: Enter, visit: OpenPage
     assert "link" in await viewer.until_problem()
     await page.picture("restarted")
     await page.start("a blue square")
+
+
+@needs_nginx
+async def test_it_works_behind_a_proxy_that_takes_the_port_away(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    with nginx(place.url, "proxy_set_header Host $host;") as port:
+        page = await visit(f"http://127.0.0.1:{port}/")
+        await page.start("a red circle")
+        await page.until_playing()
+        await page.end()
 
 
 async def test_it_works_under_a_path_of_a_proxy(enter: Enter, visit: OpenPage) -> None:
