@@ -9,6 +9,9 @@ from services.common.tls import watched_credentials
 
 Options = Sequence[tuple[str, int]]
 """Of gRPC."""
+MAX_METADATA_BYTES = 32 * 1024
+"""Of one call, as many as HTTP's headers have by default. gRPC's own bounds are 8 and 16 KiB, and what is
+between them it refuses at random: long tokens would work now and then."""
 
 
 def common_options(settings: GrpcSettings) -> Options:
@@ -28,6 +31,8 @@ def server_options(settings: GrpcSettings) -> Options:
     return [
         *common_options(settings),
         ("grpc.http2.min_ping_interval_without_data_ms", int(settings.min_ping_interval_s * 1000)),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
         ("grpc.max_connection_idle_ms", int(settings.max_idle_s * 1000)),
         ("grpc.server_handshake_timeout_ms", int(settings.handshake_timeout_s * 1000)),

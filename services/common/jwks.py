@@ -1,9 +1,10 @@
 """The public keys of an identity provider (JSON Web Key Set), from a file or a URL."""
 
 import asyncio
+import json
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +16,13 @@ from cascade_core.errors import InvalidConfig
 from services.common.errors import NotReady, Unauthenticated
 from services.common.watched import WatchedFiles
 
-ALGORITHMS = ("RS256", "ES256", "EdDSA")
-"""Never HS*: whoever can check such a token can also make one."""
+ALGORITHMS_OF: Mapping[str, Sequence[str]] = {
+    "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    "EC": ("ES256", "ES384", "ES512"),
+    "OKP": ("EdDSA",),
+}
+"""By the kind of a key. Never HS*: whoever can check such a token can also make one."""
+ALGORITHMS = tuple(name for names in ALGORITHMS_OF.values() for name in names)
 STEP_TIMEOUT_S = 5.0
 """Of each step of a fetch: to connect, to answer, to send the body."""
 FETCH_TIMEOUT_S = 10.0
@@ -29,14 +35,15 @@ MAX_BYTES = 2**20
 MAX_CHUNK_BYTES = 2**16
 log = structlog.get_logger(__name__)
 Keys = Sequence[jwt.PyJWK]
+"""One for each algorithm that a key of the set is for."""
 
 
 class KeySet(Protocol):
     """Where the keys are."""
 
-    async def find(self, kid: str | None) -> jwt.PyJWK:
-        """The key of that id; without an id: the only one. Raises Unauthenticated, or NotReady while there
-        are no keys."""
+    async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK:
+        """The key of that id and for that algorithm; without an id: the only one for it. Raises
+        Unauthenticated, or NotReady while there are no keys."""
         ...
 
 
@@ -46,8 +53,8 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         self._file = WatchedFiles([path], lambda: read_keys(path))
 
-    async def find(self, kid: str | None) -> jwt.PyJWK:
-        found = pick(self._file.get(), kid)
+    async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK:
+        found = pick(self._file.get(), kid, algorithm)
         if found is None:
             raise unknown_key()
         return found
@@ -64,21 +71,21 @@ class KeyUrl:
         self._fetched_at = self._tried_at = -float("inf")
         self._one_at_a_time = asyncio.Lock()
 
-    async def find(self, kid: str | None) -> jwt.PyJWK:
+    async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK:
         fetching = self._one_at_a_time
-        if self._lacks(kid) or (self._is_old() and not fetching.locked()):
+        if self._lacks(kid, algorithm) or (self._is_old() and not fetching.locked()):
             async with fetching:
-                if (self._lacks(kid) or self._is_old()) and self._may_try():
+                if (self._lacks(kid, algorithm) or self._is_old()) and self._may_try():
                     await self._fetch()
         if not self._keys:
             raise NotReady("the keys that sign tokens cannot be fetched")
-        found = pick(self._keys, kid)
+        found = pick(self._keys, kid, algorithm)
         if found is None:
             raise unknown_key()
         return found
 
-    def _lacks(self, kid: str | None) -> bool:
-        return pick(self._keys, kid) is None
+    def _lacks(self, kid: str | None, algorithm: str) -> bool:
+        return pick(self._keys, kid, algorithm) is None
 
     def _is_old(self) -> bool:
         return self._clock() - self._fetched_at > self._max_age_s
@@ -110,7 +117,7 @@ class NoRedirects(urllib.request.HTTPRedirectHandler):
 
 def fetch_keys(url: str) -> Keys:
     """Blocking. Raises OSError, ValueError, HTTPException or InvalidConfig."""
-    proxies = [urllib.request.ProxyHandler({})] if url.startswith("http:") else []
+    proxies = [urllib.request.ProxyHandler({})] if url.lower().startswith("http:") else []
     opener = urllib.request.build_opener(NoRedirects, *proxies)
     body, deadline = bytearray(), time.monotonic() + STEP_TIMEOUT_S
     with opener.open(url, timeout=STEP_TIMEOUT_S) as answer:
@@ -129,27 +136,49 @@ def read_keys(path: Path) -> Keys:
 
 
 def parse_keys(content: bytes, source: str) -> Keys:
-    """The keys that can check a signature by one of ALGORITHMS."""
+    """The keys that can check a signature by one of ALGORITHMS; others are left out."""
     try:
-        every = jwt.PyJWKSet.from_json(content.decode()).keys
-    except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidConfig(f"auth.jwks: {source}: no key set: {error}") from None
-    usable = tuple(key for key in every if is_usable(key))
+        found = json.loads(content)
+        every = found["keys"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InvalidConfig(f"auth.jwks: {source}: no JSON Web Key Set, which is JSON with `keys`") from None
+    usable = [key for each in every for key in keys_of(each)] if isinstance(every, list) else []
     if not usable:
-        raise InvalidConfig(f"auth.jwks: {source}: no key for {', '.join(ALGORITHMS)} that is long enough")
+        names = ", ".join(ALGORITHMS)
+        text = f"no key for {names}; secrets (oct), `use` enc and RSA below 2048 bits do not count"
+        raise InvalidConfig(f"auth.jwks: {source}: {text}")
     return usable
 
 
-def is_usable(key: jwt.PyJWK) -> bool:
-    is_for_signatures = key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig")
-    return is_for_signatures and key.Algorithm.check_key_length(key.key) is None
+def keys_of(found: Any) -> Keys:
+    """One of a set, for each of its algorithms: where it names one, for this alone. None: it is of no use."""
+    if not isinstance(found, dict) or found.get("use") not in (None, "sig") or found.get("crv") == "Ed448":
+        return ()
+    uses = found.get("key_ops")
+    if isinstance(uses, list) and "verify" not in uses:
+        return ()
+    algorithms = ALGORITHMS_OF.get(str(found.get("kty")), ())
+    return [
+        key
+        for algorithm in algorithms
+        if found.get("alg") in (None, algorithm) and (key := read_key(found, algorithm))
+    ]
 
 
-def pick(keys: Keys, kid: str | None) -> jwt.PyJWK | None:
-    """Without an id: the only key."""
-    if kid is None:
-        return keys[0] if len(keys) == 1 else None
-    return next((key for key in keys if key.key_id == kid), None)
+def read_key(found: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
+    """None: it does not fit this algorithm, or is broken."""
+    try:
+        key = jwt.PyJWK(found, algorithm)
+        key.Algorithm.prepare_key(key.key)  # looks at the curve
+    except Exception:  # PyJWT and cryptography have many for what can be wrong in a key
+        return None
+    return key if key.Algorithm.check_key_length(key.key) is None else None
+
+
+def pick(keys: Keys, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
+    """Without an id: the only one for this algorithm."""
+    fitting = [key for key in keys if key.algorithm_name == algorithm and kid in (None, key.key_id)]
+    return fitting[0] if len(fitting) == 1 or (fitting and kid is not None) else None
 
 
 def unknown_key() -> Unauthenticated:

@@ -4,12 +4,13 @@
 service declares its sections by extending `ServerSettings`. How values are found: `environment.py`.
 """
 
+import re
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from cascade_core.config import STRICT
@@ -20,6 +21,20 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Wait = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024, le=2**30)]
 MIB = 2**20
+
+
+def check_word(text: str) -> str:
+    """What stands in a token as it is written here."""
+    if not text or text != text.strip() or not text.isprintable():
+        raise ValueError("must not be empty, and have no spaces around it")
+    return text
+
+
+Word = Annotated[str, AfterValidator(check_word)]
+Words = Annotated[
+    tuple[Word, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
+]
+"""Of a file a text too, which is the only one."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -138,27 +153,42 @@ class AuthSettings:
     Read again when it changes."""
     jwks: str | None = None
     """Public keys of the identity provider (JSON Web Key Set): a file, read again when it changes, or an
-    `https://` URL (`http://` at 127.0.0.1 only), fetched for the first token, for a token by an unknown key,
-    and after `jwks_max_age_s`."""
+    `https://` URL (`http://` at 127.0.0.1 or [::1] only), fetched for the first token, for a token by an
+    unknown key, and after `jwks_max_age_s`. Signatures are by RS256, PS256, ES256 (of each also 384 and 512)
+    or EdDSA (Ed25519). A key that names its `alg` is for this alone; those that are not for signatures, and
+    broken ones, are left out."""
     jwks_max_age_s: Seconds = 3600.0
     """Keys from a URL that are older are fetched again; a fetch that fails keeps them."""
-    issuer: str | None = None
-    """`iss` of the tokens."""
-    audience: str | None = None
-    """What stands in `aud` of the tokens that are meant for us."""
-    tenant_claim: Annotated[str, Field(min_length=1)] = "tenant"
-    """The claim that names the tenant; a token without it is refused."""
+    issuer: Word | None = None
+    """`iss` of the tokens, to the letter: with a slash at its end or without, as the provider writes it."""
+    audience: Words = ()
+    """What stands in `aud` of the tokens that are meant for us: one of these."""
+    audience_claims: Annotated[Words, Field(min_length=1)] = ("aud",)
+    """Where that stands: the first of these claims that a token has counts. Access tokens of Amazon Cognito
+    have no `aud`, but `client_id`, others `azp`; `audience` then names clients."""
+    tenant_claim: Annotated[Word, Field(min_length=1)] = "tenant"
+    """The claim that names the tenant, by its whole name (`https://example.com/tenant`) or, where it is
+    nested, with dots between the names (`realm_access.tenant`): a text, a list of one, or a whole number,
+    whose digits are the tenant. A token without it is refused."""
 
     @model_validator(mode="after")
     def _check(self) -> "AuthSettings":
         if ("api_keys" in self.modes) != (self.keys_file is not None):
             raise ValueError("api_keys in modes and keys_file come together")
-        given = [value is not None for value in (self.jwks, self.issuer, self.audience)]
+        given = [bool(value) for value in (self.jwks, self.issuer, self.audience)]
         if any(given) != all(given) or ("jwt" in self.modes) != all(given):
             raise ValueError("jwt in modes, jwks, issuer and audience come together")
-        if self.jwks is not None and "://" in self.jwks and not is_safe_url(self.jwks):
-            raise ValueError("jwks must be a file, an https:// URL or one of http://127.0.0.1")
+        if self.jwks is not None and "://" in self.jwks:
+            check_jwks_url(self.jwks)
         return self
+
+
+def check_jwks_url(url: str) -> None:
+    """Raises ValueError."""
+    if not is_safe_url(url):
+        raise ValueError("jwks must be a file, an https:// URL or one of http://127.0.0.1 or http://[::1]")
+    if "/.well-known/openid-configuration" in url:
+        raise ValueError("jwks is the provider's description; it must be the URL that this has as jwks_uri")
 
 
 def is_file(path: Path) -> bool:
@@ -173,8 +203,9 @@ def is_safe_url(url: str) -> bool:
     """Whether nobody on the way can change what is fetched."""
     try:
         parts = urlsplit(url)
-        is_local = parts.scheme == "http" and parts.hostname == "127.0.0.1"
-        return parts.username is None and bool(parts.hostname) and (is_local or parts.scheme == "https")
+        is_local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1")
+        is_whole = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", url)
+        return parts.username is None and is_whole and (is_local or parts.scheme == "https")
     except ValueError:
         return False
 

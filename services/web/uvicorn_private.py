@@ -12,20 +12,26 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets import http11
 from websockets.frames import Frame
 
 from services.common.addresses import network_of
+from services.common.settings import MIB
 from services.web.bounded_config import BoundedConfig
 from services.web.certificates import CERTIFICATE_NAME, certificate_name
 from services.web.problems import MEDIA_TYPE, Problem
 from services.web.safety import HEADERS
 
+http11.MAX_LINE_LENGTH = http11.MAX_NUM_HEADERS = MIB
+"""Else a handshake with a line of 8 KiB, or with 129 lines, gets no answer at all. h11 and
+`http.max_header_bytes` have bounded it before. Only the environment could say so otherwise."""
 MAX_FRAGMENTS = 1024
 """Of one message: its bytes are bounded, and empty pieces have none."""
 
@@ -152,7 +158,10 @@ class BoundedProtocol(BoundedWrites, H11Protocol):
         if self.conn.our_state is not h11.IDLE:
             self.transport.abort()
             return
-        content = json.dumps(Problem(status, "this is no HTTP request that is taken here").content()).encode()
+        text = "this is no HTTP request that is taken here"
+        if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+            text = "the headers are larger than the setting http.max_header_bytes allows"
+        content = json.dumps(Problem(status, text).content()).encode()
         own = {"content-type": MEDIA_TYPE, "content-length": str(len(content)), "connection": "close"}
         headers = [(name.encode(), value.encode()) for name, value in {**HEADERS, **own}.items()]
         start = h11.Response(status_code=status, headers=headers)

@@ -70,6 +70,7 @@
 - {name: CASCADE_AUTH_JWKS, value: {{ .jwt.jwksUrl | default (printf "/etc/cascade/jwks/%s" .jwt.jwksConfigMap.key) | quote }}}
 - {name: CASCADE_AUTH_ISSUER, value: {{ .jwt.issuer | quote }}}
 - {name: CASCADE_AUTH_AUDIENCE, value: {{ .jwt.audience | quote }}}
+- {name: CASCADE_AUTH_AUDIENCE_CLAIMS, value: {{ join "," .jwt.audienceClaims | quote }}}
 - {name: CASCADE_AUTH_TENANT_CLAIM, value: {{ .jwt.tenantClaim | quote }}}
 {{- end }}
 {{- end }}

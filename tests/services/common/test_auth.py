@@ -15,7 +15,7 @@ import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed448
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -79,10 +79,12 @@ def key_file(issuer: Issuer, tmp_path: Path) -> Path:
     return path
 
 
-async def test_tokens_of_each_algorithm_let_their_tenant_in(issuer: Issuer, key_file: Path) -> None:
-    async with serving(Echo(), auth=by_tokens(key_file)) as (_, channel):
+async def test_tokens_of_each_algorithm_let_their_tenant_in(tmp_path: Path) -> None:
+    issuer, path = Issuer(*jwks.ALGORITHMS), tmp_path / "jwks.json"
+    path.write_text(issuer.key_set())
+    async with serving(Echo(), auth=by_tokens(path)) as (_, channel):
         for kid in issuer.secrets:
-            assert await answer(channel, **bearer(issuer.token(kid))) == "acme/ann"
+            assert await answer(channel, **bearer(issuer.token(kid))) == "acme/ann", kid
         stream = chat(channel, **bearer(issuer.token("key-ES256")))
         assert await exchange(stream, "a") == "a"
         stream.cancel()
@@ -104,8 +106,15 @@ BAD_CLAIMS: list[dict[str, Any]] = [
     {"sub": "x" * 300},
     {"tenant": None},
     {"tenant": ""},
-    {"tenant": 7},
-    {"tenant": ["acme"]},
+    {"tenant": 7.0},
+    {"tenant": True},
+    {"tenant": ["acme", "umbrella"]},
+    {"tenant": []},
+    {"tenant": [["acme"]]},
+    {"tenant": {"acme": 1}},
+    {"aud": {"cascade": 1}},
+    {"aud": [["cascade"], None]},
+    {"aud": "cascade "},
     {"tenant": "x" * 129},
     {"tenant": "\ud800"},
     {"exp": None},
@@ -143,11 +152,10 @@ async def test_other_algorithms_and_other_keys_are_refused(issuer: Issuer, key_f
         "signed with the public key": confused,
         "another's key of the same name": stranger.token("key-ES256"),
         "the key of another algorithm": issuer.token("key-ES256", headers={"kid": "key-RS256"}),
-        "an algorithm we do not take": jwt.encode(
-            claims, issuer.secrets["key-RS256"][1], "RS512", {"kid": "key-RS256"}
-        ),
+        "another algorithm than the key's": issuer.token("key-RS256", algorithm="RS512"),
+        "an algorithm we do not take": secp256k1_token(claims),
         "an unknown key": issuer.token("key-ES256", headers={"kid": "key-9"}),
-        "no key named, and several here": jwt.encode(claims, issuer.secrets["key-ES256"][1], "ES256"),
+        "no key named, and not the only one's": jwt.encode(claims, stranger.secrets["key-ES256"][1], "ES256"),
         "deep nesting": f"{encoded({'alg': 'ES256'})}.{'W' * 6000}.x",
         "no header": "..",
     }
@@ -158,6 +166,10 @@ async def test_other_algorithms_and_other_keys_are_refused(issuer: Issuer, key_f
         assert await answer(channel, **bearer(issuer.token("key-RS256"))) == "acme/ann"
 
 
+def secp256k1_token(claims: dict[str, Any]) -> str:
+    return jwt.encode(claims, ec.generate_private_key(ec.SECP256K1()), "ES256K", {"kid": "key-ES256"})
+
+
 def hmac_token(claims: dict[str, Any], secret: bytes) -> str:
     """PyJWT itself refuses to sign with a public key."""
     start = f"{encoded({'alg': 'HS256', 'typ': 'JWT', 'kid': 'key-RS256'})}.{encoded(claims)}"
@@ -165,13 +177,166 @@ def hmac_token(claims: dict[str, Any], secret: bytes) -> str:
     return f"{start}.{signature.decode().rstrip('=')}"
 
 
-def test_short_and_secret_keys_of_a_set_are_not_used(tmp_path: Path) -> None:
+SECRET = {"kty": "oct", "k": base64.urlsafe_b64encode(b"x" * 64).decode(), "alg": "HS256"}
+
+
+def useless_keys(good: dict[str, Any]) -> list[Any]:
+    """`good`: a public key of ES256."""
+    rsa, okp = jwt.algorithms.RSAAlgorithm, jwt.algorithms.OKPAlgorithm
+    return [
+        rsa.to_jwk(generate_private_key(65537, 1024).public_key(), as_dict=True),
+        okp.to_jwk(ed448.Ed448PrivateKey.generate().public_key(), as_dict=True),
+        SECRET,
+        {**SECRET, "alg": "ES256"},
+        {**good, "use": "enc"},
+        {**good, "key_ops": ["deriveKey"]},
+        {**good, "alg": "ES384"},
+        {**good, "alg": "ECDH-ES"},
+        {**good, "alg": "none"},
+        {**good, "crv": "secp256k1"},
+        {**good, "kty": "RSA"},
+        {**good, "kty": "AKP"},
+        {**good, "kty": ["EC"]},
+        {**good, "x": 7},
+        {**good, "x": "!"},
+        {**good, "y": good["x"]},
+        {"kty": "EC"},
+        {},
+        None,
+        "key",
+    ]
+
+
+async def test_useless_keys_do_not_spoil_the_rest_of_a_set(issuer: Issuer, tmp_path: Path) -> None:
     path = tmp_path / "jwks.json"
-    weak = jwt.algorithms.RSAAlgorithm.to_jwk(generate_private_key(65537, 1024).public_key(), as_dict=True)
-    secret = {"kty": "oct", "k": base64.urlsafe_b64encode(b"x" * 64).decode(), "alg": "HS256"}
-    path.write_text(json.dumps({"keys": [weak, secret]}))
-    with pytest.raises(InvalidConfig, match=r"auth\.jwks: .*jwks\.json: no key for RS256"):
+    good = next(key for key in issuer.public if key["alg"] == "ES256")
+    useless = useless_keys(good)
+    path.write_text(json.dumps({"keys": [*useless, good]}))
+    async with serving(Echo(), auth=by_tokens(path)) as (_, channel):
+        assert await answer(channel, **bearer(issuer.token("key-ES256"))) == "acme/ann"
+        unnamed = jwt.encode(claims_now(), issuer.secrets["key-ES256"][1], "ES256")
+        assert await answer(channel, **bearer(unnamed)) == "acme/ann"
+    for keys in ([], useless, *([key] for key in useless)):
+        path.write_text(json.dumps({"keys": keys}))
+        with pytest.raises(InvalidConfig, match=r"auth\.jwks: .*jwks\.json: no key for RS256.*oct"):
+            jwks.KeyFile(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"7",
+        b"[" * 100_000,
+        b"\xff",
+        b'{"keys": 7}',
+        b'{"kty": "EC"}',
+        b"-----BEGIN KEY-----",
+    ],
+)
+def test_what_is_no_key_set_ends_the_start(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "jwks.json"
+    path.write_bytes(content)
+    with pytest.raises(InvalidConfig, match=r"auth\.jwks: .*jwks\.json: no (JSON Web Key Set|key for)"):
         jwks.KeyFile(path)
+
+
+async def test_a_key_without_algorithm_is_for_all_of_its_kind(issuer: Issuer, tmp_path: Path) -> None:
+    """As Microsoft Entra's are."""
+    path = tmp_path / "jwks.json"
+    keys = [{name: key[name] for name in key if name not in ("alg", "use")} for key in issuer.public]
+    path.write_text(json.dumps({"keys": keys}))
+    async with serving(Echo(), auth=by_tokens(path)) as (_, channel):
+        for algorithm in jwks.ALGORITHMS_OF["RSA"]:
+            token = issuer.token("key-RS256", algorithm=algorithm)
+            assert await answer(channel, **bearer(token)) == "acme/ann", algorithm
+            alone = jwt.encode(claims_now(), issuer.secrets["key-RS256"][1], algorithm)
+            assert await answer(channel, **bearer(alone)) == "acme/ann", algorithm
+        public = issuer.secrets["key-RS256"][1].public_key()
+        pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        assert await answer(channel, **bearer(hmac_token(claims_now(), pem))) == "UNAUTHENTICATED"
+        path.write_text(json.dumps({"keys": [*keys, {**keys[0], "kid": "other"}]}))
+        assert await answer(channel, **bearer(alone)) == "UNAUTHENTICATED", "which of both?"
+        assert await answer(channel, **bearer(token)) == "acme/ann"
+
+
+WAYS_TO_A_TENANT: list[tuple[str, dict[str, Any], str]] = [
+    ("org", {"org": "umbrella"}, "umbrella"),
+    ("realm_access.tenant", {"realm_access": {"tenant": "umbrella"}}, "umbrella"),
+    ("realm_access.tenant", {"realm_access.tenant": "umbrella", "realm_access": {"tenant": "x"}}, "umbrella"),
+    ("a.b.c", {"a": {"b": {"c": "umbrella"}}}, "umbrella"),
+    ("https://example.com/tenant", {"https://example.com/tenant": "umbrella"}, "umbrella"),
+    ("https://example.com/claims.tenant", {"https://example.com/claims": {"tenant": "umbrella"}}, "umbrella"),
+    ("custom:tenant", {"custom:tenant": "umbrella"}, "umbrella"),
+    ("a.b", {"a": ["b"], "tenant": "x"}, ""),
+    ("a.b", {"a": {"c": "x"}}, ""),
+    ("a.b", {"a": {"b": {"c": "x"}}}, ""),
+    ("org", {"org": ["umbrella"]}, "umbrella"),
+    ("org", {"org": 42}, "42"),
+    ("org", {"org": [42]}, "42"),
+    ("org", {"org": 10**20}, "1" + "0" * 20),
+    ("org", {"org": 10**4000}, ""),
+    ("org", {"org": False}, ""),
+    ("org", {"org": ["a", "b"]}, ""),
+]
+
+
+async def test_a_tenant_stands_where_the_setting_says(issuer: Issuer, key_file: Path) -> None:
+    for claim, claims, tenant in WAYS_TO_A_TENANT:
+        async with serving(Echo(), auth={**by_tokens(key_file), "tenant_claim": claim}) as (_, channel):
+            token = issuer.token("key-ES256", **claims)
+            expected = f"{tenant}/ann" if tenant else "UNAUTHENTICATED"
+            assert await answer(channel, **bearer(token)) == expected, (claim, claims)
+
+
+async def test_whom_a_token_is_for_stands_where_the_setting_says(issuer: Issuer, key_file: Path) -> None:
+    """As in access tokens of Amazon Cognito and of others without `aud`."""
+    values = {"audience": ["app", "web"], "audience_claims": ["client_id", "cnf.azp", "aud"]}
+    async with serving(Echo(), auth=by_tokens(key_file) | values) as (_, channel):
+        good: list[dict[str, Any]] = [
+            {"aud": None, "client_id": "app"},
+            {"aud": None, "client_id": "web"},
+            {"aud": "another", "client_id": "app"},
+            {"aud": None, "cnf": {"azp": "app"}},
+            {"aud": ["another", "web"]},
+        ]
+        bad: list[dict[str, Any]] = [
+            {"aud": None},
+            {"aud": AUDIENCE},
+            {"aud": None, "client_id": "another"},
+            {"aud": "app", "client_id": "another"},
+            {"aud": "app", "client_id": ""},
+            {"aud": None, "azp": "app"},
+            {"aud": None, "client_id": {"app": 1}},
+        ]
+        for claims in (*good, *bad):
+            expected = "acme/ann" if claims in good else "UNAUTHENTICATED"
+            assert await answer(channel, **bearer(issuer.token("key-ES256", **claims))) == expected, claims
+    async with serving(Echo(), auth=by_tokens(key_file)) as (_, channel):
+        cognito = issuer.token("key-ES256", aud=None, client_id=AUDIENCE)
+        assert await answer(channel, **bearer(cognito)) == "UNAUTHENTICATED", "only where the setting says so"
+
+
+@pytest.mark.parametrize("num_groups", [0, 4_000, 8_000, 11_000, 17_000])
+async def test_long_tokens_let_in_each_time(issuer: Issuer, key_file: Path, num_groups: int) -> None:
+    token = issuer.token("key-ES256", groups="g" * num_groups)
+    async with serving(Echo(), auth=by_tokens(key_file)) as (_, channel):
+        for _ in range(8):
+            assert await answer(channel, **bearer(token)) == "acme/ann", len(token)
+        stream = chat(channel, **bearer(token))
+        assert await exchange(stream, "a") == "a"
+        stream.cancel()
+
+
+async def test_longer_tokens_are_refused_by_their_length(issuer: Issuer, key_file: Path) -> None:
+    async with serving(Echo(), auth=by_tokens(key_file)) as (_, channel):
+        token = issuer.token("key-ES256", groups="g" * 20_000)
+        with pytest.raises(grpc.aio.AioRpcError, match=f"this token has {len(token)} characters; 24576 are"):
+            await say(channel, "who", **bearer(token))
+        with pytest.raises(grpc.aio.AioRpcError, match="metadata size exceeds hard limit"):
+            await say(channel, "who", **bearer("x" * 40_000))
 
 
 async def test_a_changed_key_file_counts_at_once(issuer: Issuer, key_file: Path) -> None:
@@ -238,15 +403,15 @@ async def test_an_unknown_key_is_looked_for_at_most_every_half_minute() -> None:
     with key_server() as server:
         server.serve(issuer)
         keys = KeyUrl(server.url, 3600.0, clock)
-        await keys.find("key-ES256")
+        await keys.find("key-ES256", "ES256")
         issuer.add("new")
         server.serve(issuer)
         for _ in range(3):
             with pytest.raises(Unauthenticated):
-                await keys.find("new")
+                await keys.find("new", "ES256")
         assert server.num_requests == 1
         clock.now += FETCH_INTERVAL_S
-        found = await asyncio.gather(*(keys.find("new") for _ in range(5)))
+        found = await asyncio.gather(*(keys.find("new", "ES256") for _ in range(5)))
         assert {key.key_id for key in found} == {"new"}
         assert server.num_requests == 2
 
@@ -269,17 +434,17 @@ async def test_old_keys_are_fetched_again_and_kept_when_that_fails(broken: Any) 
     with key_server() as server:
         server.serve(issuer)
         keys = KeyUrl(server.url, 600.0, clock)
-        await keys.find("key-ES256")
+        await keys.find("key-ES256", "ES256")
         clock.now += 601
         server.answer = broken
-        assert (await keys.find("key-ES256")).key_id == "key-ES256"
+        assert (await keys.find("key-ES256", "ES256")).key_id == "key-ES256"
         assert server.num_requests == 2
-        await keys.find("key-ES256")
+        await keys.find("key-ES256", "ES256")
         assert server.num_requests == 2, "the next try waits too"
         clock.now += FETCH_INTERVAL_S
         server.serve(Issuer("RS256"))
         with pytest.raises(Unauthenticated):
-            await keys.find("key-ES256")
+            await keys.find("key-ES256", "ES256")
         assert server.num_requests == 3
 
 
@@ -288,12 +453,12 @@ async def test_who_has_a_known_key_does_not_wait_for_newer_ones() -> None:
     with key_server() as server:
         server.serve(issuer)
         keys = KeyUrl(server.url, 600.0, clock)
-        await keys.find("key-ES256")
+        await keys.find("key-ES256", "ES256")
         clock.now += 601
         server.is_awake.clear()
-        first = asyncio.create_task(keys.find("key-ES256"))
+        first = asyncio.create_task(keys.find("key-ES256", "ES256"))
         await asyncio.sleep(0)
-        await asyncio.wait_for(keys.find("key-ES256"), WAIT_S)
+        await asyncio.wait_for(keys.find("key-ES256", "ES256"), WAIT_S)
         assert not first.done()
         server.is_awake.set()
         assert (await asyncio.wait_for(first, WAIT_S)).key_id == "key-ES256"
@@ -304,7 +469,7 @@ async def test_a_silent_key_server_has_a_deadline(monkeypatch: pytest.MonkeyPatc
     with socket.create_server(("127.0.0.1", 0)) as silent:
         keys = KeyUrl(f"http://127.0.0.1:{silent.getsockname()[1]}/", 600.0)
         with pytest.raises(NotReady):
-            await asyncio.wait_for(keys.find("x"), WAIT_S)
+            await asyncio.wait_for(keys.find("x", "ES256"), WAIT_S)
 
 
 async def test_keys_count_when_the_caller_that_asked_for_them_has_left() -> None:
@@ -312,7 +477,7 @@ async def test_keys_count_when_the_caller_that_asked_for_them_has_left() -> None
     with key_server() as server:
         server.serve(issuer)
         keys = KeyUrl(server.url, 600.0, Clock())
-        asking = asyncio.create_task(keys.find("key-ES256"))
+        asking = asyncio.create_task(keys.find("key-ES256", "ES256"))
         await asyncio.sleep(0)
         asking.cancel()
         await asyncio.wait({asking}, timeout=WAIT_S)
@@ -325,7 +490,7 @@ async def test_keys_count_when_the_caller_that_asked_for_them_has_left() -> None
 
 async def has(keys: KeyUrl, kid: str) -> bool:
     try:
-        return (await keys.find(kid)).key_id == kid
+        return (await keys.find(kid, "ES256")).key_id == kid
     except NotReady:
         return False
 
@@ -448,6 +613,16 @@ async def test_no_header_of_a_stranger_gets_in_or_breaks_anything(key_file: Path
         ({"keys_file": "x"}, "keys_file come together"),
         ({"modes": ["jwt"], "jwks": "x"}, "issuer and audience come together"),
         ({"jwks": "x", "issuer": "i", "audience": "a"}, "issuer and audience come together"),
+        (by_tokens("/keys") | {"audience": []}, "issuer and audience come together"),
+        (by_tokens("/keys") | {"audience": [""]}, "must not be empty"),
+        (by_tokens("/keys") | {"audience_claims": []}, "at least 1 item"),
+        (by_tokens("/keys") | {"issuer": " "}, "issuer: Value error, must not be empty, and have no spaces"),
+        (by_tokens("/keys") | {"issuer": f"{ISSUER}\n"}, "issuer: Value error, must not be empty"),
+        (by_tokens("/keys") | {"tenant_claim": ""}, "tenant_claim: Value error, must not be empty"),
+        (by_tokens("/keys") | {"tenant_claim": " tenant"}, "no spaces around it"),
+        (by_tokens("https://issuer.test/.well-known/openid-configuration"), "has as jwks_uri"),
+        (by_tokens("https://issuer.test/a b"), "jwks must be"),
+        (by_tokens("https://issuer.test:99999/keys"), "jwks must be"),
         (by_tokens("http://issuer.test/keys"), "jwks must be"),
         (by_tokens("http://127.0.0.1.evil.test/keys"), "jwks must be"),
         (by_tokens("http://127.0.0.1@evil.test/keys"), "jwks must be"),
@@ -470,9 +645,11 @@ def test_settings_from_the_environment(tmp_path: Path) -> None:
             "CASCADE_AUTH_KEYS_FILE": str(tmp_path / "keys.toml"),
             "CASCADE_AUTH_JWKS": "https://issuer.test/keys",
             "CASCADE_AUTH_ISSUER": ISSUER,
-            "CASCADE_AUTH_AUDIENCE": AUDIENCE,
+            "CASCADE_AUTH_AUDIENCE": f"{AUDIENCE}, web",
+            "CASCADE_AUTH_AUDIENCE_CLAIMS": "client_id,aud",
         },
     )
+    assert (found.auth.audience, found.auth.audience_claims) == ((AUDIENCE, "web"), ("client_id", "aud"))
     assert found.auth.modes == ("api_keys", "jwt")
     assert ServerSettings().auth.modes == ()
 

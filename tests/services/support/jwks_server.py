@@ -14,8 +14,13 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 ISSUER, AUDIENCE = "https://issuer.test", "cascade"
 MAKERS: dict[str, Any] = {
-    "RS256": (lambda: rsa.generate_private_key(65537, 2048), RSAAlgorithm),
+    **dict.fromkeys(
+        ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+        (lambda: rsa.generate_private_key(65537, 2048), RSAAlgorithm),
+    ),
     "ES256": (lambda: ec.generate_private_key(ec.SECP256R1()), ECAlgorithm),
+    "ES384": (lambda: ec.generate_private_key(ec.SECP384R1()), ECAlgorithm),
+    "ES512": (lambda: ec.generate_private_key(ec.SECP521R1()), ECAlgorithm),
     "EdDSA": (ed25519.Ed25519PrivateKey.generate, OKPAlgorithm),
 }
 
@@ -39,12 +44,14 @@ class Issuer:
     def key_set(self) -> str:
         return json.dumps({"keys": self.public})
 
-    def token(self, kid: str, headers: dict[str, Any] | None = None, **changes: Any) -> str:
+    def token(
+        self, kid: str, headers: dict[str, Any] | None = None, algorithm: str = "", **changes: Any
+    ) -> str:
         """Good for an hour, but for the changed claims; a claim of None is left out."""
-        algorithm, key = self.secrets[kid]
+        own, key = self.secrets[kid]
         claims = {**claims_now(), **changes}
         claims = {name: value for name, value in claims.items() if value is not None}
-        return jwt.encode(claims, key, algorithm, {"kid": kid, **(headers or {})})
+        return jwt.encode(claims, key, algorithm or own, {"kid": kid, **(headers or {})})
 
 
 def claims_now() -> dict[str, Any]:
