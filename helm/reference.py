@@ -1,8 +1,9 @@
 """`python helm/reference.py` writes what the chart says about its values, from what is true elsewhere.
 
 In `values.schema.json`: what `stage.settings`, `decoder.settings` and `gateway.settings` may hold, from the
-services' settings. In the schema of the chart's own Redis: the part of the former that is about it. In
-`README.md`: the table of all values, from the schema's descriptions and the defaults of `values.yaml`.
+services' settings; what is needed, from the defaults of `values.yaml`. In the schema of the chart's own Redis: the
+part of the former that is about it. In `README.md`: the table of all values, from the schema's descriptions and the
+defaults.
 `--check` writes nothing and ends with 1 where a file is not as it would be written.
 """
 
@@ -99,17 +100,38 @@ def closed(properties: Mapping[str, Any], description: str) -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """values.schema.json with the services' settings as they are now."""
+    """values.schema.json with the services' settings as they are now, and with what is needed."""
     schema = json.loads(SCHEMA.read_text())
     for name, kind in KINDS.items():
         schema["$defs"][f"{name}Settings"] = settings_schema(kind)
+    require(schema, schema, yaml.safe_load(VALUES.read_text()))
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def require(schema: Mapping[str, Any], entry: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Writes `required`: helm takes values that are null away before it looks at the schema, so that a template
+    would find nothing. What is empty by default, and lists and maps, may be taken away."""
+    part: Any = resolve(schema, entry)
+    properties = part["properties"]
+    part["required"] = [name for name in properties if is_needed(schema, properties[name], values.get(name))]
+    if not part["required"]:
+        del part["required"]
+    for name in properties:
+        if "properties" in resolve(schema, properties[name]) and values.get(name):
+            require(schema, properties[name], values[name])
+
+
+def is_needed(schema: Mapping[str, Any], entry: Mapping[str, Any], default: Any) -> bool:
+    if isinstance(default, dict):
+        return bool(default) and "properties" in resolve(schema, entry)
+    return default not in (None, "") and not isinstance(default, list)
 
 
 def redis_schema_text() -> str:
     """What cascade's schema says about `redis`, as a schema of its own."""
     whole = json.loads(SCHEMA.read_text())
     part = whole["properties"]["redis"]
+    require(whole, part, yaml.safe_load((REDIS / VALUES.name).read_text()))
     used = {name: whole["$defs"][name] for name in sorted(definitions(whole, part))}
     schema = {"$schema": whole["$schema"], "title": "Values of the chart redis", **part, "$defs": used}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

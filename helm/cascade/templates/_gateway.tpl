@@ -40,7 +40,7 @@
 {{/* Six tenths of the memory limit, where nothing else is said; the rest is for streams and copies. */}}
 {{- define "cascade.journalBytes" -}}
 {{- $limit := dig "limits" "memory" "" .Values.gateway.resources -}}
-{{- $said := dig "gateway" "journal_bytes" 0 .Values.gateway.settings -}}
+{{- $said := dig "gateway" "journal_bytes" 0 (.Values.gateway.settings | default dict) -}}
 {{- if and $limit (not $said) -}}
 {{ mulf 0.6 (include "cascade.bytes" $limit) | int64 }}
 {{- end }}

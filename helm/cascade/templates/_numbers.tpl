@@ -32,7 +32,7 @@
 {{/* Seconds a pod may take to load its model before it is started again. */}}
 {{- define "cascade.startSeconds" -}}
 {{- $values := index .root.Values .name -}}
-{{- $section := get $values.settings .name | default dict -}}
+{{- $section := get ($values.settings | default dict) .name | default dict -}}
 {{- if kindIs "invalid" $values.startSeconds -}}
 {{ mulf 1.25 ($section.start_deadline_s | default 900) | ceil | int64 }}
 {{- else -}}

@@ -58,7 +58,7 @@ topologySpreadConstraints:
 {{/* The value `affinity`, with the GPU products added to each of its node selector terms. */}}
 {{- define "cascade.affinity" -}}
 {{- $values := index .root.Values .name -}}
-{{- $affinity := deepCopy $values.affinity -}}
+{{- $affinity := deepCopy ($values.affinity | default dict) -}}
 {{- with dig "gpu" "products" nil $values }}
 {{- $product := dict "key" "nvidia.com/gpu.product" "operator" "In" "values" . }}
 {{- $node := get $affinity "nodeAffinity" | default dict }}
@@ -110,7 +110,7 @@ lifecycle:
 {{/* A changed model card starts the pods that read it anew. What is in /tmp keeps no node from being given back. */}}
 {{- define "cascade.podAnnotations" -}}
 {{- $own := dict "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes" "tmp" }}
-{{- toYaml (merge (deepCopy (index .root.Values .name).podAnnotations) $own) }}
+{{- toYaml (merge (deepCopy ((index .root.Values .name).podAnnotations | default dict)) $own) }}
 {{- if and .root.Values.model.card (ne .name "gateway") }}
 checksum/model: {{ sha256sum .root.Values.model.card }}
 {{- end }}

@@ -58,7 +58,7 @@ model.name is {{ $model.name }}, and model.card does not have it: set model.name
 {{- if and .Values.decoder.weightsPath (eq $weights.source "none") }}
 decoder.weightsPath is set, and weights.source is none, so that there is no volume to find it in: set weights.source
 {{- end }}
-{{- if and (eq (dig "decoder" "kind" "vae" .Values.decoder.settings) "taehv") (not .Values.decoder.weightsPath) }}
+{{- if and (eq (dig "decoder" "kind" "vae" (.Values.decoder.settings | default dict)) "taehv") (not .Values.decoder.weightsPath) }}
 decoder.settings.decoder.kind is taehv: set decoder.weightsPath to its file, such as taew2_1.pth
 {{- end }}
 {{- end }}
@@ -97,7 +97,7 @@ gateway.ingress.enabled is true: set gateway.ingress.host to the name that clien
 gateway.grpcRoute.enabled is true: set gateway.grpcRoute.parentRefs to the Gateway it hangs on
 {{- end }}
 {{- with include "cascade.journalBytes" . }}
-{{- $session := dig "gateway" "session_bytes" 67108864 $gateway.settings }}
+{{- $session := dig "gateway" "session_bytes" 67108864 ($gateway.settings | default dict) }}
 {{- if lt (float64 .) (float64 $session) }}
 gateway.resources.limits.memory leaves {{ . }} bytes for the journal, less than one session's {{ include "cascade.text" $session }}: raise it, or lower gateway.settings.gateway.session_bytes
 {{- end }}
@@ -111,7 +111,7 @@ gateway.resources.limits.memory leaves {{ . }} bytes for the journal, less than 
 gateway.http.{{ $name }}.enabled is true, and gateway.http.enabled is false: set gateway.http.enabled to true
 {{- end }}
 {{- end }}
-{{- if and (hasKey .Values.gateway.settings "http") (not $http.enabled) }}
+{{- if and (hasKey (.Values.gateway.settings | default dict) "http") (not $http.enabled) }}
 gateway.settings.http is set, and gateway.http.enabled is false: set gateway.http.enabled to true, or leave the settings out
 {{- end }}
 {{- if and $http.ingress.enabled (not $http.ingress.host) }}
@@ -160,7 +160,7 @@ tls.gatewayRequiresClientCertificates is true, and tls.enabled is false: set tls
 {{- if and (ne .name "gateway") (lt (int $values.replicas) 1) (not (include "cascade.autoscaled" .)) }}
 {{ .name }}.replicas is 0, and no autoscaler would start the first one: set it to 1 or more
 {{- end }}
-{{- $deadline := dig .name "start_deadline_s" 900 $values.settings }}
+{{- $deadline := dig .name "start_deadline_s" 900 ($values.settings | default dict) }}
 {{- if and (ne .name "gateway") (le (include "cascade.startSeconds" . | float64) (float64 $deadline)) }}
 {{ .name }}.startSeconds is {{ include "cascade.startSeconds" . }}, and the model may take {{ include "cascade.text" $deadline }} s to load ({{ .name }}.settings.{{ .name }}.start_deadline_s): set more, or null
 {{- end }}
