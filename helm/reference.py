@@ -1,9 +1,9 @@
 """`python helm/reference.py` writes what the chart says about its values, from what is true elsewhere.
 
 In `values.schema.json`: what `stage.settings`, `decoder.settings` and `gateway.settings` may hold, from the
-services' settings; what is needed, from the defaults of `values.yaml`. In the schema of the chart's own Redis: the
-part of the former that is about it. In `README.md`: the table of all values, from the schema's descriptions and the
-defaults.
+services' settings; what is needed, from the defaults of `values.yaml`. In the schema of the chart's own
+Redis: the part of the former that is about it. In `README.md`: the table of all values, from the schema's
+descriptions and the defaults.
 `--check` writes nothing and ends with 1 where a file is not as it would be written.
 """
 
@@ -109,7 +109,7 @@ def schema_text() -> str:
 
 
 def require(schema: Mapping[str, Any], entry: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Writes `required`: helm takes values that are null away before it looks at the schema, so that a template
+    """Writes `required`: helm takes values that are null away before it looks at the schema, and a template
     would find nothing. What is empty by default, and lists and maps, may be taken away."""
     part: Any = resolve(schema, entry)
     properties = part["properties"]

@@ -9,6 +9,16 @@ ACME = {"name": "acme", "max_sessions": 5, "max_calls_per_s": 2.5, "max_session_
 MODEL = {"model": {"name": "self-forcing-1.3b"}}
 """One whose weights the images do not hold."""
 
+EXTRAS = {
+    "podAnnotations": {"sidecar.istio.io/inject": "false"},
+    "podLabels": {"team": "video"},
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}],
+    "extraVolumes": [{"name": "bundle", "configMap": {"name": "corporate-ca"}}],
+    "extraVolumeMounts": [{"name": "bundle", "mountPath": "/etc/ssl/corporate", "readOnly": True}],
+}
+GIVEN = {"podSecurityContext": dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"))}
+"""By the cluster."""
+
 SWITCHES: dict[str, dict[str, Values]] = {
     "tls": {
         "plain": {},
@@ -113,6 +123,13 @@ SWITCHES: dict[str, dict[str, Values]] = {
     },
     "policies": {"policies": {}, "nopolicies": {"networkPolicy": {"enabled": False}}},
     "rollout": {"surge": {}, "inplace": {"stage": {"strategy": "inPlace"}}},
+    "cluster": {
+        "any": {},
+        "openshift": {**GIVEN, "redis": GIVEN, "networkPolicy": {"dnsPorts": [53, 5353]}},
+        "quota": {"cpuLimitFactor": 2, "redis": {"cpuLimitFactor": 2}},
+        "corporate": dict.fromkeys(("stage", "decoder", "gateway", "tests", "redis"), EXTRAS)
+        | {"weights": {"download": EXTRAS}},
+    },
     "ip": {"v4": {}, "v6": {"network": {"ipFamily": "IPv6"}}},
 }
 

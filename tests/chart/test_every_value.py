@@ -114,6 +114,7 @@ PEERS = [{"podSelector": {"matchLabels": {"app": "{word}"}}}]
 SPECIAL: dict[str, list[Any]] = {
     "gateway.auth.modes": [["mtls"], ["api_keys"]],
     "model.card": ['name = "demo"\n'],
+    "networkPolicy.download": [[{"to": PEERS}]],
     "networkPolicy.extraEgress": [[{"to": PEERS}]],
     "weights.download.accessModes": [["ReadWriteOnce"]],
     "weights.download.tolerations": [[{"key": "{word}", "operator": "Exists"}]],
@@ -126,11 +127,34 @@ SPECIAL: dict[str, list[Any]] = {
         for name in ("clients", "monitoring", "keda", "dns", "otlp", "externalRedis.peers")
     },
     **{f"{each}.affinity": [APART] for each in COMPONENTS},
-    **{f"{each}.extraEnv": [[{"name": "TZ", "value": "{word}"}]] for each in COMPONENTS},
     **{f"{each}.settings": [{"grpc": {"keepalive_time_s": "{number}"}}] for each in COMPONENTS},
     **{f"{each}.tolerations": [[{"key": "{word}", "operator": "Exists"}]] for each in COMPONENTS},
 }
 """Where the schema does not lead to another value that fits."""
+PODS = (*COMPONENTS, "weights.download", "tests", "redis")
+SPECIAL |= {
+    **{f"{each}.podSecurityContext": [{"runAsUser": "{number}"}] for each in PODS[:-1]},
+    **{f"{each}.securityContext": [{"runAsUser": "{number}"}] for each in PODS[:-1]},
+    **{f"{each}.extraEnv": [[{"name": "TZ", "value": "{word}"}]] for each in PODS},
+    **{f"{each}.extraEnvFrom": [[{"secretRef": {"name": "{word}"}}]] for each in PODS},
+    **{
+        f"{chart}podSecurityContext.{name}": ["{number}"]
+        for chart in ("", "redis.")
+        for name in ("runAsUser", "runAsGroup", "fsGroup")
+    },
+    **{
+        f"{chart}{name}": [value]
+        for chart in ("", "redis.")
+        for name, value in {
+            "podSecurityContext.runAsNonRoot": False,
+            "podSecurityContext.fsGroupChangePolicy": "Always",
+            "podSecurityContext.seccompProfile.type": "Unconfined",
+            "securityContext.allowPrivilegeEscalation": True,
+            "securityContext.readOnlyRootFilesystem": False,
+            "securityContext.capabilities.drop": ["{word}"],
+        }.items()
+    },
+}
 RANDOM = re.compile(r'(?<=: )"[A-Za-z0-9+/]{32,}={0,2}"')
 """Generated keys."""
 PATHS = [path for path in leaves(chart_values()) if ".".join(path) not in UNSEEN]

@@ -1,5 +1,5 @@
-"""A value that is null, as a chart above this one may say it: helm takes it away before anything looks at it. Where
-the default is empty, or a list or a map, that is none; anything else is asked for by its name.
+"""A value that is null, as a chart above this one may say it: helm takes it away before anything looks at it.
+Where the default is empty, or a list or a map, that is none; anything else is asked for by its name.
 """
 
 import functools

@@ -139,7 +139,27 @@ BAD: dict[str, tuple[Values, str]] = {
     ),
     "settings as variables": (
         {"stage": {"extraEnv": [{"name": "CASCADE_STAGE_STAGGER", "value": "1"}]}},
-        "set it in stage.settings",
+        "stage.extraEnv has CASCADE_STAGE_STAGGER, which the chart sets: set it by the value",
+    ),
+    "a hub as variable": (
+        weights(source="download", download={"extraEnv": [{"name": "HF_ENDPOINT", "value": "https://hub"}]}),
+        "weights.download.extraEnv has HF_ENDPOINT, which the chart sets",
+    ),
+    "a variable twice": (
+        {"tests": {"extraEnv": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}},
+        "tests.extraEnv has A twice: keep one",
+    ),
+    "a volume of the chart": (
+        {"decoder": {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}},
+        "decoder.extraVolumes has tmp, which is there already: give it another name",
+    ),
+    "a limit of nothing": (
+        {"cpuLimitFactor": 2, "gateway": {"resources": {"requests": {"cpu": None}}}},
+        "set gateway.resources.requests.cpu or .limits.cpu, or cpuLimitFactor to null",
+    ),
+    "Redis without a limit": (
+        merge(REDIS, {"cpuLimitFactor": 2}),
+        "the chart's Redis has no CPU limit: set redis.cpuLimitFactor, too",
     ),
     "no device plugin": (
         {"stage": {"gpu": {"count": 5, "resourceName": ""}}},
@@ -228,4 +248,4 @@ def pattern_of(sentence: str) -> str:
 def test_a_variable_that_would_stand_twice_is_refused(name: str) -> None:
     """helm 4 applies at the server, which takes no list of variables with a name twice."""
     text = refusal(set={"stage": {"extraEnv": [{"name": name, "value": "x"}]}})
-    assert f"stage.extraEnv has {name}" in text
+    assert f"stage.extraEnv has {name}, which the chart sets" in text

@@ -30,6 +30,7 @@ Schema = dict[str, Any]
 KUBERNETES = {
     "affinity",
     "extraEnv",
+    "extraEnvFrom",
     "extraVolumes",
     "extraVolumeMounts",
     "tolerations",

@@ -6,7 +6,7 @@
 {{ include "cascade.name" . }}-gpus-{{ toJson (list $gpu.count $gpu.dra) | sha256sum | trunc 8 }}
 {{- end }}
 
-{{/* The value `resources`, with the GPUs. */}}
+{{/* The value `resources`, with the GPUs and a CPU limit. */}}
 {{- define "cascade.resources" -}}
 {{- $values := index .root.Values .name -}}
 {{- $resources := deepCopy $values.resources -}}
@@ -18,7 +18,7 @@
 {{- $_ := set $resources "limits" (merge (dict $gpu.resourceName $gpu.count) ($resources.limits | default dict)) }}
 {{- end }}
 {{- end }}
-{{- toYaml $resources }}
+{{- include "cascade.limited" (dict "root" .root "resources" $resources) }}
 {{- end }}
 
 {{/* Of the pod: which claim template its claim is made from. */}}

@@ -25,6 +25,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/component: {{ .name }}
 {{- end }}
 
+{{/* Of what makes pods: labels, annotations. Takes what a component does, and "values". */}}
+{{- define "cascade.metadata" -}}
+labels:
+  {{- include "cascade.componentLabels" . | nindent 2 }}
+  {{- with .values.labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (.annotations | default dict) (.values.annotations | default dict) }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* Never change: a Deployment's selector is for ever. */}}
 {{- define "cascade.selectorLabels" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}

@@ -1,5 +1,14 @@
 {{/* Rules that several NetworkPolicies have. */}}
 
+{{- define "cascade.dnsEgress" -}}
+- to: {{- toYaml .Values.networkPolicy.dns | nindent 4 }}
+  ports:
+    {{- range .Values.networkPolicy.dnsPorts }}
+    - {port: {{ . }}, protocol: UDP}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+{{- end }}
+
 {{- define "cascade.metricsIngress" -}}
 {{- with .Values.networkPolicy.monitoring -}}
 - from: {{- toYaml . | nindent 4 }}

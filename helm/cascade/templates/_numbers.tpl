@@ -6,6 +6,22 @@
 {{- mulf (trimSuffix $unit $text | float64) (get $units $unit | default 1.0) | int64 -}}
 {{- end }}
 
+{{/* Of CPUs, such as 500m or 2: thousandths; 0 for none. */}}
+{{- define "cascade.millicores" -}}
+{{- $text := . | default "0" | toString -}}
+{{ mulf (trimSuffix "m" $text | float64) (hasSuffix "m" $text | ternary 1 1000) | ceil | int64 }}
+{{- end }}
+
+{{/* Resources of a container, with a CPU limit where one is asked for. Takes dict "root" "resources". */}}
+{{- define "cascade.limited" -}}
+{{- $resources := deepCopy .resources -}}
+{{- with .root.Values.cpuLimitFactor -}}
+{{- $limit := dig "requests" "cpu" 0 $resources | include "cascade.millicores" | mulf . | ceil | int64 -}}
+{{- $_ := set $resources "limits" (merge (dict) ($resources.limits | default dict) (dict "cpu" (printf "%dm" $limit))) -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end }}
+
 {{/* A value as an environment variable says it: 67108864 and not 6.7108864e+07. */}}
 {{- define "cascade.text" -}}
 {{- if kindIs "slice" . -}}

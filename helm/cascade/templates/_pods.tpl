@@ -1,18 +1,14 @@
 {{/* What the pods of all three components have in common. */}}
 
+{{/* Those of one kind of pod, else the common ones. Takes dict "root" $ "values" (of that kind). */}}
 {{- define "cascade.podSecurityContext" -}}
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
+{{- $own := .values.podSecurityContext -}}
+{{ kindIs "invalid" $own | ternary .root.Values.podSecurityContext $own | default dict | toYaml }}
 {{- end }}
 
 {{- define "cascade.containerSecurityContext" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
+{{- $own := .values.securityContext -}}
+{{ kindIs "invalid" $own | ternary .root.Values.securityContext $own | default dict | toYaml }}
 {{- end }}
 
 {{/* Nothing that a new version of the chart changes by itself: pods with sessions stay as they are. */}}
@@ -83,7 +79,7 @@ serviceAccountName: {{ include "cascade.serviceAccountName" . }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ include "cascade.terminationSeconds" . }}
-securityContext: {{- include "cascade.podSecurityContext" . | nindent 2 }}
+securityContext: {{- include "cascade.podSecurityContext" (dict "root" .root "values" (index .root.Values .name)) | nindent 2 }}
 {{- include "cascade.placement" . }}
 {{- end }}
 
@@ -93,7 +89,10 @@ securityContext: {{- include "cascade.podSecurityContext" . | nindent 2 }}
 image: {{ include "cascade.image" . }}
 imagePullPolicy: {{ $values.image.pullPolicy }}
 command: [python, -m, services.{{ .name }}]
-securityContext: {{- include "cascade.containerSecurityContext" . | nindent 2 }}
+{{- with $values.extraEnvFrom }}
+envFrom: {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext: {{- include "cascade.containerSecurityContext" (dict "root" .root "values" $values) | nindent 2 }}
 ports:
   - {name: grpc, containerPort: {{ include "cascade.grpcPort" . }}}
   - {name: metrics, containerPort: 9090}

@@ -23,9 +23,15 @@ value to set. `cascade.validate` fails with all of them.
 {{- range $name := list "stage" "decoder" "gateway" }}
 {{- $me := dict "root" $ "name" $name }}
 {{ include "cascade.podProblems" $me }}
+{{ include "cascade.extraProblems" (dict "root" $ "path" $name "values" (index $.Values $name)) }}
 {{- if ne $name "gateway" }}
 {{ include "cascade.gpuProblems" $me }}
 {{- end }}
+{{- end }}
+{{ include "cascade.extraProblems" (dict "root" $ "path" "weights.download" "values" .Values.weights.download) }}
+{{ include "cascade.extraProblems" (dict "root" $ "path" "tests" "values" .Values.tests) }}
+{{- if .Values.redis.enabled }}
+{{ include "cascade.extraProblems" (dict "root" $ "path" "redis" "values" .Values.redis) }}
 {{- end }}
 {{ include "cascade.rankProblems" . }}
 {{ include "cascade.autoscalingProblems" . }}
@@ -130,6 +136,9 @@ gateway.http.port and gateway.service.port are both {{ $http.port }}: set anothe
 {{- if and .Values.redis.enabled $external }}
 redis.enabled is true and externalRedis.existingSecret is set: set one of them
 {{- end }}
+{{- if and .Values.redis.enabled .Values.cpuLimitFactor (not .Values.redis.cpuLimitFactor) (not (dig "limits" "cpu" nil .Values.redis.resources)) }}
+cpuLimitFactor is set, and the chart's Redis has no CPU limit: set redis.cpuLimitFactor, too
+{{- end }}
 {{- if and (or .Values.redis.enabled $external) (not (include "cascade.hasTokenKey" .)) }}
 gateways with Redis must sign resume tokens alike: set gateway.tokenKey.existingSecret to a Secret with 32 random bytes, or gateway.tokenKey.generate to true
 {{- end }}
@@ -167,12 +176,33 @@ tls.gatewayRequiresClientCertificates is true, and tls.enabled is false: set tls
 {{- if le (include "cascade.progressSeconds" . | int) (add (include "cascade.startSeconds" .) $values.minReadySeconds | int) }}
 {{ .name }}.progressDeadlineSeconds is {{ include "cascade.progressSeconds" . }}, and a pod may take {{ include "cascade.startSeconds" . }} s to start: set more, or null
 {{- end }}
-{{- /* The API server refuses a name that stands twice. */}}
-{{- $taken := concat (list "HOME" "POD_IP" "REDIS_PASSWORD") (keys ($values.nccl | default dict)) }}
-{{- range $values.extraEnv }}
-{{- if or (hasPrefix "CASCADE_" .name) (has .name $taken) }}
-{{ $.name }}.extraEnv has {{ .name }}: set it in {{ $.name }}.settings, or by the value that stands for it
 {{- end }}
+
+{{/* Of everything that runs. Takes dict "root" "path" (of its values) "values". */}}
+{{- define "cascade.extraProblems" -}}
+{{- $taken := concat (list "HOME" "POD_IP" "REDIS_PASSWORD") (keys (.values.nccl | default dict)) }}
+{{- if eq .path "weights.download" }}
+{{- $taken = concat $taken (list "HF_HOME" "HF_ENDPOINT" "HF_TOKEN") }}
+{{- end }}
+{{- $mine := list "tmp" "data" "tls" "peer-keys" "peer-key" "shm" "weights" "model" "api-access" "token-key" "quotas" "api-keys" "jwks" "key" "client" }}
+{{- $seen := list }}
+{{- /* The API server refuses a name that stands twice. */}}
+{{- range .values.extraEnv }}
+{{- if or (hasPrefix "CASCADE_" .name) (has .name $taken) }}
+{{ $.path }}.extraEnv has {{ .name }}, which the chart sets: set it by the value that stands for it (of a service: {{ $.path }}.settings)
+{{- else if has .name $seen }}
+{{ $.path }}.extraEnv has {{ .name }} twice: keep one
+{{- end }}
+{{- $seen = append $seen .name }}
+{{- end }}
+{{- range .values.extraVolumes }}
+{{- if has .name $mine }}
+{{ $.path }}.extraVolumes has {{ .name }}, which is there already: give it another name
+{{- end }}
+{{- $mine = append $mine .name }}
+{{- end }}
+{{- if and (ternary .values.cpuLimitFactor .root.Values.cpuLimitFactor (eq .path "redis")) (not (dig "requests" "cpu" (dig "limits" "cpu" nil .values.resources) .values.resources)) }}
+{{ .path }}.resources has no CPU to make a limit of: set {{ .path }}.resources.requests.cpu or .limits.cpu, or cpuLimitFactor to null
 {{- end }}
 {{- end }}
 

@@ -31,6 +31,8 @@ def pods_are_restricted(its: Installation) -> None:
     for workload in its.rendering.workloads():
         allowed = VOLUMES | ({its.case.weights} & UNRESTRICTED)
         wrong += [f"{workload.name}: {text}" for text in looseness(workload.spec, allowed)]
+        is_given = its.values["podSecurityContext"]["runAsUser"] is None
+        assert ("runAsUser" in workload.spec["securityContext"]) is not is_given
     assert not wrong, "\n".join(wrong)
 
 
@@ -57,8 +59,8 @@ def looseness_of(context: Document) -> Iterator[str]:
     yield from (f"{key} is not {value}" for key, value in wanted.items() if context.get(key) is not value)
     if context.get("privileged"):
         yield "privileged"
-    if not context.get("runAsUser"):
-        yield "no user, or root"
+    if not context.get("runAsUser", "the cluster's"):
+        yield "root"
     if (context.get("capabilities") or {}).get("drop") != ["ALL"] or context["capabilities"].get("add"):
         yield "capabilities"
     if (context.get("seccompProfile") or {}).get("type") != "RuntimeDefault":
