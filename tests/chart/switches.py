@@ -51,6 +51,7 @@ SWITCHES: dict[str, dict[str, Values]] = {
         "hostPath": {**MODEL, "weights": {"source": "hostPath", "hostPath": {"path": "/srv/checkpoints"}}},
         "image": {**MODEL, "weights": {"source": "image", "image": {"reference": "registry.example/wan:1"}}},
         "download": {**MODEL, "weights": {"source": "download"}},
+        "argocd": {**MODEL, "weights": {"source": "download", "download": {"argoCD": True}}},
     },
     "auth": {
         "open": {},

@@ -1,8 +1,17 @@
 """docs/kubernetes.md says what the chart does."""
 
+import functools
+import re
+
+import yaml
+
 from cascade_client.cli import build_parser
+from tests.chart.properties.validity import faults
 from tests.chart.rendering import ROOT, render
-from tests.chart.switches import merge
+from tests.chart.schemas import VERSIONS
+from tests.chart.switches import MODEL, SWITCHES, merge
+
+BESIDE = merge(SWITCHES["redis"]["bundled"], {**MODEL, "weights": {"source": "download"}})
 
 GUIDE = (ROOT / "docs" / "kubernetes.md").read_text()
 
@@ -18,6 +27,14 @@ def test_the_guide_drains_with_every_credential() -> None:
     )
     assert f"--api-key-file {options.api_key_file}" in section
     assert str(options.api_key_file.parent) in mounts
+
+
+def test_what_the_guide_sets_is_taken() -> None:
+    """Each block of values, all together."""
+    snippets = [yaml.safe_load(each) for each in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)]
+    assert len(snippets) > 5
+    rendering = render(set=functools.reduce(merge, snippets, BESIDE))
+    assert not list(faults(rendering, VERSIONS[-1]))
 
 
 def test_the_guide_names_each_secret_that_helm_template_makes_anew() -> None:

@@ -1,12 +1,16 @@
 """Names of objects: as long as may be, and of several releases."""
 
+import functools
+
 import pytest
 
 from tests.chart.cases import FILES, ROWS, Case
 from tests.chart.policies import selects
 from tests.chart.properties.validity import faults
-from tests.chart.rendering import render
+from tests.chart.rendering import labels_of, refusal, render, template
 from tests.chart.schemas import VERSIONS
+from tests.chart.switches import merge
+from tests.chart.test_every_value import EVERYTHING
 
 MAX_LABEL = 63
 HASH = "-0123456789"
@@ -33,6 +37,42 @@ def test_the_longest_release_has_a_redis() -> None:
     environment = {each["name"]: each for each in rendering.workload("gateway").main["env"]}
     assert f"@{name}:6379/" in environment["CASCADE_GATEWAY_REDIS_URL"]["value"]
     assert environment["REDIS_PASSWORD"]["valueFrom"]["secretKeyRef"]["name"] == name
+
+
+@pytest.mark.parametrize("release", ["true", "null", "on", "1234", "1e3"])
+def test_a_name_that_yaml_reads_as_something_else(release: str) -> None:
+    """A label that is a number or a truth is refused by the API server."""
+    named = {"fullnameOverride": "video", "redis": {"fullnameOverride": "video"}}
+    values = functools.reduce(merge, (EVERYTHING, named if release[0].isdigit() else {}))
+    rendering = render(set=values, release=release)
+    assert not list(faults(rendering, VERSIONS[-1]))
+    assert {labels_of(each)["app.kubernetes.io/instance"] for each in rendering.documents} == {release}
+
+
+@pytest.mark.parametrize("release", ["4k-video", "my.video", "4.k"])
+def test_a_release_that_no_service_can_be_called_after(release: str) -> None:
+    """helm takes digits first, and dots."""
+    text = template((), '{"redis": {"enabled": true}}', None, release, False).stderr
+    assert f"the release is called {release}, and Kubernetes would refuse" in text
+    assert f"the chart's Redis would be called {release}-redis" in text
+    names = {"fullnameOverride": "video", "redis": {"enabled": True, "fullnameOverride": "video"}}
+    rendering = render(set=names, release=release)
+    assert not list(faults(rendering, VERSIONS[-1]))
+    assert {each["metadata"]["name"].partition("-")[0] for each in rendering.documents} == {"video"}
+    url = {each["name"]: each.get("value") for each in rendering.workload("gateway").main["env"]}
+    assert "@video-redis:6379" in url["CASCADE_GATEWAY_REDIS_URL"]
+
+
+@pytest.mark.parametrize("name", ["1video", "Video", "a_b", "a.b", "a-", "-a", "a" * 47, "vidéo"])
+def test_an_override_that_no_service_can_be_called_after(name: str) -> None:
+    assert f"fullnameOverride is {name}, and Kubernetes would refuse" in refusal(
+        set={"fullnameOverride": name}
+    )
+
+
+def test_the_longest_override() -> None:
+    rendering = render(set={"fullnameOverride": "a" * 46, "redis": {"enabled": True}})
+    assert not list(faults(rendering, VERSIONS[-1]))
 
 
 @pytest.mark.parametrize("case", [FILES[0], ROWS[1], ROWS[3]], ids=str)

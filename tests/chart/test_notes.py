@@ -99,6 +99,13 @@ def test_notes_look_for_a_name_that_a_certificate_has_to_have() -> None:
     assert f"--server-name {address.rpartition(':')[0]}" in notes(set=tls)
 
 
+def test_notes_tell_of_nodes_with_few_gpus() -> None:
+    """Until somebody has said how many they have."""
+    assert "5 GPUs of one node, and stays Pending where no node has them" in notes()
+    for files in (["values-h100.yaml"], ["values-h100.yaml", "values-4gpu.yaml"], ["values-demo-cpu.yaml"]):
+        assert "of one node" not in notes(*files)
+
+
 def test_zero_stages_that_never_come_are_told() -> None:
     """`warm_stage_sessions` is 1 unless said otherwise, so the gateways always ask for a stage."""
     assert "scaler.warm_stage_sessions to 0" in notes(set=from_zero())

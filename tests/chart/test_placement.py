@@ -1,11 +1,14 @@
 """Where pods may run, what they take with them, and how one replaces another."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from cascade_core.config import find_card
+from cascade_core.schedule import Shape, Timeline, plan_tick
 from tests.chart.pods import settings_of
-from tests.chart.rendering import render, value_files
+from tests.chart.rendering import ROOT, render, value_files
 from tests.chart.switches import MODEL
 
 
@@ -75,6 +78,28 @@ def test_scratch_keeps_no_node() -> None:
         named = annotations["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"]
         assert local == set(named.split(","))
         assert (workload.component == "stage") == ("a" in annotations)
+
+
+def test_nodes_of_four_gpus(tmp_path: Path) -> None:
+    """What the sizing guide says is what the schedule does."""
+    for under in ("values-h100.yaml", "values-14b.yaml"):
+        stage = render(under, "values-4gpu.yaml").workload("stage")
+        assert stage.main["resources"]["limits"]["nvidia.com/gpu"] == 4
+        assert "affinity" not in stage.spec
+        assert settings_of(render(under, "values-4gpu.yaml"), stage, tmp_path).stage.num_ranks == 4
+    guide = (ROOT / "docs" / "production.md").read_text()
+    for passes, row in ((5, r"P = 5 \|(.*)\|"), (4, r"\| P = 4 \|(.*)\|")):
+        told = [float(each) for each in re.search(row, guide)[1].split("|") if each.strip()]
+        assert told == [round(speedup(passes, ranks), 2) for ranks in range(1, passes + 1)]
+
+
+def speedup(num_passes: int, num_ranks: int) -> float:
+    """Over one rank: passes of a block, by those that the busiest rank makes while a block comes out."""
+    shape = Shape(num_passes, 1, num_ranks, find_card("demo").window)
+    timeline = Timeline(0)
+    for _ in range(3 * num_passes):
+        plan, timeline = plan_tick(timeline, shape)
+    return num_passes / max(map(len, plan.ranks))
 
 
 def test_ranks_share_memory() -> None:

@@ -177,6 +177,11 @@ BAD: dict[str, tuple[Values, str]] = {
         {"stage": {"gpu": {"dra": {"selectors": ["true"]}}}},
         "stage.gpu.dra.selectors needs stage.gpu.allocation dra",
     ),
+    "more GPUs than a node": (
+        {"stage": {"gpu": {"perNode": 4}}},
+        "stage.gpu.count is 5, and a node has 4 (stage.gpu.perNode): all GPUs of a pod are in one node",
+    ),
+    "a capital in names": ({"fullnameOverride": "Video"}, "fullnameOverride is Video, and Kubernetes would"),
     "products of no GPU": (
         {"decoder": {"gpu": {"count": 0, "products": ["NVIDIA-L4"]}}},
         "decoder.gpu.count is 0: set the count",
@@ -217,7 +222,7 @@ def test_all_problems_are_told_at_once() -> None:
 
 def test_each_sentence_of_the_templates_is_seen_here() -> None:
     """A check without a case above, or one that can never fail, is found."""
-    text = "\n".join([*(refusal(set=values) for values, _ in BAD.values()), old_dra()])
+    text = "\n".join([*(refusal(set=values) for values, _ in BAD.values()), old_dra(), digits()])
     sentences = list(sentences_of_templates())
     assert len(sentences) > 40
     assert not [each for each in sentences if not re.search(pattern_of(each), text)]
@@ -226,6 +231,10 @@ def test_each_sentence_of_the_templates_is_seen_here() -> None:
 def old_dra() -> str:
     values = '{"stage": {"gpu": {"allocation": "dra"}}}'
     return template((), values, "1.33.0", RELEASE, False).stderr
+
+
+def digits() -> str:
+    return template((), '{"redis": {"enabled": true}}', None, "4k", False).stderr
 
 
 def sentences_of_templates() -> list[str]:

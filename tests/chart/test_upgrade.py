@@ -10,10 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.chart import fake_api
 from tests.chart.rendering import CHART, NAMESPACE, RELEASE, Document, Rendering, helm, parse, render
 from tests.chart.switches import MODEL
 
+DOWNLOAD = {**MODEL, "weights": {"source": "download"}}
+ARGO_CD = {**MODEL, "weights": {"source": "download", "download": {"argoCD": True}}}
 VALUES = {"redis": {"enabled": True}, "peerAuth": {"enabled": True}}
 OWNED = {"meta.helm.sh/release-name": RELEASE, "meta.helm.sh/release-namespace": NAMESPACE}
 
@@ -71,9 +75,39 @@ def test_a_key_of_another_name_is_made_beside_it(tmp_path: Path) -> None:
 
 def test_downloaded_weights_are_kept(tmp_path: Path) -> None:
     """The claim that the Job filled is not made anew, nor deleted with the release."""
-    values = {**MODEL, "weights": {"source": "download"}}
-    (claim,) = render(set=values).all("PersistentVolumeClaim")
+    (claim,) = render(set=DOWNLOAD).all("PersistentVolumeClaim")
     assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
-    after, _ = upgrade(values, [installed(claim)], tmp_path)
+    after, _ = upgrade(DOWNLOAD, [installed(claim)], tmp_path)
     assert not after.all("PersistentVolumeClaim")
     assert after.all("Job"), "what is missing on it is still fetched"
+
+
+@pytest.mark.parametrize("values", [DOWNLOAD, ARGO_CD], ids=["helm", "argoCD"])
+def test_argo_cd_makes_the_claim_together_with_its_first_pod(values: dict[str, Any]) -> None:
+    """It goes on to the next wave when all of this one is healthy, and a claim is healthy when it is bound,
+    which by WaitForFirstConsumer it is when the Job has come."""
+    rendering = render(set=values)
+    (claim,), (job,) = rendering.all("PersistentVolumeClaim"), rendering.all("Job")
+    assert argo_cd_step(claim) == argo_cd_step(job)
+    pods = [each for each in rendering.documents if each["kind"] == "Deployment"]
+    assert all(argo_cd_step(job) < argo_cd_step(each) for each in pods)
+
+
+def test_argo_cd_deletes_no_weights() -> None:
+    """It deletes every hook at some moment, by one policy or another: by HookFailed the claim goes when a
+    download fails, or anything after it."""
+    (claim,) = render(set=ARGO_CD).all("PersistentVolumeClaim")
+    annotations = claim["metadata"]["annotations"]
+    assert not [name for name in annotations if "hook" in name]
+    assert annotations["argocd.argoproj.io/sync-options"].split(",") == ["Prune=false", "Delete=false"]
+    (former,) = render(set=DOWNLOAD).all("PersistentVolumeClaim")
+    assert former["spec"] == claim["spec"], "that of an installation before is taken over as it is"
+    assert former["metadata"]["name"] == claim["metadata"]["name"]
+
+
+def argo_cd_step(document: Document) -> tuple[int, int]:
+    """(phase, wave), as Argo CD reads helm's annotations and its own."""
+    annotations = document["metadata"].get("annotations", {})
+    hook = annotations.get("argocd.argoproj.io/hook") or annotations.get("helm.sh/hook", "Sync")
+    wave = annotations.get("argocd.argoproj.io/sync-wave") or annotations.get("helm.sh/hook-weight", "0")
+    return {"pre-install,pre-upgrade": 0, "Sync": 1}[hook], int(wave)

@@ -12,7 +12,7 @@
 {{- define "cascade.labels" -}}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.commonLabels }}
@@ -25,14 +25,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/component: {{ .name }}
 {{- end }}
 
-{{/* Of what makes pods: labels, annotations. Takes what a component does, and "values". */}}
+{{/* Of what makes pods. Takes what a component does, and "annotations" and "labels" (of the values), "own" annotations. */}}
 {{- define "cascade.metadata" -}}
-labels:
-  {{- include "cascade.componentLabels" . | nindent 2 }}
-  {{- with .values.labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-{{- with merge (dict) (.annotations | default dict) (.values.annotations | default dict) }}
+labels: {{- merge (dict) (.labels | default dict) (include "cascade.componentLabels" . | fromYaml) | toYaml | nindent 2 }}
+{{- with merge (dict) (.annotations | default dict) (.own | default dict) }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
@@ -40,7 +36,7 @@ annotations: {{- toYaml . | nindent 2 }}
 {{/* Never change: a Deployment's selector is for ever. */}}
 {{- define "cascade.selectorLabels" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .name }}
 {{- end }}
 

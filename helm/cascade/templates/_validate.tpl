@@ -15,6 +15,7 @@ value to set. `cascade.validate` fails with all of them.
 {{- end }}
 
 {{- define "cascade.problems" -}}
+{{ include "cascade.nameProblems" . }}
 {{ include "cascade.weightsProblems" . }}
 {{ include "cascade.gatewayProblems" . }}
 {{ include "cascade.httpProblems" . }}
@@ -35,6 +36,23 @@ value to set. `cascade.validate` fails with all of them.
 {{- end }}
 {{ include "cascade.rankProblems" . }}
 {{ include "cascade.autoscalingProblems" . }}
+{{- end }}
+
+{{/* A Service's name is a part of a host's name. */}}
+{{- define "cascade.nameProblems" -}}
+{{- $good := "^[a-z]([-a-z0-9]*[a-z0-9])?$" }}
+{{- with .Values.fullnameOverride }}
+{{- if or (gt (len .) 46) (not (regexMatch $good .)) }}
+fullnameOverride is {{ . }}, and Kubernetes would refuse a Service that is called after it: set it to at most 46 small letters, digits and dashes, a letter first and no dash last
+{{- end }}
+{{- else }}
+{{- if not (regexMatch $good (include "cascade.fullname" .)) }}
+the release is called {{ .Release.Name }}, and Kubernetes would refuse a Service that is called after it: set fullnameOverride to a name that begins with a letter and has small letters, digits and dashes alone
+{{- end }}
+{{- end }}
+{{- if and .Values.redis.enabled (not (regexMatch "^[a-z][-a-z0-9]*$" (include "redis.name" .))) }}
+the chart's Redis would be called {{ include "redis.name" . }}, and Kubernetes would refuse its Service: set redis.fullnameOverride as you would fullnameOverride
+{{- end }}
 {{- end }}
 
 {{- define "cascade.weightsProblems" -}}
@@ -225,6 +243,9 @@ tls.gatewayRequiresClientCertificates is true, and tls.enabled is false: set tls
 {{- end }}
 {{- if and (eq $gpu.allocation "dra") (semverCompare "<1.34.0-0" .root.Capabilities.KubeVersion.Version) }}
 {{ .name }}.gpu.allocation is dra, which Kubernetes has since 1.34, and this is {{ .root.Capabilities.KubeVersion.Version }}: set it to devicePlugin
+{{- end }}
+{{- if and $gpu.perNode (gt (int $gpu.count) (int $gpu.perNode)) }}
+{{ .name }}.gpu.count is {{ $gpu.count }}, and a node has {{ $gpu.perNode }} ({{ .name }}.gpu.perNode): all GPUs of a pod are in one node, so set a smaller {{ .name }}.gpu.count (of stages: values-4gpu.yaml)
 {{- end }}
 {{- else if or $gpu.products $gpu.dra.selectors }}
 {{ .name }}.gpu.products or .dra.selectors choose GPUs, and {{ .name }}.gpu.count is 0: set the count

@@ -34,15 +34,21 @@ def hooks_need_nothing_that_comes_later(its: Installation) -> None:
             found = [each for each in rendering.all(kind) if each["metadata"]["name"] == name]
             for document in found:
                 assert "pre-install" in (hook_of(document) or ""), f"{workload.name} needs {kind} {name}"
-                assert weight_of(document) < weight_of(workload.document)
+                assert order_of(document) < order_of(workload.document)
 
 
 def hook_of(document: Document) -> str | None:
     return (document["metadata"].get("annotations") or {}).get("helm.sh/hook")
 
 
-def weight_of(document: Document) -> int:
-    return int(document["metadata"]["annotations"].get("helm.sh/hook-weight", "0"))
+def order_of(document: Document) -> tuple[int, str, int]:
+    """helm sorts hooks by weight, then by name, then by kind: a Job is made after what it may need."""
+    metadata = document["metadata"]
+    return (
+        int(metadata["annotations"].get("helm.sh/hook-weight", "0")),
+        metadata["name"],
+        document["kind"] == "Job",
+    )
 
 
 @everywhere

@@ -9,6 +9,7 @@ from tests.chart.rendering import Document, Rendering
 from tests.chart.schemas import VERSIONS, complaints
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+HOST = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 PORT = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
 QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?")
@@ -40,7 +41,8 @@ def odd_metadata(document: Document) -> Iterator[str]:
     metadata = document["metadata"]
     name = f"{document['kind']}/{metadata['name']}"
     longest = 63 if document["kind"] in ONE_LABEL else 253
-    if not NAME.fullmatch(metadata["name"]) or len(metadata["name"]) > longest:
+    pattern = HOST if document["kind"] == "Service" else NAME
+    if not pattern.fullmatch(metadata["name"]) or len(metadata["name"]) > longest:
         yield f"{name}: not a name"
     for key, value in (metadata.get("labels") or {}).items():
         if not LABEL.fullmatch(value):

@@ -1,6 +1,7 @@
 {{/* A StatefulSet's pods carry its name and a sum in a label, which has 63 characters. */}}
 {{- define "redis.name" -}}
-{{ .Release.Name | trunc 46 | trimSuffix "-" }}-redis
+{{- $values := .Values.redis | default .Values -}}{{/* by the chart above, or in this one */}}
+{{- $values.fullnameOverride | default .Release.Name | trunc 46 | trimSuffix "-" }}-redis
 {{- end }}
 
 {{- define "redis.secret" -}}
@@ -9,7 +10,7 @@
 
 {{- define "redis.selectorLabels" -}}
 app.kubernetes.io/name: redis
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "redis.labels" -}}
