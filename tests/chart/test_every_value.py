@@ -94,6 +94,8 @@ UNSEEN = {
     "global": "Helm's",
     "redis.global": "Helm's",
     "autoscaling.hpa.scrapedElsewhere": "it only lifts a check",
+    "stage.gpu.perNode": "it only checks the count",
+    "decoder.gpu.perNode": "it only checks the count",
 }
 ALONE = re.compile(
     r"""
