@@ -147,6 +147,8 @@ def command(options: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     check_folder(options.out)
+    if options.logs:
+        check_folder(options.logs, "--logs")
     head: Row = {
         "command": command(options),
         "machine": machine(),

@@ -75,14 +75,14 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return whole_number
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, option: str = "--out") -> None:
     """Make the folder; InvalidConfig where it cannot be written, before minutes of measuring."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InvalidConfig(f"--out {folder}: cannot be written: {error.strerror}") from None
+        raise InvalidConfig(f"{option} {folder}: cannot be written: {error.strerror}") from None
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
