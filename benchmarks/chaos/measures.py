@@ -65,12 +65,15 @@ def longest(outcome: Outcome) -> tuple[float, float, float]:
 
 
 def excuse(outcome: Outcome, loss: Loss | Complaint) -> str:
-    """Why it may be: who owned the session and what Redis kept of it went together."""
+    """Why it may be: who owned the session and what Redis kept of it went together, or before a gateway and
+    Redis had been there for long enough, at a stretch, for another to have it."""
     recent = [each for each in outcome.inflicted if loss.at_s - EXCUSED_FOR_S < each.at_s < loss.at_s]
     gateways = [each for each in recent if each.fault.takes_gateway]
     for one in recent:
         for other in gateways if is_forgetful(one, loss) else ():
-            if -TOGETHER_S <= other.at_s - one.at_s <= one.fault.seconds + TOGETHER_S:
+            after_s = other.at_s - one.at_s
+            calm_s = longest_without((other.at_s, one.at_s), outcome.unwatched) if after_s < 0 else 0.0
+            if calm_s <= TOGETHER_S and after_s <= one.fault.seconds + TOGETHER_S:
                 return f"{one.fault.kind} (fault {one.number}) and {other.fault.kind} (fault {other.number})"
     return ""
 

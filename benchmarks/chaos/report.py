@@ -31,10 +31,10 @@ NOTES = (
     "drops. `changed`: segments that are not what an undisturbed session, or another client of the same one, "
     "has under that number.",
     "`sessions lost`: ended before their time, or their client could not go on. `excused`: sessions and "
-    "changed segments after a gateway and what Redis had went within 8 s of each other; segments also if "
-    "Redis was only away: a switch granted then goes with its gateway. `undone`: so do resumptions, which "
-    "the client then asks for again. One time in ten Redis loses what it has whatever the gateways do, else "
-    "only while all are there.",
+    "changed segments after a gateway and what Redis had went within 8 s of each other, or before a gateway "
+    "and Redis were there for 8 s at a stretch; segments also if Redis was only away: a switch granted then "
+    "goes with its gateway. `undone`: so do resumptions, which the client then asks for again. One time in "
+    "ten Redis loses what it has whatever the gateways do, else only while all are there.",
     "`standstill`: the longest that a controller waited for a segment, beyond what the one before lasts; its "
     "first one counts. `enough up`: the longest part of such a wait in which two stages, two decoders, a "
     "gateway and Redis were there; `all up`: in which nothing was down.",

@@ -58,6 +58,8 @@ class Outcome:
     """When anything was down."""
     shortages: list[Span] = field(default_factory=list)
     """When so much was down that not everybody could go on."""
+    unwatched: list[Span] = field(default_factory=list)
+    """When no gateway was there, or no Redis: nobody could take over what a gateway had left."""
     orphans: list[tuple[float, str]] = field(default_factory=list)
     """When they were found, and what they ran."""
     standing: list[tuple[float, str]] = field(default_factory=list)
@@ -92,6 +94,7 @@ async def run(plan: Plan, folder: Path, tell: Tell) -> Outcome:
         outcome.end_s = time.monotonic()
         outcome.outages = installation.outages.merged()
         outcome.shortages = installation.outages.too_many(MAY_BE_DOWN)
+        outcome.unwatched = installation.outages.too_many({"gateway": 1, "Redis": 0})
         outcome.after = installation.rss_bytes()
         outcome.orphans += await take_orphans(installation.orphans)
     outcome.orphans += await take_orphans(lambda: marked(installation.mark))
