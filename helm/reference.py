@@ -39,7 +39,8 @@ OWNED_FIELDS = frozenset(
             ("gateway", name)
             for name in (
                 "stages", "decoders", "default_model", "advertise",
-                "redis_url", "redis_prefix", "token_key_file", "quotas_file",
+                "redis_url", "redis_prefix", "redis_password_file", "redis_ca", "redis_certificate",
+                "redis_key", "token_key_file", "quotas_file",
             )
         ),
         *(

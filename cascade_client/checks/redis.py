@@ -4,8 +4,8 @@ import asyncio
 import shutil
 import socket
 import ssl
-from collections.abc import Sequence
-from urllib.parse import unquote, urlsplit
+from collections.abc import Mapping, Sequence
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cascade_client.checks.finding import DEADLINE_S, Finding
 from cascade_client.console import Options
@@ -30,11 +30,12 @@ def ping(url: str) -> str:
     """The answer to PING, in Redis' own protocol. Raises OSError, ValueError."""
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise ValueError("the URL looks like redis://localhost:6379/0")
+        raise ValueError("this looks at redis:// and rediss:// alone, such as redis://localhost:6379/0")
     with socket.create_connection((parts.hostname, parts.port or 6379), DEADLINE_S) as plain:
         connection = plain
         if parts.scheme == "rediss":
-            connection = ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname)
+            context = tls_context(dict(parse_qsl(parts.query)))
+            connection = context.wrap_socket(plain, server_hostname=parts.hostname)
         with connection.makefile("rb") as answers:
             if parts.password:
                 user = [unquote(parts.username)] if parts.username else []
@@ -44,6 +45,14 @@ def ping(url: str) -> str:
                     return answer
             connection.sendall(encode("PING"))
             return answers.readline().decode(errors="replace").strip()
+
+
+def tls_context(query: Mapping[str, str]) -> ssl.SSLContext:
+    """With the files that the URL names, as gateways read it. Raises OSError."""
+    context = ssl.create_default_context(cafile=query.get("ssl_ca_certs"))
+    if certificate := query.get("ssl_certfile"):
+        context.load_cert_chain(certificate, query.get("ssl_keyfile"))
+    return context
 
 
 def encode(*words: str) -> bytes:

@@ -76,6 +76,13 @@ def check_target(target: str) -> str:
     return target
 
 
+def check_own_target(target: str) -> str:
+    """As `check_target`, for an address that a cluster has put before a port, whichever kind it is."""
+    host, _, port = target.rpartition(":")
+    bare = host.strip("[]")
+    return check_target(f"{f'[{bare}]' if ':' in bare else bare}:{port}" if parse(bare) else target)
+
+
 def read_network(text: object) -> object:
     """Of an address or a network; one of IPv4 in IPv6's form is one of IPv4. Raises ValueError."""
     if not isinstance(text, str):
@@ -95,5 +102,7 @@ ListenHost = Annotated[str, AfterValidator(check_host)]
 Target = Annotated[str, AfterValidator(check_target)]
 """A setting: what to call."""
 NETWORK_SCHEMA = WithJsonSchema({"type": "string", "format": "ipvanynetwork"})
+OwnTarget = Annotated[str, AfterValidator(check_own_target)]
+"""A setting: where others call this process."""
 Network = Annotated[AnyNetwork, BeforeValidator(read_network), NETWORK_SCHEMA]
 """A setting: who is there."""

@@ -39,6 +39,14 @@ SWITCHES: dict[str, dict[str, Values]] = {
         "memory": {},
         "bundled": {"redis": {"enabled": True}, "gateway": {"replicas": 2}},
         "external": {"externalRedis": {"existingSecret": "my-redis"}, "gateway": {"replicas": 2}},
+        "externaltls": {
+            "externalRedis": {
+                "existingSecret": "my-redis",
+                "passwordKey": "password",
+                "tls": {"existingSecret": "my-redis-tls", "clientCertificate": True},
+            },
+            "gateway": {"replicas": 2},
+        },
     },
     "gpus": {
         "plugin": {},

@@ -72,6 +72,12 @@ HOST = {"host": "some.example"}
 PARENTS = {"parentRefs": [{"name": "edge"}]}
 CONTEXT: dict[str, Values] = {
     "autoscaling.hpa.enabled": {"monitoring": {"serviceMonitor": {"enabled": True}}},
+    "externalRedis.passwordKey": SWITCHES["redis"]["external"],
+    "externalRedis.tls.clientCertificate": {
+        "externalRedis": {"existingSecret": "my-redis", "tls": {"existingSecret": "my-redis-tls"}},
+        "gateway": {"tokenKey": {"generate": True}},
+    },
+    "externalRedis.tls.existingSecret": SWITCHES["redis"]["external"],
     "gateway.grpcRoute.enabled": {"gateway": {"grpcRoute": PARENTS}},
     "gateway.http.httpRoute.enabled": {"gateway": {"http": {"httpRoute": PARENTS}}},
     "gateway.http.ingress.enabled": {"gateway": {"http": {"ingress": HOST}}},

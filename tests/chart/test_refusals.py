@@ -117,6 +117,14 @@ BAD: dict[str, tuple[Values, str]] = {
         gateway(resources={"limits": {"memory": "64Mi"}}),
         "gateway.resources.limits.memory leaves",
     ),
+    "a password for no Redis": (
+        {"externalRedis": {"passwordKey": "password"}},
+        "set externalRedis.existingSecret",
+    ),
+    "a certificate for Redis from nowhere": (
+        {"externalRedis": {"existingSecret": "mine", "tls": {"clientCertificate": True}}},
+        "set externalRedis.tls.existingSecret",
+    ),
     "two Redis": (merge(REDIS, {"externalRedis": {"existingSecret": "mine"}}), "set one of them"),
     "tokens signed apart": (
         merge(REDIS, gateway(tokenKey={"generate": False})),

@@ -3,7 +3,7 @@
 {{- define "cascade.gatewayEnv" -}}
 - name: POD_IP
   valueFrom: {fieldRef: {fieldPath: status.podIP}}
-- {name: CASCADE_GATEWAY_ADVERTISE, value: {{ ternary "[$(POD_IP)]:50051" "$(POD_IP):50051" (eq .Values.network.ipFamily "IPv6") | quote }}}
+- {name: CASCADE_GATEWAY_ADVERTISE, value: "$(POD_IP):50051"}
 - {name: CASCADE_GATEWAY_DEFAULT_MODEL, value: {{ .Values.model.name | quote }}}
 {{- if .Values.gateway.http.enabled }}
 - {name: CASCADE_HTTP_HOST, value: {{ include "cascade.listenHost" . | quote }}}
@@ -55,6 +55,18 @@
 - name: CASCADE_GATEWAY_REDIS_URL
   valueFrom: {secretKeyRef: {name: {{ .Values.externalRedis.existingSecret }}, key: {{ .Values.externalRedis.key }}}}
 - {name: CASCADE_GATEWAY_REDIS_PREFIX, value: {{ .Values.externalRedis.prefix | quote }}}
+{{- if .Values.externalRedis.passwordKey }}
+- {name: CASCADE_GATEWAY_REDIS_PASSWORD_FILE, value: /etc/cascade/redis/password}
+{{- end }}
+{{- with .Values.externalRedis.tls }}
+{{- if .existingSecret }}
+- {name: CASCADE_GATEWAY_REDIS_CA, value: /etc/cascade/redis-tls/ca.crt}
+{{- if .clientCertificate }}
+- {name: CASCADE_GATEWAY_REDIS_CERTIFICATE, value: /etc/cascade/redis-tls/tls.crt}
+- {name: CASCADE_GATEWAY_REDIS_KEY, value: /etc/cascade/redis-tls/tls.key}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -76,6 +88,30 @@
 {{- end }}
 {{- end }}
 
+{{- define "cascade.redisVolumes" -}}
+{{- with .Values.externalRedis }}
+{{- if and .existingSecret .passwordKey }}
+- name: redis-password
+  secret: {secretName: {{ .existingSecret }}, defaultMode: 0440, items: [{key: {{ .passwordKey | quote }}, path: password}]}
+{{- end }}
+{{- if and .existingSecret .tls.existingSecret }}
+- name: redis-tls
+  secret: {secretName: {{ .tls.existingSecret }}, defaultMode: 0440}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "cascade.redisMounts" -}}
+{{- with .Values.externalRedis }}
+{{- if and .existingSecret .passwordKey }}
+- {name: redis-password, mountPath: /etc/cascade/redis, readOnly: true}
+{{- end }}
+{{- if and .existingSecret .tls.existingSecret }}
+- {name: redis-tls, mountPath: /etc/cascade/redis-tls, readOnly: true}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "cascade.gatewayVolumes" -}}
 - name: api-access
   projected:
@@ -84,6 +120,7 @@
       - serviceAccountToken: {path: token, expirationSeconds: 3600}
       - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
       - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+{{- include "cascade.redisVolumes" . }}
 {{- if include "cascade.hasTokenKey" . }}
 - name: token-key
   secret: {secretName: {{ include "cascade.tokenKeySecret" . }}, defaultMode: 0440}
@@ -110,6 +147,7 @@
 
 {{- define "cascade.gatewayMounts" -}}
 - {name: api-access, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+{{- include "cascade.redisMounts" . }}
 {{- if include "cascade.hasTokenKey" . }}
 - {name: token-key, mountPath: /etc/cascade/token, readOnly: true}
 {{- end }}

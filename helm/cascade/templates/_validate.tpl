@@ -157,6 +157,13 @@ redis.enabled is true and externalRedis.existingSecret is set: set one of them
 {{- if and .Values.redis.enabled .Values.cpuLimitFactor (not .Values.redis.cpuLimitFactor) (not (dig "limits" "cpu" nil .Values.redis.resources)) }}
 cpuLimitFactor is set, and the chart's Redis has no CPU limit: set redis.cpuLimitFactor, too
 {{- end }}
+{{- $own := .Values.externalRedis }}
+{{- if and (or $own.passwordKey $own.tls.existingSecret) (not $external) }}
+externalRedis.passwordKey and externalRedis.tls go with a URL: set externalRedis.existingSecret
+{{- end }}
+{{- if and $own.tls.clientCertificate (not $own.tls.existingSecret) }}
+externalRedis.tls.clientCertificate is true: set externalRedis.tls.existingSecret to the Secret that has it
+{{- end }}
 {{- if and (or .Values.redis.enabled $external) (not (include "cascade.hasTokenKey" .)) }}
 gateways with Redis must sign resume tokens alike: set gateway.tokenKey.existingSecret to a Secret with 32 random bytes, or gateway.tokenKey.generate to true
 {{- end }}

@@ -25,7 +25,7 @@ from services.gateway.app.overview import Overview
 from services.gateway.app.session_servicer import SessionServicer
 from services.gateway.base.quotas import Quotas
 from services.gateway.base.settings import Settings
-from services.gateway.journal import Journal, MemoryJournal, RedisStore, ReplicatedJournal, connect
+from services.gateway.journal import Journal, MemoryJournal, RedisStore, ReplicatedJournal, connect_by
 from services.gateway.kubernetes.scaling.assembly import make_scaler
 from services.gateway.kubernetes.scaling.gauges import ScalerCollector
 from services.gateway.kubernetes.scaling.scaler import Scaler
@@ -197,7 +197,7 @@ def make_journal(settings: Settings) -> Journal:
     section = settings.gateway
     if section.redis_url is None:
         return MemoryJournal(max_total_bytes=section.journal_bytes)
-    store = RedisStore(connect(section.redis_url), section.redis_prefix)
+    store = RedisStore(connect_by(section), section.redis_prefix)
     return ReplicatedJournal(
         store, max_total_bytes=section.journal_bytes, takeover_grace_s=2 * section.lease_s
     )

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from cascade_core.config import STRICT
-from services.common.addresses import Target
+from services.common.addresses import OwnTarget, Target
 from services.common.settings import (
     MIB,
     Bytes,
@@ -18,6 +18,7 @@ from services.common.settings import (
     Seconds,
     ServerSettings,
     Wait,
+    is_file,
 )
 from services.web.settings import HttpSettings
 
@@ -35,10 +36,23 @@ class GatewaySettings:
     """Addresses of the decoders."""
     default_model: str = "demo"
     """For sessions that name none."""
-    advertise: Target | None = None
+    advertise: OwnTarget | None = None
     """`host:port` at which other gateways reach this one (a pod: its own IP). None: where it listens."""
     redis_url: str | None = None
-    """`redis://` or `rediss://`: sessions outlive this process, and gateways share them. None: in memory."""
+    """`redis://USER:PASSWORD@HOST:PORT/0`, `rediss://` for TLS: sessions outlive this process, and gateways
+    share them. `redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/NAME` (TLS: `rediss+sentinel://`) asks
+    these Sentinels for the primary of that name; `?sentinel_password=` where they want one. None: in
+    memory."""
+    redis_password_file: Path | None = None
+    """Instead of a password in `redis_url`; read for each new connection, so that it can be renewed while
+    Redis takes the old one and the new one."""
+    redis_ca: Path | None = None
+    """Who may sign the certificate of Redis (PEM); None: the system's authorities. This and the next two are
+    read for each new connection."""
+    redis_certificate: Path | None = None
+    """Client certificate, where Redis asks for one."""
+    redis_key: Path | None = None
+    """Its private key."""
     redis_prefix: str = "cascade"
     """First part of every key, so that installations can share a Redis."""
     token_key_file: Path | None = None
@@ -89,6 +103,14 @@ class GatewaySettings:
     def _check(self) -> "GatewaySettings":
         if self.redis_url and not self.token_key_file:
             raise ValueError("redis_url needs token_key_file: all gateways must sign alike")
+        if (self.redis_certificate is None) != (self.redis_key is None):
+            raise ValueError("redis_certificate and redis_key come together")
+        for name in ("redis_password_file", "redis_ca", "redis_certificate", "redis_key"):
+            path = getattr(self, name)
+            if path is not None and not self.redis_url:
+                raise ValueError(f"{name} needs redis_url")
+            if path is not None and not is_file(path):
+                raise ValueError(f"{name}: no file {path}")
         if self.max_unacked_segments > self.max_unacked_limit:
             raise ValueError("max_unacked_segments must not exceed max_unacked_limit")
         if self.kept_segments < self.max_unacked_limit:

@@ -16,7 +16,7 @@ from services.gateway.journal.changes import (
 )
 from services.gateway.journal.memory import MemoryJournal
 from services.gateway.journal.record import KeptSegment, Limits, NewSession, Prompt, Record, SwitchMode
-from services.gateway.journal.redis_calls import connect
+from services.gateway.journal.redis_address import connect, connect_by
 from services.gateway.journal.redis_store import RedisStore
 from services.gateway.journal.replicated import ReplicatedJournal
 from services.gateway.journal.running import RunningSession
@@ -50,4 +50,5 @@ __all__ = [
     "Summary",
     "SwitchMode",
     "connect",
+    "connect_by",
 ]

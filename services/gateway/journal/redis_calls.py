@@ -9,38 +9,20 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, MasterDownError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnection
-from redis.exceptions import MasterDownError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from cascade_core.errors import InvalidConfig
 from services.common.shortened import shortened
 from services.gateway.journal.errors import StoreUnavailable
+from services.gateway.journal.redis_address import close
 
 _log = logging.getLogger(__name__)
 TELL_AGAIN_S = 10.0
 BYTES_PER_S = 10e6
 """The slowest that moving much data may be; its deadline grows by that."""
-NOT_THE_PRIMARY = (ReadOnlyError, MasterDownError)
-"""What a server answers that was the primary when we connected."""
-UNREADABLE = (
-    "gateway.redis_url: must name one server by redis://, rediss:// or unix://, with all else that is in it "
-    "percent-encoded; what Sentinel watches, by an address that follows the primary"
-)
-
-
-def connect(url: str) -> Redis:
-    """A client for `redis://`, `rediss://` (TLS) or `unix://`; the journal retries, the client does not.
-    Raises InvalidConfig, without the URL, which may hold a password."""
-    try:
-        client = Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=None)
-        cast(Any, client.connection_pool).make_connection()  # what the URL asks for is looked at here
-        client.connection_pool.connection_kwargs.get("host", "").encode("idna")
-    except (ValueError, TypeError):
-        raise InvalidConfig(UNREADABLE) from None
-    return client
+OUTDATED = (ReadOnlyError, MasterDownError, AuthenticationError)
+"""What a connection answers whose server was the primary when it was made, or whose password was right."""
 
 
 class RedisCalls:
@@ -56,7 +38,7 @@ class RedisCalls:
         """What was logged last, and when."""
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await close(self._client)
 
     async def ask(self, *command: Any) -> Any:
         """None where Redis refuses it, as managed ones do what is not for everybody."""
@@ -96,7 +78,7 @@ class RedisCalls:
             async with asyncio.timeout(self.call_timeout_s + num_bytes / BYTES_PER_S), self._turns:
                 yield
         except (RedisError, OSError, TimeoutError) as error:
-            if isinstance(error, NOT_THE_PRIMARY) or "READONLY" in str(error):  # the latter within a script
+            if isinstance(error, OUTDATED) or "READONLY" in str(error):  # the latter within a script
                 # After a failover the address leads elsewhere, which only new connections find out.
                 with suppress(RedisError, OSError, TimeoutError):
                     async with asyncio.timeout(self.call_timeout_s):

@@ -34,7 +34,7 @@ def test_where_to_listen(name: str) -> None:
         assert f"CASCADE_{name}" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["GATEWAY_STAGES", "GATEWAY_DECODERS", "GATEWAY_ADVERTISE"])
+@pytest.mark.parametrize("name", ["GATEWAY_STAGES", "GATEWAY_DECODERS"])
 def test_whom_to_call(name: str) -> None:
     good = ["stage:1", "10.0.0.5:65535", "[::1]:50061", "[fe80::1%eth0]:50061", "dns:53", "dns:///a:1"]
     for text in (*good, "ipv6:[::1]:50061", "unix:/run/s"):
@@ -53,6 +53,18 @@ def test_whom_to_call(name: str) -> None:
             load(**{name: text})
         assert sentence in str(caught.value), text
         assert f"CASCADE_{name}" in str(caught.value)
+
+
+def test_a_pods_own_address_is_of_either_kind() -> None:
+    for given in ("fd00::5:50051", "[fd00::5]:50051"):
+        assert load(GATEWAY_ADVERTISE=given).gateway.advertise == "[fd00::5]:50051"
+    for given in ("10.0.0.5:50051", "[10.0.0.5]:50051"):
+        assert load(GATEWAY_ADVERTISE=given).gateway.advertise == "10.0.0.5:50051"
+    assert load(GATEWAY_ADVERTISE="gateway-0.gateways:50051").gateway.advertise == "gateway-0.gateways:50051"
+    for bad in ("fd00::5", ":50051", "10.0.0.5", "[gate]:1"):
+        with pytest.raises(InvalidConfig) as caught:
+            load(GATEWAY_ADVERTISE=bad)
+        assert NO_TARGET in str(caught.value), bad
 
 
 def test_the_http_side_alone_is_told_alike() -> None:

@@ -23,8 +23,10 @@ handlers run, which crash now and then while calls are under way."""
 class RedisServer:
     """Append-only by default, so that it comes back from `kill` with what it had acknowledged."""
 
-    def __init__(self, *, cluster: bool = False, persistent: bool = True, tcp: bool = False) -> None:
-        """`tcp`: `address` is reached as well."""
+    def __init__(
+        self, *, cluster: bool = False, persistent: bool = True, tcp: bool = False, **options: str
+    ) -> None:
+        """`tcp`: `address` is reached as well. `options`: of redis.conf, such as `tls_port`."""
         self.folder = Path(tempfile.mkdtemp(prefix="redis-"))  # short: a socket's path has 107 bytes
         self.url = f"unix://{self.folder}/s"
         self._options = {
@@ -39,6 +41,7 @@ class RedisServer:
         }
         if cluster or tcp:
             self._options["port"] = str(free_port())
+        self._options |= {name.replace("_", "-"): value for name, value in options.items()}
         self.address = f"127.0.0.1:{self._options['port']}"
         if cluster:
             self._options["cluster-enabled"] = "yes"
@@ -50,17 +53,22 @@ class RedisServer:
 
     def start(self) -> None:
         assert BINARY
-        arguments = [part for name, value in self._options.items() for part in (f"--{name}", value)]
         with (self.folder / "log").open("ab") as log:
-            command = [*DIE_WITH_US, BINARY, *arguments]
+            command = [*DIE_WITH_US, BINARY, *self.arguments()]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         self._until("PONG", "PING")
+
+    def arguments(self) -> list[str]:
+        return [part for name, value in self._options.items() for part in (f"--{name}", value)]
 
     def command(self, *words: str) -> str:
         """One command in the inline protocol, over a fresh connection; its raw answer."""
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(5.0)
             line.connect(f"{self.folder}/s")
+            if password := self._options.get("requirepass"):
+                line.sendall(f"AUTH {password}\r\n".encode())
+                line.recv(65536)
             line.sendall(" ".join(words).encode() + b"\r\n")
             return line.recv(65536).decode(errors="replace")
 
@@ -102,3 +110,28 @@ class RedisServer:
         log = (self.folder / "log").read_text(errors="replace")[-2000:]
         self.close()
         raise AssertionError(f"redis-server did not start: {answer}\n{log}")
+
+
+class SentinelServer(RedisServer):
+    """Watches one primary alone, so its own vote is enough."""
+
+    def __init__(self, name: str, primary: str, password: str) -> None:
+        self._lines = [
+            f"sentinel monitor {name} {primary.replace(':', ' ')} 1",
+            f"sentinel auth-pass {name} {password}",
+            f"sentinel down-after-milliseconds {name} 300",
+            f"sentinel failover-timeout {name} 2000",
+        ]
+        super().__init__(persistent=False, tcp=True)
+
+    def knows_replica(self) -> bool:
+        """One that is linked to its primary."""
+        found = self.command("SENTINEL", "REPLICAS", "main")
+        return "master-link-status" in found and "\r\nok\r\n" in found
+
+    def arguments(self) -> list[str]:
+        options = ("port", "bind", "unixsocket", "dir")
+        lines = [*(f"{name} {self._options[name]}" for name in options), *self._lines]
+        path = self.folder / "sentinel.conf"
+        path.write_text("\n".join(lines))
+        return [str(path), "--sentinel"]

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from services.gateway.base.settings import Settings
-from services.gateway.journal import connect
+from services.gateway.journal import connect_by
 from services.gateway.kubernetes.scaling.component import Component, Sizes
 from services.gateway.kubernetes.scaling.pods import Pods
 from services.gateway.kubernetes.scaling.scaler import Scaler
@@ -44,7 +44,7 @@ def make_shared(settings: Settings, owner: str) -> SharedDemand | None:
     if gateway.redis_url is None:
         return None
     return SharedDemand(
-        connect(gateway.redis_url),
+        connect_by(gateway),
         gateway.redis_prefix,
         owner,
         window_s=section.scale_down_after_s,

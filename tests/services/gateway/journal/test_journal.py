@@ -1366,7 +1366,9 @@ async def restore(client: Redis, keys: dict[bytes, bytes]) -> None:
     "url",
     [
         "localhost:6379",
-        "redis+sentinel://a:26379/primary",
+        "redis+sentinel://:secret@a:26379",
+        "redis+sentinel://:secret@a:b/primary",
+        "redis+sentinel://:secret@a,,b/primary",
         "redis://:secret@a:1,b:2/0",
         "redis://:sec/ret@a:1/0",
         "redis://:secret@a/0?unknown=1",
