@@ -111,7 +111,7 @@ def schema_text() -> str:
 
 def require(schema: Mapping[str, Any], entry: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Writes `required`: helm takes values that are null away before it looks at the schema, and a template
-    would find nothing. What is empty by default, and lists and maps, may be taken away."""
+    would find nothing. What is empty by default may be taken away, and so may lists and maps that may be empty."""
     part: Any = resolve(schema, entry)
     properties = part["properties"]
     part["required"] = [name for name in properties if is_needed(schema, properties[name], values.get(name))]
@@ -125,7 +125,9 @@ def require(schema: Mapping[str, Any], entry: Mapping[str, Any], values: Mapping
 def is_needed(schema: Mapping[str, Any], entry: Mapping[str, Any], default: Any) -> bool:
     if isinstance(default, dict):
         return bool(default) and "properties" in resolve(schema, entry)
-    return default not in (None, "") and not isinstance(default, list)
+    if isinstance(default, list):
+        return "minItems" in resolve(schema, entry)
+    return default not in (None, "")
 
 
 def redis_schema_text() -> str:
