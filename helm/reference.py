@@ -111,7 +111,7 @@ def schema_text() -> str:
 
 def require(schema: Mapping[str, Any], entry: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Writes `required`: helm takes values that are null away before it looks at the schema, and a template
-    would find nothing. What is empty by default may be taken away, and so may lists and maps that may be empty."""
+    would find nothing. What is empty by default may go, and so may lists and maps that may be empty."""
     part: Any = resolve(schema, entry)
     properties = part["properties"]
     part["required"] = [name for name in properties if is_needed(schema, properties[name], values.get(name))]
