@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
+import shtab
 from tqdm import tqdm
 
 from cascade_core.commands.bench import add_bench_arguments, run_bench
@@ -79,6 +80,8 @@ def build_parser() -> Parser:
     fetch.add_argument("--model", required=True, help="a card's name, or a path to a .toml card")
     fetch.add_argument("--to", required=True, type=Path, help="the folder; what is there stays")
     add_bench_arguments(commands.add_parser("bench", help="measure this machine and write tables"))
+    completion = commands.add_parser("completion", help="print completions for your shell")
+    completion.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="which one")
     return parser
 
 
@@ -294,6 +297,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 run_download(arguments)
             case "bench":
                 run_bench(arguments)
+            case "completion":
+                print(shtab.complete(build_parser(), arguments.shell))
     except UserError as error:
         say(f"cascade-engine: {complaint(error)}")
         sys.exit(2)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,29 @@ def left_running() -> list[int]:
             if process.environ().get("CASCADE_TEST_MARK") == MARK:
                 found.append(process.pid)
     return found
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [("gen", "generate"), ("generate --dev", "--device"), ("generate --device cu", "cuda")],
+)
+def test_a_shell_completes_the_words(words: str, answer: str, here: Here) -> None:
+    _, script, _ = here("completion", "bash")
+    count = len(words.split())
+    complete = f"COMP_WORDS=(cascade-engine {words}); COMP_CWORD={count}; _shtab_cascade_engine"
+    ask = f"{script}\n{complete}; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", ask], text=True, capture_output=True, timeout=30)
+    assert (done.stdout, done.stderr) == (f"{answer}\n", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completions_for_every_shell(shell: str, here: Here) -> None:
+    status, script, _ = here("completion", shell)
+    assert status == 0
+    assert "generate" in script
+    if shutil.which(shell):
+        checked = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, timeout=30)
+        assert (checked.returncode, checked.stderr) == (0, "")
 
 
 def test_generate_writes_video_latents_and_figures(tmp_path: Path) -> None:
