@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from cascade_core.errors import InvalidConfig, UnknownModel
@@ -164,12 +164,18 @@ class FileConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class LoraConfig(FileConfig):
-    """A low-rank update merged into the transformer at load."""
+    """A low-rank update merged into the transformer at load. docs/engine.md says which forms are taken."""
 
-    rank: Positive = 256
-    """Width of the update."""
-    alpha: Annotated[float, Field(gt=0)] = 256.0
-    """The update is scaled by alpha / rank."""
+    rank: Positive | None = None
+    """Width that each pair must have; None: whatever the file has."""
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """For a file that does not tell its own alpha: the update is scaled by alpha / rank; None: by 1."""
+    strength: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """Multiplies all that the file adds."""
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, Mapping) else value
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -180,7 +186,8 @@ class FilesConfig:
     vae: FileConfig
     text_encoder: FileConfig
     tokenizer: FileConfig
-    lora: LoraConfig | None = None
+    lora: Annotated[tuple[LoraConfig, ...], BeforeValidator(_listed)] = ()
+    """`[files.lora]`, or `[[files.lora]]` for several, whose updates add up."""
 
 
 @dataclass(frozen=True, config=STRICT)

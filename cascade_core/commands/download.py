@@ -11,11 +11,11 @@ from huggingface_hub import hf_hub_download, snapshot_download
 
 from cascade_core.config import FileConfig, ModelCard
 from cascade_core.errors import WeightsError
-from cascade_core.weights.locate import missing_files
+from cascade_core.weights.locate import missing_files, patterns_of
 from cascade_core.weights.shards import is_complete
 
 MARKS = ".complete"
-"""Folder beside a repository's files that names the folders which have arrived whole."""
+"""Folder beside a repository's files that names those of several files which have arrived whole."""
 
 
 def download(card: ModelCard, folder: Path, tell: Callable[[str], None]) -> list[Path]:
@@ -41,8 +41,7 @@ def parts(card: ModelCard) -> list[FileConfig]:
     """Everything that the card names."""
     files = card.files
     assert files is not None
-    known = (files.transformer, files.lora, files.vae, files.text_encoder, files.tokenizer)
-    return [part for part in known if part is not None]
+    return [files.transformer, *files.lora, files.vae, files.text_encoder, files.tokenizer]
 
 
 def home(part: FileConfig, folder: Path) -> Path:
@@ -50,21 +49,17 @@ def home(part: FileConfig, folder: Path) -> Path:
     return folder / part.repo.rpartition("/")[2]
 
 
-def is_folder(part: FileConfig) -> bool:
-    return not Path(part.path).suffix
-
-
 def mark(part: FileConfig, folder: Path) -> Path:
     return home(part, folder) / MARKS / part.path.replace("/", "-")
 
 
 def is_there(part: FileConfig, folder: Path) -> bool:
-    """A file takes its name when it is whole; a folder may lack files that nothing else tells of."""
+    """A file takes its name when it is whole; of several, some may lack that nothing else tells of."""
     path = home(part, folder) / part.path
-    if not is_folder(part):
+    if not patterns_of(part.path):
         return path.is_file()
     try:
-        return mark(part, folder).is_file() and path.is_dir() and is_complete(path)
+        return mark(part, folder).is_file() and is_complete(path)
     except WeightsError:
         return False
 
@@ -73,8 +68,8 @@ def fetch(part: FileConfig, folder: Path) -> Path:
     """Raises WeightsError."""
     root = home(part, folder)
     try:
-        if is_folder(part):
-            snapshot_download(part.repo, allow_patterns=f"{part.path}/*", local_dir=root)
+        if patterns := patterns_of(part.path):
+            snapshot_download(part.repo, allow_patterns=patterns, local_dir=root)
             mark(part, folder).parent.mkdir(parents=True, exist_ok=True)
             mark(part, folder).touch()
         else:

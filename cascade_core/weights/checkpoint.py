@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cascade_core.errors import WeightsError
 from cascade_core.weights.shards import shard_files
 
-PICKLES = (".pt", ".pth", ".bin")
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 MAX_NAMED = 10
+SCALED = re.compile(r"(?:^|\.)(?:scaled_fp8|scale_weight|weight_scale|scale_input|input_scale|comfy_quant)$")
+"""Keys of files whose 8-bit weights mean nothing without them."""
 
 
 def read_tensors(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
-    """All tensors of a `.safetensors` file, a folder of them, or a `.pt`, `.pth` or `.bin` file, on the CPU.
+    """All tensors of a `.safetensors` file, a folder of them, or a pickled one (`PICKLES`), on the CPU.
 
     A pickle is searched for the first of `keys` at its top level, and else must itself be flat. Large
     files are mapped, not read: a tensor costs memory when it is first used.
@@ -28,6 +30,24 @@ def read_tensors(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
     Raises WeightsError, with the file's name, for one that is absent, cut short, of another format, or
     holds anything but tensors.
     """
+    state = _read(path, keys)
+    if scaled := next(filter(SCALED.search, state), None):
+        raise WeightsError(f"{path}: scaled FP8 ({scaled}) is not supported; take the file in bf16 or fp16")
+    return state
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What stands in a safetensors file beside the tensors; of a folder's last. Empty for other files."""
+    files = shard_files(path) if path.is_dir() else [path]
+    metadata: dict[str, str] = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as content:
+                metadata |= content.metadata() or {}
+    return metadata
+
+
+def _read(path: Path, keys: Sequence[str]) -> dict[str, Tensor]:
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
@@ -37,6 +57,12 @@ def read_tensors(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
     if path.suffix in PICKLES:
         return _pick(path, _read_pickle(path), keys)
     raise WeightsError(f"{path}: unknown format; expected .safetensors, {', '.join(PICKLES)} or a folder")
+
+
+def is_usable(tensor: Tensor) -> bool:
+    """Dense floating-point numbers that are there (a nested tensor calls itself strided, too)."""
+    is_dense = tensor.layout is torch.strided and not tensor.is_nested
+    return is_dense and tensor.is_floating_point() and not tensor.is_meta
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Key names of published checkpoints -> our names, which are the original Wan ones."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from cascade_core.errors import WeightsError
@@ -32,6 +32,12 @@ DIFFUSERS: Final[Table] = (
     (r"\.norm2\.", ".norm3."),  # the one norm with weights; diffusers numbers the norms in another order
 )
 
+FLAT_DIFFUSERS: Final[Table] = tuple(
+    (pattern.replace(r"\.", "_"), name.replace(".", "_")) for pattern, name in DIFFUSERS
+)
+FLAT_DIFFUSERS_ONLY: Final = re.compile("_attn[12]_|_ffn_net_|condition_embedder_|proj_out_")
+FLAT_PREFIX: Final = re.compile("^(base_model_|transformer_|lora_unet_|lora_transformer_|lycoris_)+")
+
 UMT5: Final[Table] = (
     (r"^token_embedding\.", "shared."),
     (r"^norm\.", "encoder.final_layer_norm."),
@@ -61,6 +67,19 @@ def original_transformer(state: Mapping[str, V]) -> dict[str, V]:
         names = {key: _rename(name, DIFFUSERS) for key, name in names.items()}
     _refuse_doubles(names.values())
     return {name: state[key] for key, name in names.items()}
+
+
+def find_parameters(keys: Sequence[str], parameters: Iterable[str]) -> list[str | None]:
+    """Which of our parameters each key of a LoRA file means; None: none of them.
+
+    The file has the original or the diffusers layout, any wrappers in front, and dots or, as kohya writes,
+    underscores: no two parameters differ in these alone.
+    """
+    ours = {name.replace(".", "_"): name for name in parameters}
+    flat = [FLAT_PREFIX.sub("", strip_wrappers(key).replace(".", "_")) for key in keys]
+    if any(map(FLAT_DIFFUSERS_ONLY.search, flat)):
+        flat = [_rename(name, FLAT_DIFFUSERS) for name in flat]
+    return [ours.get(name) for name in flat]
 
 
 def transformers_umt5(state: Mapping[str, V]) -> dict[str, V]:

@@ -10,15 +10,16 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Final, Literal
 
-from cascade_core.config import FileConfig, ModelCard
+from cascade_core.config import FileConfig, LoraConfig, ModelCard
 from cascade_core.errors import WeightsError
 from cascade_core.weights.shards import is_complete
 
-Part = Literal["transformer", "lora", "vae", "text_encoder", "tokenizer"]
+Part = Literal["transformer", "vae", "text_encoder", "tokenizer"]
+Wanted = Part | LoraConfig
+"""A card can have several LoRA files."""
 
 STANDARD_NAMES: Final[dict[Part, tuple[str, ...]]] = {
     "transformer": ("transformer",),
-    "lora": (),
     "vae": ("vae", "Wan2.1_VAE.pth"),
     "text_encoder": ("text_encoder", "models_t5_umt5-xxl-enc-bf16.pth"),
     "tokenizer": ("tokenizer", "google/umt5-xxl"),
@@ -33,8 +34,8 @@ class ModelFiles:
     """Local paths of one model's parts; each is a file, or a folder in the diffusers layout."""
 
     transformer: Path
-    lora: Path | None = None
-    """None: the model has none, or the transformer found is taken as already merged."""
+    lora: tuple[tuple[LoraConfig, Path], ...] = ()
+    """Empty: the model has none, or the transformer found is taken as already merged."""
     vae: Path | None = None
     """None (as for the two below): the given place does not have it."""
     text_encoder: Path | None = None
@@ -64,10 +65,7 @@ def locate(card: ModelCard, weights: str | None) -> ModelFiles:
 
 def locate_part(card: ModelCard, weights: str | None, part: Part) -> Path:
     """Find one part, for a process that needs no other; raises WeightsError where it is not there."""
-    path = _find(card, weights, part)
-    if path is None:
-        raise WeightsError(_not_found(card, weights, part))
-    return path
+    return _require(card, weights, part)
 
 
 def missing_files(card: ModelCard, weights: str | None = None) -> list[str]:
@@ -77,13 +75,19 @@ def missing_files(card: ModelCard, weights: str | None = None) -> list[str]:
     """
     if weights is None and not card.has_weights:
         return []
-    parts: list[Part] = ["transformer", "vae", "text_encoder", "tokenizer"]
-    if _needs_lora(card, weights, _find_local(card, weights, "transformer")):
-        parts.insert(1, "lora")
+    loras = _loras(card) if _needs_lora(card, weights, _find_local(card, weights, "transformer")) else ()
+    parts: list[Wanted] = ["transformer", *loras, "vae", "text_encoder", "tokenizer"]
     return [_describe(card, weights, part) for part in parts if not _find_local(card, weights, part)]
 
 
-def _find(card: ModelCard, weights: str | None, part: Part, local_only: bool = False) -> Path | None:
+def _require(card: ModelCard, weights: str | None, part: Wanted) -> Path:
+    path = _find(card, weights, part)
+    if path is None:
+        raise WeightsError(_not_found(card, weights, part))
+    return path
+
+
+def _find(card: ModelCard, weights: str | None, part: Wanted, local_only: bool = False) -> Path | None:
     config = _file_config(card, part)
     if weights is None and card.bundled:
         return _in_folder(_bundled_folder(card.name, card.bundled), _names(card, part), config)
@@ -91,7 +95,7 @@ def _find(card: ModelCard, weights: str | None, part: Part, local_only: bool = F
         return _in_hub(config.repo, (config.path,), local_only) if config else None
     place = Path(weights).expanduser()
     if place.is_file():
-        return _beside(place, part, config)
+        return _beside(place, part)
     if place.is_dir():
         return _in_folder(place, _names(card, part), config)
     if HUB_ID.fullmatch(weights):
@@ -99,7 +103,7 @@ def _find(card: ModelCard, weights: str | None, part: Part, local_only: bool = F
     raise WeightsError(f"weights {weights!r}: no such file or folder, and not a hub id `owner/name`")
 
 
-def _find_local(card: ModelCard, weights: str | None, part: Part) -> Path | None:
+def _find_local(card: ModelCard, weights: str | None, part: Wanted) -> Path | None:
     try:
         return _find(card, weights, part, local_only=True)
     except WeightsError:
@@ -126,10 +130,10 @@ def _in_folder(folder: Path, names: tuple[str, ...], config: FileConfig | None) 
     return next((path for path in candidates if is_complete(path)), None)
 
 
-def _beside(file: Path, part: Part, config: FileConfig | None) -> Path | None:
+def _beside(file: Path, part: Wanted) -> Path | None:
     if part == "transformer":
         return file
-    if part == "lora" and config and (lora := file.parent / Path(config.path).name).is_file():
+    if isinstance(part, LoraConfig) and (lora := file.parent / Path(part.path).name).is_file():
         return lora
     return None
 
@@ -156,14 +160,28 @@ def _in_hub(repo: str, names: tuple[str, ...], local_only: bool) -> Path | None:
 def _fetch(repo: str, name: str, local_only: bool) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
 
-    if Path(name).suffix:
+    patterns = patterns_of(name)
+    if not patterns:
         return Path(hf_hub_download(repo, name, local_files_only=local_only))
-    return Path(snapshot_download(repo, allow_patterns=f"{name}/*", local_files_only=local_only)) / name
+    return Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=local_only)) / name
+
+
+def patterns_of(path: str) -> list[str]:
+    """What belongs to a path in a repository: a folder's files, the scale beside an adapter of PEFT; empty:
+    nothing but that file."""
+    if not Path(path).suffix:
+        return [f"{path}/*"]
+    return [path, adapter_config(Path(path)).as_posix()] if Path(path).stem == "adapter_model" else []
+
+
+def adapter_config(lora: Path) -> Path:
+    """Where PEFT puts what a LoRA file or folder does not tell itself."""
+    return (lora if lora.is_dir() else lora.parent) / "adapter_config.json"
 
 
 def _needs_lora(card: ModelCard, weights: str | None, transformer: Path | None) -> bool:
     """The LoRA belongs to the card's transformer; one of another name is taken as already merged."""
-    if card.files is None or card.files.lora is None:
+    if card.files is None or not card.files.lora:
         return False
     if weights is not None and Path(weights).expanduser().is_file():
         return False
@@ -177,34 +195,46 @@ def _locate_base(card: ModelCard, weights: str | None, part: Part) -> Path | Non
     return _find(card, weights, part)
 
 
-def _locate_lora(card: ModelCard, weights: str | None, transformer: Path) -> Path | None:
+def _locate_lora(
+    card: ModelCard, weights: str | None, transformer: Path
+) -> tuple[tuple[LoraConfig, Path], ...]:
     if _needs_lora(card, weights, transformer):
-        return locate_part(card, weights, "lora")
-    return _beside(transformer, "lora", _file_config(card, "lora")) if transformer.is_file() else None
+        return tuple((lora, _require(card, weights, lora)) for lora in _loras(card))
+    if not transformer.is_file():
+        return ()
+    return tuple((lora, path) for lora in _loras(card) if (path := _beside(transformer, lora)))
 
 
-def _file_config(card: ModelCard, part: Part) -> FileConfig | None:
+def _loras(card: ModelCard) -> tuple[LoraConfig, ...]:
+    return card.files.lora if card.files else ()
+
+
+def _file_config(card: ModelCard, part: Wanted) -> FileConfig | None:
+    if isinstance(part, LoraConfig):
+        return part
     config: FileConfig | None = getattr(card.files, part) if card.files else None
     return config
 
 
-def _names(card: ModelCard, part: Part) -> tuple[str, ...]:
+def _names(card: ModelCard, part: Wanted) -> tuple[str, ...]:
     config = _file_config(card, part)
-    return tuple(dict.fromkeys(((config.path,) if config else ()) + STANDARD_NAMES[part]))
+    standard = () if isinstance(part, LoraConfig) else STANDARD_NAMES[part]
+    return tuple(dict.fromkeys(((config.path,) if config else ()) + standard))
 
 
-def _describe(card: ModelCard, weights: str | None, part: Part) -> str:
+def _describe(card: ModelCard, weights: str | None, part: Wanted) -> str:
     config = _file_config(card, part)
     place = weights or card.bundled or (config.repo if config else "")
-    return f"{place}: {config.path if config else STANDARD_NAMES[part][0]}"
+    return f"{place}: {_names(card, part)[0]}"
 
 
-def _not_found(card: ModelCard, weights: str | None, part: Part) -> str:
+def _not_found(card: ModelCard, weights: str | None, part: Wanted) -> str:
+    name = "lora" if isinstance(part, LoraConfig) else part
     if weights is None and not card.has_weights:
-        return f"model {card.name}: no published {part}; give a folder as weights, or `random`"
+        return f"model {card.name}: no published {name}; give a folder as weights, or `random`"
     place = weights or card.bundled
     wanted = " or ".join(_names(card, part)) if place else _describe(card, weights, part)
     return (
-        f"model {card.name}: no {part} in {place or 'the hub or its cache'}: looked for {wanted}; "
+        f"model {card.name}: no {name} in {place or 'the hub or its cache'}: looked for {wanted}; "
         "download it where there is a network, or give a folder that has it"
     )

@@ -1,7 +1,6 @@
 """Checkpoints in, a loaded model out: read in any published layout, merge the LoRA, check, load."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,21 +9,20 @@ from torch import Tensor, nn
 
 from cascade_core.config import ModelCard
 from cascade_core.errors import WeightsError
-from cascade_core.weights.checkpoint import read_tensors
-from cascade_core.weights.layouts import original_transformer, strip_wrappers, transformers_umt5
+from cascade_core.weights.checkpoint import is_usable, read_tensors
+from cascade_core.weights.layouts import original_transformer, transformers_umt5
 from cascade_core.weights.locate import ModelFiles
+from cascade_core.weights.lora import merge, read_lora
 from cascade_core.weights.shards import reading
 
 TRANSFORMER_KEYS = ("generator_ema", "generator", "model", "state_dict")
 """Where training code keeps the tensors, in the order tried after the card's own key."""
 
-LORA_KEY = re.compile(r"(?:.*\.)?(blocks\..+)\.lora_([AB])(?:\.[^.]+)?\.weight")
-
 KeepFloat32 = Callable[[str], bool]
 
 
 def read_transformer(card: ModelCard, files: ModelFiles) -> dict[str, Tensor]:
-    """The transformer's tensors in our (the original Wan) names, its LoRA merged in.
+    """The transformer's tensors in our (the original Wan) names, with what its LoRA files add.
 
     Raises WeightsError for a file that is damaged, unsafe or ambiguous; whether the names fit the model
     is for `load_state` to say.
@@ -33,29 +31,7 @@ def read_transformer(card: ModelCard, files: ModelFiles) -> dict[str, Tensor]:
     keys = (config.key,) if config and config.key else ()
     with reading(files.transformer):
         state = original_transformer(read_tensors(files.transformer, keys + TRANSFORMER_KEYS))
-    if files.lora is None:
-        return state
-    lora = card.files and card.files.lora
-    assert lora, "locate() gives a LoRA only where the card has one"
-    with reading(files.lora):
-        tensors = read_tensors(files.lora, (lora.key,) if lora.key else ())
-        return merge_lora(state, tensors, lora.rank, lora.alpha)
-
-
-def merge_lora(
-    state: Mapping[str, Tensor], lora: Mapping[str, Tensor], rank: int, alpha: float
-) -> dict[str, Tensor]:
-    """W + alpha / rank * B @ A for each pair, computed in float32, in W's own dtype.
-
-    `lora` has peft's keys with any prefix before `blocks.`; A is [rank, in], B is [out, rank].
-    Raises WeightsError for a key that matches no weight, a pair with one half, or shapes that do not fit.
-    """
-    merged = dict(state)
-    for name, pair in _pair_up(lora).items():
-        _check_pair(name, pair, state, rank)
-        delta = pair["B"].float() @ pair["A"].float()  # [out, in]
-        merged[name] = (state[name].float() + alpha / rank * delta).to(state[name].dtype)
-    return merged
+    return merge(state, [update for lora, path in files.lora for update in read_lora(path, lora, state)])
 
 
 def load_state(
@@ -118,33 +94,9 @@ def read_vae(path: Path) -> dict[str, Tensor]:
         return converted
 
 
-def _pair_up(lora: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Weight name -> its halves under `A` and `B`."""
-    matches = {key: LORA_KEY.fullmatch(strip_wrappers(key)) for key in lora}
-    if unknown := [key for key, match in matches.items() if match is None]:
-        raise WeightsError(f"not LoRA keys: {', '.join(unknown)}")
-    pairs: dict[str, dict[str, Tensor]] = {}
-    for key, match in matches.items():
-        assert match is not None
-        pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = lora[key]
-    return pairs
-
-
-def _check_pair(name: str, pair: Mapping[str, Tensor], state: Mapping[str, Tensor], rank: int) -> None:
-    if name not in state:
-        raise WeightsError(f"LoRA for {name}, which the transformer does not have")
-    if len(pair) != 2:
-        raise WeightsError(f"LoRA for {name} has {'A without B' if 'A' in pair else 'B without A'}")
-    if not all(map(_is_usable, (*pair.values(), state[name]))):
-        raise WeightsError(f"LoRA for {name}: A, B and the weight must be dense floating-point tensors")
-    a, b, weight = list(pair["A"].shape), list(pair["B"].shape), list(state[name].shape)
-    if (len(weight), a, b) != (2, [rank, weight[-1]], [weight[0], rank]):
-        raise WeightsError(f"LoRA for {name}: A {a} and B {b} do not fit weight {weight} at rank {rank}")
-
-
 def _check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: Path | str) -> None:
     shared = [name for name in expected if name in state]
-    usable = [name for name in shared if _is_usable(state[name])]
+    usable = [name for name in shared if is_usable(state[name])]
     complaints = {
         "missing": [name for name in expected if name not in state],
         "surplus": [name for name in state if name not in expected],
@@ -154,7 +106,7 @@ def _check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], so
             if state[name].shape != expected[name].shape
         ],
         "not dense floating point": [
-            f"{name} ({_kind(state[name])})" for name in shared if not _is_usable(state[name])
+            f"{name} ({_kind(state[name])})" for name in shared if not is_usable(state[name])
         ],
     }
     found = {kind: names for kind, names in complaints.items() if names}
@@ -168,12 +120,6 @@ def _check_finite(sums: Mapping[str, Tensor], source: Path | str) -> None:
     """A sum is finite only where every value is, and costs one pass over what was just cast."""
     if bad := [name for name, total in sums.items() if not total.isfinite()]:
         raise WeightsError(f"{source}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad)}")
-
-
-def _is_usable(tensor: Tensor) -> bool:
-    """Dense floating-point numbers that are there (a nested tensor calls itself strided, too)."""
-    is_dense = tensor.layout is torch.strided and not tensor.is_nested
-    return is_dense and tensor.is_floating_point() and not tensor.is_meta
 
 
 def _kind(tensor: Tensor) -> str:

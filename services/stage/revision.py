@@ -1,14 +1,12 @@
 """Which weights a stage runs, as a digest: a session continues faithfully only on the same ones."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from cascade_core.config import RANDOM, EngineConfig, ModelCard, uses_random_weights
 from cascade_core.errors import WeightsError
-from cascade_core.weights.locate import ModelFiles, locate
-
-PARTS = ("transformer", "lora", "text_encoder", "tokenizer")
-"""What latents depend on."""
+from cascade_core.weights.locate import ModelFiles, adapter_config, locate
 
 
 def find_revision(config: EngineConfig, card: ModelCard) -> str:
@@ -23,8 +21,7 @@ def digest(files: ModelFiles) -> str:
     """Over the parts' names, file names and contents; where they lie does not matter."""
     whole = hashlib.sha256()
     try:
-        for part in PARTS:
-            place: Path | None = getattr(files, part)
+        for part, place in parts_of(files):
             for path in files_of(place):
                 assert place
                 name = path.relative_to(place).as_posix() if place.is_dir() else ""
@@ -34,6 +31,17 @@ def digest(files: ModelFiles) -> str:
     except OSError as error:
         raise WeightsError(f"weights: cannot be read: {error}") from None
     return f"sha256:{whole.hexdigest()}"
+
+
+def parts_of(files: ModelFiles) -> Iterator[tuple[str, Path | None]]:
+    """What latents depend on, by name."""
+    yield "transformer", files.transformer
+    yield "text_encoder", files.text_encoder
+    yield "tokenizer", files.tokenizer
+    for lora, path in files.lora:
+        yield f"lora {lora.alpha} {lora.strength}", path
+        if path.is_file() and adapter_config(path).is_file():
+            yield "adapter", adapter_config(path)
 
 
 def files_of(place: Path | None) -> list[Path]:

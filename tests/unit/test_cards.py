@@ -125,8 +125,8 @@ def test_timesteps(name: str, timesteps: list[float]) -> None:
 def test_longlive_has_its_lora() -> None:
     files = find_card("longlive-1.3b").files
     assert files is not None
-    assert files.lora is not None
-    assert (files.lora.key, files.lora.rank, files.lora.alpha) == ("generator_lora", 256, 256)
+    (lora,) = files.lora
+    assert (lora.key, lora.rank, lora.alpha) == ("generator_lora", 256, 256)
 
 
 def edited_card(tmp_path: Path, old: str, new: str) -> Path:

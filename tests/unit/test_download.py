@@ -31,6 +31,9 @@ height = 32
 [files.transformer]
 repo = "owner/name"
 path = "models/base.pt"
+[files.lora]
+repo = "some/style"
+path = "adapter_model.safetensors"
 [files.vae]
 repo = "base/wan"
 path = "vae"
@@ -45,6 +48,11 @@ WEIGHTS = bytes(range(256)) * 2**17
 """32 MiB: the hub's client keeps what has come in steps of 10 MB."""
 REPOSITORIES = {
     "owner/name": {"models/base.pt": WEIGHTS, "models/other.pt": b"not asked for"},
+    "some/style": {
+        "adapter_model.safetensors": b"lora",
+        "adapter_config.json": b"{}",
+        "README.md": b"not asked for",
+    },
     "base/wan": {
         "vae/config.json": b"{}",
         "vae/a.safetensors": b"a" * 5000,
@@ -82,10 +90,13 @@ def test_what_is_there_stays_and_the_rest_is_fetched(card: Path, tmp_path: Path)
     with serving(FakeHub(REPOSITORIES)) as hub:
         first = run(card, folder, hub.url)
         assert first.returncode == 0, first.stderr
-        assert "4 fetched" in first.stderr
+        assert "5 fetched" in first.stderr
         assert (folder / "name/models/base.pt").read_bytes() == WEIGHTS
         assert missing_files(find_card(str(card)), str(folder)) == []
         assert not (folder / "name/models/other.pt").exists()
+        assert {file.name for file in (folder / "style").glob("*.*")} == {
+            ".cache", ".complete", "adapter_config.json", "adapter_model.safetensors",
+        }  # fmt: skip
         (folder / "wan/tokenizer/tokenizer.json").unlink()
         (folder / "wan/.complete/tokenizer").unlink()
         hub.asked.clear()

@@ -19,6 +19,7 @@ from cascade_core.errors import WeightsError
 from cascade_core.weights.locate import ModelFiles, locate, locate_part, missing_files
 from tests.checkpoint import write_package
 
+LORA = LoraConfig(repo="owner/name", path="models/lora.pt", key="generator_lora")
 FULL = ModelCard(
     name="tiny",
     title="tiny",
@@ -30,7 +31,7 @@ FULL = ModelCard(
     video=VideoConfig(width=32, height=32),
     files=FilesConfig(
         transformer=FileConfig(repo="owner/name", path="models/base.pt"),
-        lora=LoraConfig(repo="owner/name", path="models/lora.pt", key="generator_lora"),
+        lora=(LORA,),
         vae=FileConfig(repo="base/wan", path="vae"),
         text_encoder=FileConfig(repo="base/wan", path="text_encoder"),
         tokenizer=FileConfig(repo="base/wan", path="tokenizer"),
@@ -54,7 +55,7 @@ def test_locate_in_a_mirror_of_the_repositories(tmp_path: Path) -> None:
     files = locate(FULL, str(tmp_path))
     assert files == ModelFiles(
         tmp_path / "models/base.pt",
-        tmp_path / "models/lora.pt",
+        ((LORA, tmp_path / "models/lora.pt"),),
         tmp_path / "vae",
         tmp_path / "text_encoder",
         tmp_path / "tokenizer",
@@ -67,7 +68,7 @@ def test_locate_in_repositories_side_by_side(tmp_path: Path) -> None:
     touch_base(tmp_path / "wan")
     files = locate(FULL, str(tmp_path))
     assert files.transformer == tmp_path / "name/models/base.pt"
-    assert files.lora == tmp_path / "name/models/lora.pt"
+    assert files.lora == ((LORA, tmp_path / "name/models/lora.pt"),)
     assert files.vae == tmp_path / "wan/vae"
 
 
@@ -75,7 +76,7 @@ def test_locate_in_a_diffusers_folder_takes_the_lora_as_merged(tmp_path: Path) -
     touch(tmp_path / "transformer/diffusion_pytorch_model.safetensors", tmp_path / "models/lora.pt")
     touch_base(tmp_path)
     files = locate(FULL, str(tmp_path))
-    assert (files.transformer, files.lora) == (tmp_path / "transformer", None)
+    assert (files.transformer, files.lora) == (tmp_path / "transformer", ())
     assert missing_files(FULL, str(tmp_path)) == []
     assert locate(replace(FULL, files=None), str(tmp_path)) == files
 
@@ -93,7 +94,7 @@ def test_locate_a_single_file(tmp_path: Path) -> None:
     touch(tmp_path / "mine.pt")
     assert locate(FULL, str(tmp_path / "mine.pt")) == ModelFiles(tmp_path / "mine.pt")
     touch(tmp_path / "lora.pt")
-    assert locate(FULL, str(tmp_path / "mine.pt")).lora == tmp_path / "lora.pt"
+    assert locate(FULL, str(tmp_path / "mine.pt")).lora == ((LORA, tmp_path / "lora.pt"),)
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
@@ -177,9 +178,42 @@ def test_locate_in_the_hub_cache(hub_cache: Path) -> None:
         locate(FULL, None)
     touch_base(base)
     files = locate(FULL, None)
-    assert (files.transformer, files.lora) == (snapshot / "models/base.pt", snapshot / "models/lora.pt")
+    assert files.transformer == snapshot / "models/base.pt"
+    assert files.lora == ((LORA, snapshot / "models/lora.pt"),)
     assert (files.vae, files.tokenizer) == (base / "vae", base / "tokenizer")
     assert missing_files(FULL) == []
+
+
+def test_the_scale_beside_an_adapter_is_fetched_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def fetch(_repo: str, *, allow_patterns: list[str], **_options: Any) -> str:
+        asked.append(allow_patterns)
+        return "/nowhere"
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert FULL.files
+    adapter = LoraConfig(repo="some/style", path="v2/adapter_model.safetensors")
+    card = replace(FULL, files=replace(FULL.files, lora=(adapter,)))
+    assert "some/style: v2/adapter_model.safetensors" in missing_files(card)
+    assert ["v2/adapter_model.safetensors", "v2/adapter_config.json"] in asked
+
+
+def test_several_lora_files_are_each_looked_for(tmp_path: Path) -> None:
+    assert FULL.files
+    style = LoraConfig(repo="some/style", path="style.safetensors", strength=0.5)
+    card = replace(FULL, files=replace(FULL.files, lora=(LORA, style)))
+    touch(tmp_path / "models/base.pt", tmp_path / "models/lora.pt")
+    touch_base(tmp_path)
+    assert missing_files(card, str(tmp_path)) == [f"{tmp_path}: style.safetensors"]
+    with pytest.raises(WeightsError, match=r"no lora in .*: looked for style\.safetensors"):
+        locate(card, str(tmp_path))
+    touch(tmp_path / "style/style.safetensors")
+    found = ((LORA, tmp_path / "models/lora.pt"), (style, tmp_path / "style/style.safetensors"))
+    assert locate(card, str(tmp_path)).lora == found
+    touch(tmp_path / "models/style.safetensors")
+    beside = locate(card, str(tmp_path / "models/base.pt")).lora
+    assert beside == ((LORA, tmp_path / "models/lora.pt"), (style, tmp_path / "models/style.safetensors"))
 
 
 def test_an_unfinished_download_counts_as_missing(hub_cache: Path) -> None:
@@ -199,7 +233,7 @@ def test_locate_by_hub_id(hub_cache: Path) -> None:
     assert locate(FULL, "some/one") == ModelFiles(snapshot / "transformer")
     touch(snapshot / "models/base.pt", snapshot / "models/lora.pt")
     touch_base(snapshot)
-    assert locate(FULL, "some/one").lora == snapshot / "models/lora.pt"
+    assert locate(FULL, "some/one").lora == ((LORA, snapshot / "models/lora.pt"),)
     assert missing_files(FULL, "some/one") == []
     with pytest.raises(WeightsError, match="no transformer in no/body"):
         locate(FULL, "no/body")

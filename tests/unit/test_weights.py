@@ -21,82 +21,26 @@ from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
 from cascade_core.attention.rope import rope_angles
-from cascade_core.config import (
-    FileConfig,
-    FilesConfig,
-    LoraConfig,
-    ModelCard,
-    SamplingConfig,
-    TransformerConfig,
-    VideoConfig,
-)
 from cascade_core.errors import WeightsError
 from cascade_core.model.model import CausalWanModel, Conditioning, keep_float32
 from cascade_core.ranks.loading import build_model
 from cascade_core.weights.checkpoint import read_tensors
-from cascade_core.weights.locate import ModelFiles, locate
+from cascade_core.weights.locate import ModelFiles
 from cascade_core.weights.weights import (
     load_state,
-    merge_lora,
     randomize,
     read_text_encoder,
     read_transformer,
     read_vae,
 )
+from tests.unit.tiny_wan import DIMS, State, assert_same, make_card, meta_model, random_state, saved
 
-State = dict[str, Tensor]
-
-DIMS = TransformerConfig(
-    dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_dim=8, text_len=4, in_channels=4, freq_dim=16
-)
 CPU = torch.device("cpu")
-RANK = 3
-
-
-def file_config(path: str, key: str | None = None) -> FileConfig:
-    return FileConfig(repo="owner/name", path=path, key=key)
-
-
-def make_card(path: str = "weights.pt", key: str | None = None, lora: LoraConfig | None = None) -> ModelCard:
-    files = FilesConfig(
-        transformer=file_config(path, key),
-        vae=FileConfig(repo="base/wan", path="vae"),
-        text_encoder=FileConfig(repo="base/wan", path="text_encoder"),
-        tokenizer=FileConfig(repo="base/wan", path="tokenizer"),
-        lora=lora,
-    )
-    return ModelCard(
-        name="tiny",
-        title="tiny",
-        licence="Apache-2.0",
-        commercial_use=True,
-        source="this test",
-        transformer=DIMS,
-        sampling=SamplingConfig(steps=(1000, 500)),
-        video=VideoConfig(width=32, height=32),
-        files=files,
-    )
-
-
-def meta_model() -> CausalWanModel:
-    with torch.device("meta"):
-        return CausalWanModel(DIMS)
 
 
 @pytest.fixture(scope="module")
 def state() -> State:
-    """A state in the original layout with no two parameters alike."""
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name: torch.randn(meta.shape, generator=generator) * 0.3
-        for name, meta in meta_model().state_dict().items()
-    }
-
-
-def assert_same(actual: State, expected: State) -> None:
-    assert actual.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(actual[name], tensor), name
+    return random_state()
 
 
 def velocity(state: State) -> Tensor:
@@ -163,11 +107,6 @@ def save_pretrained(state: State, folder: Path, **options: Any) -> Path:
     return folder
 
 
-def saved(content: Any, path: Path, **options: Any) -> Path:
-    torch.save(content, path, **options)
-    return path
-
-
 def saved_safetensors(state: State, path: Path) -> Path:
     save_file(state, path)
     return path
@@ -201,77 +140,6 @@ def test_diffusers_shards_are_really_several(state: State, tmp_path: Path) -> No
     folder = FORMS["diffusers shards"](state, tmp_path)
     assert len(list(folder.glob("*.safetensors"))) > 2
     assert list(folder.glob("*.index.json"))
-
-
-def lora_for(state: State, prefix: str, suffix: str) -> tuple[State, State]:
-    """A LoRA on three Linears, and the state it should give with alpha = 6, rank = 3."""
-    generator = torch.Generator().manual_seed(2)
-    lora, merged = {}, dict(state)
-    for name in ("blocks.0.self_attn.q", "blocks.1.cross_attn.o", "blocks.1.ffn.0"):
-        weight = state[f"{name}.weight"]
-        a = torch.randn(RANK, weight.shape[1], generator=generator)
-        b = torch.randn(weight.shape[0], RANK, generator=generator)
-        lora[f"{prefix}{name}.lora_A{suffix}.weight"] = a
-        lora[f"{prefix}{name}.lora_B{suffix}.weight"] = b
-        merged[f"{name}.weight"] = weight + 2.0 * (b @ a)
-    return lora, merged
-
-
-@pytest.mark.parametrize("prefix", ["", "base_model.model.model.", "base_model.model._fsdp_wrapped_module."])
-@pytest.mark.parametrize("suffix", ["", ".default"])
-def test_lora_file_is_merged(prefix: str, suffix: str, state: State, tmp_path: Path) -> None:
-    lora, merged = lora_for(state, prefix, suffix)
-    config = LoraConfig(repo="owner/name", path="lora.pt", key="generator_lora", rank=RANK, alpha=6.0)
-    card = make_card("base.pt", lora=config)
-    saved(state, tmp_path / "base.pt")
-    saved({"generator_lora": lora}, tmp_path / "lora.pt")
-    loaded = read_transformer(card, locate(card, str(tmp_path)))
-    assert_same(loaded, merged)
-
-
-def test_lora_is_added_in_float32_and_keeps_the_dtype(state: State) -> None:
-    half = {name: tensor.bfloat16() for name, tensor in state.items()}
-    lora, _ = lora_for(half, "", "")
-    name = "blocks.1.ffn.0"
-    merged = merge_lora(half, lora, RANK, alpha=6.0)[f"{name}.weight"]
-    product = lora[f"{name}.lora_B.weight"] @ lora[f"{name}.lora_A.weight"]
-    assert torch.equal(merged, (half[f"{name}.weight"].float() + 2 * product).bfloat16())
-
-
-@pytest.mark.parametrize(
-    ("removed", "added", "complaint"),
-    [
-        ("blocks.0.self_attn.q.lora_B.weight", {}, r"blocks\.0\.self_attn\.q\.weight has A without B"),
-        ("blocks.0.self_attn.q.lora_A.weight", {}, r"blocks\.0\.self_attn\.q\.weight has B without A"),
-        (None, {"blocks.9.ffn.0.lora_A.weight": (3, 3)}, r"blocks\.9\.ffn\.0\.weight, which .* not have"),
-        (None, {"blocks.0.ffn.0.weight": (3, 3)}, r"not LoRA keys: blocks\.0\.ffn\.0\.weight"),
-        (None, {"blocks.1.ffn.0.lora_A.weight": (3, 5)}, "do not fit"),
-        (None, {"blocks.1.ffn.0.lora_A.weight": (4, 24)}, "do not fit"),
-        (None, {"blocks.1.ffn.0.lora_A.weight": ()}, "do not fit"),
-        (
-            None,
-            {"blocks.0.norm3.lora_A.weight": (3, 24), "blocks.0.norm3.lora_B.weight": (24, 3)},
-            "do not fit",
-        ),
-    ],
-)
-def test_bad_lora_is_refused(
-    removed: str | None, added: dict[str, tuple[int, ...]], complaint: str, state: State
-) -> None:
-    lora, _ = lora_for(state, "", "")
-    lora = {name: tensor for name, tensor in lora.items() if name != removed}
-    lora |= {name: torch.ones(shape) for name, shape in added.items()}
-    with pytest.raises(WeightsError, match=complaint):
-        merge_lora(state, lora, RANK, alpha=6.0)
-
-
-@pytest.mark.parametrize("half", ["A", "B"])
-def test_lora_tensors_without_usable_numbers_are_refused(half: str, state: State) -> None:
-    lora, _ = lora_for(state, "", "")
-    name = f"blocks.0.self_attn.q.lora_{half}.weight"
-    for odd in (lora[name].to("meta"), lora[name].int(), lora[name].to_sparse()):
-        with pytest.raises(WeightsError, match=r"LoRA for blocks\.0\.self_attn\.q\.weight: .* dense"):
-            merge_lora(state, lora | {name: odd}, RANK, alpha=6.0)
 
 
 def test_all_key_errors_come_at_once(state: State) -> None:
@@ -555,12 +423,3 @@ def test_original_vae_fills_the_diffusers_model(tmp_path: Path) -> None:
         empty = AutoencoderKLWan(**config)
     load_state(empty, loaded, path, CPU, torch.float32)
     assert_same(dict(empty.state_dict()), loaded)
-
-
-def test_a_bad_lora_file_is_named(state: State, tmp_path: Path) -> None:
-    config = LoraConfig(repo="owner/name", path="lora.pt", key="generator_lora", rank=RANK + 1)
-    card = make_card("base.pt", lora=config)
-    saved(state, tmp_path / "base.pt")
-    saved({"generator_lora": lora_for(state, "", "")[0]}, tmp_path / "lora.pt")
-    with pytest.raises(WeightsError, match=r"lora\.pt: LoRA for blocks\.0\.self_attn\.q.*at rank 4"):
-        read_transformer(card, locate(card, str(tmp_path)))

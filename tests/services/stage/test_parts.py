@@ -1,12 +1,13 @@
 """The parts of a stage that need no ranks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from cascade.v1 import common_pb2, stage_pb2
-from cascade_core.config import EngineConfig, find_card, make
+from cascade_core.config import EngineConfig, LoraConfig, find_card, make
 from cascade_core.engine.session import TickTiming
 from cascade_core.errors import WeightsError
 from cascade_core.schedule import Work
@@ -91,6 +92,17 @@ class TestRevision:
             tmp_path / "two" / "transformer" / "b.safetensors"
         )
         assert digest(two) != digest(one)
+
+    def test_it_is_of_the_loras_and_their_scales_too(self, tmp_path: Path) -> None:
+        files, path = self.files(tmp_path), tmp_path / "lora.safetensors"
+        path.write_bytes(b"lora")
+        lora = LoraConfig(repo="owner/name", path=path.name)
+        some = [files, replace(files, lora=((lora, path),))]
+        some.append(replace(files, lora=((replace(lora, strength=0.5), path),)))
+        some.append(replace(files, lora=((lora, path), (lora, path))))
+        digests = {digest(each) for each in some}
+        (tmp_path / "adapter_config.json").write_text("{}")
+        assert len(digests | {digest(some[1])}) == len(some) + 1
 
     def test_files_that_are_gone_say_so(self, tmp_path: Path) -> None:
         self.files(tmp_path)

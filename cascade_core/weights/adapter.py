@@ -1,0 +1,80 @@
+"""What a LoRA's keys do not tell: its alpha, as PEFT and diffusers write it down."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from cascade_core.config import LoraConfig, Positive, make
+from cascade_core.errors import InvalidConfig, WeightsError
+from cascade_core.weights.checkpoint import read_metadata
+from cascade_core.weights.locate import adapter_config
+from cascade_core.weights.shards import reading
+
+METADATA: Final = "lora_adapter_metadata"
+"""Where diffusers keeps PEFT's configuration inside a safetensors file, as JSON."""
+
+T = TypeVar("T")
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The part of PEFT's configuration that a merge needs. A value that is not allowed cannot be merged."""
+
+    r: Positive | None = None
+    lora_alpha: Finite | None = None
+    """None: each pair's rank."""
+    rank_pattern: Mapping[re.Pattern[str], Positive] = Field(default_factory=dict)
+    """For layers whose names end with a match of the regular expression, as the next."""
+    alpha_pattern: Mapping[re.Pattern[str], Finite] = Field(default_factory=dict)
+    use_rslora: bool = False
+    use_dora: Literal[False] = False
+    peft_type: Literal["LORA"] = "LORA"
+    init_lora_weights: Literal[True, False, "gaussian", "eva", "orthogonal"] = True
+    """The others of PEFT change the weights below, too."""
+
+    def rank(self, layer: str) -> int | None:
+        return _of_layer(layer, self.rank_pattern, self.r)
+
+    def scale(self, layer: str, rank: int) -> float:
+        alpha = _of_layer(layer, self.alpha_pattern, self.lora_alpha)
+        return 1.0 if alpha is None else alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def read_adapter(lora: Path, config: LoraConfig) -> Adapter:
+    """As the file tells, else adapter_config.json beside it, else the card. Raises WeightsError."""
+    with reading(lora):
+        text = read_metadata(lora).get(METADATA)
+    if text:
+        return _parse(text, lora)
+    beside = adapter_config(lora)
+    if beside.is_file():
+        with reading(beside):
+            return _parse(beside.read_text(), beside)
+    return Adapter(lora_alpha=config.alpha)
+
+
+def _parse(text: str, path: Path) -> Adapter:
+    try:
+        told = dict(json.loads(text))
+        return make(
+            Adapter, {key.removeprefix("transformer."): told[key] for key in told if told[key] is not None}
+        )
+    except InvalidConfig as error:
+        raise WeightsError(f"{path}: this LoRA cannot be merged: {error}") from None
+    except (ValueError, TypeError, RecursionError):
+        raise WeightsError(f"{path}: the LoRA's configuration is not a JSON object") from None
+
+
+def _of_layer(layer: str, patterns: Mapping[re.Pattern[str], T], otherwise: T | None) -> T | None:
+    layer = layer.removeprefix("base_model.model.").removeprefix("transformer.")
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern.pattern})$", layer):
+            return value
+    return otherwise
