@@ -11,10 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from demo_world.train_vae import encode, to_video
-from demo_world.world import Scene, World, describe, random_script
+from demo_world.world import MOTIONS, Motion, Scene, World, describe, random_script
 
-NUM_CLIPS = 1800
-NUM_BLOCKS = 7
+NUM_CLIPS = 1500
+NUM_BLOCKS = 9
+SHOWN_MOTIONS: tuple[Motion, ...] = (*MOTIONS, "bounce", "bounce", "circle")
+"""What motions are drawn from: more of those that need exact knowledge of the last places."""
 LATE_SHARE = 0.35
 """Of the stretches: those that may begin later than their clip."""
 BLOCK_FRAMES = 3
@@ -35,10 +37,10 @@ class Batch:
 
 
 class Dataset:
-    """Clips of 7 blocks with the scene of every block."""
+    """Clips of 9 blocks with the scene of every block."""
 
     def __init__(self, latents: Tensor, seed: int) -> None:
-        """`latents` [N, 7, F, C, h, w]; `seed` is the one they were made with."""
+        """`latents` [N, 9, F, C, h, w]; `seed` is the one they were made with."""
         self._latents = latents
         self._scripts = [script_of(seed, index) for index in range(len(latents))]
 
@@ -52,7 +54,7 @@ class Dataset:
         words = Random(int(torch.randint(2**31, (), generator=generator)))
         latents = torch.stack(
             [
-                self._latents[clip, first : first + num_blocks]
+                self._latents[clip, first : first + num_blocks].float()
                 for clip, first in zip(clips, firsts, strict=True)
             ]
         )
@@ -63,12 +65,12 @@ class Dataset:
         ]
         has_past = torch.ones(num_clips, num_blocks)
         has_past[:, 0] = torch.tensor([float(first == 0) for first in firsts])
-        return Batch(latents.float(), prompts, has_past)
+        return Batch(latents, prompts, has_past)
 
 
 def script_of(seed: int, index: int) -> list[Scene]:
     """The scenes of a training clip."""
-    return random_script(Random(f"{seed} {index}"), NUM_BLOCKS)
+    return random_script(Random(f"{seed} {index}"), NUM_BLOCKS, motions=SHOWN_MOTIONS)
 
 
 def make_dataset(

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
 from torch import Tensor
 
-from demo_world.training import train
+from demo_world.training import NumberFormat, Rates, train
 from demo_world.world import SIZE, World, random_script
 
 CONFIG = {
@@ -34,20 +34,24 @@ LATENTS = 3
 """Latent frames of a training clip: 1 + 4 + 4 pictures."""
 CROP = 64
 """Pixels of a side; the last steps see whole pictures."""
-MUON_LR, ADAMW_LR = 5e-3, 1e-3
+RATES = Rates(muon=5e-3, adamw=1e-3)
 GRADIENT_WEIGHT, SQUARE_WEIGHT, KL_WEIGHT = 0.3, 2.0, 2e-4
 LOG_VARIANCE_START = -5.0
 
 
-def train_vae(folder: Path, *, seed: int = 0, num_steps: int = NUM_STEPS) -> AutoencoderKLWan:
+def train_vae(
+    folder: Path,
+    *,
+    seed: int = 0,
+    num_steps: int = NUM_STEPS,
+    number_format: NumberFormat | None = None,
+) -> AutoencoderKLWan:
     """The trained VAE, latents normalised by its configuration; its state is kept in `folder`."""
     torch.manual_seed(seed)
     model = AutoencoderKLWan(**CONFIG)
     with torch.no_grad():
         _bias(model)[CONFIG["z_dim"] :] = LOG_VARIANCE_START
-    for parameter in model.parameters():
-        if parameter.ndim == 5:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    _channels_last(model)
 
     def loss(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -60,11 +64,18 @@ def train_vae(folder: Path, *, seed: int = 0, num_steps: int = NUM_STEPS) -> Aut
         model,
         loss,
         num_steps=num_steps,
-        muon_lr=MUON_LR,
-        adamw_lr=ADAMW_LR,
+        rates=RATES,
         state_file=folder / "vae.pt",
+        number_format=number_format,
     )
     _normalise(model)
+    return model
+
+
+def load_vae(folder: Path) -> AutoencoderKLWan:
+    """The VAE of a checkpoint, in single precision."""
+    model = AutoencoderKLWan.from_pretrained(folder).float().eval().requires_grad_(False)
+    _channels_last(model)
     return model
 
 
@@ -89,11 +100,10 @@ def encode(model: AutoencoderKLWan, video: Tensor) -> Tensor:
 
 
 def _loss(model: AutoencoderKLWan, video: Tensor, generator: torch.Generator) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        mean, log_variance = encode(model, video).float().chunk(2, dim=1)
-        log_variance = log_variance.clamp(-20, 10)
-        noise = torch.randn(mean.shape, generator=generator)
-        made = _decode(model, mean + (log_variance / 2).exp() * noise).float()
+    mean, log_variance = encode(model, video).float().chunk(2, dim=1)
+    log_variance = log_variance.clamp(-20, 10)
+    noise = torch.randn(mean.shape, generator=generator)
+    made = _decode(model, mean + (log_variance / 2).exp() * noise).float()
     kl = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
     error = made - video
     gradients = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
@@ -124,6 +134,13 @@ def _crop(clips: Tensor, generator: torch.Generator) -> Tensor:
     return torch.stack(
         [clip[..., y : y + CROP, x : x + CROP] for clip, (y, x) in zip(clips, corners, strict=True)]
     )
+
+
+def _channels_last(model: AutoencoderKLWan) -> None:
+    """Kernels as the processor reads them fastest: encoding takes a third less."""
+    for parameter in model.parameters():
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
 
 
 def _bias(model: AutoencoderKLWan) -> Tensor:

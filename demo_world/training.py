@@ -2,18 +2,37 @@
 
 import math
 import os
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+NumberFormat = Literal["bfloat16", "float32"]
+FORMATS: tuple[NumberFormat, ...] = get_args(NumberFormat)
+
 WARMUP_STEPS = 50
-SAVE_STEPS = 100
+SAVE_STEPS = 25
+MEASURED_STEPS = 3
 GRADIENT_NORM = 1.0
 MUON_MOMENTUM = 0.95
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates of the two optimisers."""
+
+    muon: float
+    adamw: float
+
+    def times(self, factor: float) -> "Rates":
+        return Rates(factor * self.muon, factor * self.adamw)
 
 
 class Optimiser:
@@ -22,7 +41,7 @@ class Optimiser:
     Learning-rate decay is worth most of the quality: do not judge a model before it.
     """
 
-    def __init__(self, model: nn.Module, muon_lr: float, adamw_lr: float, num_steps: int) -> None:
+    def __init__(self, model: nn.Module, rates: Rates, num_steps: int) -> None:
         self._kernels: list[tuple[nn.Parameter, nn.Parameter]] = []
         matrices, rest = [], []
         for name, parameter in model.named_parameters():
@@ -36,9 +55,13 @@ class Optimiser:
                 matrices.append(matrix)
         self._all: list[torch.optim.Optimizer] = [
             torch.optim.Muon(
-                matrices, lr=muon_lr, momentum=MUON_MOMENTUM, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+                matrices,
+                lr=rates.muon,
+                momentum=MUON_MOMENTUM,
+                weight_decay=0.0,
+                adjust_lr_fn="match_rms_adamw",
             ),
-            torch.optim.AdamW(rest, lr=adamw_lr, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.AdamW(rest, lr=rates.adamw, betas=(0.9, 0.98), weight_decay=0.0),
         ]
 
         def rate(step: int) -> float:
@@ -82,38 +105,100 @@ def train(
     loss: Callable[[int], Tensor],
     *,
     num_steps: int,
-    muon_lr: float,
-    adamw_lr: float,
+    rates: Rates,
     state_file: Path,
+    number_format: NumberFormat | None = None,
+    compile: Callable[[], None] | None = None,
 ) -> None:
     """Minimise `loss(step)` over the model's weights, which are frozen afterwards.
 
-    Everything a run consists of is saved to `state_file` every 100 steps, and a later call with the same
-    file goes on there. A step's loss must depend on the step and the weights alone.
+    Everything a run consists of is saved to `state_file` every 25 steps and when it is stopped, and a later
+    call with the same file goes on there to the same weights. A step's loss must depend on the step and the
+    weights alone: what is random comes from a generator seeded with the step. Without a number format the
+    run keeps the one that measured fastest when it began. `compile` is called after that. Raises
+    KeyboardInterrupt on SIGINT and SIGTERM, after the step under way.
     """
-    optimiser = Optimiser(model, muon_lr, adamw_lr, num_steps)
+    optimiser = Optimiser(model, rates, num_steps)
     first = 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        first = state["step"]
-    with tqdm(total=num_steps, initial=first, desc=state_file.stem, unit="step") as bar:
+        first, number_format = state["step"], number_format or state.get("number_format")
+
+    def save(step: int) -> None:
+        parts = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+        _write(state_file, parts | {"step": step, "number_format": number_format})
+
+    if first < num_steps:
+        number_format = number_format or fastest_format(model, loss)
+        if compile:
+            compile()
+    with (
+        _stop_requests() as stop,
+        tqdm(total=num_steps, initial=first, desc=state_file.stem, unit="step") as bar,
+    ):
         smooth = None
         for step in range(first, num_steps):
-            value = loss(step)
+            with _autocast(number_format):
+                value = loss(step)
             value.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             smooth = value.item() if smooth is None else 0.98 * smooth + 0.02 * value.item()
             bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
             bar.update()
-            if (step + 1) % SAVE_STEPS == 0 or step + 1 == num_steps:
-                _save(state_file, model, optimiser, step + 1)
+            if stop or (step + 1) % SAVE_STEPS == 0 or step + 1 == num_steps:
+                save(step + 1)
+            if stop:
+                raise KeyboardInterrupt
     model.eval().requires_grad_(False)
 
 
-def _save(file: Path, model: nn.Module, optimiser: Optimiser, step: int) -> None:
+def fastest_format(model: nn.Module, loss: Callable[[int], Tensor]) -> NumberFormat:
+    """`bfloat16` where steps in it are faster on this machine, else `float32`; told to the user.
+
+    bfloat16 helps where the processor has units for it, and hurts elsewhere.
+    """
+    seconds = {name: _least_seconds(model, loss, name) for name in FORMATS}
+    fastest = min(seconds, key=lambda name: seconds[name])
+    told = ", ".join(f"{name} {value:.2f} s a step" for name, value in seconds.items())
+    tqdm.write(f"number format {fastest} ({told}, not compiled)")
+    return fastest
+
+
+def _least_seconds(model: nn.Module, loss: Callable[[int], Tensor], number_format: NumberFormat) -> float:
+    """Of a few steps, of which none is taken."""
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        with _autocast(number_format):
+            value = loss(0)
+        value.backward()  # type: ignore[no-untyped-call]
+        model.zero_grad()
+        return time.perf_counter() - began
+
+    return min(seconds() for _ in range(MEASURED_STEPS))
+
+
+def _autocast(number_format: NumberFormat | None) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=number_format == "bfloat16")
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Signals that ask to stop, as they come in."""
+    requests: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: requests.append(number)) for number in numbers]
+    try:
+        yield requests
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _write(file: Path, state: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, partial)
+    torch.save(state, partial)
     os.replace(partial, file)

@@ -5,7 +5,7 @@ little on purpose: a 4-step model cannot settle a question that its first, pure-
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal, get_args
@@ -185,23 +185,25 @@ def describe(scene: Scene, random: Random | None = None) -> str:
     )
 
 
-def random_scene(random: Random) -> Scene:
-    """A scene drawn evenly."""
+def random_scene(random: Random, motions: Sequence[Motion] = MOTIONS) -> Scene:
+    """A scene drawn evenly; `motions` may name one more than once."""
     return Scene(
         random.choice(tuple(COLOURS)),
         random.choice(SHAPES),
-        random.choice(MOTIONS),
+        random.choice(motions),
         random.choice(tuple(BACKGROUNDS)),
     )
 
 
-def random_script(random: Random, num_blocks: int, change: float = 0.35) -> list[Scene]:
+def random_script(
+    random: Random, num_blocks: int, change: float = 0.35, motions: Sequence[Motion] = MOTIONS
+) -> list[Scene]:
     """A scene for every block; with probability `change` a block begins with one to four new attributes."""
-    script = [random_scene(random)]
+    script = [random_scene(random, motions)]
     while len(script) < num_blocks:
         scene = script[-1]
         if random.random() < change:
-            new = random_scene(random)
+            new = random_scene(random, motions)
             names = random.sample(["colour", "shape", "motion", "background"], random.randint(1, 4))
             scene = replace(scene, **{name: getattr(new, name) for name in names})
         script.append(scene)
