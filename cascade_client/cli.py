@@ -21,10 +21,11 @@ from cascade_client.errors import CascadeClientError, Unavailable
 DESCRIPTION = """\
 Prompts to endless, steerable video.
 
-Begin with:
-  cascade doctor                          is everything here that it takes?
-  cascade up                              run all services on this machine; leave it running
-  cascade generate "a red circle"         make a video, in another terminal
+Begin with these; while `up` runs, the last one goes into another terminal:
+
+  cascade doctor
+  cascade up
+  cascade generate "a red circle"
 """
 
 

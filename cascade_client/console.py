@@ -3,8 +3,11 @@
 import argparse
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +26,7 @@ GATEWAY_VARIABLE = "CASCADE_CLIENT_GATEWAY"
 RETRY_FOR_S = 3.0
 """A person waits no longer to hear that nobody is there."""
 MODES = ("immediate", "boundary", "recache")
+MODE_HELP = "immediate (the default), boundary or recache"
 
 
 class CommandFailed(Exception):
@@ -34,13 +38,23 @@ class WrongUsage(CommandFailed):
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, and where to read on."""
+    """Says what is wrong in one sentence, and where to read on. Its help fits a narrow terminal."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+    def __init__(self, description: str, **options: Any) -> None:
+        columns = shutil.get_terminal_size().columns
+        layout = partial(
+            argparse.RawDescriptionHelpFormatter, max_help_position=max(14, min(24, columns // 4))
+        )
+        super().__init__(formatter_class=layout, description=fitted(description, columns - 2), **options)
 
     def error(self, message: str) -> NoReturn:
         raise WrongUsage(f"{self.prog}: {message}{quotes_missing(message)} (see {self.prog} --help)")
+
+
+def fitted(text: str, columns: int) -> str:
+    """Each line, except those that begin with spaces: commands are copied whole."""
+    lines = text.splitlines()
+    return "\n".join(line if line.startswith(" ") else textwrap.fill(line, columns) for line in lines)
 
 
 def quotes_missing(message: str) -> str:
@@ -51,9 +65,15 @@ def quotes_missing(message: str) -> str:
     return '; words that belong together go into quotes, as in "a red circle"'
 
 
-def add_command(commands: Commands, name: str, run: Run, summary: str, details: str = "") -> CommandParser:
+def add_command(
+    commands: Commands, name: str, run: Run, summary: str, details: str = "", words: str = ""
+) -> CommandParser:
+    """`words`: what has to be typed after its name."""
     parser: CommandParser = commands.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.\n\n{details}".strip()
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.\n\n{details}".strip(),
+        usage=f"%(prog)s [options] {words}".strip(),
     )
     parser.set_defaults(run=run)
     return parser

@@ -27,10 +27,10 @@ print(json.dumps({"names": names, "free": free, "peers": peers}))
 
 async def check_gpus(options: Options) -> Sequence[Finding]:
     if not is_there("pynvml"):
-        return [await gpus_by_tool()]
+        return [await gpus_by_tool(options.model)]
     status, output = await run(sys.executable, "-c", GPU_PROBE)
     if status != 0:
-        return [Finding("GPUs", "ok", "none that a driver reports: the demo model runs on the CPU")]
+        return [no_gpus(options.model)]
     gpus = json.loads(output)
     free = ", ".join(
         f"{name} ({free / GIB:.0f} GiB free)" for name, free in zip(gpus["names"], gpus["free"], strict=True)
@@ -51,9 +51,15 @@ def links(peers: Sequence[int | None]) -> Finding:
     return Finding("GPU links", "warn", text, advice)
 
 
-async def gpus_by_tool() -> Finding:
+def no_gpus(model: str) -> Finding:
+    if model == "demo":
+        return Finding("GPUs", "ok", "none that a driver reports: the demo model runs on the CPU")
+    return Finding("GPUs", "warn", "none that a driver reports", f"{model} is too slow to watch on a CPU")
+
+
+async def gpus_by_tool(model: str) -> Finding:
     if not shutil.which("nvidia-smi"):
-        return Finding("GPUs", "ok", "none: the demo model runs on the CPU")
+        return no_gpus(model)
     status, output = await run("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     if status != 0:
         return Finding("GPUs", "warn", "nvidia-smi fails", "look at the driver: run nvidia-smi")

@@ -20,10 +20,15 @@ async def check_redis(options: Options) -> Sequence[Finding]:
     try:
         answer = await asyncio.to_thread(ping, options.redis)
     except (OSError, ValueError) as error:
-        return [Finding("Redis", "fail", f"does not answer: {error}", "start it, or correct --redis")]
+        return [Finding("Redis", "fail", f"does not answer: {reason(error)}", "start it, or correct --redis")]
     if answer != "+PONG":
         return [Finding("Redis", "fail", f"refuses: {answer.lstrip('-')}", "correct the password in the URL")]
     return [Finding("Redis", "ok", "answers")]
+
+
+def reason(error: Exception) -> str:
+    """Without the number that the system has for it."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def ping(url: str) -> str:

@@ -34,7 +34,7 @@ def parse_prompt(text: str) -> str:
 
 def parse_session(text: str) -> str:
     if not re.fullmatch(r"(sessions/)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no session; `cascade sessions` lists them: s1, say")
+        raise argparse.ArgumentTypeError(f"{text!r} is no session's name; `cascade sessions` lists them")
     return text
 
 

@@ -23,5 +23,12 @@ def add_commands(commands: Commands, whole: Callable[[], CommandParser]) -> None
         print(shtab.complete(whole(), options.shell))
         return 0
 
-    parser = add_command(commands, "completion", completion, "print completions for your shell", DETAILS)
-    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="which one")
+    parser = add_command(
+        commands, "completion", completion, "print completions for your shell", DETAILS, "SHELL"
+    )
+    parser.add_argument(
+        "shell",
+        choices=shtab.SUPPORTED_SHELLS,
+        metavar="SHELL",
+        help=f"one of {', '.join(shtab.SUPPORTED_SHELLS)}",
+    )

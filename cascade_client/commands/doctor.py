@@ -26,9 +26,9 @@ CHECKS: tuple[Check, ...] = (
 
 
 def add_commands(commands: Commands) -> None:
-    parser = add_command(commands, "doctor", doctor, "look whether everything is here that it takes")
+    parser = add_command(commands, "doctor", doctor, "check that everything needed is here")
     parser.add_argument(
-        "--model", type=parse_model, default="demo", help="that is to run here (default: demo)"
+        "--model", type=parse_model, default="demo", help="the model card that is to run here (default: demo)"
     )
     redis_url = os.environ.get("CASCADE_GATEWAY_REDIS_URL")
     parser.add_argument("--redis", default=redis_url, metavar="URL", help="a Redis that should answer")

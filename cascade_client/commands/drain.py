@@ -43,7 +43,9 @@ example:
 
 
 def add_commands(commands: Commands) -> None:
-    parser = add_command(commands, "drain", drain, "move all sessions off a stage or decoder", DETAILS)
+    parser = add_command(
+        commands, "drain", drain, "move all sessions off a stage or decoder", DETAILS, "ADDRESS"
+    )
     parser.add_argument("address", metavar="ADDRESS", help="host:port of the stage or decoder")
     parser.add_argument(
         "--timeout", type=parse_seconds, default=300.0, help="time to move, seconds (default: 300)"

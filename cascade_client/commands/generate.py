@@ -19,6 +19,7 @@ from cascade_client.commands.output import add_out, choose_out, saved_sentence
 from cascade_client.commands.recording import Recording
 from cascade_client.commands.wanted import DEFAULT_SECONDS, Wanted, check, plan
 from cascade_client.console import (
+    MODE_HELP,
     MODES,
     CommandFailed,
     Commands,
@@ -45,7 +46,7 @@ examples:
 
 
 def add_commands(commands: Commands) -> None:
-    parser = add_command(commands, "generate", generate, "make a video and save it", DETAILS)
+    parser = add_command(commands, "generate", generate, "make a video and save it", DETAILS, "PROMPT")
     parser.add_argument("prompt", type=parse_prompt, metavar="PROMPT", help="what to show")
     parser.add_argument(
         "--at", type=parse_change, action="append", default=[], metavar="WHEN=PROMPT",
@@ -57,7 +58,9 @@ def add_commands(commands: Commands) -> None:
     )
     length.add_argument("--blocks", type=parse_count, help="length in blocks, mostly 12 pictures each")
     parser.add_argument("--model", type=parse_model, default="", help="model card (default: the gateway's)")
-    parser.add_argument("--mode", choices=MODES, help="how later prompts take over (default: immediate)")
+    parser.add_argument(
+        "--mode", choices=MODES, metavar="MODE", help=f"how later prompts take over: {MODE_HELP}"
+    )
     parser.add_argument("--seed", type=parse_seed, help="the same seed makes the same video (default: any)")
     parser.add_argument(
         "--size", type=parse_size, default=(0, 0), metavar="WxH", help="pixels, multiples of 16"

@@ -15,6 +15,7 @@ from cascade_client.commands.arguments import (
 )
 from cascade_client.commands.wording import describe_end, describe_state, unknown_words
 from cascade_client.console import (
+    MODE_HELP,
     MODES,
     CommandFailed,
     CommandParser,
@@ -38,15 +39,20 @@ NUM_SHOWN = 50
 def add_commands(commands: Commands) -> None:
     listing = add_command(commands, "sessions", list_sessions, "list sessions, newest first")
     listing.add_argument(
-        "--state", action="append", default=[], choices=STATES, help="only those; may be repeated"
+        "--state",
+        action="append",
+        default=[],
+        choices=STATES,
+        metavar="STATE",
+        help=f"only those that are {', '.join(STATES)}; may be repeated",
     )
     listing.add_argument(
         "--limit", type=parse_count, default=NUM_SHOWN, help=f"at most (default: {NUM_SHOWN})"
     )
-    switching = add_command(commands, "switch", switch, "change what a session shows")
+    switching = add_command(commands, "switch", switch, "change what a session shows", words="SESSION PROMPT")
     switching.add_argument("session", type=parse_session, metavar="SESSION", help="its name or id")
     switching.add_argument("prompt", type=parse_prompt, metavar="PROMPT", help="what to show from now on")
-    switching.add_argument("--mode", choices=MODES, help="how it takes over (default: immediate)")
+    switching.add_argument("--mode", choices=MODES, metavar="MODE", help=f"how it takes over: {MODE_HELP}")
     switching.add_argument("--at-block", type=parse_block, metavar="BLOCK", help="when this block starts")
     switching.add_argument("--wait", action="store_true", help="until it has taken effect")
     switching.add_argument(
@@ -58,7 +64,7 @@ def add_commands(commands: Commands) -> None:
         ("resume", resume, "let a paused session go on"),
         ("delete", delete, "end a session"),
     ):
-        parser = add_command(commands, name, run, summary)
+        parser = add_command(commands, name, run, summary, words="SESSION")
         parser.add_argument("session", type=parse_session, metavar="SESSION", help="its name or id")
         finish(parser)
 

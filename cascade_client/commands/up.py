@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from cascade_client.checks.redis import ping
+from cascade_client.checks.redis import ping, reason
 from cascade_client.checks.weights import what_hinders
 from cascade_client.commands.arguments import parse_count, parse_http_port, parse_port, parse_seconds
 from cascade_client.console import CommandFailed, Commands, Options, add_command, add_json, note, print_json
@@ -99,7 +99,7 @@ async def require_redis(url: str) -> None:
     try:
         answer = await asyncio.to_thread(ping, url)
     except (OSError, ValueError) as error:
-        raise CommandFailed(f"--redis: it does not answer: {error}") from None
+        raise CommandFailed(f"--redis: it does not answer: {reason(error)}") from None
     if answer != "+PONG":
         raise CommandFailed(f"--redis: it refuses: {answer.lstrip('-')}")
 
@@ -124,5 +124,6 @@ def announce(services: list[LocalService], options: Options) -> None:
         print(f"{service.process.name:10} {service.process.address:16} pid {service.child.pid}")
     target = ",".join(addresses["gateway"])
     place = "" if target.endswith(":50051") and "," not in target else f" --gateway {target}"
-    where = f"Open {pages[0]} in a browser, or in another terminal" if pages else "In another terminal"
-    print(f'\nReady. {where}:\n\n  cascade generate "a red circle moves left"{place}\n', flush=True)
+    page = f"The page: {pages[0]}\n" if pages else ""
+    example = f'  cascade generate "a red circle moves left"{place}\n'
+    print(f"\nReady. Ctrl-C ends it.\n{page}In another terminal:\n\n{example}", flush=True)

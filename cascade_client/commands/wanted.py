@@ -31,7 +31,9 @@ def check(options: Namespace) -> None:
     seconds = None if options.blocks else options.seconds or DEFAULT_SECONDS
     for change in options.at:
         if seconds and change.seconds and change.seconds >= seconds:
-            raise CommandFailed(f"--at: {change.seconds:g} s is after the end, {seconds:g} s: add --seconds")
+            raise CommandFailed(
+                f"--at: {change.seconds:g} s is after the end, {seconds:g} s: raise --seconds"
+            )
     timeline([change for change in options.at if change.block is not None], options.prompt, options.blocks)
 
 

@@ -20,7 +20,9 @@ examples:
 
 
 def add_commands(commands: Commands) -> None:
-    parser = add_command(commands, "watch", watch, "watch a session that somebody else steers", DETAILS)
+    parser = add_command(
+        commands, "watch", watch, "watch a session that somebody else steers", DETAILS, "SESSION"
+    )
     parser.add_argument("session", type=parse_session, metavar="SESSION", help="its name or id")
     add_out(parser, VIDEO)
     parser.add_argument("--profile", default="", help="which form of the video (default: the first)")

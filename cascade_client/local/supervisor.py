@@ -32,6 +32,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """Ask all to drain; called again: kill them."""
+        if not self._stopping.is_set():
+            self._tell("stopping", {}, "stopping; Ctrl-C again kills what is left")
         (self._hurried if self._stopping.is_set() else self._stopping).set()
 
     async def run(self, ready_within_s: float, announce: Callable[[], None]) -> None:

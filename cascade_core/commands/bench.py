@@ -58,7 +58,14 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--blocks", type=at_least(1), default=12, help="measured blocks a configuration (default: 12)"
     )
-    parser.add_argument("--only", nargs="+", choices=TITLES, default=list(TITLES), help="tables to measure")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=TITLES,
+        default=list(TITLES),
+        metavar="TABLE",
+        help=f"tables to measure: {', '.join(TITLES)} (default: all)",
+    )
     parser.add_argument(
         "--frames", type=at_least(3), default=10_000, help="latent frames of the long session"
     )

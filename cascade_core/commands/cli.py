@@ -71,17 +71,25 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> Parser:
     parser = Parser(prog="cascade-engine", description="Block-causal video diffusion as a block cascade.")
     parser.add_argument("--version", action="version", version=f"cascade-engine {engine_version()}")
-    commands = parser.add_subparsers(dest="command", required=True)
-    add_generate(commands.add_parser("generate", help="make one video from prompts"))
-    models = commands.add_parser("models", help="list the model cards")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    usage = "%(prog)s [options] --prompt PROMPT --out FILE"
+    add_generate(commands.add_parser("generate", usage=usage, help="make one video from prompts"))
+    models = commands.add_parser("models", usage="%(prog)s [options]", help="list the model cards")
     models.add_argument("--weights", help="folder to look for files in (default: each model's own place)")
     models.add_argument("--json", action="store_true", help="print JSON")
-    fetch = commands.add_parser("download", help="put a model's files into a folder")
+    fetch = commands.add_parser(
+        "download", usage="%(prog)s --model MODEL --to TO", help="put a model's files into a folder"
+    )
     fetch.add_argument("--model", required=True, help="a card's name, or a path to a .toml card")
     fetch.add_argument("--to", required=True, type=Path, help="the folder; what is there stays")
-    add_bench_arguments(commands.add_parser("bench", help="measure this machine and write tables"))
-    completion = commands.add_parser("completion", help="print completions for your shell")
-    completion.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="which one")
+    add_bench_arguments(
+        commands.add_parser("bench", usage="%(prog)s [options]", help="measure this machine and write tables")
+    )
+    completion = commands.add_parser(
+        "completion", usage="%(prog)s SHELL", help="print completions for your shell"
+    )
+    shells = shtab.SUPPORTED_SHELLS
+    completion.add_argument("shell", choices=shells, metavar="SHELL", help=f"one of {', '.join(shells)}")
     return parser
 
 
@@ -107,31 +115,51 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--stagger", type=int, default=defaults["stagger"],
         help="passes before the next block starts: 1 is the full cascade, P is sequential (default: 1)",
     )  # fmt: skip
-    parser.add_argument("--inflight-attention", choices=get_args(InflightAttention), default="bidirectional")
-    parser.add_argument("--rope", choices=get_args(Rope), help="default: what the card says")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument(
+        "--inflight-attention", choices=get_args(InflightAttention), default="bidirectional", metavar="HOW",
+        help="what blocks in flight see of each other: bidirectional (default) or causal",
+    )  # fmt: skip
+    parser.add_argument("--rope", choices=get_args(Rope), help="positions (default: what the card says)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what computes")
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of weights and latents"
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile the layers")
-    parser.add_argument("--tick-deadline", type=float, default=defaults["tick_deadline_s"], metavar="SECONDS")
+    parser.add_argument(
+        "--tick-deadline", type=float, default=defaults["tick_deadline_s"], metavar="SECONDS",
+        help="ranks that take longer for a tick are started anew (default: %(default)g)",
+    )  # fmt: skip
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
-    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--prompt", required=True, help="what to show")
+    for flag, text in (
+        ("--at", "change the prompt when this block starts; may be repeated"),
+        ("--switch", argparse.SUPPRESS),  # the former name
+    ):
+        parser.add_argument(
+            flag, dest="switch", type=parse_switch, action="append", default=[],
+            metavar="BLOCK=PROMPT", help=text,
+        )  # fmt: skip
     parser.add_argument(
-        "--at", "--switch", dest="switch", type=parse_switch, action="append", default=[],
-        metavar="BLOCK=PROMPT",
-        help="change the prompt when this block starts; may be repeated",
+        "--switch-mode", choices=get_args(SwitchMode), default="immediate", metavar="MODE",
+        help="how later prompts take over: immediate (default), boundary or recache",
     )  # fmt: skip
-    parser.add_argument("--switch-mode", choices=get_args(SwitchMode), default="immediate")
     parser.add_argument("--blocks", type=int, default=20, help="12 frames each, the first 9 (default: 20)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same video (default: 0)")
     parser.add_argument("--size", type=parse_size, default=(0, 0), help=SIZE_HELP)
-    parser.add_argument("--decoder", choices=("vae", "taehv"), default="vae")
-    parser.add_argument("--decoder-weights", type=Path, help="default: the VAE beside the model's weights")
-    parser.add_argument("-o", "--out", "--output", dest="output", type=Path, help="MP4 to write, or -")
-    parser.add_argument("--latents", type=Path, help="safetensors to write, or -")
-    parser.add_argument("--json", type=Path, help="write the measured figures, or -")
+    parser.add_argument(
+        "--decoder", choices=("vae", "taehv"), default="vae", help="taehv is quicker and coarser"
+    )
+    parser.add_argument(
+        "--decoder-weights", type=Path, metavar="PATH", help="default: the VAE beside the model's weights"
+    )
+    parser.add_argument(
+        "-o", "--out", "--output", dest="output", type=Path, metavar="FILE", help="MP4 to write, or -"
+    )
+    parser.add_argument("--latents", type=Path, metavar="FILE", help="safetensors to write, or -")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measured figures, or -")
     parser.add_argument("--overwrite", action="store_true", help="replace files of these names")
 
 

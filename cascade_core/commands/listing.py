@@ -54,7 +54,7 @@ def _lines(model: dict[str, Any]) -> list[str]:
     if model["random_only"]:
         files = "no weights: runs on random ones"
     elif model["missing_files"]:
-        files = f"{len(model['missing_files'])} not here: " + "; ".join(model["missing_files"])
+        files = "\n             ".join([f"{len(model['missing_files'])} not here:", *model["missing_files"]])
     else:
         files = "all present"
     parameters = f"{model['num_parameters'] / 1e9:.3g} B parameters, {_size(model['weights_bytes'])} in bf16"

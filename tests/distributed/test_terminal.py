@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cascade_core.commands.cli import build_parser
 from tests.conftest import Open
 from tests.distributed.test_cli import COMMAND, ENVIRONMENT, SMALL, left_running
 from tests.services.support.fake_gateway import BLOCK_FRAMES, serving
@@ -74,3 +75,13 @@ async def test_the_demo_draws_a_bar_for_each_video(terminal: Open, tmp_path: Pat
         [name, str(28 * BLOCK_FRAMES - 3)] for name in ("cascade", "sequential")
     ]
     assert look.startswith("Look at ")
+
+
+def test_help_fits_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    for arguments in ([], ["generate"], ["models"], ["download"], ["bench"]):
+        with pytest.raises(SystemExit):
+            build_parser().parse_args([*arguments, "--help"])
+        usage, *lines = capsys.readouterr().out.splitlines()
+        assert usage.startswith(" ".join(["usage: cascade-engine", *arguments]))
+        assert not [line for line in lines if len(line) > 40]

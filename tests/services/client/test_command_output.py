@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from tests.services.client.test_cascade_command import WAIT_S, cascade, command, environment
+from tests.services.support.command_support import WAIT_S, cascade, command, environment
 from tests.services.support.fake_gateway import BLOCK_FRAMES, SEED, Script, serving
 from tests.services.support.media_support import decode
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from cascade import __version__
+from cascade_client.cli import main
 from tests.conftest import Open
 from tests.paths import ROOT
-from tests.services.client.test_cascade_command import WAIT_S, cascade, command, environment, running
+from tests.services.support.command_support import WAIT_S, cascade, command, environment, running
 from tests.services.support.fake_gateway import serving
 
 NO_UNIX = """
@@ -37,8 +39,8 @@ sys.exit(main())
     [
         (["generate", "a", "red", "circle"], '; words that belong together go into quotes, as in "a'),
         (["switch", "s1", "a", "blue", "square"], "words that belong together go into quotes"),
-        (["resume", "my session!"], "'my session!' is no session; `cascade sessions` lists them"),
-        (["watch", "S1"], "'S1' is no session"),
+        (["resume", "my session!"], "'my session!' is no session's name; `cascade sessions` lists them"),
+        (["watch", "S1"], "'S1' is no session's name"),
         (["generate", "x", "--model", "My Model"], "'My Model' is no model's name"),
         (["sessions", "--gateway", "http://gate:50051"], "a gateway's has no http: gate:50051"),
         (["sessions", "--gateway", "https://gate/"], "a gateway's has no http: gate:50051"),
@@ -160,3 +162,21 @@ def test_the_entry_of_the_package_is_the_guarded_one() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     assert 'cascade = "cascade.__main__:main"' in text
     assert 'cascade-engine = "cascade_core.commands.entry:main"' in text
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_help_fits_the_terminal(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Except commands, which are copied whole."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main([]) == 0
+    names = re.findall(r"^    ([a-z]+)", capsys.readouterr().out.partition("COMMAND\n")[2], re.MULTILINE)
+    assert {"up", "generate", "completion"} < {*names}
+    for arguments in ([], *([name] for name in names)):
+        with pytest.raises(SystemExit):
+            main([*arguments, "--help"])
+        usage, *lines = capsys.readouterr().out.splitlines()
+        assert usage.startswith(" ".join(["usage: cascade", *arguments]))
+        assert not [line for line in lines if len(line) > columns and not line.startswith("  cascade ")]
+        assert len(usage) <= max(columns, 46), usage

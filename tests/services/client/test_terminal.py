@@ -2,6 +2,7 @@
 """The command `cascade` in a terminal, narrow and wide: what a person sees of it."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from cascade.v1 import session_pb2
 from cascade_client import Client, Stream
 from tests.conftest import Open
-from tests.services.client.test_cascade_command import command, environment
+from tests.services.support.command_support import command, environment, made_up_services
 from tests.services.support.fake_gateway import (
     BLOCK_FRAMES,
     SEED,
@@ -38,6 +39,35 @@ async def test_help_says_how_to_use_it(terminal: Open, columns: int) -> None:
         shown = terminal(*command(*arguments, "--help"), columns=columns, environment=environment())
         assert await finished(shown) == 0
         assert shown.lines[0].startswith(" ".join(("usage: cascade", *arguments)))
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+async def test_up_shows_where_to_go_and_ends_by_ctrl_c(terminal: Open, tmp_path: Path, columns: int) -> None:
+    starting = command("up", "--port", 0, "--http-port", 0)
+    shown = terminal(*starting, columns=columns, environment=made_up_services(tmp_path), folder=tmp_path)
+    await asyncio.to_thread(shown.until, "cascade generate")
+    shown.press(CTRL_C)
+    assert await finished(shown) == 0, shown.text()
+    assert shown.lines[0] == "starting 3 processes; logs in out/logs"
+    for name in ("stage-0", "decoder-0", "gateway-0"):
+        assert any(re.fullmatch(rf"{name} serves after [0-9.]+ s", line) for line in shown.lines), (
+            shown.text()
+        )
+        assert any(re.fullmatch(rf"{name} +127[.0-9]+:\d+ +pid \d+", line) for line in shown.lines)
+    gateway = re.search(r"gateway-0 +(127\.0\.0\.1:\d+)", shown.text())
+    assert gateway
+    assert f'  cascade generate "a red circle moves left" --gateway {gateway[1]}' in shown.lines
+    assert any(re.fullmatch(r"The page: http://localhost:\d+", line) for line in shown.lines)
+    assert shown.lines[-2:] == ["all stopped", ""]
+
+
+async def test_ctrl_c_ends_up_before_it_is_ready(terminal: Open, tmp_path: Path) -> None:
+    starting = command("up", "--port", 0, "--http-port", 0, "--model", "slow")
+    shown = terminal(*starting, columns=40, environment=made_up_services(tmp_path), folder=tmp_path)
+    await asyncio.to_thread(shown.until, "starting 3 processes")
+    shown.press(CTRL_C)
+    assert await finished(shown) == 0, shown.text()
+    assert shown.lines[-2:] == ["all stopped", ""]
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
