@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +26,6 @@ from tests.services.support.gateway_support import WAIT_S, Tenant, gateway_setti
 from tests.services.support.http_support import client, create, http_town, problem
 from tests.services.support.ports import free_port
 from tests.services.support.redis_support import RedisServer
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    server = RedisServer(persistent=False)
-    yield server
-    server.close()
 
 
 @asynccontextmanager

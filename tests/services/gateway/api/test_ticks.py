@@ -10,12 +10,11 @@ from services.gateway.peers.endpoints import Pod
 from services.gateway.peers.peer import Peer
 from services.gateway.session.attachment import MAX_EVENTS, MAX_MADE, Attachment, Response
 from services.gateway.session.block_made import block_made
-from tests.services.gateway.app.test_two_gateways import pair, redis
 from tests.services.support.fake_stage import FakeStage
 from tests.services.support.gateway_support import VIEWER, AttachedStream, town, until
 from tests.services.support.redis_support import RedisServer, needs_redis
+from tests.services.support.two_gateways import pair
 
-__all__ = ["redis"]
 NUM_PASSES = 4
 
 

@@ -2,26 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 
 from cascade.v1 import session_pb2 as pb
-from tests.services.gateway.app.test_two_gateways import pair
 from tests.services.support.gateway_support import CONTROLLER, reason_of, until
 from tests.services.support.redis_support import RedisServer, needs_redis
+from tests.services.support.two_gateways import pair
 
 pytestmark = needs_redis
 HOUR_S = 3600.0
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    server = RedisServer(persistent=False)
-    yield server
-    server.close()
 
 
 @pytest.mark.parametrize("ahead_s", [HOUR_S, -HOUR_S])

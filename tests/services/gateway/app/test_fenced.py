@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-from collections.abc import Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -13,19 +12,12 @@ from services.gateway.journal import Lease, connect
 from services.gateway.journal.errors import LeaseHeld, LeaseLost
 from services.gateway.journal.replicated import ReplicatedJournal
 from services.gateway.session.live import to_its_end
-from tests.services.gateway.app.test_two_gateways import Pair, pair
 from tests.services.support.gateway_support import until
 from tests.services.support.redis_support import RedisServer, needs_redis
+from tests.services.support.two_gateways import Pair, pair
 
 pytestmark = needs_redis
 NUM = 6
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    server = RedisServer(persistent=False)
-    yield server
-    server.close()
 
 
 def samples(registry: CollectorRegistry) -> list[Sample]:

@@ -1,6 +1,6 @@
 """Whom the gateway that has a session takes for the caller, when another gateway asks it for a client."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +26,6 @@ from tests.services.support.ports import free_port
 from tests.services.support.redis_support import RedisServer, needs_redis
 
 pytestmark = needs_redis
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    server = RedisServer(persistent=False)
-    yield server
-    server.close()
 
 
 @asynccontextmanager

@@ -1,11 +1,9 @@
 """What clients hear while Redis does not answer: in every call one sentence, with nothing of Redis' own."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-import pytest
 
 from cascade.v1 import session_pb2 as pb
 from services.common.resume_tokens import ResumeTokens
@@ -15,14 +13,6 @@ from tests.services.support.redis_support import RedisServer, needs_redis
 pytestmark = needs_redis
 NAME = "sessions/elsewhere"
 SWITCH = pb.PromptSwitch(text="a blue square")
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    server = RedisServer(persistent=False)
-    yield server
-    server.thaw()
-    server.close()
 
 
 def calls(anybody: Tenant, token: str) -> dict[str, object]:

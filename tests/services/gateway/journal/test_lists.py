@@ -11,7 +11,7 @@ from services.gateway.journal import Ended, Limits, MemoryJournal, Noted
 from services.gateway.journal.base import PAGE_BYTES, Journal
 from services.gateway.journal.errors import StoreUnavailable
 from services.gateway.journal.redis_calls import connect
-from tests.services.gateway.journal.test_journal import blocks, opened, replicated
+from tests.services.support.journal_support import blocks, opened, replicated
 from tests.services.support.redis_support import RedisServer, needs_redis
 
 LIMITS = Limits(num_segments=4, max_bytes=2**26)

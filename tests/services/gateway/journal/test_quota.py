@@ -10,7 +10,7 @@ from services.gateway.journal.errors import SessionTaken, StoreUnavailable, TooM
 from services.gateway.journal.record import new_record
 from services.gateway.journal.redis_store import CREATING_S
 from services.gateway.journal.replicated import ReplicatedJournal
-from tests.services.gateway.journal.test_journal import LEASE_S, Site, new, replicated
+from tests.services.support.journal_support import LEASE_S, Site, new, replicated
 from tests.services.support.redis_support import RedisServer, needs_redis
 
 LIMIT = 5

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,19 +10,12 @@ from cascade_core.errors import InvalidConfig
 from services.gateway.app.assembly import running
 from services.gateway.journal import RedisStore, connect
 from services.gateway.journal.errors import StoreUnavailable
-from tests.services.gateway.journal.test_journal import blocks, caught_up, opened, replicated, until
 from tests.services.support.gateway_support import gateway_settings, town
+from tests.services.support.journal_support import blocks, caught_up, opened, replicated, until
 from tests.services.support.redis_support import RedisServer, needs_redis
 
 pytestmark = needs_redis
 DROPS = "this Redis drops sessions when its memory is full, by maxmemory-policy allkeys-lru"
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    server = RedisServer(persistent=False)
-    yield server
-    server.close()
 
 
 def let_evict(server: RedisServer, policy: str = "allkeys-lru") -> None:

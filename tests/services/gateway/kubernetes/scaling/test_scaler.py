@@ -4,7 +4,6 @@ import asyncio
 import json
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,6 @@ from tests.services.support.scaler_support import Gateway, scaled
 WAIT_S = 60.0
 NOBODY = "127.0.0.1:1"
 """Where no stage listens."""
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    server = RedisServer(persistent=False)
-    yield server
-    server.close()
 
 
 async def fill(gateway: Gateway, *stages: FakeStage) -> None:
