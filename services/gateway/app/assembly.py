@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
+import structlog
 
 from cascade.v1 import operator_pb2_grpc, session_pb2, session_pb2_grpc
 from cascade.v1.decoder_pb2 import DecoderStatus
@@ -45,6 +46,7 @@ from services.web.server import InnerHttpServer, serving
 if TYPE_CHECKING:
     from services.gateway.kubernetes.cluster import Cluster
 
+log = structlog.get_logger(__name__)
 NAME = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 
@@ -57,6 +59,8 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
     decoders: Pool[DecoderStatus] = Pool("decoder", find_decoders(settings, cluster), section, settings.peer)
     if section.redis_url and not section.advertise and is_everywhere(settings.grpc.host):
         raise InvalidConfig("gateway.advertise: needed with redis_url where grpc.host is every address")
+    if section.redis_url and (why := what_keeps_gateways_apart(settings)):
+        log.warning("other gateways cannot call this one; a single gateway needs nothing", why=why)
     address = section.advertise or join(settings.grpc.host, settings.grpc.port)
     journal = make_journal(settings)
     shared = Shared(
@@ -96,6 +100,17 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
         if cluster:
             await cluster.close()
         await shared.journal.close()
+
+
+def what_keeps_gateways_apart(settings: Settings) -> str:
+    """If all have these settings. Empty: nothing."""
+    listens, calls = bool(settings.tls.certificate), settings.peer.tls
+    if listens != calls:
+        on = {True: "on", False: "off"}
+        return f"TLS is {on[listens]} at its port (tls.certificate), and {on[calls]} for calls (peer.tls)"
+    if settings.tls.ca and not settings.peer.certificate:
+        return "its port asks for client certificates (tls.ca), and calls bring none (peer.certificate)"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -86,3 +86,48 @@ async def test_a_client_with_a_certificate_alone_is_served_by_the_other_gateway(
                 async with far.attached(theirs):
                     pass
         assert (await far.delete(name)).end.reason == pb.END_REASON_DELETED
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("", ""),
+        ("tls.certificate peer.tls", ""),
+        ("tls.certificate tls.ca peer.tls peer.certificate", ""),
+        ("tls.certificate", "TLS is on at its port (tls.certificate), and off for calls (peer.tls)"),
+        ("peer.tls", "TLS is off at its port (tls.certificate), and on for calls (peer.tls)"),
+        ("tls.certificate tls.ca peer.tls", "asks for client certificates (tls.ca), and calls bring none"),
+    ],
+)
+@pytest.mark.parametrize("has_redis", [True, False])
+async def test_gateways_that_cannot_call_each_other_say_so_at_the_start(
+    redis: RedisServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    given: str,
+    told: str,
+    has_redis: bool,
+) -> None:
+    """One without Redis has no others."""
+    authority = Authority(tmp_path / "ca")
+    own, key = authority.issue("gateway")
+    pair = {"certificate": own, "key": key}
+    (tmp_path / "token").write_bytes(bytes(range(32)))
+    shared = {"redis_url": redis.url, "token_key_file": tmp_path / "token"} if has_redis else {}
+    settings = replace(
+        gateway_settings([], [], **shared),
+        tls=make(
+            ServerTlsSettings,
+            (pair if "tls.certificate" in given else {})
+            | ({"ca": authority.path} if "tls.ca" in given else {}),
+        ),
+        peer=make(
+            PeerSettings,
+            {"tls": "peer.tls" in given} | (pair if "peer.certificate" in given else {}),
+        ),
+    )
+    async with running(settings):
+        pass
+    out = capsys.readouterr().out
+    assert ("other gateways cannot call this one" in out) == bool(told and has_redis)
+    assert not (told and has_redis) or told in out
