@@ -1,23 +1,25 @@
 """Clips of the demo model, made the way the product makes them: engine, sessions, streamed decoder."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from cascade_core.config import EngineConfig, SwitchMode
 from cascade_core.engine.engine import Engine
 from cascade_core.engine.session import LatentBlock, PromptApplied
-from cascade_core.media.video_decoder import VideoDecoder
 from cascade_core.request import SessionRequest
-from demo_world.score import Scores, Track, judge, measure
+from demo_world.darkroom import Darkroom, Latents, Picture
+from demo_world.score import Scores, judge
 from demo_world.world import SIZE, Frames, Scene, block_frames
 
 MAX_OPEN = 4
-"""Sessions open at once; the latents that wait for the decoder are bounded by the engine."""
+"""Sessions open at once on each engine, so that it works while the last clip is decoded."""
+WARM_UP = 3
+"""Blocks that the decoder sees before a stretch in the midst of a clip: its pictures are then as in the whole
+clip, to one level of 255 in float32 and three in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Take:
     seed: int
     num_blocks: int
     switch_mode: SwitchMode = "immediate"
+    stretches: tuple[range, ...] = ()
+    """Blocks that are decoded and looked at; empty: all."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,20 @@ class Clip:
     """A clip that was made."""
 
     take: Take
-    track: Track
-    receipts: list[PromptApplied]
-    frames: Frames | None
-    """None where nobody will look at it."""
+    pictures: Sequence[Picture]
+    """Of each stretch."""
+    receipts: Sequence[PromptApplied]
+
+    @property
+    def frames(self) -> Frames | None:
+        """Of all stretches; None where nobody will look at them."""
+        parts = [picture.frames for picture in self.pictures if picture.frames is not None]
+        return np.concatenate(parts) if parts else None
 
     def scores(self, scene: Scene, first_block: int = 0, end_block: int | None = None) -> Scores:
-        """Of blocks first_block..end_block - 1."""
-        end = self.take.num_blocks if end_block is None else end_block
-        return judge(self.track, scene, first_frame(first_block), first_frame(end))
+        """Of blocks first_block..end_block - 1 of a clip that was decoded from its beginning."""
+        end = None if end_block is None else first_frame(end_block)
+        return judge(self.pictures[0].track, scene, first_frame(first_block), end)
 
 
 def first_frame(block: int) -> int:
@@ -54,41 +63,43 @@ def first_frame(block: int) -> int:
     return sum(block_frames(index) for index in range(block))
 
 
+@asynccontextmanager
+async def engines(config: EngineConfig, count: int) -> AsyncIterator[Sequence[Engine]]:
+    """So many, side by side. Raises CascadeError; nothing is left running."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(await Engine.start(config)) for _ in range(count)]
+
+
 async def film(
-    config: EngineConfig,
-    decoder: VideoDecoder,
-    batches: Mapping[str, Sequence[Take]],
+    running: Sequence[Engine],
+    darkroom: Darkroom,
+    takes: Mapping[int, Take],
     num_kept: int,
-    report: Callable[[], object],
-) -> dict[str, list[Clip]]:
-    """Make all takes on one engine; the first `num_kept` clips of a batch keep their frames.
+    report: Callable[[int, Clip], object],
+) -> None:
+    """Make numbered takes and report each clip; those of numbers below `num_kept` keep their frames.
 
-    `report` is called for each finished block. Raises CascadeError; nothing is left running.
+    Raises CascadeError.
     """
-    limit = asyncio.Semaphore(MAX_OPEN)
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as darkroom:
-        async with await Engine.start(config) as engine:
+    waiting = iter(takes.items())
 
-            async def one(number: int, take: Take) -> Clip:
-                async with limit:
-                    return await _film(engine, decoder, darkroom, take, number < num_kept, report)
+    async def work(engine: Engine) -> None:
+        for number, take in waiting:  # which all share
+            report(number, await _film(engine, darkroom, take, number < num_kept))
 
-            return {
-                name: await asyncio.gather(*(one(number, take) for number, take in enumerate(takes)))
-                for name, takes in batches.items()
-            }
+    try:
+        async with asyncio.TaskGroup() as group:
+            for engine in [*running] * MAX_OPEN:
+                group.create_task(work(engine))
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
 
 
-async def _film(
-    engine: Engine,
-    decoder: VideoDecoder,
-    darkroom: ThreadPoolExecutor,
-    take: Take,
-    keeps_frames: bool,
-    report: Callable[[], object],
-) -> Clip:
-    loop = asyncio.get_running_loop()
-    state, parts, receipts = decoder.open(), [], []
+async def _film(engine: Engine, darkroom: Darkroom, take: Take, keeps_frames: bool) -> Clip:
+    stretches = take.stretches or (range(take.num_blocks),)
+    wanted = {block for stretch in stretches for block in _decoded(stretch)}
+    latents: dict[int, Latents] = {}
+    receipts = []
     session = await engine.open(
         SessionRequest(
             prompts=take.prompts,
@@ -101,12 +112,24 @@ async def _film(
     )
     async for event in session:
         match event:
-            case LatentBlock():
-                pixels = await loop.run_in_executor(darkroom, decoder.decode, state, event.latents)
-                parts.append(pixels.numpy())
-                report()
+            case LatentBlock() if event.index in wanted:
+                latents[event.index] = event.latents.numpy()
             case PromptApplied():
                 receipts.append(event)
-    frames = np.concatenate(parts)
-    track = await loop.run_in_executor(darkroom, measure, frames)
-    return Clip(take, track, receipts, frames if keeps_frames else None)
+    pictures = [await _develop(darkroom, latents, stretch, keeps_frames) for stretch in stretches]
+    return Clip(take, pictures, receipts)
+
+
+async def _develop(
+    darkroom: Darkroom, latents: Mapping[int, Latents], stretch: range, keeps_frames: bool
+) -> Picture:
+    blocks = _decoded(stretch)
+    num_warm_up = stretch.start - blocks.start
+    return await darkroom.develop(
+        [latents[block] for block in blocks], first_frame(num_warm_up), keeps_frames
+    )
+
+
+def _decoded(stretch: range) -> range:
+    """The stretch and the blocks that its decoder must have seen."""
+    return range(max(0, stretch.start - WARM_UP), stretch.stop)

@@ -1,20 +1,17 @@
 """The ways to run the model that are compared, and what each of them films."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from cascade_core.config import EngineConfig, InflightAttention, ModelCard, SwitchMode, make
 from cascade_core.errors import InvalidConfig
 from demo_world.clips import Take
-from demo_world.experiments import steady_takes, switch_takes
-from demo_world.world import FPS, block_frames
+from demo_world.experiments import LONG_S, LONGEST_S, drift_takes, steady_takes, switch_takes
 
-BASELINE, CASCADE = "sequential", "bidirectional-1"
-SWITCH_MODES: dict[str, tuple[SwitchMode, ...]] = {
-    BASELINE: ("immediate",),
-    CASCADE: ("immediate", "boundary", "recache"),
-}
-"""Modes tried by configuration; those named here also run the drift experiment."""
+BASELINE = "sequential"
+EXPERIMENTS = ("steady", "switch", "drift")
+SWITCH_MODES: tuple[SwitchMode, ...] = get_args(SwitchMode)
 
 
 @dataclass(frozen=True)
@@ -23,15 +20,23 @@ class Configuration:
 
     stagger: int
     attention: InflightAttention
+    modes: tuple[SwitchMode, ...] = SWITCH_MODES
+    """Of a prompt switch."""
 
 
 def all_configurations(card: ModelCard) -> dict[str, Configuration]:
-    """By name; the baseline comes first, since the others are compared with it."""
+    """By name; the baseline comes first, since the others are compared with it.
+
+    Stagger P - 1 is left out: a block then starts beside the context pass of the one before, which sees what
+    it sees sequentially, so everything comes out the same. And sequentially a switch finds no block in
+    flight, so that `boundary` is `immediate`.
+    """
     num_passes = card.sampling.num_passes
     attentions: tuple[InflightAttention, ...] = ("bidirectional", "causal")
-    return {BASELINE: Configuration(num_passes, "bidirectional")} | {
+    baseline = Configuration(num_passes, "bidirectional", ("immediate", "recache"))
+    return {BASELINE: baseline} | {
         f"{attention}-{stagger}": Configuration(stagger, attention)
-        for stagger in range(1, num_passes)
+        for stagger in range(1, num_passes - 1)
         for attention in attentions
     }
 
@@ -44,32 +49,36 @@ def choose(names: Sequence[str] | None, card: ModelCard) -> dict[str, Configurat
     return {name: configuration for name, configuration in known.items() if not names or name in names}
 
 
+def twin(batch: str) -> str:
+    """The baseline's batch that a batch is compared with."""
+    return batch.replace("boundary", "immediate")
+
+
 @dataclass(frozen=True)
 class Amounts:
-    """How much is filmed."""
+    """How much each configuration films."""
 
     experiments: Sequence[str]
-    """Among `steady`, `switch`, `drift`."""
-    num_prompts: int
-    num_seeds: int
-    """Steady clips of each prompt."""
-    num_switches: int
+    """Among EXPERIMENTS."""
+    num_clips: int
+    """Steady ones, and as many of each mode of a switch."""
     num_long: int
-    long_s: int
-    """Length of a long clip."""
+    num_longest: int
+    modes: Sequence[SwitchMode] = SWITCH_MODES
+    """Of a prompt switch, as far as the configuration has them."""
 
 
-def plan(name: str, amounts: Amounts) -> dict[str, list[Take]]:
-    """What a configuration films, by batch: `steady`, `switch <mode>`, `drift`."""
-    batches: dict[str, list[Take]] = {}
-    modes = SWITCH_MODES.get(name, ())
+def plan(configuration: Configuration, amounts: Amounts) -> dict[str, Sequence[Take]]:
+    """What a configuration films, by batch: `steady`, `switch <mode>`, `drift <seconds>`."""
+    batches: dict[str, Sequence[Take]] = {}
     if "steady" in amounts.experiments:
-        batches["steady"] = steady_takes(amounts.num_prompts, amounts.num_seeds)
+        batches["steady"] = steady_takes(amounts.num_clips)
     if "switch" in amounts.experiments:
-        batches |= {f"switch {mode}": switch_takes(amounts.num_switches, mode) for mode in modes}
-    if "drift" in amounts.experiments and modes:
-        num_blocks = -(-amounts.long_s * FPS // block_frames(1))
-        batches["drift"] = steady_takes(amounts.num_long, 1, num_blocks)
+        modes = [mode for mode in configuration.modes if mode in amounts.modes]
+        batches |= {f"switch {mode}": switch_takes(amounts.num_clips, mode) for mode in modes}
+    if "drift" in amounts.experiments:
+        lengths: Mapping[int, int] = {LONG_S: amounts.num_long, LONGEST_S: amounts.num_longest}
+        batches |= {f"drift {s}": drift_takes(count, s) for s, count in lengths.items() if count}
     return batches
 
 

@@ -1,48 +1,32 @@
 """`python -m demo_world.evaluate`: is the cascade as good as sequential generation? Scored, with intervals.
 
-Every configuration makes the same clips (prompts and seeds), through the engine that serves users.
+Every configuration makes the same clips (prompts and seeds), through the engine that serves users. What is
+measured of a clip is kept as it is done, in `<name>.rows.jsonl` beside the figures: the same command goes on
+where it was stopped, and one that asks for more clips begins with those that are there.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
-import torch
-from tqdm import tqdm
-
-from cascade_core.config import (
-    EngineConfig,
-    ModelCard,
-    find_card,
-    make,
-    uses_random_weights,
-)
+from cascade_core.config import find_card
 from cascade_core.errors import CascadeError, InvalidConfig, UserError
-from cascade_core.machine import has_fast_bfloat16, machine
-from cascade_core.media.vae import WanVaeDecoder, load_vae
-from cascade_core.weights.locate import locate_part
-from demo_world.clips import Clip, Take, film
-from demo_world.configurations import BASELINE, Amounts, choose, engine_config, plan
-from demo_world.experiments import (
-    sum_up_drift,
-    sum_up_steady,
-    sum_up_switches,
-)
-from demo_world.report import captioned, render
-from demo_world.sheets import contact_sheet
-from demo_world.world import FPS
+from cascade_core.machine import machine
+from demo_world.configurations import BASELINE, EXPERIMENTS, SWITCH_MODES, Amounts, choose, plan, twin
+from demo_world.experiments import LONG_S, LONGEST_S, sum_up_drift, sum_up_steady, sum_up_switches
+from demo_world.filming import Batches, Filming
+from demo_world.report import render
+from demo_world.rows import Row, Rows, identify
+from demo_world.verdicts import inside, verdicts
 
-EXPERIMENTS = ("steady", "switch", "drift")
-DRIFT_END_S = 5
-"""Seconds compared at either end of a long clip."""
-SHEET_ROWS = 12
-SHEET_EVERY = {"steady": 4, "switch": 8, "drift": 60}
-"""Pictures between two on a contact sheet."""
+WHOLE = {"clips": 504, "long": 84, "longest": 21, "modes": SWITCH_MODES}
+QUICK = {"clips": 42, "long": 6, "longest": 0, "modes": ("immediate",)}
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,24 +44,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"demo_world.evaluate: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:
-        print("demo_world.evaluate: stopped", file=sys.stderr)
+        print("demo_world.evaluate: stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m demo_world.evaluate", description="Score the demo model.")
-    parser.add_argument("--prompts", type=whole(1, 10_000), default=84, help="prompts (default: 84)")
-    parser.add_argument("--seeds", type=whole(1, 100), default=1, help="clips of each prompt (default: 1)")
-    parser.add_argument("--json", type=Path, required=True, help="figures; the tables go beside it as .md")
-    parser.add_argument("--out", type=Path, help="folder of the contact sheets (default: beside the JSON)")
-    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
-    parser.add_argument("--configurations", nargs="+", metavar="NAME", help="default: all")
-    parser.add_argument("--switches", type=whole(1, 10_000), help="switch clips (default: as --prompts)")
-    parser.add_argument("--long", type=whole(1, 1000), default=8, help="long clips (default: 8)")
-    parser.add_argument("--seconds", type=whole(10, 3600), default=60, help="of a long clip (default: 60)")
-    parser.add_argument("--model", default="demo", help="a card's name or .toml file (default: demo)")
-    parser.add_argument("--weights", help="folder, hub id, or `random` (default: the model's own)")
-    return parser.parse_args(argv)
+    add = parser.add_argument
+    add("--json", type=Path, required=True, help="figures; the tables go beside it as .md")
+    add("--sheets", type=Path, metavar="FOLDER", help="contact sheets (default: beside the JSON)")
+    add("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
+    add("--configurations", nargs="+", metavar="NAME", help="default: all")
+    add("--quick", action="store_true", help="a look: --clips 42 --modes immediate --long 6 --longest 0")
+    add("--clips", type=whole(1, 10_000), help="steady, and of each mode of a switch (default: 504)")
+    add("--modes", nargs="+", choices=SWITCH_MODES, help="of a switch (default: all)")
+    add("--long", type=whole(0, 1000), help=f"clips of {LONG_S} s (default: 84)")
+    add("--longest", type=whole(0, 1000), help=f"clips of {LONGEST_S} s (default: 21)")
+    add("--model", default="demo", help="a card's name or .toml file (default: demo)")
+    add(
+        "--checkpoint",
+        metavar="FOLDER",
+        help="as `demo_world.train --out` writes it (default: the model's own)",
+    )
+    add("--other", type=Path, metavar="JSON", help="figures of another training to compare with")
+    add(
+        "--processes",
+        type=whole(1, 256),
+        default=os.cpu_count(),
+        help="of one thread (default: one per core)",
+    )
+    arguments = parser.parse_args(argv)
+    for name, default in (QUICK if arguments.quick else WHOLE).items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
+    return arguments
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
@@ -95,94 +95,77 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """Film, judge and write everything. Raises CascadeError."""
     card = find_card(arguments.model)
     configurations = choose(arguments.configurations, card)
-    sheets = arguments.out or arguments.json.with_suffix("")
-    check_folders(arguments.json, sheets)
-    batches = {name: plan(name, amounts(arguments)) for name in configurations}
+    sheets = arguments.sheets or arguments.json.with_suffix("")
+    check_files(arguments, sheets)
+    other = read_figures(arguments.other)
+    amounts = Amounts(arguments.only, arguments.clips, arguments.long, arguments.longest, arguments.modes)
+    batches = {name: plan(configuration, amounts) for name, configuration in configurations.items()}
     if not any(batches.values()):
-        raise InvalidConfig(f"--only: of {', '.join(configurations)} none runs {', '.join(arguments.only)}")
-    decoder = open_decoder(card, arguments.weights)
-    results: dict[str, Any] = {
+        raise InvalidConfig("--only drift: there is nothing to film where --long and --longest are 0")
+    rows = Rows.open(arguments.json.with_suffix(".rows.jsonl"), identify(card, arguments.checkpoint))
+    filming = Filming(arguments.model, arguments.checkpoint, arguments.processes, rows, sheets)
+    asyncio.run(filming.run(configurations, batches))
+    results = {
         "command": shlex.join(["python", "-m", "demo_world.evaluate", *sys.argv[1:]]),
         "machine": machine(),
         "model": card.name,
-        "weights": arguments.weights or "the model's own weights",
-    }
-    baseline: list[Clip] | None = None
-    with tqdm(total=count_blocks(batches), unit="block", file=sys.stderr) as bar:
-        for name in filter(batches.get, configurations):
-            bar.set_description(name)
-            config = engine_config(arguments.model, arguments.weights, configurations[name])
-            clips = asyncio.run(film(config, decoder, batches[name], SHEET_ROWS, bar.update))
-            add_results(results, name, clips, baseline, arguments.seconds)
-            write_sheets(sheets, name, clips)
-            if name == BASELINE:
-                baseline = clips.get("steady")
-    arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        "weights": arguments.checkpoint or "the model's own weights",
+    } | sum_up(batches, rows)
+    found = verdicts(results) + (inside(results, other) if other else [])
+    results["verdicts"] = [str(verdict) for verdict in found]
+    arguments.json.write_text(json.dumps(results, indent=1) + "\n")
     tables = render(results)
     arguments.json.with_suffix(".md").write_text(tables)
     print(tables)
 
 
-def amounts(arguments: argparse.Namespace) -> Amounts:
-    return Amounts(
-        experiments=arguments.only,
-        num_prompts=arguments.prompts,
-        num_seeds=arguments.seeds,
-        num_switches=arguments.switches or arguments.prompts,
-        num_long=arguments.long,
-        long_s=arguments.seconds,
-    )
+def sum_up(batches: Batches, rows: Rows) -> dict[str, Any]:
+    """By experiment (a drift of each length is one), then by configuration and mode of a switch."""
+    results: dict[str, Any] = {}
+    for name, plans in batches.items():
+        for batch, takes in plans.items():
+            experiment, _, rest = batch.partition(" ")
+            against = batch if name == BASELINE else twin(batch)
+
+            def planned(configuration: str, batch: str, count: int = len(takes)) -> dict[int, Row]:
+                return {
+                    number: row for number, row in rows.of(configuration, batch).items() if number < count
+                }
+
+            here, there = planned(name, batch), planned(BASELINE, against) if name != BASELINE else {}
+            match experiment:
+                case "steady":
+                    results.setdefault("steady", {})[name] = sum_up_steady(here, there)
+                case "switch":
+                    results.setdefault("switch", {})[f"{name} {rest}"] = sum_up_switches(here, there)
+                case "drift":
+                    results.setdefault(batch, {})[name] = sum_up_drift(here, there)
+    return results
 
 
-def count_blocks(batches: Mapping[str, Mapping[str, Sequence[Take]]]) -> int:
-    return sum(take.num_blocks for plans in batches.values() for takes in plans.values() for take in takes)
-
-
-def write_sheets(folder: Path, name: str, clips: Mapping[str, Sequence[Clip]]) -> None:
-    for batch, made in clips.items():
-        every = SHEET_EVERY[batch.partition(" ")[0]]
-        path = folder / f"{name} {batch}.png".replace(" ", "-")
-        contact_sheet(captioned(made), path, every, f"{name}, {batch}")
-
-
-def add_results(
-    results: dict[str, Any],
-    name: str,
-    clips: Mapping[str, Sequence[Clip]],
-    baseline: Sequence[Clip] | None,
-    seconds: int,
-) -> None:
-    for batch, made in clips.items():
-        experiment, _, mode = batch.partition(" ")
-        runs = results.setdefault(experiment, {})
-        match experiment:
-            case "steady":
-                runs[name] = sum_up_steady(made, baseline)
-            case "switch":
-                runs[f"{name} {mode}"] = sum_up_switches(made)
-            case "drift":
-                runs[name] = sum_up_drift(made, DRIFT_END_S * FPS) | {"seconds": seconds}
-
-
-def open_decoder(card: ModelCard, weights: str | None) -> WanVaeDecoder:
-    """The card's VAE on the CPU. Raises WeightsError."""
-    torch.set_num_threads(1)
-    config = make(EngineConfig, {"model": card.name, "weights": weights})
-    path = None if uses_random_weights(config, card) else locate_part(card, weights, "vae")
-    dtype = torch.bfloat16 if has_fast_bfloat16() else torch.float32  # as the product decodes
-    return load_vae(card, path, torch.device("cpu"), dtype)
-
-
-def check_folders(figures: Path, sheets: Path) -> None:
-    """Fail before minutes of work, not after."""
+def check_files(arguments: argparse.Namespace, sheets: Path) -> None:
+    """Fail before hours of work, not after."""
+    figures, checkpoint = arguments.json, arguments.checkpoint
     if figures.suffix != ".json":
         raise InvalidConfig(f"--json {figures}: the name must end in .json")
     if not figures.parent.is_dir():
         raise InvalidConfig(f"--json {figures}: the folder {figures.parent} does not exist")
+    if checkpoint and not Path(checkpoint).is_dir():
+        raise InvalidConfig(f"--checkpoint {checkpoint}: there is no such folder")
     try:
         sheets.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InvalidConfig(f"--out {sheets}: cannot be made: {error.strerror}") from None
+        raise InvalidConfig(f"--sheets {sheets}: cannot be made: {error.strerror}") from None
+
+
+def read_figures(path: Path | None) -> Mapping[str, Any]:
+    """Of an evaluation before; empty where none is named."""
+    if path is None:
+        return {}
+    try:
+        return cast(Mapping[str, Any], json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise InvalidConfig(f"--other {path}: {error}") from None
 
 
 if __name__ == "__main__":

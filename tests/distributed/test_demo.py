@@ -5,22 +5,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
-import torch
 from PIL import Image
 
 from cascade_core.config import find_card
-from cascade_core.machine import has_fast_bfloat16
-from cascade_core.media.vae import load_vae
-from cascade_core.media.video_decoder import VideoDecoder
+from cascade_core.errors import CascadeError
 from cascade_core.weights.locate import locate
-from demo_world.clips import Take, film
+from demo_world.clips import Clip, Take, engines, film, first_frame
 from demo_world.configurations import all_configurations, engine_config
+from demo_world.darkroom import Darkroom, darkroom
 from demo_world.demo import NUM_BLOCKS, PROMPTS, read_video
-from demo_world.experiments import steady_takes, sum_up_steady, sum_up_switches, switch_takes
+from demo_world.experiments import record, steady_takes, sum_up_steady, sum_up_switches, switch_takes
 from demo_world.score import judge, measure
 from demo_world.world import FPS, Scene
 
@@ -33,14 +34,21 @@ SCENES = (
 
 
 @pytest.fixture(scope="module")
-def decoder() -> VideoDecoder:
-    dtype = torch.bfloat16 if has_fast_bfloat16() else torch.float32
-    return load_vae(CARD, locate(CARD, None).vae, torch.device("cpu"), dtype)
+def room() -> Iterator[Darkroom]:
+    with darkroom(CARD, None, 1) as room:
+        yield room
 
 
-def film_one(decoder: VideoDecoder, configuration: str, takes: dict[str, list[Take]]) -> dict[str, list]:
+def film_all(room: Darkroom, configuration: str, takes: Sequence[Take], num_kept: int = 0) -> dict[int, Clip]:
     config = engine_config("demo", None, all_configurations(CARD)[configuration])
-    return asyncio.run(film(config, decoder, takes, 0, lambda: None))
+    clips: dict[int, Clip] = {}
+
+    async def run() -> None:
+        async with engines(config, 1) as running:
+            await film(running, room, dict(enumerate(takes)), num_kept, clips.__setitem__)
+
+    asyncio.run(run())
+    return clips
 
 
 @pytest.mark.parametrize(
@@ -51,29 +59,56 @@ def film_one(decoder: VideoDecoder, configuration: str, takes: dict[str, list[Ta
         pytest.param("sequential", 21, marks=pytest.mark.slow),
     ],
 )
-def test_videos_show_what_their_prompts_say(
-    decoder: VideoDecoder, configuration: str, num_prompts: int
-) -> None:
+def test_videos_show_what_their_prompts_say(room: Darkroom, configuration: str, num_prompts: int) -> None:
     """Far below the measured shares (docs/demo.md), far above those of a model that reads no prompts; and a
     prompt with a strange word still works."""
     scene = Scene("green", "circle", "right", "black")
     strange = Take({0: scene}, {0: "a shiny green circle moves right on a black background"}, 3, 4)
-    takes = {"steady": steady_takes(num_prompts, 1), "strange": [strange]}
-    clips = film_one(decoder, configuration, takes)
-    summary = sum_up_steady(clips["steady"], None)
-    shares = {name: summary[name]["share"] for name in ("colour", "shape", "motion", "background")}
-    assert min(shares.values()) > 0.7, shares
-    right = clips["strange"][0].scores(scene).right()
+    clips = film_all(room, configuration, [*steady_takes(num_prompts), strange])
+    right = clips.pop(num_prompts).scores(scene).right()
     assert right["colour"]
     assert right["background"]
+    summary = sum_up_steady({number: record(clip) for number, clip in clips.items()}, {})
+    shares = {name: summary[name]["share"] for name in ("colour", "shape", "motion", "background")}
+    assert min(shares.values()) > 0.7, shares
 
 
 @pytest.mark.slow
-def test_a_prompt_switch_shows(decoder: VideoDecoder) -> None:
-    takes = switch_takes(5, "immediate")
-    clips = film_one(decoder, "bidirectional-1", {"switch": takes})["switch"]
-    settled = sum_up_switches(clips)["settled"]
+def test_a_prompt_switch_shows(room: Darkroom) -> None:
+    clips = film_all(room, "bidirectional-1", switch_takes(5, "immediate"))
+    settled = sum_up_switches({number: record(clip) for number, clip in clips.items()}, {})["settled"]
     assert min(settled[name]["share"] for name in ("colour", "background", "one_object")) > 0.7
+
+
+def test_a_stretch_is_decoded_as_in_the_whole_clip(room: Darkroom) -> None:
+    whole = steady_takes(1, 9)[0]
+    part = replace(whole, stretches=(range(2), range(7, 9)))
+    clips = film_all(room, "sequential", [whole, part], 2)
+    frames, seen = clips[0].frames, clips[1].frames
+    assert frames is not None
+    assert seen is not None
+    expected = np.concatenate([frames[: first_frame(2)], frames[first_frame(7) :]])
+    assert np.abs(seen.astype(int) - expected).max() <= 4  # of 255
+
+
+def test_a_darkroom_that_is_lost() -> None:
+    """Which the kernel may do where memory is short."""
+    latents = np.zeros((3, 16, 12, 12), np.float32)
+
+    async def lose() -> None:
+        others = set(psutil.Process().children())
+        with darkroom(CARD, None, 1) as room:
+            await room.develop([latents], 0, False)
+            (process,) = (
+                child
+                for child in set(psutil.Process().children()) - others
+                if "spawn_main" in str(child.cmdline())
+            )
+            process.kill()
+            await room.develop([latents], 0, False)
+
+    with pytest.raises(CascadeError, match="a decoding process ended"):
+        asyncio.run(lose())
 
 
 ONE_THREAD_EACH = {"CASCADE_STAGE_THREADS_PER_RANK": "1", "CASCADE_DECODER_THREADS": "1"}

@@ -558,6 +558,18 @@ def test_stagger_p_is_the_sequential_loop_bit_for_bit(
         assert torch.equal(latents, clean[block]), block
 
 
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("mode", ["immediate", "boundary", "recache"])
+def test_one_pass_less_than_sequential_makes_the_same(attention: InflightAttention, mode: SwitchMode) -> None:
+    """A block then starts beside the context pass of the one before. The demo's evaluation films neither that
+    nor `boundary` sequentially, which is `immediate`."""
+    card = tiny_card(window_blocks=3, sink_blocks=1)
+    model, same = tiny_model(card), "immediate" if mode == "boundary" else mode
+    sequential = run_blocks(make_runner(card, 5, attention, model), 6, {5 * 3: (1, same)}, seed=SEED)
+    actual = run_blocks(make_runner(card, 4, attention, model), 6, {4 * 3: (1, mode)}, seed=SEED)
+    compare(actual, sequential, range(6))
+
+
 def test_the_cascade_is_not_the_sequential_pipeline() -> None:
     """So that the comparisons above compare something: stagger and mode do change the video."""
     card = tiny_card()
