@@ -327,6 +327,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 run_bench(arguments)
             case "completion":
                 print(shtab.complete(build_parser(), arguments.shell))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         say(f"cascade-engine: {complaint(error)}")
         sys.exit(2)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -82,6 +83,14 @@ def test_completions_for_every_shell(shell: str, here: Here) -> None:
     if shutil.which(shell):
         checked = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, timeout=30)
         assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", ["models", "completion bash"])
+def test_a_reader_that_has_had_enough_ends_it_quietly(words: str) -> None:
+    command = shlex.join([sys.executable, "-m", "cascade_core.commands.entry", *words.split()])
+    script = f"set -o pipefail; {command} | true"
+    done = subprocess.run(["bash", "-c", script], text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_generate_writes_video_latents_and_figures(tmp_path: Path) -> None:
