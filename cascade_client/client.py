@@ -20,6 +20,7 @@ from cascade_client.events import PromptReceipt
 from cascade_client.gateway_stream import unreachable
 from cascade_client.resume import RetryBackoff, may_repeat
 from cascade_client.session import (
+    InflightAttention,
     Priority,
     Role,
     Session,
@@ -98,14 +99,19 @@ class Client:
         idle_timeout_s: float | None = None,
         priority: Priority | None = None,
         labels: Mapping[str, str] | None = None,
+        stagger: int = 0,
+        inflight_attention: InflightAttention | None = None,
         session_id: str = "",
         request_id: str | None = None,
     ) -> Session:
         """Ask for a session; it is in the queue when this returns. What is left out, the server chooses.
 
         `prompts`: one prompt, or block -> prompt with one for block 0. `width`, `height`: pixels.
-        `num_blocks` None: until deleted. Raises InvalidRequest, NotFound (UNKNOWN_MODEL), AlreadyExists,
-        Exhausted (QUOTA_EXCEEDED, QUEUE_FULL).
+        `num_blocks` None: until deleted. `stagger`: passes a block makes before its successor starts, 1 for
+        the full cascade; 0: the stage's. What it may be, and `inflight_attention`, tells `models`.
+
+        Raises InvalidRequest, NotFound (UNKNOWN_MODEL), AlreadyExists, Exhausted (QUOTA_EXCEEDED,
+        QUEUE_FULL).
         """
         spec = build_spec(
             prompts,
@@ -120,6 +126,8 @@ class Client:
             idle_timeout_s=idle_timeout_s,
             priority=priority,
             labels=labels,
+            stagger=stagger,
+            inflight_attention=inflight_attention,
         )
         request = session_pb2.CreateSessionRequest(
             request_id=request_id or make_request_id(), session_id=session_id, spec=spec

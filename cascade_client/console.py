@@ -27,6 +27,7 @@ RETRY_FOR_S = 3.0
 """A person waits no longer to hear that nobody is there."""
 MODES = ("immediate", "boundary", "recache")
 MODE_HELP = "immediate (the default), boundary or recache"
+ATTENTIONS = ("bidirectional", "causal")
 
 
 class CommandFailed(Exception):

@@ -14,6 +14,7 @@ from cascade.v1 import common_pb2, session_pb2
 
 SwitchMode = Literal["immediate", "boundary", "recache"]
 Priority = Literal["low", "normal", "high"]
+InflightAttention = Literal["bidirectional", "causal"]
 Role = Literal["controller", "viewer"]
 FIRST_BLOCK_SHORT = 3
 """Block 0 has 4F - 3 pictures, the others 4F."""
@@ -82,6 +83,8 @@ def build_spec(
     idle_timeout_s: float | None = None,
     priority: Priority | None = None,
     labels: Mapping[str, str] | None = None,
+    stagger: int = 0,
+    inflight_attention: InflightAttention | None = None,
 ) -> session_pb2.SessionSpec:
     """A SessionSpec; the server checks the ranges. Raises ValueError for numbers no message can hold."""
     return session_pb2.SessionSpec(
@@ -97,6 +100,8 @@ def build_spec(
         idle_timeout=None if idle_timeout_s is None else duration(idle_timeout_s),
         priority=session_pb2.Priority.Value(f"PRIORITY_{(priority or 'unspecified').upper()}"),
         labels=labels,
+        stagger=stagger,
+        inflight_attention=attention_value(inflight_attention),
     )
 
 
@@ -106,6 +111,10 @@ def build_switch(text: str, mode: SwitchMode | None, at_block: int | None) -> se
 
 def mode_value(mode: SwitchMode | None) -> common_pb2.SwitchMode.ValueType:
     return common_pb2.SwitchMode.Value(f"SWITCH_MODE_{(mode or 'unspecified').upper()}")
+
+
+def attention_value(attention: InflightAttention | None) -> common_pb2.InflightAttention.ValueType:
+    return common_pb2.InflightAttention.Value(f"INFLIGHT_ATTENTION_{(attention or 'unspecified').upper()}")
 
 
 def role_value(role: Role) -> session_pb2.ConnectRole.ValueType:

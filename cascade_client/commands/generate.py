@@ -17,8 +17,9 @@ from cascade_client.commands.arguments import (
 )
 from cascade_client.commands.output import add_out, choose_out, saved_sentence
 from cascade_client.commands.recording import Recording
-from cascade_client.commands.wanted import DEFAULT_SECONDS, Wanted, check, plan
+from cascade_client.commands.wanted import DEFAULT_SECONDS, Wanted, check, check_choice, plan
 from cascade_client.console import (
+    ATTENTIONS,
     MODE_HELP,
     MODES,
     CommandFailed,
@@ -65,6 +66,16 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument(
         "--size", type=parse_size, default=(0, 0), metavar="WxH", help="pixels, multiples of 16"
     )
+    parser.add_argument(
+        "--stagger", type=parse_count, default=0, metavar="PASSES",
+        help="passes a block makes before the next one starts: 1 is the full cascade, as many as the model "
+        "makes is one block after the other (default: the stage's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--inflight-attention", choices=ATTENTIONS, metavar="ATTENTION",
+        help="what blocks in flight see of each other: all (bidirectional) or those before them (causal) "
+        "(default: the stage's)",
+    )  # fmt: skip
     add_out(parser, VIDEO)
     add_json(parser)
     add_gateway(parser)
@@ -74,11 +85,14 @@ async def generate(options: Options) -> int:
     check(options)
     path = choose_out(options, VIDEO)
     async with make_client(options) as client:
-        wanted = plan(options, await find_model(client, options.model))
+        model = await find_model(client, options.model)
+        check_choice(options, model)
+        wanted = plan(options, model)
         width, height = options.size
         session = await client.create(
             wanted.prompts, model=options.model, switch_mode=options.mode, seed=options.seed, width=width,
-            height=height, num_blocks=wanted.num_blocks,
+            height=height, num_blocks=wanted.num_blocks, stagger=options.stagger,
+            inflight_attention=options.inflight_attention,
         )  # fmt: skip
         note(f"{session.name} is in the queue (seed {session.message.spec.seed})")
         try:

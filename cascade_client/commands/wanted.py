@@ -37,6 +37,14 @@ def check(options: Namespace) -> None:
     timeline([change for change in options.at if change.block is not None], options.prompt, options.blocks)
 
 
+def check_choice(options: Namespace, model: session_pb2.Model | None) -> None:
+    """A gateway of a former release would take no notice; others check it. Raises CommandFailed."""
+    asked = {"--stagger": options.stagger, "--inflight-attention": options.inflight_attention}
+    for flag, value in asked.items():
+        if value and model and not model.staggers:
+            raise CommandFailed(f"{flag}: the stages of {model.name} leave no choice here")
+
+
 def plan(options: Namespace, model: session_pb2.Model | None) -> Wanted:
     """In blocks, where the model is known. Raises CommandFailed."""
     seconds = None if options.blocks else options.seconds or DEFAULT_SECONDS

@@ -4,7 +4,7 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ ONE_RANK = STAGE | {"CASCADE_STAGE_NUM_RANKS": "1"}
 
 
 @asynccontextmanager
-async def open_town(*, capacity: int = 8, **options: Any) -> AsyncIterator[Town]:
-    """Real segments of grey pictures, made as fast as they are asked for. `capacity`: places of its stage."""
-    stages, decoders = [FakeStage(capacity=capacity)], [FilmDecoder(capacity=8)]
+async def open_town(
+    *, capacity: int = 8, staggers: Sequence[int] = (1, 2, 3), **options: Any
+) -> AsyncIterator[Town]:
+    """Real segments of grey pictures, made as fast as they are asked for. `capacity`: places of its stage;
+    `staggers`: what it offers."""
+    stages, decoders = [FakeStage(capacity=capacity, staggers=staggers)], [FilmDecoder(capacity=8)]
     async with town(stages=stages, decoders=decoders, **({"http": {}} | options)) as place:
         yield place
 

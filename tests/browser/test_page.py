@@ -11,6 +11,7 @@ from services.gateway.session import views
 from tests.browser.conftest import Enter, OpenPage
 from tests.browser.places import open_town, wire_to
 from tests.browser.visit import Visit
+from tests.services.support.fake_stage import CAUSAL
 from tests.services.support.gateway_support import until_value
 
 REFUSED = "Failed to load resource: the server responded with a status of 4"
@@ -204,6 +205,38 @@ async def test_what_is_refused_is_said_with_field_and_range(enter: Enter, visit:
     await page.page.reload()
     await page.until_playing()
     assert not await page.find("#problem").is_visible()
+
+
+async def test_a_session_gets_the_stagger_and_the_attention_that_were_chosen(
+    enter: Enter, visit: OpenPage
+) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    await page.page.click("summary:has-text('More')")
+    await page.find("#stagger option[value='3']").wait_for(state="attached")
+    assert await page.page.eval_on_selector_all("#stagger option", "all => all.map(each => each.text)") == [
+        "stage’s (2)", "1", "2", "3",
+    ]  # fmt: skip
+    await page.page.select_option("#stagger", "1")
+    await page.page.select_option("#attention", label="causal")
+    await page.start("a red circle")
+    (session,) = place.registry.sessions
+    assert (session.asked.stagger, session.asked.inflight_attention) == (1, CAUSAL)
+    operator = await visit(f"{place.url}/operator")
+    await operator.find("#sessions small:has-text('stagger 1, causal')").wait_for()
+
+
+async def test_a_stage_of_a_former_release_leaves_nothing_to_choose(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town(staggers=()))
+    page = await visit(place.url)
+    await page.page.click("summary:has-text('More')")
+    await page.find("#model option").wait_for(state="attached")
+    assert not await page.find("#stagger").is_visible()
+    assert not await page.find("#attention").is_visible()
+    await page.start("a red circle")
+    operator = await visit(f"{place.url}/operator")
+    await operator.find("#sessions [data-name]").wait_for()
+    assert await operator.find("#sessions small:has-text('stagger')").count() == 0
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,25 @@
 
 import { byId, make, setText } from "./dom.js";
 import { ProblemError } from "./problem.js";
+import { word } from "./times.js";
 
 const AGAIN_MS = 3000;
 const MAX_TRIES = 20;
+
+/** @param {string} value InflightAttention */
+const attention = (value) => word(value, "INFLIGHT_ATTENTION_");
+
+/** What a session may choose from, hidden where that is nothing; what was chosen stays if it can.
+ * @param {string} id @param {any[]} values @param {any} usual the stage's default
+ * @param {(value: any) => string} name */
+function offer(id, values, usual, name) {
+  const select = byId(id);
+  const { value } = select;
+  const own = make("option", { value: "" }, `stage’s (${usual ? name(usual) : "unknown"})`);
+  select.replaceChildren(own, ...values.map((each) => make("option", { value: each }, name(each))));
+  select.value = values.map(String).includes(value) ? value : "";
+  select.parentElement.hidden = values.length < 2;
+}
 
 export class Models {
   /** @param {import("./api.js").Api} api @param {(texts: string[]) => void} suggest
@@ -50,6 +66,8 @@ export class Models {
 
   show() {
     const model = this.chosen;
+    offer("stagger", model?.staggers ?? [], model?.defaultStagger, String);
+    offer("attention", model?.inflightAttentions ?? [], model?.defaultInflightAttention, attention);
     byId("model-field").hidden = !model;
     if (!model) return setText(byId("licence"), "");
     const use = model.commercialUse ? "" : " · not for commercial use";

@@ -128,7 +128,7 @@ function sessionRow(view, now) {
     [view.tenant || "–"],
     [make("span", { class: "mark", "data-level": level }, state + place)],
     [view.epoch],
-    [view.model],
+    [view.model, ...schedule(view)],
     [view.stage || "–"],
     [view.decoder || "–"],
     [`${view.lastSequence} / ${view.ackedSequence}`],
@@ -137,6 +137,13 @@ function sessionRow(view, now) {
     [created === null ? "–" : readable((now - created) / 1000)],
   ];
   return { key: view.name, level, cells };
+}
+
+/** @param {any} view SessionView @returns {Node[]} */
+function schedule({ stagger, inflightAttention }) {
+  if (!stagger) return [];
+  const attention = word(inflightAttention, "INFLIGHT_ATTENTION_");
+  return [make("small", {}, `stagger ${stagger}, ${attention}`)];
 }
 
 new OperatorPage().read();

@@ -10,6 +10,8 @@ const FIELDS = [
   ["height", "height"],
   ["fps", "fps"],
   ["blocks", "numBlocks"],
+  ["stagger", "stagger"],
+  ["attention", "inflightAttention"],
 ];
 
 /** Checked by the server. @param {{name: string} | undefined} model

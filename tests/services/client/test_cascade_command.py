@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from cascade.v1 import session_pb2
+from cascade.v1 import common_pb2, session_pb2
 from cascade_client import Client
 from cascade_client.checks.gpus import links
 from cascade_client.checks.redis import ping
@@ -83,6 +83,8 @@ async def test_help_and_usage() -> None:
         ([""], 2, "argument PROMPT: it is empty: say what to show (see cascade generate --help)"),
         (["x", "--seed", "-1"], 2, "argument --seed: '-1' is not a number from 0 to 2^63 - 1 (see "
          "cascade generate --help)"),
+        (["x", "--stagger", "0"], 2, "argument --stagger: '0' is not a number of 1 or more (see "
+         "cascade generate --help)"),
         (["x", "--at", "9s=y", "--seconds", 3], 1, "--at: 9 s is after the end, 3 s: raise --seconds"),
         (["x", "--at", "4=y", "--blocks", 4], 1, "--at: block 4 is after the last, 3"),
         (["x", "--at", "0=y"], 1, "--at: block 0 has two prompts"),
@@ -104,6 +106,15 @@ async def test_generate_refuses_before_it_asks_for_a_session(
         done = await cascade("generate", *wrong, "--gateway", gateway.address)
         assert not gateway.sessions
     assert (done.status, done.err) == (status, f"cascade generate: {told}\n")
+
+
+@pytest.mark.parametrize("asked", [("--stagger", 2), ("--inflight-attention", "causal")])
+async def test_generate_asks_no_former_gateway_for_what_it_would_ignore(asked: tuple[Any, ...]) -> None:
+    async with serving(Script(staggers=())) as gateway:
+        done = await cascade("generate", "x", *asked, "--gateway", gateway.address)
+        assert not gateway.sessions
+    told = f"cascade generate: {asked[0]}: the stages of demo leave no choice here\n"
+    assert (done.status, done.err) == (1, told)
 
 
 async def test_generate_says_that_somebody_else_ended_the_session(tmp_path: Path) -> None:
@@ -142,13 +153,15 @@ async def test_generate_saves_a_video_that_plays(tmp_path: Path) -> None:
     async with serving(script) as gateway:
         done = await cascade(
             "generate", "a red circle", "--at", "3=a blue square", "--blocks", 8, "--seed", 7,
-            "--size", "64x32", "--out", out, "--gateway", gateway.address,
+            "--size", "64x32", "--stagger", 1, "--inflight-attention", "causal", "--out", out,
+            "--gateway", gateway.address,
         )  # fmt: skip
         spec = gateway.sessions["sessions/s1"].message.spec
     assert done.status == 0, done.err
     assert (dict(spec.prompts), spec.seed, spec.width, spec.height, spec.num_blocks) == (
         {0: "a red circle", 3: "a blue square"}, 7, 64, 32, 8
     )  # fmt: skip
+    assert (spec.stagger, spec.inflight_attention) == (1, common_pb2.INFLIGHT_ATTENTION_CAUSAL)
     assert done.out == f"saved {(8 * BLOCK_FRAMES - 3) / 16:.1f} s (93 pictures) to {out} (seed 7)\n"
     for told in ("queue: place 1 of 1", "reconnected after", "recovery: done after 1.2 s (rebuilt)"):
         assert told in done.err

@@ -41,7 +41,7 @@ async def test_create_sends_every_field() -> None:
         session = await client.create(
             {0: "a red circle", 4: "a blue square"}, model="demo", switch_mode="recache", seed=0, width=64,
             height=32, fps=12.5, profiles=[profile], num_blocks=9, idle_timeout_s=90.5, priority="low",
-            labels={"team": "x"}, session_id="mine",
+            labels={"team": "x"}, stagger=1, inflight_attention="causal", session_id="mine",
         )  # fmt: skip
         (request,) = gateway.seen.requests
     assert isinstance(request, session_pb2.CreateSessionRequest)
@@ -49,7 +49,7 @@ async def test_create_sends_every_field() -> None:
         model="demo", prompts={0: "a red circle", 4: "a blue square"}, seed=0, width=64, height=32, fps=12.5,
         switch_mode=common_pb2.SWITCH_MODE_RECACHE, profiles=[profile], num_blocks=9,
         idle_timeout={"seconds": 90, "nanos": 500_000_000}, priority=session_pb2.PRIORITY_LOW,
-        labels={"team": "x"},
+        labels={"team": "x"}, stagger=1, inflight_attention=common_pb2.INFLIGHT_ATTENTION_CAUSAL,
     )  # fmt: skip
     assert {field.name for field in session_pb2.SessionSpec.DESCRIPTOR.fields} == {
         field.name for field, _ in request.spec.ListFields()

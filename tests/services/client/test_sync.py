@@ -57,7 +57,8 @@ def test_it_has_the_names_and_the_arguments_of_the_other() -> None:
 
 async def test_a_session_from_its_creation_to_its_end(tmp_path: Path) -> None:
     def program(client: SyncClient) -> None:
-        session = client.create("a red circle", num_blocks=6, labels={"for": "me"})
+        session = client.create("a red circle", num_blocks=6, labels={"for": "me"}, stagger=2)
+        assert session.message.spec.stagger == 2
         assert [each.name for each in client.list(labels={"for": "me"})] == [session.name]
         assert client.get(session).name == session.name
         assert client.switch(session, "a blue square", at_block=4).state == "ACCEPTED"

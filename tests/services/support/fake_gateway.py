@@ -113,6 +113,8 @@ class Script:
     """Between two segments."""
     has_models: bool = True
     """False: ListModels tells of none, as while no stage is up."""
+    staggers: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Of its model; none: as a former release tells of it."""
     unary_failures: deque[status_pb2.Status] = field(default_factory=deque)
     """Of the next unary calls, before they do anything."""
     lost_answers: int = 0
@@ -313,6 +315,7 @@ class FakeGateway(session_pb2_grpc.SessionServiceServicer):
 
     async def ListModels(self, request: session_pb2.ListModelsRequest, context: Any) -> Any:
         demo = session_pb2.Model(name="demo", fps=FPS, block_frames=BLOCK_FRAMES // 4, is_default=True)
+        demo.staggers.extend(self.script.staggers)
         return session_pb2.ListModelsResponse(models=[demo] if self.script.has_models else [])
 
     async def GetSession(self, request: session_pb2.GetSessionRequest, context: Any) -> Any:

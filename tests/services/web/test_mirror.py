@@ -79,6 +79,20 @@ async def test_a_repeat_has_no_further_effect_whether_named_in_body_header_or_qu
             assert (await web.delete(path, **request)).status_code == 200  # type: ignore[arg-type]
 
 
+async def test_a_session_has_a_stagger_and_an_attention_of_its_own() -> None:
+    async with http_town() as place:
+        web = place.visitor
+        (model,) = (await web.get("/v1/models")).json()["models"]
+        assert (model["staggers"], model["defaultStagger"]) == ([1, 2, 3, 4], 2)
+        causal = "INFLIGHT_ATTENTION_CAUSAL"
+        assert causal in model["inflightAttentions"]
+        made = await create(web, spec=spec(stagger=1, inflightAttention=causal))
+        assert (made["spec"]["stagger"], made["spec"]["inflightAttention"]) == (1, causal)
+        wrong = {"requestId": "a", "spec": spec(stagger=9)}
+        found = problem(await web.post("/v1/sessions", json=wrong), 400, "INVALID_FIELD")
+        assert found["detail"] == "spec.stagger: 9 is not one of 1, 2, 3, 4, which demo offers"
+
+
 async def test_wrong_fields_are_named() -> None:
     async with http_town() as place:
         web = place.visitor
@@ -86,6 +100,8 @@ async def test_wrong_fields_are_named() -> None:
             "spec.colour": {"requestId": "a", "spec": spec(colour="red")},
             "spec.width": {"requestId": "a", "spec": spec(width=17, height=16)},
             "spec.priority": {"requestId": "a", "spec": spec(priority="HIGHEST")},
+            "spec.stagger": {"requestId": "a", "spec": spec(stagger=18)},
+            "spec.inflightAttention": {"requestId": "a", "spec": spec(inflightAttention="causal")},
             "spec": {"requestId": "a"},
             "request_id": {"spec": spec()},
         }
