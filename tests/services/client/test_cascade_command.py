@@ -522,7 +522,7 @@ def test_the_whole_system_from_up_to_a_video(tmp_path: Path) -> None:
         making = subprocess.Popen(
             command(
                 "generate", "a red circle moves left", "--at", "2=a blue square", "--blocks", 8, "--out", out,
-                "--gateway", ",".join(ready["gateway"]),
+                "--stagger", 1, "--inflight-attention", "causal", "--gateway", ",".join(ready["gateway"]),
             ),
             env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip

@@ -41,6 +41,8 @@ SPECS = some(
     model=st.sampled_from(["", "demo", "other", "DEMO"]),
     prompts=st.dictionaries(BLOCKS, TEXTS, max_size=4) | st.just({0: PROMPT}),
     switch_mode=st.integers(0, 5),
+    stagger=st.integers(0, 18),
+    inflight_attention=st.integers(0, 3),
     seed=BLOCKS,
     width=NUMBERS,
     height=NUMBERS,

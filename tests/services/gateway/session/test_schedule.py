@@ -1,6 +1,8 @@
 """A session's own stagger and in-flight attention: only what some stage offers is taken, only a stage that
 offers it is given the session, and whichever goes on with it does so in the same way."""
 
+from typing import Any
+
 import pytest
 
 from cascade.v1 import session_pb2 as pb
@@ -116,18 +118,28 @@ async def test_a_session_that_is_made_again_goes_on_as_it_began() -> None:
     assert sorted(asked_of(stages[1])) == [(1, BIDIRECTIONAL), (3, CAUSAL)]
 
 
-@pytest.mark.parametrize("next_stage", [FakeStage(staggers=(4,), default_stagger=4), former()])
-async def test_defaults_that_the_next_stage_has_not_keep_no_session_from_it(next_stage: FakeStage) -> None:
-    async with town(stages=[FakeStage(block_s=0.01)]) as place:
+@pytest.mark.parametrize(
+    ("first", "second", "asked"),
+    [
+        ({}, {"staggers": (4,), "default_stagger": 4}, (0, BIDIRECTIONAL)),
+        ({}, {"staggers": ()}, (0, 0)),
+        ({"staggers": ()}, {}, (0, 0)),
+    ],
+    ids=["another default", "to a former release", "from a former release"],
+)
+async def test_defaults_that_the_next_stage_has_not_keep_no_session_from_it(
+    first: dict[str, Any], second: dict[str, Any], asked: tuple[int, int]
+) -> None:
+    async with town(stages=[FakeStage(block_s=0.01, **first)]) as place:
         name = await place.anybody.name()
         async with place.anybody.attached(name) as stream:
             await stream.until_segments(2)
             await place.stage.kill()
-            next_stage.address = place.stage.address
-            async with next_stage:
+            following = FakeStage(**second)
+            following.address = place.stage.address
+            async with following:
                 await stream.first("recovery_done")
-                (asked,) = asked_of(next_stage)
-                assert asked == (0, BIDIRECTIONAL if next_stage.info.staggers else 0)
+                assert asked_of(following) == [asked]
 
 
 async def test_one_request_id_is_for_one_schedule() -> None:
