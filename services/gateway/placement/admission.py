@@ -18,7 +18,7 @@ from services.gateway.peers.reports import Kind
 from services.gateway.placement.arrivals import Arrivals
 from services.gateway.placement.claims import Claim, Places
 from services.gateway.placement.ledger import Ledger, Place
-from services.gateway.placement.needs import Needs, decoder_fits, of_model, stage_fits
+from services.gateway.placement.needs import Needs, decoder_fits, is_behind, of_model, stage_fits
 from services.gateway.placement.pace import Pace
 from services.gateway.placement.running import Model, RunningSessions
 
@@ -52,7 +52,13 @@ class Admission:
             stages, stage_fits, clock, open_s, self._move, self._pace.observe, partial(left, "stage")
         )
         self._decoders = Ledger(
-            decoders, decoder_fits, clock, open_s, self._move, left=partial(left, "decoder")
+            decoders,
+            decoder_fits,
+            clock,
+            open_s,
+            self._move,
+            left=partial(left, "decoder"),
+            is_behind=is_behind,
         )
 
     def enqueue(self, needs: Needs) -> Claim:

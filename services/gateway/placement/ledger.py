@@ -111,9 +111,11 @@ class Ledger(Generic[S]):
         changed: Callable[[], None],
         freed: Callable[[], None] = lambda: None,
         left: Callable[[int], None] = lambda number: None,
+        is_behind: Callable[[S], bool] = lambda status: False,
     ) -> None:
         """`open_timeout_s`: a session that has its place for longer is open there. `changed`: somebody might
-        find a place now. `freed`: a place was released; `left`: so many by other gateways' sessions."""
+        find a place now. `freed`: a place was released; `left`: so many by other gateways' sessions.
+        `is_behind`: as measured, too slow for the sessions that it has."""
         self._pool = pool
         self._fits = fits
         self.clock = clock
@@ -121,6 +123,7 @@ class Ledger(Generic[S]):
         self.changed = changed
         self._freed = freed
         self._left = left
+        self._is_behind = is_behind
         self._accounts: WeakKeyDictionary[Peer[S], Account[S]] = WeakKeyDictionary()
         self.offered: dict[Place[S], None] = {}
         """Places of paused sessions, those offered for longest first."""
@@ -154,9 +157,14 @@ class Ledger(Generic[S]):
         return sum(self._account(peer).num_others for peer in peers)
 
     def find(self, needs: Needs, avoid: Collection[str]) -> Peer[S] | None:
-        """The fullest peer that has a place for the needs."""
+        """The fullest peer that has a place for the needs; one that is behind only where all are, since what
+        was measured may be chance."""
         fitting = (peer for peer in self._fitting(needs, avoid) if self.num_free(peer))
-        return min(fitting, key=lambda peer: (self.num_free(peer), peer.address), default=None)
+        return min(fitting, key=self._order, default=None)
+
+    def _order(self, peer: Peer[S]) -> tuple[bool, int, str]:
+        is_behind = peer.status is not None and self._is_behind(peer.status)
+        return is_behind, self.num_free(peer), peer.address
 
     def grant(self, peer: Peer[S], needs: Needs) -> Place[S]:
         account = self._account(peer)

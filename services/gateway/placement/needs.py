@@ -6,6 +6,7 @@ from cascade.v1 import common_pb2, session_pb2
 from cascade.v1.decoder_pb2 import DecoderStatus
 from cascade.v1.stage_pb2 import StageStatus
 
+BEHIND_S = 5.0
 EVERYWHERE = frozenset({common_pb2.VIDEO_ENCODER_UNSPECIFIED, common_pb2.VIDEO_ENCODER_SOFTWARE})
 
 
@@ -64,3 +65,8 @@ def stage_fits(status: StageStatus, needs: Needs) -> bool:
 def decoder_fits(status: DecoderStatus, needs: Needs) -> bool:
     """Whether the decoder could decode the session, if it had a free place."""
     return needs.model in status.models and needs.encoders - EVERYWHERE <= set(status.encoders)
+
+
+def is_behind(status: DecoderStatus) -> bool:
+    """Whether what waits there will take so long that players notice. As the operator view says it."""
+    return status.num_pending_blocks * status.last_block_time.ToTimedelta().total_seconds() > BEHIND_S

@@ -563,3 +563,19 @@ async def test_over_real_pools() -> None:
         for pool in (stages, decoders):
             await soon(pool.close())
         admission.close()
+
+
+async def test_a_decoder_that_is_behind_gets_sessions_only_where_all_are() -> None:
+    """The fullest one is the first to be given, as long as it keeps up."""
+    world = World()
+    world.stage("s1", max_sessions=100)
+    slow = {"num_sessions": 2, "num_pending_blocks": 6, "last_block_time": {"seconds": 1}}
+    world.decoder("d1", **slow)
+    world.decoder("d2", max_sessions=1)
+    assert (await get_places(world, session="a")).decoder.peer.address == "d2"
+    assert (await get_places(world, session="b")).decoder.peer.address == "d1", "the only one left"
+    world.decoder("d2", max_sessions=9)
+    assert (await get_places(world, session="c")).decoder.peer.address == "d2"
+    world.decoder("d1", **(slow | {"num_pending_blocks": 4}))
+    assert (await get_places(world, session="d")).decoder.peer.address == "d1"
+    world.admission.close()
