@@ -148,7 +148,7 @@ def plan_tick(timeline: Timeline, shape: Shape) -> tuple[TickPlan | None, Timeli
 def switch_prompt(
     timeline: Timeline, shape: Shape, prompt: int, mode: SwitchMode
 ) -> tuple[Timeline, SwitchReceipt]:
-    """Apply a switch between two ticks; see the prompt switch modes in the README."""
+    """Apply a switch between two ticks; the modes: docs/engine.md."""
     touched = full = timeline.next_block
     in_flight = timeline.in_flight
     if mode == "immediate":

@@ -1,4 +1,4 @@
-"""`cascade doctor`: is everything here that it takes?"""
+"""`cascade doctor`: is everything here that is needed?"""
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
