@@ -161,6 +161,7 @@ async def served() -> AsyncIterator[str]:
         environment = {
             "CASCADE_GATEWAY_STAGES": stage.address,
             "CASCADE_GATEWAY_DECODERS": decoder.address,
+            "CASCADE_GATEWAY_ADVERTISE": "127.0.0.1:50051",  # what the operator's view calls it
             "CASCADE_DRAIN_DEADLINE_S": "1",
             "CASCADE_HTTP_PORT": "0",
         }

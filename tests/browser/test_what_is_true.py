@@ -53,6 +53,26 @@ async def test_a_picture_that_stands_still_is_not_called_live(enter: Enter, visi
     assert not await page.find("#cover").is_visible()
 
 
+async def test_places_are_those_that_a_machine_keeps_up_with(enter: Enter, visit: OpenPage) -> None:
+    """However many fit into its memory: five blocks of 0.75 s, at two ticks of 65 ms each."""
+
+    async def quick(route: Route) -> None:
+        answer = await route.fetch()
+        overview = await answer.json()
+        for view in overview.get("stages", []):
+            view["peer"] |= {"numUsed": 2, "numFree": 3057}
+            view["status"] |= {"medianTickTime": "0.065s"}
+            view["status"]["model"] |= {"fps": 16, "blockFrames": 3, "defaultStagger": 2}
+        await route.fulfill(response=answer, json=overview)
+
+    place = await enter(open_town())
+    page = await visit(f"{place.url}/operator", routes={"**/v1/overview": quick})
+    await page.until_text("#stage-slots", "2 / 5")
+    await page.until_text("#stage-slots-note", "3 free")
+    await expect(page.find("#stages")).to_contain_text("2 used, 3 free")
+    await expect(page.find("#stages")).to_contain_text("fast enough for 5")
+
+
 async def test_a_decoder_that_falls_behind_needs_attention(enter: Enter, visit: OpenPage) -> None:
     async def slow(route: Route) -> None:
         answer = await route.fetch()

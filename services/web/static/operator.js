@@ -4,7 +4,7 @@
 import { Api } from "./api.js";
 import { byId, make, setAttribute, setText } from "./dom.js";
 import { KeyDialog } from "./key_dialog.js";
-import { condition, decoderRow, pace, stageRow } from "./peers.js";
+import { condition, decoderPace, decoderRow, numFree, stagePace, stageRow } from "./peers.js";
 import { ProblemBox, ProblemError } from "./problem.js";
 import { Sparks } from "./spark.js";
 import { summarize } from "./summary.js";
@@ -68,8 +68,8 @@ class OperatorPage {
     this.showGateway(overview);
     this.showQueue(queue);
     setText(byId("num-sessions"), String(overview.numSessions ?? sessions.length));
-    showSlots("stage-slots", stages);
-    showSlots("decoder-slots", decoders, (view) => pace(view.status, stages) ?? Infinity);
+    showSlots("stage-slots", stages, stagePace);
+    showSlots("decoder-slots", decoders, (/** @type {any} */ view) => decoderPace(view, stages));
     this.stages.show(stages.map((/** @type {any} */ view) => stageRow(view, this.sparks)));
     this.sparks.keepOnly(stages.map((/** @type {any} */ view) => view.peer.address));
     this.decoders.show(decoders.map((/** @type {any} */ view) => decoderRow(view, stages)));
@@ -106,13 +106,10 @@ class OperatorPage {
 }
 
 /** @param {string} id @param {any[]} views
- * @param {(view: any) => number} fast sessions that one keeps up with, however many fit into its memory */
-function showSlots(id, views, fast = () => Infinity) {
+ * @param {(view: any) => number | null} pace sessions that one keeps up with, however many fit into its memory */
+function showSlots(id, views, pace) {
   const used = views.reduce((sum, { peer }) => sum + peer.numUsed, 0);
-  const free = views.reduce((sum, view) => {
-    const { numUsed, numFree } = view.peer;
-    return sum + Math.max(0, Math.min(numFree, fast(view) - numUsed));
-  }, 0);
+  const free = views.reduce((sum, view) => sum + numFree(view.peer, pace(view)), 0);
   setText(byId(id), `${used} / ${used + free}`);
   setText(byId(`${id}-note`), `${free} free`);
 }

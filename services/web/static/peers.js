@@ -61,10 +61,11 @@ export function stageRow(view, sparks) {
   const median = readable(seconds(status?.medianTickTime));
   const spark = sparks.draw(peer.address, last, `Last ticks, the newest ${readable(last)}`);
   const model = status?.model;
-  return row(view, [
+  const fast = stagePace(view);
+  return row(view, fast, [
     [model?.model ?? "–", ...small(model?.licence)],
     [status ? `${status.worldSize} · ${status.device}` : "–"],
-    [status ? median : "–", ...small(last === null ? "" : `last ${readable(last)}`)],
+    [status ? median : "–", ...small(last === null ? "" : `last ${readable(last)}`), ...small(enough(fast))],
     [spark],
     [status?.numBlocks ?? "–"],
     [text(status?.numRestarts)],
@@ -73,40 +74,63 @@ export function stageRow(view, sparks) {
 }
 
 /** Sessions that a decoder keeps up with, going by its last block; null: not known.
- * @param {any} status DecoderStatus @param {any[]} stages of its installation @returns {number | null} */
-export function pace(status, stages) {
+ * @param {any} view DecoderView @param {any[]} stages of its installation @returns {number | null} */
+export function decoderPace({ status }, stages) {
   const model = stages.map((view) => view.status?.model).find((each) => each?.fps && each.blockFrames);
-  const last = seconds(status?.lastBlockTime);
-  return model && last ? Math.floor((4 * model.blockFrames) / model.fps / last) : null;
+  return pace(model, seconds(status?.lastBlockTime));
+}
+
+/** As decoderPace, going by its ticks, of which a block takes as many as the stagger.
+ * @param {any} view StageView @returns {number | null} */
+export function stagePace({ status }) {
+  return pace(status?.model, (seconds(status?.medianTickTime) ?? 0) * (status?.model?.defaultStagger || 1));
+}
+
+/** @param {any} model ModelInfo @param {number | null} blockSeconds that a block takes */
+function pace(model, blockSeconds) {
+  if (!model?.fps || !model.blockFrames || !blockSeconds) return null;
+  return Math.floor((4 * model.blockFrames) / model.fps / blockSeconds);
+}
+
+/** Places that can be had: no more than it keeps up with.
+ * @param {any} peer PeerView @param {number | null} fast */
+export function numFree({ numUsed, numFree }, fast) {
+  return Math.max(0, Math.min(numFree, (fast ?? Infinity) - numUsed));
 }
 
 /** @param {any} view @param {any[]} stages */
 export function decoderRow(view, stages) {
   const { status } = view;
-  const fast = pace(status, stages);
+  const fast = decoderPace(view, stages);
   const models = (status?.models ?? []).join(", ");
-  return row(view, [
+  return row(view, fast, [
     [models || "–"],
-    [readable(seconds(status?.lastBlockTime)), ...small(fast === null ? "" : `fast enough for ${fast}`)],
+    [readable(seconds(status?.lastBlockTime)), ...small(enough(fast))],
     [text(status?.numPendingBlocks)],
     [text(status?.numRestarts)],
     accelerators(status),
   ]);
 }
 
-/** @param {any} view @param {(Node | string)[][]} rest */
-function row(view, rest) {
+/** @param {number | null} fast */
+function enough(fast) {
+  return fast === null ? "" : `fast enough for ${fast}`;
+}
+
+/** @param {any} view @param {number | null} fast @param {(Node | string)[][]} rest */
+function row(view, fast, rest) {
   const { peer } = view;
   const { level, state, why } = condition(view);
   const name = [peer.pod || peer.address, ...small(peer.pod ? peer.address : "")];
   const mark = [make("span", { class: "mark", "data-level": level }, state), ...small(why)];
-  return { key: peer.address, level, cells: [name, mark, [slots(peer)], ...rest] };
+  return { key: peer.address, level, cells: [name, mark, [slots(peer, fast)], ...rest] };
 }
 
-/** @param {any} peer */
-function slots(peer) {
-  const total = peer.numUsed + peer.numFree;
-  const label = `${peer.numUsed} used, ${peer.numFree} free`;
+/** @param {any} peer @param {number | null} fast */
+function slots(peer, fast) {
+  const free = numFree(peer, fast);
+  const total = peer.numUsed + free;
+  const label = `${peer.numUsed} used, ${free} free`;
   const meter = make("meter", { min: 0, max: Math.max(1, total), value: peer.numUsed, "aria-label": label });
   return make("span", { class: "slots" }, meter, label);
 }
