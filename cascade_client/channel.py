@@ -23,6 +23,7 @@ OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 ]
+LOOPBACK = ("localhost:", "127.0.0.1:", "[::1]:")
 CLOSE_GRACE_S = 10.0
 """Calls on a channel that was replaced have so long to finish."""
 
@@ -50,10 +51,17 @@ class Tls:
 
 def open_channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
     """A channel with a connection of its own, made at the first call."""
+    options: list[tuple[str, int | str]] = [*OPTIONS, ("grpc.enable_http_proxy", int(not is_local(address)))]
     if tls is None:
-        return grpc.aio.insecure_channel(address, OPTIONS)
-    options = [*OPTIONS, ("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else OPTIONS
+        return grpc.aio.insecure_channel(address, options)
+    if tls.server_name:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
     return grpc.aio.secure_channel(address, tls.credentials(), options)
+
+
+def is_local(address: str) -> bool:
+    """Whether it is this machine, to which no proxy of the environment leads."""
+    return address.startswith(LOOPBACK)
 
 
 def parse_addresses(target: str) -> list[str]:

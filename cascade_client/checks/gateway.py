@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import grpc
 
-from cascade_client.channel import open_channel, parse_addresses
+from cascade_client.channel import is_local, open_channel, parse_addresses
 from cascade_client.checks.finding import DEADLINE_S, Finding
 from cascade_client.console import Options, read_tls
 from cascade_client.health import is_serving
@@ -47,10 +47,6 @@ def how_to_find_one(target: str) -> str:
     if is_local(target) and has_services():
         return "start it: run `cascade up` in another terminal"
     return "name one that runs: --gateway HOST:PORT"
-
-
-def is_local(address: str) -> bool:
-    return address.startswith(("localhost:", "127.0.0.1:", "[::1]:"))
 
 
 async def accepts(host: str, port: int) -> bool:

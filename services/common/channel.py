@@ -45,8 +45,10 @@ class ChannelFactory:
 
     def __init__(self, settings: GrpcSettings, tls: ClientTlsSettings | None, options: Options = ()) -> None:
         """`tls` None: plain text. Without retries of their own: a stream that ended is resumed by our
-        protocol, and hidden retries would repeat mutations."""
-        self._options = [*common_options(settings), ("grpc.enable_retries", 0), *options]
+        protocol, and hidden retries would repeat mutations. Not by the environment's proxy, which is for what
+        lies outside and knows no addresses of pods."""
+        own = (("grpc.enable_retries", 0), ("grpc.enable_http_proxy", 0))
+        self._options = [*common_options(settings), *own, *options]
         self._credentials = watched_credentials(tls) if tls else None
         self._name = [("grpc.ssl_target_name_override", tls.server_name)] if tls and tls.server_name else []
 

@@ -1,7 +1,5 @@
 """Where pages come from: a gateway in this process whose stage has no model, or real processes."""
 
-import asyncio
-import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -80,35 +78,11 @@ class Wire(Front):
 
 
 @asynccontextmanager
-async def wire_to(url: str, kind: type[Wire] = Wire) -> AsyncIterator[Wire]:
-    wire = kind()
+async def wire_to(url: str) -> AsyncIterator[Wire]:
+    wire = Wire()
     await wire.start()
     wire.mend(url)
     try:
         yield wire
     finally:
         await wire.close()
-
-
-class PathProxy(Wire):
-    """A proxy that serves the gateway under a path of its own, which it takes away: `location /cascade/`."""
-
-    PREFIX = b" /cascade/"
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await super()._connect(Stripping(reader, self.PREFIX), writer)  # type: ignore[arg-type]
-
-
-PLACES = b" /elsewhere/", b" /"
-
-
-class Stripping:
-    """Reads requests without that path; what is elsewhere is not ours."""
-
-    def __init__(self, reader: asyncio.StreamReader, prefix: bytes) -> None:
-        self._reader, self._prefix = reader, prefix
-        self._line = re.compile(rb"^(GET|POST|DELETE)(" + prefix + rb"| /)")
-
-    async def read(self, num_bytes: int) -> bytes:
-        data = await self._reader.read(num_bytes)
-        return self._line.sub(lambda found: found[1] + PLACES[found[2] == self._prefix], data)

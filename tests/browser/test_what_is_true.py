@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import Route, expect
 
 from tests.browser.conftest import Enter, OpenPage
-from tests.browser.places import PathProxy, open_town, wire_to
+from tests.browser.places import open_town, wire_to
 from tests.browser.visit import WAIT_S
 from tests.services.support.nginx import needs_nginx, nginx
 
@@ -153,25 +153,27 @@ async def test_it_works_behind_a_proxy_that_takes_the_port_away(enter: Enter, vi
         await page.end()
 
 
+@needs_nginx
 async def test_it_works_under_a_path_of_a_proxy(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town())
-    proxy = await enter(wire_to(place.url, PathProxy))
-    page = await visit(f"{proxy.url}/cascade/")
-    await page.start("a red circle")
-    await page.page.click("#share")
-    await page.find("#share-link").wait_for()
-    link = await page.find("#share-link").input_value()
-    assert link.startswith(f"{proxy.url}/cascade/#view=")
-    viewer = await visit(link)
-    await viewer.until_playing()
-    async with page.page.expect_download():
-        await page.page.click("#download")
-    await page.page.click("a:has-text('Operator')")
-    await page.find("#sessions [data-name]").first.wait_for()
-    assert page.page.url == f"{proxy.url}/cascade/operator"
-    await page.page.click("a:has-text('Session page')")
-    await page.until_playing()
-    await page.end()
+    with nginx(f"{place.url}/", "proxy_set_header Host $http_host;", path="/cascade/") as port:
+        url = f"http://127.0.0.1:{port}/cascade/"
+        page = await visit(url)
+        await page.start("a red circle")
+        await page.page.click("#share")
+        await page.find("#share-link").wait_for()
+        link = await page.find("#share-link").input_value()
+        assert link.startswith(f"{url}#view=")
+        viewer = await visit(link)
+        await viewer.until_playing()
+        async with page.page.expect_download():
+            await page.page.click("#download")
+        await page.page.click("a:has-text('Operator')")
+        await page.find("#sessions [data-name]").first.wait_for()
+        assert page.page.url == f"{url}operator"
+        await page.page.click("a:has-text('Session page')")
+        await page.until_playing()
+        await page.end()
 
 
 @pytest.mark.slow

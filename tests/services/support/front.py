@@ -11,8 +11,9 @@ CHUNK_BYTES = 2**16
 class Front:
     """Passes bytes on. A connection stays where it went, whatever becomes of the list."""
 
-    def __init__(self, *backends: str) -> None:
-        """`backends`: as for `lead_to`."""
+    def __init__(self, *backends: str, idle_s: float | None = None) -> None:
+        """`backends`: as for `lead_to`. `idle_s`: a connection that is silent for that long is cut."""
+        self._idle_s = idle_s
         self.address = ""
         self._backends = deque(backends)
         self._server: asyncio.Server | None = None
@@ -59,7 +60,7 @@ class Front:
             backend_reader, backend_writer = await asyncio.open_connection(host, int(port))
             try:
                 ways = ((reader, backend_writer), (backend_reader, writer))
-                tasks = [asyncio.create_task(pass_on(*way)) for way in ways]
+                tasks = [asyncio.create_task(pass_on(*way, self._idle_s)) for way in ways]
                 try:
                     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 finally:
@@ -70,9 +71,9 @@ class Front:
                 backend_writer.close()
 
 
-async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Until one side is closed or broken."""
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, idle_s: float | None) -> None:
+    """Until one side is closed or broken, or nothing comes for that long."""
     with suppress(OSError):
-        while data := await reader.read(CHUNK_BYTES):
+        while data := await asyncio.wait_for(reader.read(CHUNK_BYTES), idle_s):
             writer.write(data)
             await writer.drain()
