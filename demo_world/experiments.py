@@ -31,10 +31,11 @@ SOON = 2
 
 
 def even_scenes(random: Random) -> list[Scene]:
-    """ROUND scenes in which every value of every attribute is as frequent as any other."""
+    """ROUND scenes in which every value of every attribute is as frequent as any other, and nearly so in the
+    first of them."""
 
     def even(values: Sequence[T]) -> list[T]:
-        return random.sample([*values] * (ROUND // len(values)), ROUND)
+        return [value for _ in range(ROUND // len(values)) for value in random.sample(values, len(values))]
 
     columns = even(tuple(COLOURS)), even(SHAPES), even(MOTIONS), even(tuple(BACKGROUNDS))
     return [Scene(*row) for row in zip(*columns, strict=True)]

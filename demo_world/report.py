@@ -19,7 +19,7 @@ from demo_world.statistics import MARGIN
 from demo_world.world import MOTIONS, Frames
 
 Summary = dict[str, Any]
-TITLES = {"prompt": "all four", "one_object": "one object", "jump": "jump (px)"}
+TITLES = {"prompt": "all four", "one_object": "one object", "jump": "jump (px)", "soon": ""}
 SHARES = ("prompt", *ATTRIBUTES)
 AGAINST = (
     "difference from sequential in points (its 95 % interval), "

@@ -11,7 +11,7 @@ from cascade_core.errors import InvalidConfig
 from cascade_core.weights.locate import locate
 
 Row = dict[str, Any]
-FORM = 1
+FORM = 2
 """Counts up when takes or rows become others."""
 
 

@@ -22,9 +22,12 @@ class Verdict:
     is_met: bool
     found: str
     """The figures that decide it."""
+    is_open: bool = False
+    """Not met, but too few clips to say that it is missed."""
 
     def __str__(self) -> str:
-        return f"{self.target}: **{'met' if self.is_met else 'missed'}** ({self.found})."
+        verdict = "met" if self.is_met else "not shown" if self.is_open else "missed"
+        return f"{self.target}: **{verdict}** ({self.found})."
 
 
 def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
@@ -62,6 +65,7 @@ def _steady(results: Mapping[str, Any], name: str) -> Iterator[Verdict]:
             f"{name}, steady: not inferior to sequential by {100 * MARGIN:g} points on every score",
             all(pair["non_inferior"] for pair in paired.values()),
             f"worst: {worst} {_points(paired[worst]['difference'])}",
+            is_open=all(pair["difference"]["mean"] >= -MARGIN for pair in paired.values()),
         )
 
 
