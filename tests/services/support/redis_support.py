@@ -115,14 +115,15 @@ class RedisServer:
 class SentinelServer(RedisServer):
     """Watches one primary alone, so its own vote is enough."""
 
-    def __init__(self, name: str, primary: str, password: str) -> None:
+    def __init__(self, name: str, primary: str, password: str, **options: str) -> None:
+        """`password`: of the primary. `options`: of its own configuration."""
         self._lines = [
             f"sentinel monitor {name} {primary.replace(':', ' ')} 1",
             f"sentinel auth-pass {name} {password}",
             f"sentinel down-after-milliseconds {name} 300",
             f"sentinel failover-timeout {name} 2000",
         ]
-        super().__init__(persistent=False, tcp=True)
+        super().__init__(persistent=False, tcp=True, **options)
 
     def knows_replica(self) -> bool:
         """One that is linked to its primary."""
@@ -130,8 +131,9 @@ class SentinelServer(RedisServer):
         return "master-link-status" in found and "\r\nok\r\n" in found
 
     def arguments(self) -> list[str]:
-        options = ("port", "bind", "unixsocket", "dir")
-        lines = [*(f"{name} {self._options[name]}" for name in options), *self._lines]
+        refused = ("save", "daemonize", "appendonly", "appendfsync")
+        lines = [f"{name} {value}" for name, value in self._options.items() if name not in refused]
+        lines += self._lines
         path = self.folder / "sentinel.conf"
         path.write_text("\n".join(lines))
         return [str(path), "--sentinel"]

@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import ssl
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from services.common.addresses import join
 from services.common.own_sockets import OwnSockets
 from services.common.settings import ServerTlsSettings
 from services.gateway.app.assembly import running
-from tests.services.client.test_cascade_command import cascade
+from tests.paths import ROOT
 from tests.services.support.certificates import Authority
+from tests.services.support.command_support import cascade
 from tests.services.support.fake_decoder import FakeDecoder
 from tests.services.support.fake_stage import FakeStage
 from tests.services.support.gateway_support import (
@@ -32,6 +35,7 @@ from tests.services.support.http_support import client, create, http_town
 from tests.services.support.media_support import needs_ffprobe
 from tests.services.support.ports import free_port
 from tests.services.support.redis_support import RedisServer, needs_redis
+from tests.services.support.system import clean_environment
 from tests.services.support.video_support import browsing, page, probed, web_town
 
 
@@ -177,6 +181,42 @@ def two_addresses(hosts: tuple[str, str]) -> Any:
         return [found for each in hosts for found in real(each, port, *arguments, **options)]
 
     return getaddrinfo
+
+
+LOCALHOST = """
+mount --bind {folder}/hosts /etc/hosts || exit 77
+{python} -m services.gateway > {folder}/log 2>&1 &
+gateway=$!
+trap 'kill $gateway; wait $gateway' EXIT
+for _ in $(seq 300); do {python} -m services.common.probe && break; sleep 0.1; done
+{python} -m cascade_client sessions --gateway localhost:{grpc} &&
+  {python} -c 'import urllib.request as web; print(web.urlopen("http://localhost:{http}/readyz").read())'
+"""
+
+
+def test_a_machine_whose_localhost_is_ipv6_alone(tmp_path: Path) -> None:
+    """In a mount namespace of its own, as root."""
+    (tmp_path / "hosts").write_text("::1 localhost\n")
+    grpc_port, http_port = free_port(), free_port()
+    options = {"folder": tmp_path, "python": sys.executable, "grpc": grpc_port, "http": http_port}
+    environment = clean_environment() | {
+        "CASCADE_GRPC_HOST": "localhost",
+        "CASCADE_GRPC_PORT": str(grpc_port),
+        "CASCADE_HTTP_HOST": "localhost",
+        "CASCADE_HTTP_PORT": str(http_port),
+        "CASCADE_DRAIN_DEADLINE_S": "0",
+    }
+    command = ["unshare", "--mount", "bash", "-c", LOCALHOST.format(**options)]
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    except FileNotFoundError:
+        pytest.skip("needs unshare")
+    if "Operation not permitted" in done.stderr or done.returncode == 77:
+        pytest.skip("needs a mount namespace, so root")
+    log = tmp_path / "log"
+    assert done.returncode == 0, done.stderr + log.read_text()
+    assert "no sessions" in done.stdout + done.stderr
+    assert "ready" in done.stdout
 
 
 async def test_localhost_of_the_command_is_both(tmp_path: Path) -> None:

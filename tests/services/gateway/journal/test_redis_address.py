@@ -268,6 +268,36 @@ class TestSentinel:
         for each in (journal, reader):
             await each.close()
 
+    async def test_tls_and_passwords_of_both(self, tmp_path: Path) -> None:
+        authority = Authority(tmp_path / "ca")
+        certificate, key = authority.issue("redis")
+        tls = {
+            "tls_cert_file": str(certificate),
+            "tls_key_file": str(key),
+            "tls_ca_cert_file": str(authority.path),
+            "tls_auth_clients": "no",
+            "tls_replication": "yes",
+        }
+        write(tmp_path / "password", "pw")
+        port = str(free_port())
+        primary = RedisServer(persistent=False, tls_port=port, requirepass="pw", **tls)
+        sentinel = SentinelServer(
+            "main", f"127.0.0.1:{port}", "pw", tls_port=str(free_port()), requirepass="own", **tls
+        )
+        try:
+            address = f"127.0.0.1:{sentinel._options['tls-port']}/main"
+            files = RedisFiles(ca=authority.path, password=tmp_path / "password")
+            await check_plays(
+                journal_of(connect(f"rediss+sentinel://{address}?sentinel_password=own", files))
+            )
+            store = RedisStore(connect(f"rediss+sentinel://{address}", files), "test")
+            with pytest.raises(StoreUnavailable, match="cannot be reached"):
+                await store.num_open("acme")
+            await store.close()
+        finally:
+            sentinel.close()
+            primary.close()
+
     async def test_a_name_that_sentinel_does_not_know(
         self, sentinel: SentinelServer, caplog: pytest.LogCaptureFixture
     ) -> None:
