@@ -3,6 +3,7 @@
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,8 +22,8 @@ CHECKPOINT = Path(cascade_core.__file__).parent / "cards" / "demo"
 """Where the card finds it: what comes with the engine needs no demo world."""
 
 
-def main() -> None:
-    options = _parser().parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(argv)
     try:
         train(options)
     except CascadeError as error:
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--vae-steps", type=_positive, default=train_vae.NUM_STEPS, help="default: %(default)s")
     add("--clips", type=_positive, default=dataset.NUM_CLIPS, help="default: %(default)s")
     add("--steps", type=_positive, default=train_transformer.NUM_STEPS, help="default: %(default)s")
-    add("--threads", type=_positive, help="of the processor (default: all)")
+    add("--threads", type=_positive, help="of this process (default: one for each core)")
     add("--format", choices=FORMATS, help="of numbers (default: the one that measures fastest at the start)")
     add("--compile", choices=("auto", "yes", "no"), default="auto", help="auto: where there is a g++")
     return parser
@@ -94,7 +95,7 @@ def _positive(text: str) -> int:
 def _checkpoint(text: str) -> Path:
     folder = Path(text)
     if not (folder / "vae").is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is no folder of a checkpoint: it has no vae/")
+        raise argparse.ArgumentTypeError(f"{text} is not the folder of a checkpoint: there is no vae/ in it")
     return folder
 
 

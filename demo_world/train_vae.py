@@ -37,6 +37,8 @@ CROP = 64
 RATES = Rates(muon=5e-3, adamw=1e-3)
 GRADIENT_WEIGHT, SQUARE_WEIGHT, KL_WEIGHT = 0.3, 2.0, 2e-4
 LOG_VARIANCE_START = -5.0
+NORMAL_CLIPS = 64
+"""Clips whose latents say what is normal."""
 
 
 def train_vae(
@@ -149,10 +151,10 @@ def _bias(model: AutoencoderKLWan) -> Tensor:
 
 
 @torch.inference_mode()
-def _normalise(model: AutoencoderKLWan, num_clips: int = 64) -> None:
+def _normalise(model: AutoencoderKLWan) -> None:
     """Write each latent channel's mean and deviation into the configuration, as the real VAE has them."""
-    clips = torch.stack([_clip(10**9 + i) for i in range(num_clips)])
-    parts = clips.tensor_split(num_clips // 8)
+    clips = torch.stack([_clip(10**9 + i) for i in range(NORMAL_CLIPS)])
+    parts = clips.tensor_split(NORMAL_CLIPS // 8)
     mean = torch.cat([encode(model, part).chunk(2, dim=1)[0] for part in parts])
     mean = mean.transpose(0, 1).flatten(1)  # [z_dim, all]
     model.register_to_config(latents_mean=mean.mean(1).tolist(), latents_std=mean.std(1).tolist())

@@ -161,21 +161,21 @@ def fastest_format(model: nn.Module, loss: Callable[[int], Tensor]) -> NumberFor
     """
     seconds = {name: _least_seconds(model, loss, name) for name in FORMATS}
     fastest = min(seconds, key=lambda name: seconds[name])
-    told = ", ".join(f"{name} {value:.2f} s a step" for name, value in seconds.items())
-    tqdm.write(f"number format {fastest} ({told}, not compiled)")
+    told = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
+    tqdm.write(f"number format {fastest} (processor seconds a step, not compiled: {told})")
     return fastest
 
 
 def _least_seconds(model: nn.Module, loss: Callable[[int], Tensor], number_format: NumberFormat) -> float:
-    """Of a few steps, of which none is taken."""
+    """The processor's, whatever else runs on it, of a few steps, of which none is taken."""
 
     def seconds() -> float:
-        began = time.perf_counter()
+        began = time.process_time()
         with _autocast(number_format):
             value = loss(0)
         value.backward()  # type: ignore[no-untyped-call]
         model.zero_grad()
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     return min(seconds() for _ in range(MEASURED_STEPS))
 

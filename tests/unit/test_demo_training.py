@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cascade_core.config import ModelCard, TransformerConfig, make
@@ -24,7 +25,8 @@ from demo_world.export import save_checkpoint
 from demo_world.rollout import roll_out
 from demo_world.steps import DemoModel, Kind, Steps
 from demo_world.tokenizer import make_tokenizer
-from demo_world.train_transformer import PHASES, phase_at, train_transformer
+from demo_world.train import main
+from demo_world.train_transformer import PHASES, load_checkpoint, phase_at, train_transformer
 from demo_world.training import FORMATS, Rates, train
 from demo_world.world import World, describe, random_scene
 from tests.support import (
@@ -36,6 +38,7 @@ from tests.support import (
     tiny_card,
     tiny_model,
     tiny_values,
+    write_card,
 )
 
 NUM_BLOCKS, SEED = 5, 7
@@ -338,7 +341,7 @@ def test_the_number_format_is_measured_once_and_told(
         return str(torch.load(state_file)["number_format"])
 
     chosen = run(2)
-    assert f"number format {chosen} (bfloat16 " in capsys.readouterr().out
+    assert f"number format {chosen} (processor seconds" in capsys.readouterr().out
     monkeypatch.setattr(training, "fastest_format", None)
     model.requires_grad_(True)
     assert run(4) == chosen
@@ -437,3 +440,35 @@ def test_the_checkpoint_is_read_by_the_ordinary_loader_and_by_diffusers(tmp_path
     assert isinstance(card.transformer, TransformerConfig)
     twin = WanTransformer3DModel.from_pretrained(tmp_path / "transformer")
     assert twin.config.num_layers == card.transformer.num_layers
+    again = DemoModel(card, make_tokenizer())
+    load_checkpoint(again, card, tmp_path)
+    assert_same_weights(again, model.float())
+
+
+def test_one_command_trains_from_nothing_and_goes_on_from_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_vae, "CONFIG", {**train_vae.CONFIG, "base_dim": 4})
+    monkeypatch.setattr(train_vae, "NORMAL_CLIPS", 8)
+    write_card(Path("tiny.toml"), window_blocks=5, in_channels=16, text_dim=32, text_len=24)
+    options = ["--card", "tiny.toml", "--clips", "2", "--compile", "no", "--format", "float32"]
+    main([*options, "--work", "a", "--out", "first", "--vae-steps", "1", "--steps", "3"])
+    main([*options, "--work", "b", "--out", "second", "--from", "first", "--steps", "1", "--seed", "1"])
+    parts = {"transformer", "text_encoder", "tokenizer", "vae"}
+    for folder in ("first", "second"):
+        assert {part.name for part in Path(folder).iterdir()} == parts
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    first, second = load_file(f"first/{weights}"), load_file(f"second/{weights}")
+    moved = [(first[name].float() - second[name].float()).abs().max() for name in first]
+    assert (
+        0 < max(moved) < 0.01
+    )  # one step from where the first training ended, not from other random weights
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--from", str(tmp_path)])
+    assert f"argument --from: {tmp_path} is not the folder of a checkpoint" in capsys.readouterr().err
