@@ -23,7 +23,7 @@ import pytest
 
 from cascade.v1 import common_pb2, session_pb2
 from cascade_client import Client
-from cascade_client.checks.gpus import links
+from cascade_client.checks.gpus import links, no_gpus
 from cascade_client.checks.redis import ping
 from tests.paths import ROOT
 from tests.services.support.command_support import (
@@ -377,7 +377,7 @@ async def test_doctor_finds_what_is_wrong() -> None:
         port = stranger.getsockname()[1]
         ill = await cascade("doctor", "--gateway", f"127.0.0.1:{port}", "--redis", "redis://127.0.0.1:1/0")
     assert ill.status == 1
-    assert "fail  Redis: does not answer: " in ill.out
+    assert "fail  Redis: does not answer: Connection refused" in ill.out
     assert f"fail  gateway 127.0.0.1:{port}: something listens there that is no gateway" in ill.out
 
 
@@ -562,3 +562,9 @@ async def test_up_refuses_what_cannot_work(tmp_path: Path) -> None:
     assert wrong.err == "cascade up: CASCADE_HTTP_PORT: 'web' is not a port, 0 to 65535\n"
     typo = await cascade("up", "--http-port", "on", cwd=tmp_path)
     assert "'on' is not a port, 0 to 65535, or `off`" in typo.err
+
+
+def test_a_machine_without_gpus_is_enough_for_the_demo_model_alone() -> None:
+    assert no_gpus("demo").status == "ok"
+    assert no_gpus("krea-14b").status == "warn"
+    assert "krea-14b" in no_gpus("krea-14b").advice
