@@ -8,9 +8,11 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import pytest
+import yaml
 from jsonschema import Draft202012Validator
 
-from tests.chart.rendering import CHART, at, chart_values, leaves, template
+from tests.chart.rendering import CHART, UniqueKeys, at, chart_schema, chart_values, leaves, template
 from tests.chart.schema_paths import follow, schema_at
 from tests.chart.switches import MODEL, SWITCHES, Values, combine, merge
 
@@ -113,6 +115,13 @@ ALONE = re.compile(
     re.VERBOSE,
 )
 """What would be refused beside other changes."""
+WORD = "plainword"
+"""It stands nowhere in the chart."""
+CHECKED = re.compile(
+    rf"{ALONE.pattern} | .*(fullnameOverride|deviceClassName) | model\.card | decoder\.weightsPath",
+    re.VERBOSE,
+)
+"""Besides those: what must be a name, or fit to others, or is summed up in a name."""
 TRIED = 4
 """So many values over each base."""
 FIRST_MARK = 211
@@ -175,6 +184,46 @@ def test_every_value_is_seen() -> None:
     together = unseen_of(marked)
     missing = [path for path in (*alone, *together) if not matters(path)]
     assert not missing, f"no rendering changes with {', '.join(map('.'.join, missing))}"
+
+
+@pytest.mark.parametrize(
+    "hostile", ["7", "true", "a: b, c} #", '"'], ids=["number", "boolean", "YAML", "quote"]
+)
+def test_a_text_stays_a_text_where_it_stands(hostile: str) -> None:
+    """It becomes no number and no YAML: what is installed differs from a plain word's in it alone."""
+    for base in (OTHERWISE, EVERYTHING, merge(STATED, SWITCHES["weights"]["pvc"])):
+        paths = [path for path in PATHS if is_free_text(path, hostile) and path not in set(leaves(base))]
+        paths = [path for path in paths if path[0] != "externalRedis" or "externalRedis" in base]
+        plain, odd = (installed(merge(base, all_at(paths, text))) for text in (WORD, hostile))
+        assert len(paths) > 30
+        assert replaced(plain, hostile) == odd
+
+
+def is_free_text(path: tuple[str, ...], text: str) -> bool:
+    """Whether it may be this and any other text."""
+    if not isinstance(value_at(chart_values(), path), str) or CHECKED.fullmatch(".".join(path)):
+        return False
+    schema = {**schema_at(path), "$defs": chart_schema()["$defs"]}
+    return all(Draft202012Validator(schema).is_valid(each) for each in (text, WORD))
+
+
+def all_at(paths: list[tuple[str, ...]], value: Any) -> Values:
+    return functools.reduce(merge, (at(path, value) for path in paths), {})
+
+
+def installed(values: Values) -> list[Any]:
+    text = outcome(values)
+    assert is_installed(text), text
+    return list(yaml.load_all(text, UniqueKeys))
+
+
+def replaced(value: Any, text: str) -> Any:
+    """With the text for WORD, wherever it stands."""
+    if isinstance(value, dict):
+        return {replaced(key, text): replaced(inner, text) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [replaced(inner, text) for inner in value]
+    return value.replace(WORD, text) if isinstance(value, str) else value
 
 
 def test_templates_read_values_that_are_there() -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.chart.rendering import CHART, RELEASE, refusal, template
+from tests.chart.rendering import CHART, RELEASE, refusal, render, template
 from tests.chart.switches import MODEL, SWITCHES, Values, merge
+from tests.chart.test_every_value import EVERYTHING, OTHERWISE, STATED
 
 TLS = SWITCHES["tls"]["secrets"]
 MUTUAL = merge(TLS, {"tls": {"gatewayRequiresClientCertificates": True}})
@@ -266,3 +267,21 @@ def test_a_variable_that_would_stand_twice_is_refused(name: str) -> None:
     """helm 4 applies at the server, which takes no list of variables with a name twice."""
     text = refusal(set={"stage": {"extraEnv": [{"name": name, "value": "x"}]}})
     assert f"stage.extraEnv has {name}, which the chart sets" in text
+
+
+def test_a_volume_that_would_be_there_twice_is_refused() -> None:
+    """Whatever it is that the chart makes one for."""
+    bases = (EVERYTHING, merge(OTHERWISE, SWITCHES["redis"]["externaltls"]), STATED)
+    pods = [pod for base in bases for pod in render(set=base).workloads()]
+    names = {volume["name"] for pod in pods for volume in pod.spec.get("volumes", ())}
+    assert {"redis-tls", "redis-password", "jwks", "key", "shm"} <= names
+    volumes = [{"name": name, "emptyDir": {}} for name in sorted(names)]
+    text = refusal(set=gateway(extraVolumes=volumes))
+    assert not [name for name in names if f"extraVolumes has {name}, which is there already" not in text]
+
+
+def test_only_services_have_settings() -> None:
+    variables = {"extraEnv": [{"name": "CASCADE_A", "value": "1"}]}
+    text = refusal(set={"stage": variables, "tests": variables})
+    assert "stands for it (of a setting: stage.settings)" in text
+    assert "tests.settings" not in text

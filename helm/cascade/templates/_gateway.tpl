@@ -49,11 +49,11 @@
 {{- define "cascade.redisEnv" -}}
 {{- if .Values.redis.enabled }}
 - name: REDIS_PASSWORD
-  valueFrom: {secretKeyRef: {name: {{ .Values.redis.auth.existingSecret | default (include "redis.name" .) }}, key: password}}
+  valueFrom: {secretKeyRef: {name: {{ .Values.redis.auth.existingSecret | default (include "redis.name" .) | quote }}, key: password}}
 - {name: CASCADE_GATEWAY_REDIS_URL, value: "redis://:$(REDIS_PASSWORD)@{{ include "redis.name" . }}:6379/0"}
 {{- else if .Values.externalRedis.existingSecret }}
 - name: CASCADE_GATEWAY_REDIS_URL
-  valueFrom: {secretKeyRef: {name: {{ .Values.externalRedis.existingSecret }}, key: {{ .Values.externalRedis.key }}}}
+  valueFrom: {secretKeyRef: {name: {{ .Values.externalRedis.existingSecret | quote }}, key: {{ .Values.externalRedis.key | quote }}}}
 - {name: CASCADE_GATEWAY_REDIS_PREFIX, value: {{ .Values.externalRedis.prefix | quote }}}
 {{- if .Values.externalRedis.passwordKey }}
 - {name: CASCADE_GATEWAY_REDIS_PASSWORD_FILE, value: /etc/cascade/redis/password}
@@ -92,11 +92,11 @@
 {{- with .Values.externalRedis }}
 {{- if and .existingSecret .passwordKey }}
 - name: redis-password
-  secret: {secretName: {{ .existingSecret }}, defaultMode: 0440, items: [{key: {{ .passwordKey | quote }}, path: password}]}
+  secret: {secretName: {{ .existingSecret | quote }}, defaultMode: 0440, items: [{key: {{ .passwordKey | quote }}, path: password}]}
 {{- end }}
 {{- if and .existingSecret .tls.existingSecret }}
 - name: redis-tls
-  secret: {secretName: {{ .tls.existingSecret }}, defaultMode: 0440}
+  secret: {secretName: {{ .tls.existingSecret | quote }}, defaultMode: 0440}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -123,11 +123,11 @@
 {{- include "cascade.redisVolumes" . }}
 {{- if include "cascade.hasTokenKey" . }}
 - name: token-key
-  secret: {secretName: {{ include "cascade.tokenKeySecret" . }}, defaultMode: 0440}
+  secret: {secretName: {{ include "cascade.tokenKeySecret" . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- if .Values.peerAuth.enabled }}
 - name: peer-key
-  secret: {secretName: {{ include "cascade.peerKeySecret" . }}, defaultMode: 0440, items: [{key: key, path: key}]}
+  secret: {secretName: {{ include "cascade.peerKeySecret" . | quote }}, defaultMode: 0440, items: [{key: key, path: key}]}
 {{- end }}
 {{- if .Values.gateway.quotas }}
 - name: quotas
@@ -136,11 +136,11 @@
 {{- with .Values.gateway.auth }}
 {{- if has "api_keys" .modes }}
 - name: api-keys
-  secret: {secretName: {{ .apiKeys.existingSecret }}, defaultMode: 0440}
+  secret: {secretName: {{ .apiKeys.existingSecret | quote }}, defaultMode: 0440}
 {{- end }}
 {{- if and (has "jwt" .modes) (not .jwt.jwksUrl) }}
 - name: jwks
-  configMap: {name: {{ .jwt.jwksConfigMap.name }}}
+  configMap: {name: {{ .jwt.jwksConfigMap.name | quote }}}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -45,7 +45,7 @@ spec:
       requests:
         - name: gpus
           exactly:
-            deviceClassName: {{ $gpu.dra.deviceClassName }}
+            deviceClassName: {{ $gpu.dra.deviceClassName | quote }}
             allocationMode: ExactCount
             count: {{ $gpu.count }}
             {{- with $gpu.dra.selectors }}

@@ -24,10 +24,10 @@
 {{- $component := . -}}
 {{- with index .root.Values .name }}
 {{- with .priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with .nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -75,7 +75,7 @@ topologySpreadConstraints:
 {{- with .root.Values.imagePullSecrets -}}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{ end -}}
-serviceAccountName: {{ include "cascade.serviceAccountName" . }}
+serviceAccountName: {{ include "cascade.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ include "cascade.terminationSeconds" . }}
@@ -86,7 +86,7 @@ securityContext: {{- include "cascade.podSecurityContext" (dict "root" .root "va
 {{/* Of the container, beside its environment, resources and mounts. */}}
 {{- define "cascade.container" -}}
 {{- $values := index .root.Values .name -}}
-image: {{ include "cascade.image" . }}
+image: {{ include "cascade.image" . | quote }}
 imagePullPolicy: {{ $values.image.pullPolicy }}
 command: [python, -m, services.{{ .name }}]
 {{- with $values.extraEnvFrom }}

@@ -209,12 +209,12 @@ tls.gatewayRequiresClientCertificates is true, and tls.enabled is false: set tls
 {{- if eq .path "weights.download" }}
 {{- $taken = concat $taken (list "HF_HOME" "HF_ENDPOINT" "HF_TOKEN") }}
 {{- end }}
-{{- $mine := list "tmp" "data" "tls" "peer-keys" "peer-key" "shm" "weights" "model" "api-access" "token-key" "quotas" "api-keys" "jwks" "key" "client" }}
+{{- $mine := list "tmp" "data" "tls" "peer-keys" "peer-key" "shm" "weights" "model" "api-access" "token-key" "quotas" "api-keys" "jwks" "redis-password" "redis-tls" "key" "client" }}
 {{- $seen := list }}
 {{- /* The API server refuses a name that stands twice. */}}
 {{- range .values.extraEnv }}
 {{- if or (hasPrefix "CASCADE_" .name) (has .name $taken) }}
-{{ $.path }}.extraEnv has {{ .name }}, which the chart sets: set it by the value that stands for it (of a service: {{ $.path }}.settings)
+{{ $.path }}.extraEnv has {{ .name }}, which the chart sets: set it by the value that stands for it{{ if has $.path (list "stage" "decoder" "gateway") }} (of a setting: {{ $.path }}.settings){{ end }}
 {{- else if has .name $seen }}
 {{ $.path }}.extraEnv has {{ .name }} twice: keep one
 {{- end }}

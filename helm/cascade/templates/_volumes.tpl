@@ -5,11 +5,11 @@
   emptyDir: {}
 {{- if .root.Values.tls.enabled }}
 - name: tls
-  secret: {secretName: {{ include "cascade.tlsSecret" . }}, defaultMode: 0440}
+  secret: {secretName: {{ include "cascade.tlsSecret" . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- if and .root.Values.peerAuth.enabled (ne .name "gateway") }}
 - name: peer-keys
-  secret: {secretName: {{ include "cascade.peerKeySecret" .root }}, defaultMode: 0440, items: [{key: keys.toml, path: keys.toml}]}
+  secret: {secretName: {{ include "cascade.peerKeySecret" .root | quote }}, defaultMode: 0440, items: [{key: keys.toml, path: keys.toml}]}
 {{- end }}
 {{- with $values.extraVolumes }}
 {{ toYaml . }}

@@ -12,7 +12,7 @@
 {{- with .Values.weights -}}
 {{- if eq .source "pvc" -}}
 - name: weights
-  persistentVolumeClaim: {claimName: {{ .pvc.claimName }}, readOnly: true}
+  persistentVolumeClaim: {claimName: {{ .pvc.claimName | quote }}, readOnly: true}
 {{- else if eq .source "hostPath" -}}
 - name: weights
   hostPath: {path: {{ .hostPath.path | quote }}, type: Directory}
@@ -21,7 +21,7 @@
   image: {reference: {{ .image.reference | quote }}, pullPolicy: {{ .image.pullPolicy }}}
 {{- else if eq .source "download" -}}
 - name: weights
-  persistentVolumeClaim: {claimName: {{ include "cascade.weightsClaim" $ }}, readOnly: true}
+  persistentVolumeClaim: {claimName: {{ include "cascade.weightsClaim" $ | quote }}, readOnly: true}
 {{- end }}
 {{- end }}
 {{- end }}
