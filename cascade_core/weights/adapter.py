@@ -56,19 +56,19 @@ def read_adapter(lora: Path, config: LoraConfig) -> Adapter:
     beside = adapter_config(lora)
     if beside.is_file():
         with reading(beside):
-            return _parse(beside.read_text(), beside)
+            return _parse(beside.read_bytes(), beside)
     return Adapter(lora_alpha=config.alpha)
 
 
-def _parse(text: str, path: Path) -> Adapter:
+def _parse(text: str | bytes, path: Path) -> Adapter:
     try:
-        told = dict(json.loads(text))
+        told = json.loads(text).items()
         return make(
-            Adapter, {key.removeprefix("transformer."): told[key] for key in told if told[key] is not None}
+            Adapter, {key.removeprefix("transformer."): value for key, value in told if value is not None}
         )
     except InvalidConfig as error:
         raise WeightsError(f"{path}: this LoRA cannot be merged: {error}") from None
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, AttributeError, RecursionError):
         raise WeightsError(f"{path}: the LoRA's configuration is not a JSON object") from None
 
 

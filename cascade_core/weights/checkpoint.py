@@ -17,7 +17,9 @@ from cascade_core.weights.shards import shard_files
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 MAX_NAMED = 10
-SCALED = re.compile(r"(?:^|\.)(?:scaled_fp8|scale_weight|weight_scale|scale_input|input_scale|comfy_quant)$")
+SCALED = re.compile(
+    r"(?:^|\.)(?:scaled_fp8|scale_weight|weight_scale(?:_inv|_2)?|scale_input|input_scale|comfy_quant)$"
+)
 """Keys of files whose 8-bit weights mean nothing without them."""
 
 

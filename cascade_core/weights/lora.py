@@ -95,7 +95,10 @@ def read_lora(path: Path, config: LoraConfig, state: Mapping[str, Tensor]) -> li
 
 
 def merge(state: Mapping[str, Tensor], updates: Iterable[Update]) -> dict[str, Tensor]:
-    """All updates added in float32, then cast to each weight's own dtype (bfloat16 where that has 8 bits)."""
+    """All updates added in float32, then cast to each weight's own dtype (bfloat16 where that has 8 bits).
+
+    Raises WeightsError for a weight that they make NaN or infinite.
+    """
     by_name: dict[str, list[Update]] = {}
     for update in updates:
         by_name.setdefault(update.name, []).append(update)
@@ -104,10 +107,20 @@ def merge(state: Mapping[str, Tensor], updates: Iterable[Update]) -> dict[str, T
         weight = state[name]
         total = sum((update.delta().view_as(weight) for update in several), weight.float())
         merged[name] = total.to(weight.dtype if weight.dtype.itemsize > 1 else torch.bfloat16)
+        if not is_finite(merged[name]) and is_finite(weight):
+            raise WeightsError(
+                f"{name} holds NaN or infinity with its LoRA files: lower their strength or alpha in the card"
+            )
     return merged
 
 
+def is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.float().isfinite().all())
+
+
 def _entry(key: str, tensor: Tensor) -> Entry:
+    if not key.isprintable():
+        raise WeightsError(f"{key!r} is no key of a LoRA")
     for form, what in REFUSED.items():
         if re.search(form, key):
             raise WeightsError(f"{key}: {what} is not supported")
@@ -121,7 +134,7 @@ def _entry(key: str, tensor: Tensor) -> Entry:
         usable = is_usable(tensor)
     if not usable:
         raise WeightsError(f"{key}: not {'one number' if role == 'alpha' else 'dense floating point'}")
-    if not tensor.float().isfinite().all():
+    if not is_finite(tensor):
         raise WeightsError(f"{key} holds NaN or infinity")
     return Entry(key, match[1], parameter, role, tensor)
 

@@ -145,14 +145,16 @@ def parse_keys(content: bytes, source: str) -> Keys:
     usable = [key for each in every for key in keys_of(each)] if isinstance(every, list) else []
     if not usable:
         names = ", ".join(ALGORITHMS)
-        text = f"no key for {names}; secrets (oct), `use` enc and RSA below 2048 bits do not count"
-        raise InvalidConfig(f"auth.jwks: {source}: {text}")
+        others = "secrets (oct), private keys (d), `use` enc and RSA below 2048 bits do not count"
+        raise InvalidConfig(f"auth.jwks: {source}: no key for {names}; {others}")
     return usable
 
 
 def keys_of(found: Any) -> Keys:
     """One of a set, for each of its algorithms: where it names one, for this alone. None: it is of no use."""
     if not isinstance(found, dict) or found.get("use") not in (None, "sig") or found.get("crv") == "Ed448":
+        return ()
+    if "d" in found:  # whoever reads the private half can make tokens
         return ()
     uses = found.get("key_ops")
     if isinstance(uses, list) and "verify" not in uses:
@@ -176,9 +178,14 @@ def read_key(found: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
 
 
 def pick(keys: Keys, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
-    """Without an id: the only one for this algorithm."""
-    fitting = [key for key in keys if key.algorithm_name == algorithm and kid in (None, key.key_id)]
-    return fitting[0] if len(fitting) == 1 or (fitting and kid is not None) else None
+    """That of this id, else the only one that has none; without an id: the only one for this algorithm."""
+    fitting = [key for key in keys if key.algorithm_name == algorithm]
+    if kid is not None:
+        named = [key for key in fitting if key.key_id == kid]
+        if named:
+            return named[0]
+        fitting = [key for key in fitting if key.key_id is None]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def unknown_key() -> Unauthenticated:

@@ -155,8 +155,8 @@ class AuthSettings:
     """Public keys of the identity provider (JSON Web Key Set): a file, read again when it changes, or an
     `https://` URL (`http://` at 127.0.0.1 or [::1] only), fetched for the first token, for a token by an
     unknown key, and after `jwks_max_age_s`. Signatures are by RS256, PS256, ES256 (of each also 384 and 512)
-    or EdDSA (Ed25519). A key that names its `alg` is for this alone; those that are not for signatures, and
-    broken ones, are left out."""
+    or EdDSA (Ed25519). A key that names its `alg` is for this alone; private keys, those that are not for
+    signatures, and broken ones are left out."""
     jwks_max_age_s: Seconds = 3600.0
     """Keys from a URL that are older are fetched again; a fetch that fails keeps them."""
     issuer: Word | None = None
@@ -187,7 +187,7 @@ def check_jwks_url(url: str) -> None:
     """Raises ValueError."""
     if not is_safe_url(url):
         raise ValueError("jwks must be a file, an https:// URL or one of http://127.0.0.1 or http://[::1]")
-    if "/.well-known/openid-configuration" in url:
+    if re.search("/.well-known/(openid-configuration|oauth-authorization-server)", url):
         raise ValueError("jwks is the provider's description; it must be the URL that this has as jwks_uri")
 
 

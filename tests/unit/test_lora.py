@@ -310,9 +310,10 @@ ADAPTER: dict[str, Any] = {
 }
 
 
-def in_folder(tensors: State, told: object, folder: Path) -> State:
+def in_folder(tensors: State, told: object, folder: Path, encoding: str = "utf-8") -> State:
     """Merged from a file with PEFT's configuration beside it."""
-    (folder / "adapter_config.json").write_text(told if isinstance(told, str) else json.dumps(told))
+    text = told if isinstance(told, str) else json.dumps(told)
+    (folder / "adapter_config.json").write_text(text, encoding)
     return merged(folder, tensors, name="adapter_model.safetensors")
 
 
@@ -336,6 +337,16 @@ def test_pefts_configuration_gives_the_scale(
         torch.testing.assert_close(result[name], expected[name], msg=name)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_configuration_that_an_editor_of_windows_saved(encoding: str, tmp_path: Path) -> None:
+    assert_same(in_folder(lora("peft", [Q]), ADAPTER, tmp_path, encoding), with_pairs([Q], 2.0))
+
+
+def test_a_configuration_that_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"adapter_config\.json: .* not a JSON object"):
+        in_folder(lora("peft", [Q]), "\xff", tmp_path, "latin-1")
+
+
 def test_the_scale_lies_inside_a_diffusers_file(tmp_path: Path) -> None:
     told = {f"transformer.{key}": value for key, value in ADAPTER.items()} | {"text_encoder.r": 5}
     path = tmp_path / "lora.safetensors"
@@ -344,6 +355,9 @@ def test_the_scale_lies_inside_a_diffusers_file(tmp_path: Path) -> None:
     for metadata in (told, ADAPTER):
         written(lora("diffusers"), path, {"format": "pt", "lora_adapter_metadata": json.dumps(metadata)})
         assert_same(read_transformer(card, locate(card, str(tmp_path))), with_pairs(LINEARS, 2.0))
+    written(lora("diffusers"), path, {"lora_adapter_metadata": '[["r", 3], [1, 2]]'})
+    with pytest.raises(WeightsError, match=r"lora\.safetensors: .* not a JSON object"):
+        read_transformer(card, locate(card, str(tmp_path)))
 
 
 def test_a_folder_that_peft_saved(tmp_path: Path) -> None:
@@ -371,6 +385,8 @@ def test_a_folder_that_peft_saved(tmp_path: Path) -> None:
         ({"rank_pattern": {"q": 9}}, "diffusion_model.blocks.0.self_attn.q.lora_A.weight has rank 3, not 9"),
         ({"alpha_pattern": {"(": 1}}, r"alpha_pattern\.\(.*: Input should be a valid regular expression"),
         ("[1, 2]", "not a JSON object"),
+        ("[[1, 2]]", "not a JSON object"),
+        ('["ab"]', "not a JSON object"),
         ("null", "not a JSON object"),
         ("{", "not a JSON object"),
         ("[" * 100_000, "not a JSON object"),
@@ -476,6 +492,14 @@ BAD: dict[str, tuple[State, str]] = {
         {"scaled_fp8": ONES(0), A: ONES(3, 24)},
         "scaled FP8 (scaled_fp8) is not supported",
     ),
+    "scaled FP8 in blocks": (
+        {A: ONES(3, 24), f"{Q}.weight_scale_inv": ONES(1)},
+        f"scaled FP8 ({Q}.weight_scale_inv) is not supported",
+    ),
+    "a key of several lines": (
+        {f"{Q}\n\x1b[2J.lora_A.weight": ONES(3, 24)},
+        f"'{Q}\\n\\x1b[2J.lora_A.weight' is no key of a LoRA",
+    ),
     "a layer saved whole": (
         lora("peft", [Q]) | {"base_model.model.head.head.weight": ONES(16, 24)},
         "base_model.model.head.head.weight is no key of a LoRA",
@@ -503,6 +527,16 @@ def test_a_file_that_cannot_be_merged_is_refused_by_file_and_key(name: str, tmp_
 def test_the_cards_rank_must_be_the_files(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"lora\.pt: base_model\..*lora_A\.weight has rank 3, not 256"):
         merged(tmp_path, lora("LongLive", [Q]), name="lora.pt", rank=256)
+
+
+@pytest.mark.parametrize(("dtype", "strength"), [(torch.float32, 1e38), (torch.float16, 1e5)])
+def test_a_sum_that_grows_too_large_is_the_loras(dtype: torch.dtype, strength: float, tmp_path: Path) -> None:
+    """Not the checkpoint's, which holds what it did."""
+    base = {name: tensor.to(dtype) for name, tensor in STATE.items()}
+    with pytest.raises(WeightsError, match=rf"{Q}\.weight holds NaN or infinity with its LoRA files: lower"):
+        merged(tmp_path, lora("Kijai", [Q]), base=base, strength=strength)
+    bad = base | {f"{Q}.weight": torch.full_like(base[f"{Q}.weight"], math.nan)}
+    assert merged(tmp_path, lora("Kijai", [Q]), base=bad)[f"{Q}.weight"].isnan().all(), "`load_state` tells"
 
 
 def test_a_scaled_checkpoint_is_refused_too(tmp_path: Path) -> None:

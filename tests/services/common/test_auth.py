@@ -15,7 +15,7 @@ import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -156,6 +156,9 @@ async def test_other_algorithms_and_other_keys_are_refused(issuer: Issuer, key_f
         "an algorithm we do not take": secp256k1_token(claims),
         "an unknown key": issuer.token("key-ES256", headers={"kid": "key-9"}),
         "no key named, and not the only one's": jwt.encode(claims, stranger.secrets["key-ES256"][1], "ES256"),
+        "brings its own key": stranger.token("key-ES256", headers={"jwk": stranger.public[0]}),
+        "tells where its key is": stranger.token("key-ES256", headers={"jku": "https://evil.test/keys"}),
+        "asks for what nobody knows": issuer.token("key-ES256", headers={"crit": ["x"], "x": 1}),
         "deep nesting": f"{encoded({'alg': 'ES256'})}.{'W' * 6000}.x",
         "no header": "..",
     }
@@ -183,7 +186,13 @@ SECRET = {"kty": "oct", "k": base64.urlsafe_b64encode(b"x" * 64).decode(), "alg"
 def useless_keys(good: dict[str, Any]) -> list[Any]:
     """`good`: a public key of ES256."""
     rsa, okp = jwt.algorithms.RSAAlgorithm, jwt.algorithms.OKPAlgorithm
+    private = [
+        rsa.to_jwk(generate_private_key(65537, 2048), as_dict=True),
+        jwt.algorithms.ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()), as_dict=True),
+        okp.to_jwk(ed25519.Ed25519PrivateKey.generate(), as_dict=True),
+    ]
     return [
+        *private,
         rsa.to_jwk(generate_private_key(65537, 1024).public_key(), as_dict=True),
         okp.to_jwk(ed448.Ed448PrivateKey.generate().public_key(), as_dict=True),
         SECRET,
@@ -218,7 +227,7 @@ async def test_useless_keys_do_not_spoil_the_rest_of_a_set(issuer: Issuer, tmp_p
         assert await answer(channel, **bearer(unnamed)) == "acme/ann"
     for keys in ([], useless, *([key] for key in useless)):
         path.write_text(json.dumps({"keys": keys}))
-        with pytest.raises(InvalidConfig, match=r"auth\.jwks: .*jwks\.json: no key for RS256.*oct"):
+        with pytest.raises(InvalidConfig, match=r"auth\.jwks: .*jwks\.json: no key for RS256.*oct.*private"):
             jwks.KeyFile(path)
 
 
@@ -260,6 +269,30 @@ async def test_a_key_without_algorithm_is_for_all_of_its_kind(issuer: Issuer, tm
         path.write_text(json.dumps({"keys": [*keys, {**keys[0], "kid": "other"}]}))
         assert await answer(channel, **bearer(alone)) == "UNAUTHENTICATED", "which of both?"
         assert await answer(channel, **bearer(token)) == "acme/ann"
+
+
+async def test_a_key_without_id_is_for_all_ids_while_it_is_alone(issuer: Issuer, tmp_path: Path) -> None:
+    """As one that was made by hand from a provider's public key; its tokens have ids."""
+    path, other = tmp_path / "jwks.json", Issuer("ES256")
+    nameless, strange = (
+        {name: value for name, value in each.public[-1].items() if name != "kid"}
+        for each in (Issuer("ES256"), other)
+    )
+    alone = next(key for key in issuer.public if key["alg"] == "ES256")
+    mine = {name: value for name, value in alone.items() if name != "kid"}
+    token = issuer.token("key-ES256")
+    sets = [([mine], "acme/ann"), ([mine, {**strange, "kid": "other"}], "acme/ann")]
+    sets += [([alone, nameless], "acme/ann"), ([{**strange, "kid": "key-ES256"}, mine], "UNAUTHENTICATED")]
+    sets += [([mine, nameless], "UNAUTHENTICATED"), ([nameless], "UNAUTHENTICATED")]
+    async with serving(Echo(), auth=by_tokens(write_keys(path, sets[0][0]))) as (_, channel):
+        for keys, expected in sets:
+            write_keys(path, keys)
+            assert await answer(channel, **bearer(token)) == expected, keys
+
+
+def write_keys(path: Path, keys: list[dict[str, Any]]) -> Path:
+    path.write_text(json.dumps({"keys": keys}))
+    return path
 
 
 WAYS_TO_A_TENANT: list[tuple[str, dict[str, Any], str]] = [
@@ -621,6 +654,7 @@ async def test_no_header_of_a_stranger_gets_in_or_breaks_anything(key_file: Path
         (by_tokens("/keys") | {"tenant_claim": ""}, "tenant_claim: Value error, must not be empty"),
         (by_tokens("/keys") | {"tenant_claim": " tenant"}, "no spaces around it"),
         (by_tokens("https://issuer.test/.well-known/openid-configuration"), "has as jwks_uri"),
+        (by_tokens("https://issuer.test/.well-known/oauth-authorization-server"), "has as jwks_uri"),
         (by_tokens("https://issuer.test/a b"), "jwks must be"),
         (by_tokens("https://issuer.test:99999/keys"), "jwks must be"),
         (by_tokens("http://issuer.test/keys"), "jwks must be"),
