@@ -25,6 +25,7 @@ TESTED = {
     ("docs/clients.md", "python"): "tests/services/client/test_guide.py",
     ("docs/clients.md", "js"): "tests/browser/test_client_guide.py",
     ("docs/engine.md", "python"): "tests/distributed/test_engine_guide.py",
+    ("docs/production.md", "nginx"): "tests/services/system/test_behind_proxies.py",
     ("cascade_client/README.md", "python"): "tests/services/client/test_guide.py",
     ("cascade_core/README.md", "python"): "tests/distributed/test_engine_guide.py",
 }

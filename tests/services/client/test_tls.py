@@ -8,7 +8,7 @@ from cascade_client.console import CommandFailed, CommandParser, add_gateway, re
 
 
 def read(*arguments: str) -> object:
-    parser = CommandParser()
+    parser = CommandParser("")
     add_gateway(parser)
     return read_tls(parser.parse_args(arguments))
 

@@ -1,7 +1,6 @@
 """What stands between clients and gateways elsewhere: nginx, and whatever bounds the life of a connection."""
 
 import asyncio
-import re
 import ssl
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from cascade_client import Client, Ended, Reconnected, Segment, Session, Stream,
 from services.common import grpc_port
 from services.common.channel import server_options
 from services.common.settings import GrpcSettings
+from tests.doc_blocks import blocks
 from tests.paths import ROOT
 from tests.services.support.certificates import Authority
 from tests.services.support.front import Front
@@ -213,8 +213,7 @@ async def test_the_documented_nginx_carries_grpc_and_http(tmp_path: Path) -> Non
     authority = Authority(tmp_path / "ca")
     certificate, key = authority.issue("edge")
     async with web_town() as place:
-        lines = (ROOT / "docs" / "production.md").read_text()
-        locations = "".join(re.findall(r"^    location .*?^    }\n", lines, re.MULTILINE | re.DOTALL))
+        (locations,) = (block.text for block in blocks() if block.language == "nginx")
         for name, port in (("gateway:50051", place.server.port), ("gateway:8080", place.port)):
             assert name in locations
             locations = locations.replace(name, f"127.0.0.1:{port}")

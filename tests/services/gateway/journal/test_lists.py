@@ -10,7 +10,7 @@ import pytest
 from services.gateway.journal import Ended, Limits, MemoryJournal, Noted
 from services.gateway.journal.base import PAGE_BYTES, Journal
 from services.gateway.journal.errors import StoreUnavailable
-from services.gateway.journal.redis_calls import connect
+from services.gateway.journal.redis_address import connect
 from tests.services.support.journal_support import blocks, opened, replicated
 from tests.services.support.redis_support import RedisServer, needs_redis
 
