@@ -33,6 +33,9 @@ CLEAN_SHARE = 0.2
 """Of the blocks of an independent step: those that are not noisy at all."""
 CONTEXT_SIGMA = 0.15
 """The most noise in the context of a sequential step; half of them have none."""
+ON_COURSE = 0.15
+"""The most that an own block may be off the true one, squared, for blocks after it to learn from the truth:
+its shape is then two pixels from the place. After one that is further off the truth is another video."""
 UNKNOWN_SHARE = 0.02
 """Of the words: replaced by the unknown one, so that a prompt with a strange word still works."""
 
@@ -117,7 +120,10 @@ class Steps:
         return self._noisy_loss(batch, sigmas * batch.has_past[:, None], views, generator, context)
 
     def _rollout(self, num_clips: int, num_blocks: int, generator: torch.Generator) -> Tensor:
-        """A clip's first block says how it goes on, so the truth is what the own video should have been."""
+        """A clip's first block says how it goes on, so the truth is what the own video should have been.
+
+        That holds until the own video is somewhere else.
+        """
         batch = self.dataset.batch(generator, num_clips, num_blocks)
         embeddings = self._embeddings(batch, generator)
         sigmas = pass_sigmas(self.card.sampling)
@@ -126,8 +132,10 @@ class Steps:
         torch.clear_autocast_cache()  # what was cast without gradients must not be used with them
         passes = torch.rand(num_clips, len(sigmas) - 1, num_blocks, generator=generator).argsort(dim=1)
         passes = passes[:, :COPIES]  # [B, R, K]
-        levels = torch.tensor(sigmas)[passes]
-        levels[:, :, 0] = 0
+        off_by = (own.clean - batch.latents).square().mean(dim=(2, 3, 4, 5))  # [B, K]
+        on_course = (off_by < ON_COURSE).cumprod(dim=1).roll(1, dims=1)  # up to the block before
+        on_course[:, 0] = 0  # the true one
+        levels = torch.tensor(sigmas)[passes] * on_course[:, None]
         noisy = own.inputs.gather(1, _wide(passes).expand(-1, -1, -1, *own.inputs.shape[3:]))
         views = sequential_views(num_blocks, self._window)
         target = (noisy - batch.latents[:, None]) / _wide(levels.clamp(min=0.1))

@@ -217,6 +217,16 @@ def test_a_rollout_step_shows_the_models_own_video_after_a_true_block() -> None:
     assert not context.requires_grad
 
 
+def test_a_rollout_teaches_until_it_is_off_the_true_course(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that knows nothing is off it with its first own block, which is the last that counts."""
+    [(sigmas, _)] = shown(make_steps(), "rollout", 1)
+    assert (sigmas > 0).all(dim=(0, 1)).tolist() == [False, True, False, False, False]
+    assert not sigmas[:, :, 2:].any()
+    monkeypatch.setattr("demo_world.steps.ON_COURSE", 1e6)
+    [(sigmas, _)] = shown(make_steps(), "rollout", 1)
+    assert (sigmas > 0).all(dim=(0, 1)).tolist() == [False, True, True, True, True]
+
+
 @pytest.mark.parametrize("kind", get_args(Kind))
 @pytest.mark.parametrize("number_format", FORMATS)
 def test_a_step_moves_every_weight(kind: Kind, number_format: str) -> None:
