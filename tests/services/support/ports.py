@@ -5,8 +5,21 @@ import itertools
 import os
 import socket
 
+import pytest
+
 FIRST, EACH, NUM_RANGES = 20_000, 2_000, 6
 _numbers = itertools.count(os.getpid())
+
+
+def lacks_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return True
+    return False
+
+
+needs_ipv6 = pytest.mark.skipif(lacks_ipv6(), reason="::1 cannot be bound on this machine")
 
 
 def free_port() -> int:

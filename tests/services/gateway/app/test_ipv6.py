@@ -33,21 +33,12 @@ from tests.services.support.gateway_support import (
 )
 from tests.services.support.http_support import client, create, http_town
 from tests.services.support.media_support import needs_ffprobe
-from tests.services.support.ports import free_port
+from tests.services.support.ports import free_port, needs_ipv6
 from tests.services.support.redis_support import RedisServer, needs_redis
 from tests.services.support.system import clean_environment
 from tests.services.support.video_support import browsing, page, probed, web_town
 
-
-def lacks_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return True
-    return False
-
-
-pytestmark = pytest.mark.skipif(lacks_ipv6(), reason="::1 cannot be bound on this machine")
+pytestmark = needs_ipv6
 
 
 @needs_ffprobe

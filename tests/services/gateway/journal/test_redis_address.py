@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from cascade_client.checks.redis import ping
 from cascade_core.config import make
 from cascade_core.errors import InvalidConfig
 from services.gateway.base.settings import GatewaySettings
@@ -19,7 +20,7 @@ from tests.paths import ROOT
 from tests.services.gateway.journal.test_journal import blocks, caught_up, opened, until
 from tests.services.support.certificates import Authority
 from tests.services.support.gateway_support import town
-from tests.services.support.ports import free_port
+from tests.services.support.ports import free_port, needs_ipv6
 from tests.services.support.redis_support import RedisServer, SentinelServer, needs_redis
 
 pytestmark = needs_redis
@@ -61,6 +62,17 @@ def write(path: Path, text: str) -> None:
 
 def remove(path: Path) -> None:
     path.unlink()
+
+
+@needs_ipv6
+async def test_over_ipv6() -> None:
+    server = RedisServer(persistent=False, tcp=True, bind="::1")
+    try:
+        url = f"redis://[::1]:{server._options['port']}/0"
+        await check_plays(journal_of(connect(url)))
+        assert await asyncio.to_thread(ping, url) == "+PONG", "as cascade doctor asks"
+    finally:
+        server.close()
 
 
 class TestTls:
