@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from cascade_core.config import LoraConfig, Positive, make
 from cascade_core.errors import InvalidConfig, WeightsError
 from cascade_core.weights.checkpoint import read_metadata
-from cascade_core.weights.locate import adapter_config
+from cascade_core.weights.locate import ADAPTER_MODEL, adapter_config
 from cascade_core.weights.shards import reading
 
 METADATA: Final = "lora_adapter_metadata"
@@ -54,10 +54,15 @@ def read_adapter(lora: Path, config: LoraConfig) -> Adapter:
     if text:
         return _parse(text, lora)
     beside = adapter_config(lora)
-    if beside.is_file():
+    if beside.is_file() and not _is_of_another(lora):
         with reading(beside):
             return _parse(beside.read_bytes(), beside)
     return Adapter(lora_alpha=config.alpha)
+
+
+def _is_of_another(lora: Path) -> bool:
+    """Whether what lies beside the file is about the adapter_model that PEFT saved there."""
+    return lora.is_file() and lora.stem != ADAPTER_MODEL and any(lora.parent.glob(f"{ADAPTER_MODEL}.*"))
 
 
 def _parse(text: str | bytes, path: Path) -> Adapter:

@@ -26,6 +26,8 @@ STANDARD_NAMES: Final[dict[Part, tuple[str, ...]]] = {
 }
 """Names besides the card's own: the diffusers layout, then the original Wan layout."""
 
+ADAPTER_MODEL: Final = "adapter_model"
+"""How PEFT calls a LoRA's file."""
 HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -171,7 +173,7 @@ def patterns_of(path: str) -> list[str]:
     nothing but that file."""
     if not Path(path).suffix:
         return [f"{path}/*"]
-    return [path, adapter_config(Path(path)).as_posix()] if Path(path).stem == "adapter_model" else []
+    return [path, adapter_config(Path(path)).as_posix()] if Path(path).stem == ADAPTER_MODEL else []
 
 
 def adapter_config(lora: Path) -> Path:

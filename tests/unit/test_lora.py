@@ -337,6 +337,14 @@ def test_pefts_configuration_gives_the_scale(
         torch.testing.assert_close(result[name], expected[name], msg=name)
 
 
+def test_a_configuration_beside_several_files_is_that_of_pefts_own(tmp_path: Path) -> None:
+    """People keep many LoRAs in one folder; these others have their rank for an alpha."""
+    (tmp_path / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    assert_same(merged(tmp_path, lora("peft", [Q])), with_pairs([Q], 2.0))
+    written(lora("peft"), tmp_path / "adapter_model.safetensors")
+    assert_same(merged(tmp_path, lora("peft", [Q])), with_pairs([Q], 1.0))
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_configuration_that_an_editor_of_windows_saved(encoding: str, tmp_path: Path) -> None:
     assert_same(in_folder(lora("peft", [Q]), ADAPTER, tmp_path, encoding), with_pairs([Q], 2.0))
