@@ -154,6 +154,22 @@ BAD: dict[str, tuple[Values, str]] = {
         weights(source="download", download={"extraEnv": [{"name": "HF_ENDPOINT", "value": "https://hub"}]}),
         "weights.download.extraEnv has HF_ENDPOINT, which the chart sets",
     ),
+    "a label of the chart": (
+        {"stage": {"podLabels": {"app.kubernetes.io/component": "mine"}}},
+        "stage.podLabels has app.kubernetes.io/component, which the chart sets: leave it out",
+    ),
+    "a label of several words": (
+        {"commonLabels": {"team": "video people"}},
+        "commonLabels has team: video people, which Kubernetes would refuse: take at most 63 letters",
+    ),
+    "a label that is long": (
+        {"tests": {"podLabels": {"example.com/team": "x" * 64}}},
+        "tests.podLabels has example.com/team: xxx",
+    ),
+    "a label's name of several words": (
+        merge(REDIS, {"redis": {"labels": {"my team": "video"}}}),
+        "redis.labels has my team: video, which Kubernetes would refuse",
+    ),
     "a variable twice": (
         {"tests": {"extraEnv": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}},
         "tests.extraEnv has A twice: keep one",

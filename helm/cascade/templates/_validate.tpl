@@ -34,6 +34,7 @@ value to set. `cascade.validate` fails with all of them.
 {{- if .Values.redis.enabled }}
 {{ include "cascade.extraProblems" (dict "root" $ "path" "redis" "values" .Values.redis) }}
 {{- end }}
+{{ include "cascade.labelProblems" (dict "path" "commonLabels" "labels" .Values.commonLabels) }}
 {{ include "cascade.rankProblems" . }}
 {{ include "cascade.autoscalingProblems" . }}
 {{- end }}
@@ -209,6 +210,9 @@ tls.gatewayRequiresClientCertificates is true, and tls.enabled is false: set tls
 {{- if eq .path "weights.download" }}
 {{- $taken = concat $taken (list "HF_HOME" "HF_ENDPOINT" "HF_TOKEN") }}
 {{- end }}
+{{- range $field := list "labels" "podLabels" }}
+{{ include "cascade.labelProblems" (dict "path" (printf "%s.%s" $.path $field) "labels" (index $.values $field)) }}
+{{- end }}
 {{- $mine := list "tmp" "data" "tls" "peer-keys" "peer-key" "shm" "weights" "model" "api-access" "token-key" "quotas" "api-keys" "jwks" "redis-password" "redis-tls" "key" "client" }}
 {{- $seen := list }}
 {{- /* The API server refuses a name that stands twice. */}}
@@ -228,6 +232,18 @@ tls.gatewayRequiresClientCertificates is true, and tls.enabled is false: set tls
 {{- end }}
 {{- if and (ternary .values.cpuLimitFactor .root.Values.cpuLimitFactor (eq .path "redis")) (not (dig "requests" "cpu" (dig "limits" "cpu" nil .values.resources) .values.resources)) }}
 {{ .path }}.resources has no CPU to make a limit of: set {{ .path }}.resources.requests.cpu or .limits.cpu, or cpuLimitFactor to null
+{{- end }}
+{{- end }}
+
+{{/* Takes dict "path" "labels". */}}
+{{- define "cascade.labelProblems" -}}
+{{- $part := "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?" }}
+{{- range $name, $value := .labels }}
+{{- if regexMatch "^(app\\.kubernetes\\.io/(name|instance|component|version|managed-by)|helm\\.sh/chart)$" $name }}
+{{ $.path }} has {{ $name }}, which the chart sets: leave it out
+{{- else if not (and (regexMatch (printf "^([a-z0-9][-a-z0-9.]{0,252}/)?%s$" $part) $name) (regexMatch (printf "^(%s)?$" $part) $value)) }}
+{{ $.path }} has {{ $name }}: {{ $value }}, which Kubernetes would refuse: take at most 63 letters, digits, dashes, dots and underscores for each, a letter or digit first and last
+{{- end }}
 {{- end }}
 {{- end }}
 
