@@ -25,6 +25,8 @@ TESTED = {
     ("docs/clients.md", "python"): "tests/services/client/test_guide.py",
     ("docs/clients.md", "js"): "tests/browser/test_client_guide.py",
     ("docs/engine.md", "python"): "tests/distributed/test_engine_guide.py",
+    ("docs/engine.md", "toml"): "tests/unit/test_cards.py",
+    ("docs/kubernetes.md", "yaml"): "tests/chart/test_guide.py",
     ("docs/production.md", "nginx"): "tests/services/system/test_behind_proxies.py",
     ("cascade_client/README.md", "python"): "tests/services/client/test_guide.py",
     ("cascade_core/README.md", "python"): "tests/distributed/test_engine_guide.py",
@@ -42,7 +44,11 @@ ELSEWHERE = {
         "cd examples/node": "tests/services/client/test_node_example.py",
         '{"type": "urn:cascade:reason': SHOWN,
     },
-    "docs/demo.md": {"make train-demo": LONG},
+    "docs/demo.md": {
+        "make train-demo": LONG,
+        "python -m demo_world.train": LONG,
+        "python -m demo_world.evaluate": LONG,
+    },
     "docs/engine.md": {"pip install cascade-video": UNRELEASED},
     "docs/kubernetes.md": {
         "clients --> Service": SHOWN,

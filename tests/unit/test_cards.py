@@ -168,3 +168,14 @@ def test_parameters_are_counted_from_the_dimensions(name: str) -> None:
     with torch.device("meta"):
         model = CausalWanModel(dims)
     assert num_parameters(dims) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_guides_lora_fits_a_card(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", Path("docs/engine.md").read_text(), re.DOTALL)
+    card = tmp_path / "mine.toml"
+    card.write_text(Path("cascade_core/cards/self-forcing-1.3b.toml").read_text() + block)
+    files = load_card_file(card).files
+    assert files
+    assert [(lora.repo, lora.path, lora.strength) for lora in files.lora] == [
+        ("owner/style", "style.safetensors", 0.8)
+    ]
