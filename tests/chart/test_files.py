@@ -52,11 +52,14 @@ def test_peer_key(component: str, tmp_path: Path) -> None:
     assert key not in peer.auth.keys_file.read_text()
 
 
-@pytest.mark.parametrize("component", ["stage", "decoder"])
-def test_model_card(component: str, tmp_path: Path) -> None:
-    """A card of the user's own gets to the services as it is."""
+@pytest.mark.parametrize(
+    ("component", "name"),
+    [("stage", 'name = "mine"'), ("decoder", 'name = "mine"'), ("stage", "\tname='mine'")],
+)
+def test_model_card(component: str, name: str, tmp_path: Path) -> None:
+    """A card of the user's own gets to the services as it is, however TOML lets it be written."""
     weights = {"source": "pvc", "pvc": {"claimName": "checkpoints"}}
-    card = CARD.replace('name = "self-forcing-1.3b"', 'name = "mine"')
+    card = CARD.replace('name = "self-forcing-1.3b"', name)
     rendering = render(set={"model": {"name": "mine", "card": card}, "weights": weights})
     model = getattr(settings_of(rendering, rendering.workload(component), tmp_path), component).model
     assert find_card(str(model)).name == "mine"

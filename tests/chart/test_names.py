@@ -1,13 +1,16 @@
 """Names of objects: as long as may be, and of several releases."""
 
 import functools
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 
 from tests.chart.cases import FILES, ROWS, Case
 from tests.chart.policies import selects
 from tests.chart.properties.validity import faults
-from tests.chart.rendering import labels_of, refusal, render, template
+from tests.chart.rendering import CHART, RELEASE, helm, labels_of, parse, refusal, render, template
 from tests.chart.schemas import VERSIONS
 from tests.chart.switches import merge
 from tests.chart.test_every_value import EVERYTHING
@@ -86,3 +89,31 @@ def test_two_releases_share_a_namespace(case: Case) -> None:
             assert not selects(selector, workload.labels)
         for service in other.all("Service"):
             assert not service["spec"]["selector"].items() <= workload.labels.items()
+
+
+def test_templates_have_names_of_their_own() -> None:
+    """helm has one set of names for all charts of a release: another chart called redis would give us its."""
+    texts = [path.read_text() for path in CHART.rglob("*.tpl")]
+    names = [name for text in texts for name in re.findall(r'define "(.+?)"', text)]
+    assert len(names) > 50
+    assert not [name for name in names if not name.startswith("cascade.")]
+
+
+def test_a_chart_above_this_one(tmp_path: Path) -> None:
+    """Takes values away by null, and has helpers of its own."""
+    shutil.copytree(CHART, tmp_path / "charts" / "cascade")
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "_helpers.tpl").write_text('{{ define "redis.name" }}theirs{{ end }}')
+    dependency = "{name: cascade, version: 0.1.0}"
+    (tmp_path / "Chart.yaml").write_text(
+        f"apiVersion: v2\nname: above\nversion: 1.0.0\ndependencies: [{dependency}]\n"
+    )
+    values = tmp_path / "values.yaml"
+    values.write_text("cascade: {redis: {enabled: true}, stage: {nccl: null, podSecurityContext: null}}")
+    done = helm("template", RELEASE, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rendering = parse(done.stdout)
+    assert rendering.one("StatefulSet", f"{RELEASE}-redis")
+    assert not list(faults(rendering, VERSIONS[-1]))
+    values.write_text("cascade: {stage: {gpu: null}}")
+    assert "at '/stage': missing property 'gpu'" in helm("template", RELEASE, str(tmp_path)).stderr

@@ -49,8 +49,8 @@
 {{- define "cascade.redisEnv" -}}
 {{- if .Values.redis.enabled }}
 - name: REDIS_PASSWORD
-  valueFrom: {secretKeyRef: {name: {{ .Values.redis.auth.existingSecret | default (include "redis.name" .) | quote }}, key: password}}
-- {name: CASCADE_GATEWAY_REDIS_URL, value: "redis://:$(REDIS_PASSWORD)@{{ include "redis.name" . }}:6379/0"}
+  valueFrom: {secretKeyRef: {name: {{ .Values.redis.auth.existingSecret | default (include "cascade.redis.name" .) | quote }}, key: password}}
+- {name: CASCADE_GATEWAY_REDIS_URL, value: "redis://:$(REDIS_PASSWORD)@{{ include "cascade.redis.name" . }}:6379/0"}
 {{- else if .Values.externalRedis.existingSecret }}
 - name: CASCADE_GATEWAY_REDIS_URL
   valueFrom: {secretKeyRef: {name: {{ .Values.externalRedis.existingSecret | quote }}, key: {{ .Values.externalRedis.key | quote }}}}

@@ -51,8 +51,8 @@ fullnameOverride is {{ . }}, and Kubernetes would refuse a Service that is calle
 the release is called {{ .Release.Name }}, and Kubernetes would refuse a Service that is called after it: set fullnameOverride to a name that begins with a letter and has small letters, digits and dashes alone
 {{- end }}
 {{- end }}
-{{- if and .Values.redis.enabled (not (regexMatch "^[a-z][-a-z0-9]*$" (include "redis.name" .))) }}
-the chart's Redis would be called {{ include "redis.name" . }}, and Kubernetes would refuse its Service: set redis.fullnameOverride as you would fullnameOverride
+{{- if and .Values.redis.enabled (not (regexMatch "^[a-z][-a-z0-9]*$" (include "cascade.redis.name" .))) }}
+the chart's Redis would be called {{ include "cascade.redis.name" . }}, and Kubernetes would refuse its Service: set redis.fullnameOverride as you would fullnameOverride
 {{- end }}
 {{- end }}
 
@@ -77,7 +77,7 @@ weights.source is download, and model.card is a card of your own, which the Job 
 {{- if and (eq $weights.source "download") (has $model.name (list "demo" "bench")) }}
 weights.source is download, and there is nothing to download for the model {{ $model.name }}: set weights.source to none
 {{- end }}
-{{- if and $model.card (not (regexMatch (printf "(?m)^name *= *\"%s\"" (regexQuoteMeta $model.name)) $model.card)) }}
+{{- if and $model.card (not (regexMatch (printf `(?m)^\s*name\s*=\s*["']%s["']` (regexQuoteMeta $model.name)) $model.card)) }}
 model.name is {{ $model.name }}, and model.card does not have it: set model.name to the card's name
 {{- end }}
 {{- if and .Values.decoder.weightsPath (eq $weights.source "none") }}

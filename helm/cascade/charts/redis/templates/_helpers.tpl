@@ -1,40 +1,40 @@
 {{/* A StatefulSet's pods carry its name and a sum in a label, which has 63 characters. */}}
-{{- define "redis.name" -}}
+{{- define "cascade.redis.name" -}}
 {{- $values := .Values.redis | default .Values -}}{{/* by the chart above, or in this one */}}
 {{- $values.fullnameOverride | default .Release.Name | trunc 46 | trimSuffix "-" }}-redis
 {{- end }}
 
-{{- define "redis.secret" -}}
-{{ .Values.auth.existingSecret | default (include "redis.name" .) }}
+{{- define "cascade.redis.secret" -}}
+{{ .Values.auth.existingSecret | default (include "cascade.redis.name" .) }}
 {{- end }}
 
-{{- define "redis.selectorLabels" -}}
+{{- define "cascade.redis.selectorLabels" -}}
 app.kubernetes.io/name: redis
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{- define "redis.labels" -}}
+{{- define "cascade.redis.labels" -}}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
-{{ include "redis.selectorLabels" . }}
+{{ include "cascade.redis.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/component: redis
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
-{{- define "redis.image" -}}
+{{- define "cascade.redis.image" -}}
 {{- with .Values.image.registry }}{{ trimSuffix "/" . }}/{{ end -}}
 {{ .Values.image.repository }}
 {{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
 {{/* Bytes for data: a share of the memory limit, or of what is asked for. */}}
-{{- define "redis.maxMemory" -}}
+{{- define "cascade.redis.maxMemory" -}}
 {{- $memory := dig "limits" "memory" (dig "requests" "memory" "1Gi" .Values.resources) .Values.resources -}}
 {{ mulf (include "cascade.bytes" $memory) (divf .Values.maxMemoryPercent 100) | int64 }}
 {{- end }}
 
 {{/* Loading an append-only file, it answers LOADING and is not ready. */}}
-{{- define "redis.ping" -}}
+{{- define "cascade.redis.ping" -}}
 exec:
   command: [sh, -c, 'test "$(REDISCLI_AUTH="$REDIS_PASSWORD" valkey-cli -h 127.0.0.1 ping)" = PONG']
 periodSeconds: 5
