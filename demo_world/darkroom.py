@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from cascade_core.config import ModelCard
 from cascade_core.errors import CascadeError
 from cascade_core.machine import has_fast_bfloat16
-from cascade_core.media.vae import load_vae
 from cascade_core.media.video_decoder import VideoDecoder
 from cascade_core.weights.locate import locate_part
 from demo_world.score import Track, measure
@@ -69,6 +68,8 @@ _decoder: VideoDecoder
 
 
 def _enter(card: ModelCard, weights: str | None) -> None:
+    from cascade_core.media.vae import load_vae  # seconds of diffusers, which our parent need not spend
+
     global _decoder
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for our parent, who then ends us
     Thread(target=_end_with_parent, daemon=True).start()
