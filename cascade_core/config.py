@@ -273,6 +273,9 @@ class EngineConfig:
     sessions that ask for none."""
     allowed_inflight_attentions: tuple[InflightAttention, ...] | None = None
     """Those that a session may ask for; None: both."""
+    switch_set_back: Annotated[int, Field(ge=0, le=16)] = 0
+    """Passes that blocks in flight go back by at an `immediate` switch, so that they follow the new prompt:
+    as many ticks bring no block. 0: they go on, and those nearly done mix both prompts."""
     rope: Rope | None = None
     """None: what the card says."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

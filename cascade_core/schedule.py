@@ -24,6 +24,8 @@ class Shape:
     """W, 1..P. Block b lives on rank b mod W, which spreads any run of blocks evenly."""
     window: WindowConfig
     inflight_attention: InflightAttention = "bidirectional"
+    set_back: int = 0
+    """Passes that blocks in flight go back by at an `immediate` switch."""
 
     @property
     def context_pass(self) -> int:
@@ -38,7 +40,14 @@ def engine_shape(config: EngineConfig, card: ModelCard) -> Shape:
     """Of the sessions that ask for nothing else."""
     window = replace(card.window, rope=config.rope) if config.rope else card.window
     num_passes = card.sampling.num_passes
-    return Shape(num_passes, config.stagger, config.num_ranks, window, config.inflight_attention)
+    return Shape(
+        num_passes,
+        config.stagger,
+        config.num_ranks,
+        window,
+        config.inflight_attention,
+        config.switch_set_back,
+    )
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,8 @@ class Timeline:
     """Context passes of given clean blocks, done first, in one tick."""
     recache: bool = False
     """LongLive's switch: let blocks in flight finish, re-encode the window, then start the next block."""
+    settled_from: int = 0
+    """Blocks before it were in flight when some were set back."""
 
     @property
     def finished(self) -> bool:
@@ -149,6 +160,8 @@ def switch_prompt(
     timeline: Timeline, shape: Shape, prompt: int, mode: SwitchMode
 ) -> tuple[Timeline, SwitchReceipt]:
     """Apply a switch between two ticks; the modes: docs/engine.md."""
+    if mode == "immediate":
+        timeline = _set_back(timeline, shape)
     touched = full = timeline.next_block
     in_flight = timeline.in_flight
     if mode == "immediate":
@@ -158,11 +171,32 @@ def switch_prompt(
             replace(work, prompt=prompt) if work.pass_index < shape.context_pass else work
             for work in in_flight
         )
+        full = min((work.block for work in in_flight if work.pass_index == 0), default=full)
         touched = min((work.block for work in in_flight if work.prompt == prompt), default=full)
     after = replace(
         timeline, prompt=prompt, in_flight=in_flight, recache=timeline.recache or mode == "recache"
     )
     return after, SwitchReceipt(touched, full)
+
+
+def _set_back(timeline: Timeline, shape: Shape) -> Timeline:
+    """Blocks in flight are to make their last passes again; one that has not made so many starts anew later.
+
+    Not while a block that this happened to is in flight, or a switch at every tick would hold the video up
+    for ever.
+    """
+    num_denoising = sum(work.pass_index < shape.context_pass for work in timeline.in_flight)
+    if not shape.set_back or timeline.next_block - num_denoising < timeline.settled_from:
+        return timeline
+    back = (
+        work
+        if work.pass_index == shape.context_pass
+        else replace(work, pass_index=work.pass_index - shape.set_back)
+        for work in timeline.in_flight
+    )
+    kept = tuple(work for work in back if work.pass_index >= 0)
+    next_block = timeline.next_block - (len(timeline.in_flight) - len(kept))
+    return replace(timeline, in_flight=kept, next_block=next_block, settled_from=timeline.next_block)
 
 
 def starting_block(timeline: Timeline, shape: Shape) -> int | None:

@@ -22,6 +22,8 @@ class Configuration:
     attention: InflightAttention
     modes: tuple[SwitchMode, ...] = SWITCH_MODES
     """Of a prompt switch."""
+    set_back: int = 0
+    """Passes that blocks in flight go back by at a switch; only that is filmed where there are any."""
 
 
 def all_configurations(card: ModelCard) -> dict[str, Configuration]:
@@ -34,11 +36,17 @@ def all_configurations(card: ModelCard) -> dict[str, Configuration]:
     num_passes = card.sampling.num_passes
     attentions: tuple[InflightAttention, ...] = ("bidirectional", "causal")
     baseline = Configuration(num_passes, "bidirectional", ("immediate", "recache"))
-    return {BASELINE: baseline} | {
+    cascades = {
         f"{attention}-{stagger}": Configuration(stagger, attention)
         for stagger in range(1, num_passes - 1)
         for attention in attentions
     }
+    deep = {
+        f"{attention}-1-back-{count}": Configuration(1, attention, ("immediate",), count)
+        for count in (1, 2)
+        for attention in attentions
+    }
+    return {BASELINE: baseline} | cascades | deep
 
 
 def choose(names: Sequence[str] | None, card: ModelCard) -> dict[str, Configuration]:
@@ -71,12 +79,12 @@ class Amounts:
 def plan(configuration: Configuration, amounts: Amounts) -> dict[str, Sequence[Take]]:
     """What a configuration films, by batch: `steady`, `switch <mode>`, `drift <seconds>`."""
     batches: dict[str, Sequence[Take]] = {}
-    if "steady" in amounts.experiments:
+    if "steady" in amounts.experiments and not configuration.set_back:
         batches["steady"] = steady_takes(amounts.num_clips)
     if "switch" in amounts.experiments:
         modes = [mode for mode in configuration.modes if mode in amounts.modes]
         batches |= {f"switch {mode}": switch_takes(amounts.num_clips, mode) for mode in modes}
-    if "drift" in amounts.experiments:
+    if "drift" in amounts.experiments and not configuration.set_back:
         lengths: Mapping[int, int] = {LONG_S: amounts.num_long, LONGEST_S: amounts.num_longest}
         batches |= {f"drift {s}": drift_takes(count, s) for s, count in lengths.items() if count}
     return batches
@@ -90,6 +98,7 @@ def engine_config(model: str, weights: str | None, configuration: Configuration)
             "weights": weights,
             "stagger": configuration.stagger,
             "inflight_attention": configuration.attention,
+            "switch_set_back": configuration.set_back,
             "threads_per_rank": 1,
         },
     )

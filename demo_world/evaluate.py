@@ -101,7 +101,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     amounts = Amounts(arguments.only, arguments.clips, arguments.long, arguments.longest, arguments.modes)
     batches = {name: plan(configuration, amounts) for name, configuration in configurations.items()}
     if not any(batches.values()):
-        raise InvalidConfig("--only drift: there is nothing to film where --long and --longest are 0")
+        raise InvalidConfig(
+            f"--only {' '.join(arguments.only)}: there is nothing to film, see --long, --longest"
+        )
     rows = Rows.open(arguments.json.with_suffix(".rows.jsonl"), identify(card, arguments.checkpoint))
     filming = Filming(arguments.model, arguments.checkpoint, arguments.processes, rows, sheets)
     asyncio.run(filming.run(configurations, batches))

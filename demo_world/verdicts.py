@@ -34,7 +34,9 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     """Of all targets for which there are figures."""
     found = list(_baseline(results))
     for name in FULL_CASCADE:
-        found += [*_steady(results, name), *_switch(results, name), *_drift(results, name)]
+        found += [*_steady(results, name), *_drift(results, name)]
+        for back in ("", "-back-1", "-back-2"):
+            found += _switch(results, name + back)
     return found
 
 

@@ -110,9 +110,13 @@ def prompt_embedding(card: ModelCard, prompt: int) -> Tensor:
 
 
 def make_shape(
-    card: ModelCard, stagger: int, num_ranks: int = 1, attention: InflightAttention = "bidirectional"
+    card: ModelCard,
+    stagger: int,
+    num_ranks: int = 1,
+    attention: InflightAttention = "bidirectional",
+    set_back: int = 0,
 ) -> Shape:
-    return Shape(card.sampling.num_passes, stagger, num_ranks, card.window, attention)
+    return Shape(card.sampling.num_passes, stagger, num_ranks, card.window, attention, set_back)
 
 
 def make_runner(
@@ -120,10 +124,12 @@ def make_runner(
     stagger: int,
     attention: InflightAttention = "bidirectional",
     model: CausalWanModel | None = None,
+    set_back: int = 0,
 ) -> Runner:
     """The only rank, in this process."""
     model = model or tiny_model(card)
-    return Runner(model, card, make_shape(card, stagger, attention=attention), 0, SoloExchange())
+    shape = make_shape(card, stagger, attention=attention, set_back=set_back)
+    return Runner(model, card, shape, 0, SoloExchange())
 
 
 @dataclass(frozen=True)
@@ -138,11 +144,12 @@ class Case:
     """(tick, prompt, mode)."""
     start: int = 0
     """Above 0 the session is primed with made-up clean blocks."""
+    set_back: int = 0
 
     def run(self, rank: int, num_ranks: int, exchange: Exchange) -> dict[int, Tensor]:
         """Clean latents of the blocks that live on this rank."""
         card = tiny_card(**dict(self.card_values))
-        shape = make_shape(card, self.stagger, num_ranks, self.attention)
+        shape = make_shape(card, self.stagger, num_ranks, self.attention, self.set_back)
         runner = Runner(tiny_model(card), card, shape, rank, exchange)
         latent_shape = card.latent_shape(SIDE, SIDE)
         context = {

@@ -39,6 +39,12 @@ def renoise(clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
     return (1 - sigma) * clean + sigma * noise
 
 
+def set_back(noisy: Tensor, noise: Tensor, sigma: float, sigma_before: float) -> Tensor:
+    """From noise level sigma back to a higher one, as if the same x0 had only now got its noise."""
+    kept = (1 - sigma_before) / (1 - sigma)
+    return kept * noisy + (sigma_before**2 - (kept * sigma) ** 2) ** 0.5 * noise
+
+
 def block_noise(seed: int, block: int, pass_index: int, shape: tuple[int, ...]) -> Tensor:
     """Standard normal float32 noise on the CPU that depends on (seed, block, pass) alone.
 

@@ -12,7 +12,14 @@ from cascade_core.attention.kv_cache import KvCache
 from cascade_core.attention.rope import rope_angles
 from cascade_core.config import ModelCard
 from cascade_core.model.model import CausalWanModel, Conditioning, TextCache
-from cascade_core.model.sampler import block_noise, clean_estimate, pass_sigmas, pass_timesteps, renoise
+from cascade_core.model.sampler import (
+    block_noise,
+    clean_estimate,
+    pass_sigmas,
+    pass_timesteps,
+    renoise,
+    set_back,
+)
 from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, recache_blocks
 
 
@@ -25,8 +32,8 @@ class SessionState:
     """[F, C, h, w] of a block's latents."""
     cache: KvCache
     prompts: dict[int, TextCache] = field(default_factory=dict)
-    noisy: dict[int, Tensor] = field(default_factory=dict)
-    """Input of the coming pass of this rank's blocks in flight."""
+    noisy: dict[int, tuple[int, Tensor]] = field(default_factory=dict)
+    """This rank's blocks in flight: the coming pass, unless the block is set back, and its input."""
     clean: dict[int, Tensor] = field(default_factory=dict)
     """This rank's clean blocks that a recache or the context pass still needs."""
 
@@ -91,9 +98,13 @@ class Runner:
     def _input(self, state: SessionState, work: Work) -> Tensor:
         if work.pass_index == self.shape.context_pass:
             return state.clean[work.block]
-        if work.pass_index == 0:
+        coming, noisy = state.noisy.pop(work.block, (0, None))
+        if noisy is None or work.pass_index == 0:
             return self._noise(state, work.block, 0)
-        return state.noisy.pop(work.block)
+        if work.pass_index == coming:
+            return noisy
+        noise = self._noise(state, work.block, self.shape.num_passes + work.pass_index)
+        return set_back(noisy, noise, self._sigmas[coming], self._sigmas[work.pass_index])
 
     def _advance(self, state: SessionState, work: Work, noisy: Tensor, velocity: Tensor) -> None:
         if work.pass_index == self.shape.context_pass:
@@ -104,7 +115,7 @@ class Runner:
             state.clean[work.block] = clean
         else:
             noise = self._noise(state, work.block, following)
-            state.noisy[work.block] = renoise(clean, noise, self._sigmas[following])
+            state.noisy[work.block] = following, renoise(clean, noise, self._sigmas[following])
 
     def _noise(self, state: SessionState, block: int, pass_index: int) -> Tensor:
         noise = block_noise(state.seed, block, pass_index, state.shape)

@@ -46,7 +46,10 @@ CASES = [
         (5, "bidirectional", {"window_blocks": 3, "sink_blocks": 1, "rope": "absolute"}),
         (1, "bidirectional", {"window_blocks": 1, "sink_blocks": 0, "rope": "window", "steps": (1000,)}),
     )
-] + [Case(1, "bidirectional", (("window_blocks", 3), ("sink_blocks", 1), ("rope", "window")), 3, start=10)]
+] + [
+    Case(1, "bidirectional", (("window_blocks", 3), ("sink_blocks", 1), ("rope", "window")), 3, start=10),
+    Case(1, "bidirectional", (("window_blocks", 3),), 7, ((6, 1, "immediate"),), set_back=2),
+]
 
 
 @pytest.fixture(scope="module")

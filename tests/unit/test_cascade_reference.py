@@ -67,10 +67,15 @@ class Restatement:
     """Block Cascading with a sink and a window, slowly."""
 
     def __init__(
-        self, model: CausalWanModel, card: ModelCard, stagger: int, attention: InflightAttention
+        self,
+        model: CausalWanModel,
+        card: ModelCard,
+        stagger: int,
+        attention: InflightAttention,
+        set_back: int = 0,
     ) -> None:
         self.weights = {name: tensor.double() for name, tensor in model.state_dict().items()}
-        self.card, self.stagger, self.attention = card, stagger, attention
+        self.card, self.stagger, self.attention, self.set_back = card, stagger, attention, set_back
         window = card.window
         self.frames = window.block_frames
         self.sink = window.sink_frames // self.frames
@@ -98,11 +103,14 @@ class Restatement:
         if context:
             self.encode({block: (latents.double(), prompt) for block, (latents, prompt) in context.items()})
         in_flight: list[InFlight] = []
-        next_block, prompt, tick, recache = start, 0, 0, False
+        next_block, prompt, tick, recache, settled_from = start, 0, 0, False, 0
         while in_flight or next_block < num_blocks:
             if switches and tick in switches:
                 prompt, mode = switches[tick]
                 if mode == "immediate":
+                    kept, settled_from = self.go_back(in_flight, settled_from)
+                    next_block -= len(in_flight) - len(kept)
+                    in_flight = kept
                     for flying in in_flight:
                         if flying.num_done < self.num_passes - 1:
                             flying.prompt = prompt
@@ -121,6 +129,23 @@ class Restatement:
             self.tick(in_flight)
             in_flight = [flying for flying in in_flight if flying.num_done < self.num_passes]
         return self.latents
+
+    def go_back(self, in_flight: list[InFlight], settled_from: int) -> tuple[list[InFlight], int]:
+        """What stays in flight at a switch, made noisier; and the first block that may be set back next."""
+        denoising = [flying for flying in in_flight if flying.num_done < self.num_passes - 1]
+        if not self.set_back or not denoising or denoising[0].block < settled_from:
+            return in_flight, settled_from
+        settled_from = denoising[-1].block + 1
+        for flying in denoising:
+            flying.num_done, before = flying.num_done - self.set_back, self.sigmas[flying.num_done]
+            if flying.num_done == 0:
+                flying.latents = self.noise(flying.block, 0)
+            elif flying.num_done > 0:
+                sigma = self.sigmas[flying.num_done]
+                signal = (1 - sigma) / (1 - before) * flying.latents  # less of x0, and of the noise in it
+                more = math.sqrt(sigma**2 - ((1 - sigma) / (1 - before) * before) ** 2)
+                flying.latents = signal + more * self.noise(flying.block, self.num_passes + flying.num_done)
+        return [flying for flying in in_flight if flying.num_done >= 0], settled_from
 
     def tick(self, in_flight: list[InFlight]) -> None:
         """One joint forward; every block in flight makes its next pass."""
@@ -324,10 +349,12 @@ def check(
     attention: InflightAttention,
     num_blocks: int,
     switches: Switches | None = None,
+    set_back: int = 0,
 ) -> None:
     model = tiny_model(card, seed=stagger)
-    expected = Restatement(model, card, stagger, attention).generate(num_blocks, switches)
-    actual = run_blocks(make_runner(card, stagger, attention, model), num_blocks, switches, seed=SEED)
+    expected = Restatement(model, card, stagger, attention, set_back).generate(num_blocks, switches)
+    runner = make_runner(card, stagger, attention, model, set_back)
+    actual = run_blocks(runner, num_blocks, switches, seed=SEED, num_prompts=4)
     compare(actual, expected, range(num_blocks))
 
 
@@ -390,6 +417,14 @@ def test_prompt_switches(mode: SwitchMode, stagger: int, attention: InflightAtte
     check(card, stagger, attention, 8, {stagger * 2 + 1: (1, mode), middle: (2, mode)})
 
 
+@pytest.mark.parametrize("set_back", [1, 2, 4, 9])
+@pytest.mark.parametrize("stagger", [1, 2, 5])
+def test_blocks_in_flight_go_back_at_a_switch(stagger: int, set_back: int) -> None:
+    """Twice, and once too soon after."""
+    switches: Switches = {8: (1, "immediate"), 10: (2, "immediate"), 15: (3, "immediate")}
+    check(tiny_card(window_blocks=3, sink_blocks=1), stagger, "bidirectional", 10, switches, set_back)
+
+
 @pytest.mark.parametrize("tick", [0, 1, 4, 5, 6])
 def test_recache_of_a_young_session(tick: int) -> None:
     """While it is short enough to be encoded whole, the sink is replaced; after that it stays."""
@@ -406,7 +441,7 @@ def test_context_noise_and_other_step_counts() -> None:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[ModelCard, int, InflightAttention, int, Switches]:
+def cases(draw: st.DrawFn) -> tuple[ModelCard, int, InflightAttention, int, Switches, int]:
     window = draw(st.integers(1, 5))
     card = tiny_card(
         steps=(1000, 750, 500, 250)[: draw(st.integers(1, 4))],
@@ -423,12 +458,13 @@ def cases(draw: st.DrawFn) -> tuple[ModelCard, int, InflightAttention, int, Swit
     ticks = sorted(draw(st.sets(st.integers(0, 20), max_size=2)))
     switches = {tick: (prompt, draw(modes)) for prompt, tick in enumerate(ticks, start=1)}
     stagger = draw(st.integers(1, card.sampling.num_passes))
-    return card, stagger, draw(st.sampled_from(ATTENTIONS)), draw(st.integers(1, 7)), switches
+    attention, num_blocks = draw(st.sampled_from(ATTENTIONS)), draw(st.integers(1, 7))
+    return card, stagger, attention, num_blocks, switches, draw(st.integers(0, 5))
 
 
 @given(case=cases())
 @settings(max_examples=25, deadline=None)
-def test_any_case(case: tuple[ModelCard, int, InflightAttention, int, Switches]) -> None:
+def test_any_case(case: tuple[ModelCard, int, InflightAttention, int, Switches, int]) -> None:
     check(*case)
 
 

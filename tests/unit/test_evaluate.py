@@ -176,7 +176,12 @@ def test_every_mode_and_call_films_the_same_and_more_begin_with_fewer() -> None:
 
 def test_what_a_configuration_films() -> None:
     configurations = all_configurations(find_card("demo"))
-    assert list(configurations) == ["sequential", *(f"{a}-{s}" for s in (1, 2, 3) for a in ATTENTIONS)]
+    cascades = [f"{a}-{s}" for s in (1, 2, 3) for a in ATTENTIONS]
+    assert list(configurations) == [
+        "sequential",
+        *cascades,
+        *(f"{a}-1-back-{n}" for n in (1, 2) for a in ATTENTIONS),
+    ]
     amounts = Amounts(evaluate.EXPERIMENTS, 3, 2, 1)
     plans = {name: plan(configuration, amounts) for name, configuration in configurations.items()}
     assert {name: len(takes) for name, takes in plans["bidirectional-2"].items()} == {
@@ -187,6 +192,7 @@ def test_what_a_configuration_films() -> None:
         "drift 60": 2,
         "drift 600": 1,
     }
+    assert list(plans["causal-1-back-1"]) == ["switch immediate"]
     assert plans["sequential"].keys() == plans["causal-3"].keys() - {"switch boundary"}
     assert [take.num_blocks for take in (plans["causal-3"]["drift 60"][0], drift_takes(1, 600)[0])] == [
         80,

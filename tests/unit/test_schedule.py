@@ -264,6 +264,42 @@ def test_many_switches_in_a_row(shape: Shape, moments: list[tuple[int, SwitchMod
     assert sum(plan.recache for plan in history.plans) <= sum(mode == "recache" for _, mode in moments)
 
 
+@pytest.mark.parametrize(
+    ("set_back", "coming", "receipt"),
+    [(0, [4, 3, 2, 1], (7, 10)), (1, [4, 2, 1, 0], (7, 9)), (2, [4, 1, 0], (7, 8)), (9, [4], (7, 7))],
+)
+def test_blocks_in_flight_go_back_at_an_immediate_switch(
+    set_back: int, coming: list[int], receipt: tuple[int, int]
+) -> None:
+    """As many ticks bring no block then, and no more."""
+    shape = replace(Shape(5, 1, 1, WindowConfig()), set_back=set_back)
+    before = Timeline(0, end_block=20)
+    for _ in range(10):
+        before = plan_tick(before, shape)[1]
+    after, actual = switch_prompt(before, shape, 1, "immediate")
+    assert actual == SwitchReceipt(*receipt)
+    assert [work.pass_index for work in after.in_flight] == coming
+    plans = run_to_end(after, shape)
+    assert [plan.emits for plan in plans if plan.emits is not None] == list(range(7, 20))
+    assert len(plans) == len(run_to_end(before, shape)) + min(set_back, 3)
+    modes: tuple[SwitchMode, ...] = ("boundary", "recache")
+    for mode in modes:
+        assert switch_prompt(before, shape, 1, mode)[0].in_flight == before.in_flight
+
+
+@pytest.mark.parametrize("set_back", [1, 4])
+@pytest.mark.parametrize("stagger", [1, 2, 5])
+def test_a_switch_at_every_tick_does_not_hold_the_video_up(stagger: int, set_back: int) -> None:
+    shape = replace(Shape(5, stagger, 1, WindowConfig()), set_back=set_back)
+    timeline, num_blocks = Timeline(0), 0
+    for prompt in range(1, 101):
+        timeline, _ = switch_prompt(timeline, shape, prompt, "immediate")
+        plan, timeline = plan_tick(timeline, shape)
+        assert plan is not None
+        num_blocks += plan.emits is not None
+    assert num_blocks >= 100 // (2 * shape.num_passes)
+
+
 def test_a_switch_before_the_first_block_touches_it_whole() -> None:
     shape = Shape(5, 1, 5, WindowConfig())
     for mode in MODES:
