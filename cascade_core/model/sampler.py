@@ -3,6 +3,8 @@
 Source: the Self-Forcing family's inference (shift 5, steps index the shifted table).
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,7 +44,7 @@ def renoise(clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
 def set_back(noisy: Tensor, noise: Tensor, sigma: float, sigma_before: float) -> Tensor:
     """From noise level sigma back to a higher one, as if the same x0 had only now got its noise."""
     kept = (1 - sigma_before) / (1 - sigma)
-    return kept * noisy + (sigma_before**2 - (kept * sigma) ** 2) ** 0.5 * noise
+    return kept * noisy + math.sqrt(sigma_before**2 - (kept * sigma) ** 2) * noise
 
 
 def block_noise(seed: int, block: int, pass_index: int, shape: tuple[int, ...]) -> Tensor:
