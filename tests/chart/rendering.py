@@ -64,8 +64,10 @@ class Workload:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Of its pods."""
-        return self.pod["metadata"].get("labels") or {}
+        """Of its pods; the last one is given by the controller."""
+        labels = self.pod["metadata"].get("labels") or {}
+        own = {"statefulset.kubernetes.io/pod-name": f"{self.name}-0"}
+        return labels | (own if self.document["kind"] == "StatefulSet" else {})
 
     @property
     def spec(self) -> Document:

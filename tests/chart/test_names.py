@@ -100,20 +100,29 @@ def test_templates_have_names_of_their_own() -> None:
 
 
 def test_a_chart_above_this_one(tmp_path: Path) -> None:
-    """Takes values away by null, and has helpers of its own."""
+    """Takes values away by null, has helpers of its own, and the chart twice."""
     shutil.copytree(CHART, tmp_path / "charts" / "cascade")
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "_helpers.tpl").write_text('{{ define "redis.name" }}theirs{{ end }}')
-    dependency = "{name: cascade, version: 0.1.0}"
+    twice = ", ".join(f"{{name: cascade, version: 0.1.0, alias: {alias}}}" for alias in ("one", "two"))
     (tmp_path / "Chart.yaml").write_text(
-        f"apiVersion: v2\nname: above\nversion: 1.0.0\ndependencies: [{dependency}]\n"
+        f"apiVersion: v2\nname: above\nversion: 1.0.0\ndependencies: [{twice}]\n"
     )
     values = tmp_path / "values.yaml"
-    values.write_text("cascade: {redis: {enabled: true}, stage: {nccl: null, podSecurityContext: null}}")
+    one = "one: {redis: {enabled: true}, stage: {nccl: null, podSecurityContext: null}}"
+    values.write_text(
+        f"{one}\ntwo: {{fullnameOverride: two, redis: {{enabled: true, fullnameOverride: two}}}}\n"
+    )
     done = helm("template", RELEASE, str(tmp_path))
     assert done.returncode == 0, done.stderr
     rendering = parse(done.stdout)
-    assert rendering.one("StatefulSet", f"{RELEASE}-redis")
     assert not list(faults(rendering, VERSIONS[-1]))
-    values.write_text("cascade: {stage: {gpu: null}}")
+    for name in (f"{RELEASE}-redis", "two-redis"):
+        for kind, path in (("Service", "selector"), ("NetworkPolicy", "podSelector")):
+            chosen = rendering.one(kind, name)["spec"][path]
+            labels = chosen.get("matchLabels", chosen)
+            assert [each.name for each in rendering.workloads() if labels.items() <= each.labels.items()] == [
+                name
+            ]
+    values.write_text("one: {stage: {gpu: null}}")
     assert "at '/stage': missing property 'gpu'" in helm("template", RELEASE, str(tmp_path)).stderr

@@ -13,6 +13,12 @@ app.kubernetes.io/name: redis
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
+{{/* Of its pod alone, whichever other Redis the release has; the controller of StatefulSets gives it the last one. */}}
+{{- define "cascade.redis.podLabels" -}}
+{{ include "cascade.redis.selectorLabels" . }}
+statefulset.kubernetes.io/pod-name: {{ include "cascade.redis.name" . }}-0
+{{- end }}
+
 {{- define "cascade.redis.labels" -}}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ include "cascade.redis.selectorLabels" . }}
