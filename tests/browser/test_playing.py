@@ -12,6 +12,7 @@ from tests.browser.conftest import OpenPage
 from tests.browser.places import Machines, running_machines
 from tests.browser.visit import WAIT_S, Visit
 from tests.services.support.media_support import needs_ffprobe
+from tests.services.support.playing import FPS
 from tests.services.support.video_support import probed
 
 pytest_plugins = ("tests.services.support.system_fixtures",)
@@ -67,7 +68,7 @@ async def test_it_plays_on_without_a_stall_and_a_switch_shows(
     touched = float(str(await mark.get_attribute("data-touched-s")))
     full = float(str(await mark.get_attribute("data-full-s")))
     assert 0 < touched <= full
-    assert await page.time() >= touched
+    assert await page.time() >= touched - 1 / FPS, "the clock may be a moment behind the picture"
     await page.until_playing(play_s)
     await page.picture("blue")
     seen, num_stalls = await page.witness(), await page.figure("stalls")
