@@ -1,4 +1,5 @@
-"""Addresses as people and clusters write them, and who counts as one, where callers are bounded by theirs."""
+"""Addresses as people and clusters write them, and which count as one where callers are bounded by
+address."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 PREFIX_V6 = 64
-"""Whoever has one IPv6 address has as many as this network holds."""
+"""Bits of a prefix: whoever has one IPv6 address has all of this network around it."""
 SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):(?!\d+$).+")
 """Of gRPC's own names, such as `dns:///stages:50061`; `dns:53` is a host with its port."""
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -31,13 +32,13 @@ def is_within(host: str, networks: Iterable[AnyNetwork]) -> bool:
 
 
 def is_everywhere(host: str) -> bool:
-    """Whether it can be listened on and not called."""
+    """Whether it can be listened on but not called."""
     address = parse(host)
     return address is not None and address.is_unspecified
 
 
 def parse(host: str) -> Address | None:
-    """None: no address. One of IPv4 in IPv6's form is one of IPv4; a zone is left out."""
+    """None: no address. An IPv4 address in IPv6's form is an IPv4 one; a zone is left out."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:
@@ -84,7 +85,7 @@ def check_own_target(target: str) -> str:
 
 
 def read_network(text: object) -> object:
-    """Of an address or a network; one of IPv4 in IPv6's form is one of IPv4. Raises ValueError."""
+    """From an address or a network; an IPv4 one in IPv6's form is an IPv4 one. Raises ValueError."""
     if not isinstance(text, str):
         return text
     try:
@@ -105,4 +106,4 @@ NETWORK_SCHEMA = WithJsonSchema({"type": "string", "format": "ipvanynetwork"})
 OwnTarget = Annotated[str, AfterValidator(check_own_target)]
 """A setting: where others call this process."""
 Network = Annotated[AnyNetwork, BeforeValidator(read_network), NETWORK_SCHEMA]
-"""A setting: who is there."""
+"""A setting: an address or a network of others."""

@@ -22,10 +22,10 @@ from services.common.watched import WatchedFiles
 
 AUTHORIZATION = "authorization"
 MAX_TOKEN_CHARS = 24 * 1024
-"""Microsoft Entra's with the groups of a user have 10,000. It leaves room in the 32 KiB of all headers."""
+"""Microsoft Entra's with a user's groups have 10,000. It leaves room in the 32 KiB of all headers."""
 MAX_NAME_CHARS, MAX_TENANT_CHARS = 255, 128
 GARBAGE = (jwt.PyJWTError, ValueError, TypeError, RecursionError)
-"""What bytes from a stranger do to the parser."""
+"""What the parser raises at bytes from a stranger."""
 
 
 class Authenticator(Protocol):
@@ -37,7 +37,7 @@ class Authenticator(Protocol):
 
 
 class Everybody:
-    """No credentials asked: the network or mTLS decides who reaches the port."""
+    """No credentials are asked for: the network or mTLS decides who reaches the port."""
 
     async def authenticate(self, call: Call) -> Principal:
         return ANONYMOUS
@@ -59,7 +59,7 @@ class ApiKey:
 @dataclass(frozen=True, config=STRICT)
 class KeysFile:
     keys: tuple[ApiKey, ...]
-    """None left: nobody may call."""
+    """Empty: nobody may call."""
 
 
 class ApiKeys:
@@ -150,7 +150,7 @@ class AnyOf:
 
 
 def bearer(call: Call) -> str:
-    """The token of the authorization header."""
+    """The key or token of the authorization header. Raises Unauthenticated."""
     scheme, _, token = call.metadata.get(AUTHORIZATION, "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("send `authorization: Bearer` with a key or a token")

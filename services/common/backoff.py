@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 
 class Backoff:
-    """Doubles from the first to the longest, half of it by chance, so that nobody acts in step."""
+    """Doubles from the first to the longest; half of each wait is random, so that nobody acts in step."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Backoff:
         self.num_failures = 0
 
     async def wait(self, extra_s: float | None = None, *, spares_first: bool = False) -> None:
-        """After one more failure. `extra_s`: what the server asked for, at most the longest of it.
+        """After one more failure. `extra_s`: what the server asked for on top, at most `longest_s` of it.
         `spares_first`: the first in a row costs no time."""
         most_s = doubled(self._first_s, self.num_failures, self._longest_s)
         self.num_failures += 1

@@ -1,4 +1,4 @@
-"""A state that many watch: now, at every change, and at least so often."""
+"""A state that many watch: now, at every change, and at least once in an interval."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Hashable
@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 POLL_S = 0.05
-"""How often the state is looked at besides: some of it changes without telling."""
+"""How often the state is looked at anyway: some of it changes without telling."""
 
 
 class Board(Generic[T]):

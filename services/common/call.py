@@ -16,7 +16,7 @@ CERTIFICATE = "cascade-certificate-name-bin"
 OWN_PEER = "unix:"
 ON_BEHALF = "cascade-on-behalf"
 """In a call that somebody makes for another: the certificate of the connection is then not the caller's. It
-takes away and gives nothing, so it is believed of everybody."""
+only takes rights away, so it is believed of everybody."""
 
 
 @dataclass(frozen=True)
@@ -105,5 +105,5 @@ def current_call() -> Call:
 
 
 def set_current_call(call: Call) -> None:
-    """Each RPC runs in a task, and so in a context, of its own: there is nothing to set back."""
+    """Each RPC runs in a task, and so in a context, of its own: there is nothing to reset."""
     _current.set(call)

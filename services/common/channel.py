@@ -21,7 +21,7 @@ def common_options(settings: GrpcSettings) -> Options:
         ("grpc.max_send_message_length", settings.max_send_bytes),
         ("grpc.keepalive_time_ms", int(settings.keepalive_time_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_s * 1000)),
-        ("grpc.http2.ping_timeout_ms", int(settings.keepalive_timeout_s * 1000)),  # else a minute whatever
+        ("grpc.http2.ping_timeout_ms", int(settings.keepalive_timeout_s * 1000)),  # else always a minute
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),  # 0: no bound; an idle session must stay known as alive
     ]
@@ -40,13 +40,13 @@ def server_options(settings: GrpcSettings) -> Options:
 
 
 class ChannelFactory:
-    """Channels to other services that are all reached alike. Files of TLS that change hold for whatever is
-    opened after; what is open stays as it is until it is opened anew. Raises InvalidConfig at first."""
+    """Channels to other services that are all reached alike. TLS files that change apply to channels opened
+    afterwards; open ones stay as they are. Creating one raises InvalidConfig."""
 
     def __init__(self, settings: GrpcSettings, tls: ClientTlsSettings | None, options: Options = ()) -> None:
-        """`tls` None: plain text. Without retries of their own: a stream that ended is resumed by our
-        protocol, and hidden retries would repeat mutations. Not by the environment's proxy, which is for what
-        lies outside and knows no addresses of pods."""
+        """`tls` None: plain text. Channels do not retry by themselves: a stream that ended is resumed by our
+        protocol, and hidden retries would repeat mutations. Nor do they use the environment's proxy, which is
+        for what lies outside and knows no addresses of pods."""
         own = (("grpc.enable_retries", 0), ("grpc.enable_http_proxy", 0))
         self._options = [*common_options(settings), *own, *options]
         self._credentials = watched_credentials(tls) if tls else None

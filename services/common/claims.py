@@ -5,7 +5,7 @@ from typing import Any
 
 
 def find_claim(claims: Mapping[str, Any], name: str) -> Any:
-    """The claim of this very name, dots and all (`https://example.com/tenant`); else a nested one, dots being
+    """The claim of this very name, dots and all (`https://example.com/tenant`); else a nested one, with dots
     between the names (`realm_access.tenant`). None: there is none."""
     if name in claims:
         return claims[name]

@@ -23,5 +23,5 @@ def raise_limit() -> None:
 
 
 def within(wanted: int, share: float) -> int:
-    """At most that share of them, and one at least."""
+    """What is wanted, at most that share of them, and at least one."""
     return max(1, min(wanted, int(limit() * share)))

@@ -10,7 +10,7 @@ from services.common.durations import to_duration, to_seconds
 from services.common.errors import Draining, RequestIdReused
 
 MAX_REQUESTS = 1024
-"""Drain calls that are remembered: those of much longer than an hour."""
+"""Drain calls that are remembered: enough for much longer than an hour."""
 MAX_REASON = 256
 """Characters of a reason, as the contract says."""
 DRAINING = "this server is draining: open the session elsewhere"
@@ -39,7 +39,7 @@ class Drain:
 
     @property
     def time_left_s(self) -> float:
-        """0 where the time is over; only once it has begun."""
+        """0 where the time is over; to be asked only once it has begun."""
         assert self._timer, "it has begun"
         return max(0.0, self._timer.when() - asyncio.get_running_loop().time())
 
@@ -87,7 +87,7 @@ class Drain:
         )
 
     def close(self) -> None:
-        """No more calls from here."""
+        """Stop the clock: `on_over` is not called any more."""
         if self._timer:
             self._timer.cancel()
 

@@ -6,7 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 
 NANOS = 10**9
 LEEWAY_S = 30.0
-"""By which the clocks of two machines may differ that share none: the identity provider's and ours, a
+"""By which the clocks of two machines that share none may differ: the identity provider's and ours, a
 gateway's and that of an HTTP side of its own. Gateways of one Redis go by its clock."""
 
 

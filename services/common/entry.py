@@ -16,7 +16,8 @@ from services.common.shortened import shortened
 
 S = TypeVar("S")
 NUM_NEW_OBJECTS = 20_000
-"""After so many the garbage collector looks at new objects; Python's own 700 come with every few messages."""
+"""After this many the garbage collector looks at new objects; Python's own 700 come with every few
+messages."""
 
 
 def end_at_sigterm() -> None:
@@ -31,8 +32,8 @@ def run(
     serve: Callable[[S], Coroutine[Any, Any, None]],
     arguments: Mapping[str, str] | None = None,
 ) -> None:
-    """Serve until SIGTERM. Exits with 1 for wrong settings or a failed start, with 2 for arguments but those
-    in `arguments`, each with the variable that it stands for."""
+    """Serve until SIGTERM. Exits with 1 for wrong settings or a failed start, with 2 for arguments other than
+    those in `arguments`, each with the variable that it stands for."""
     if "--help" in sys.argv:
         return print_help(name, kind)
     known = arguments or {}
@@ -56,7 +57,7 @@ def run(
 
 def spare_collections() -> None:
     """Modules are no garbage: without them a full collection lasts a few milliseconds, in which nobody is
-    served, where it lasted as long as a segment takes."""
+    served, and not as long as a segment takes."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(NUM_NEW_OBJECTS, *gc.get_threshold()[1:])

@@ -13,7 +13,7 @@ KEPT_S = 600.0
 MAX_KEPT = 65_536
 """Sessions without a stream that are remembered; those that ended first are forgotten first."""
 HANDOVER_S = 5.0
-"""What an older stream has to leave; it gives up what it holds within a turn of the event loop."""
+"""Time an older stream has to leave; it gives up what it holds within a turn of the event loop."""
 
 Leave = Callable[[Fenced], None]
 
@@ -42,7 +42,7 @@ class Hold:
 
 
 class Epochs:
-    """The highest epoch of each session that was seen lately."""
+    """The highest epoch seen of each session, as long as it is remembered."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, *, kept_s: float = KEPT_S, max_kept: int = MAX_KEPT

@@ -88,11 +88,11 @@ class Unauthenticated(ServiceError):
 
 
 class ExpiredCredential(ServiceError):
-    """The credential or resume token was good once."""
+    """The credential or resume token was good, and has expired."""
 
 
 class QuotaExceeded(ServiceError):
-    """A limit of the tenant's own is reached: it ends a session, or asks for more."""
+    """A limit of the tenant's own is reached: it has to end a session, or to ask for a higher one."""
 
     retryable = True
 
@@ -126,7 +126,7 @@ class TooManySwitches(ServiceError):
 
 
 class NotReady(ServiceError):
-    """This server starts, or starts its processes again."""
+    """This server starts, or starts its processes again, or the session is changing hands."""
 
     retryable = True
 

@@ -47,12 +47,12 @@ class Gpu:
             nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, events)
 
     def note(self, fault: Fault) -> None:
-        """One that was found out elsewhere; the first that lasts stays."""
+        """A fault that was found elsewhere; the first that lasts stays."""
         if not (self.fault and self.fault.lasts):
             self.fault = fault
 
     def read(self) -> common_pb2.Accelerator:
-        """Its measurements, none of a GPU that is lost; a fault goes to `fault`."""
+        """Its measurements, none for a GPU that is lost; a fault goes to `fault`."""
         nvml, info = self._nvml, common_pb2.Accelerator()
         info.CopyFrom(self._info)
         try:

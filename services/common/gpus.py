@@ -1,9 +1,9 @@
 """Whether the GPUs can be trusted, asked of NVIDIA's driver on its own thread: a broken GPU can hang it.
 
 Two kinds of faults. Heat and a driver that is silent pass: `complaint` tells while they last. All others last
-until the process ends and put it into quarantine (`quarantine`): Xids but those of applications, new
+until the process ends and put it into quarantine (`quarantine`): Xids except those of applications, new
 uncorrected ECC errors, a GPU or an NVLink that is lost, too few GPUs, GPUs that do not reach each other.
-Services then tell it on three ways: not ready; SERVING_STATE_QUARANTINED with the reason as `message` in
+Services then tell it in three ways: not ready; SERVING_STATE_QUARANTINED with the reason as `message` in
 WatchStatus (from which the gateway makes a Kubernetes event); the metric `cascade_quarantined`. The process
 stays, for diagnosis, and asks its sessions to move.
 """
@@ -205,7 +205,7 @@ class GpuWatch:
 
 
 def with_fault(info: common_pb2.Accelerator, fault: Fault | None) -> common_pb2.Accelerator:
-    """A copy that tells it."""
+    """A copy that tells the fault."""
     told = common_pb2.Accelerator(fault=fault.text[:256] if fault else "")
     told.MergeFrom(info)
     return told

@@ -1,10 +1,10 @@
 """A service's gRPC port, and how it gets another certificate: by another server.
 
-grpcio can ask a callback for the certificate of each connection, and dies of it: some thousand handshakes
+grpcio can ask a callback for the certificate of each connection, and dies of it: a few thousand handshakes
 that fail bring the process down (SIGABRT, SIGSEGV; grpcio 1.85.1). So credentials never change under a
 server. When files of TLS have, a second server with new ones opens the same port (SO_REUSEPORT), and the
-first takes no more connections and keeps its streams until they end. How many connections there are, in all
-and by address, `lines.py` bounds.
+first takes no more connections and keeps its streams until they end. `lines.py` bounds the number of
+connections, in all and by address.
 """
 
 import asyncio

@@ -23,7 +23,7 @@ Condition = Callable[[], str | None]
 
 
 class Heartbeat:
-    """A heartbeat that only counts while there is something to do: an idle service is healthy."""
+    """Progress, which is missed only while there is something to do: an idle service is healthy."""
 
     def __init__(self, name: str, stall_after_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         """`name`: what makes progress, for the reason given (`ticks`)."""
@@ -38,7 +38,7 @@ class Heartbeat:
             self._waiting_since = self._clock()
 
     def set_waiting(self, is_waiting: bool) -> None:
-        """Whether work waits for us. The clock starts when it begins to, not with each further piece."""
+        """Whether work waits for us. The clock starts when it begins to wait, not with each further piece."""
         if not is_waiting:
             self._waiting_since = None
         elif self._waiting_since is None:

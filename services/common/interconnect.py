@@ -15,8 +15,8 @@ NAMES = {"p2p": "P2P", "nvlink": "NVLink"}
 
 
 def check_interconnect(nvml: Any, gpus: Sequence[Gpu], need: Interconnect) -> None:
-    """Note a fault at both GPUs of each pair that lacks what is needed. What a driver cannot tell, as of
-    slices of a GPU, is logged and no fault. Raises NVMLError."""
+    """Note a fault at both GPUs of each pair that lacks what is needed. What a driver cannot tell, as with
+    slices of a GPU, is logged, and is no fault. Raises NVMLError."""
     if need == "none" or len(gpus) < 2:
         return
     lacking: dict[int, list[str]] = defaultdict(list)

@@ -151,7 +151,8 @@ def parse_keys(content: bytes, source: str) -> Keys:
 
 
 def keys_of(found: Any) -> Keys:
-    """One of a set, for each of its algorithms: where it names one, for this alone. None: it is of no use."""
+    """One of a set, for each of its algorithms: where it names one, for that alone. Empty: it is of no
+    use."""
     if not isinstance(found, dict) or found.get("use") not in (None, "sig") or found.get("crv") == "Ed448":
         return ()
     if "d" in found:  # whoever reads the private half can make tokens

@@ -1,9 +1,9 @@
-"""Bounds the connections to a gRPC port: so many in all, so many of one address, and none in play is cut.
+"""Bounds the connections to a gRPC port, in all and of one address, and cuts none that is in play.
 
 grpcio bounds what it accepts in all (`max_accepted`), and knows no addresses. So this looks at the sockets
-and shuts down what is too much. A connection that carries a call is in play: it stays, and beyond the bound
-of its address no call is taken on another. Of the rest the oldest go first: what just came may be about to
-call.
+and shuts down those that are too many. A connection that carries a call is in play: it stays, and beyond the
+bound of its address no call is taken on another. Of the rest the oldest go first: what just came may be about
+to call.
 """
 
 import asyncio
@@ -26,11 +26,13 @@ CALM_S, BUSY_S = 0.1, 0.02
 """Between two looks; the second after one that found too much. Until the next look a burst may take all
 places, and newcomers are refused."""
 EASE = 20
-"""The least rest between two looks, in times what one takes: milliseconds, at thousands of connections."""
+"""The least rest between two looks, as a multiple of what one takes: milliseconds, at thousands of
+connections."""
 MAX_TOLD = 8
 """Addresses in one line of the log."""
 RESERVE = 8
-"""One place in so many that grpcio accepts is kept free: else it refuses newcomers between two looks."""
+"""Of the places that grpcio has, one in this many is kept free: else it refuses newcomers between two
+looks."""
 
 
 class Lines:
@@ -86,7 +88,7 @@ class Lines:
             await asyncio.sleep(max(CALM_S if was_calm else BUSY_S, rest_s))
 
     def _excess(self, lines: list[Line]) -> list[Line]:
-        """What of these, the oldest first, has to go."""
+        """Which of these, the oldest first, have to go."""
         idle = [line for line in lines if line.name not in self._calls]
         beyond = self._beyond(lines)
         chosen: list[Line] = []
@@ -98,7 +100,7 @@ class Lines:
         return chosen + others[: max(0, len(lines) - len(chosen) - self._max)]
 
     def _beyond(self, lines: list[Line]) -> Counter[str]:
-        """How many connections each address has too many."""
+        """How many connections too many each address has."""
         beyond = Counter(line.network for line in lines)
         hosts = {line.network: line.name[0] for line in lines}
         for network, host in hosts.items():

@@ -32,8 +32,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def open_one(family: int, address: tuple[object, ...]) -> socket.socket:
-    """The protocol is named, since asyncio sets TCP_NODELAY by it: without, each answer waits 40 ms for an
-    acknowledgement."""
+    """The protocol is named, since asyncio sets TCP_NODELAY by it: without that, each answer waits 40 ms for
+    an acknowledgement."""
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

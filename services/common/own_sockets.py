@@ -53,7 +53,7 @@ class OwnSockets:
         """By descriptor and inode; None: one that is not the port's."""
 
     def lines(self, at_least: int) -> list[Line]:
-        """The oldest first. None where the process does not have so many descriptors, which is cheap to
+        """The oldest first. Empty where the process has fewer descriptors than `at_least`, which is cheap to
         know, or not even one left to look with."""
         assert self._folder
         try:

@@ -26,11 +26,11 @@ async def race(*runners: Coroutine[Any, Any, Any], end_s: float | None = None) -
 async def first_of(
     tasks: Iterable["asyncio.Future[Any]"], timeout_s: float | None = None
 ) -> set["asyncio.Future[Any]"]:
-    """Those that are over, as soon as one is or the time is; the others go on."""
+    """Those that are over, as soon as one is, or the time is up; the others go on."""
     done, _ = await asyncio.wait(tuple(tasks), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     return done
 
 
 def may_fail(task: "asyncio.Future[Any]") -> None:
-    """Without a word, where all who waited for it have left."""
+    """Let it fail without a word, where all who waited for it have left."""
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())

@@ -53,7 +53,7 @@ class RemoteError(ServiceError):
 
     @classmethod
     def from_status(cls, status: Status) -> "RemoteError":
-        """Of a Status that came as a message of a stream."""
+        """From a Status that came in a message of a stream."""
         return cls(status)
 
 

@@ -27,7 +27,7 @@ MAX_CHARS = 2048
 NUM_KEYS = 4
 """The key in use and those before it, which still verify."""
 GARBAGE = (jwt.PyJWTError, ValueError, TypeError, KeyError, RecursionError)
-"""What bytes from a stranger do to the parser."""
+"""What the parser raises at bytes from a stranger."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class ResumeTokens:
         setting: str = "gateway.token_key_file",
         leeway_s: float = 0.0,
     ) -> None:
-        """`key_file` None: a key of this process. It is read again when it changes, and tokens by the key
-        before stay good. `leeway_s`: by which the issuer's clock may differ. Raises InvalidConfig, which
-        names the setting."""
+        """`key_file` None: a key of this process alone. The file is read again when it changes, and tokens
+        signed with earlier keys stay good. `leeway_s`: by how much the issuer's clock may differ. Raises
+        InvalidConfig, which names the setting."""
         self._file = WatchedFiles([key_file], lambda: read_key(key_file, setting)) if key_file else None
         self._keys = deque([derived(secrets.token_bytes(MIN_KEY_BYTES))], maxlen=NUM_KEYS)
         if self._file:

@@ -2,13 +2,14 @@
 
     @asynccontextmanager
     async def build(telemetry: Telemetry) -> AsyncIterator[Service]:
-        async with Stage(settings, telemetry.registry) as stage:
-            yield Service((STAGE_SERVICE,), stage.register, drain=stage.drain)
+        stage = Stage(settings, telemetry.registry)
+        async with stage.running():
+            yield Service((NAME,), register, drain=drain)
 
     asyncio.run(serve(settings, "stage", build))
 
-SIGTERM: health NOT_SERVING, notice, nothing new taken, the service's own drain (announced in-band), calls
-have a grace, exit. A second signal hurries. Every wait in it has a deadline.
+SIGTERM: health NOT_SERVING, notice, nothing new taken, the service's own drain (announced in-band), a grace
+for calls, exit. A second signal hurries. Every wait in it has a deadline.
 """
 
 import asyncio

@@ -24,7 +24,7 @@ MIB = 2**20
 
 
 def check_word(text: str) -> str:
-    """What stands in a token as it is written here."""
+    """Text that stands in a token exactly as it is written here."""
     if not text or text != text.strip() or not text.isprintable():
         raise ValueError("must not be empty, and have no spaces around it")
     return text
@@ -34,7 +34,7 @@ Word = Annotated[str, AfterValidator(check_word)]
 Words = Annotated[
     tuple[Word, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 ]
-"""Of a file a text too, which is the only one."""
+"""In a file also a single text, without a list around it."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,7 +44,8 @@ class GrpcSettings:
     host: ListenHost = "127.0.0.1"
     """Address to listen on; in a pod `0.0.0.0` or `::`, since the kubelet's probes come from outside."""
     port: Port = 50051
-    """0: any free one (tests; `cascade up`), told in the log. In Kubernetes equal to the containerPort."""
+    """Port to listen on; 0: any free one (tests; `cascade up`), told in the log. In Kubernetes equal to the
+    containerPort."""
     reflection: bool = True
     """Whether grpcurl and its like can ask what is served; answered to authenticated callers only."""
     max_receive_bytes: Bytes = 64 * MIB
@@ -52,22 +53,22 @@ class GrpcSettings:
     max_send_bytes: Bytes = 64 * MIB
     """Largest message sent; keep it at or under the peer's `max_receive_bytes`."""
     max_concurrent_rpcs: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
-    """Calls answered at once, open streams included, health not; more are refused as retryable."""
+    """Calls answered at once, open streams included, health checks not; more are refused as retryable."""
     max_streams_per_connection: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """HTTP/2 streams of one connection; further calls wait at the client."""
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
-    """Accepted at once, though never more than half of the descriptors that the process may have open
-    (`ulimit -n`); further ones are closed at once. When seven eighths of them are there, those without a call
-    are closed, the oldest first."""
+    """Connections accepted at once, though never more than half of the descriptors that the process may have
+    open (`ulimit -n`); further ones are closed at once. When seven eighths of them are there, those without a
+    call are closed, the oldest first."""
     max_connections_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
-    """Of one client address (of IPv6: one network of 64 bits), though never more than a quarter of the
-    descriptors. Beyond it connections without a call are closed, the oldest first, and a call on a new one is
-    refused as retryable; what carries calls stays."""
+    """Connections of one client address (of IPv6: of one /64 network), though never more than a quarter of
+    the descriptors. Beyond it those without a call are closed, the oldest first, and a call on a new one is
+    refused as retryable; those that carry calls stay."""
     trusted_proxies: tuple[Network, ...] = ()
     """Networks of load balancers and proxies before this port, such as `10.0.0.0/8`: each brings the
     connections of many clients, so theirs are bounded in all, not by address."""
     max_idle_s: Seconds = 300.0
-    """A connection without a call is closed after that long; clients open another for their next one."""
+    """A connection without a call is closed after that long; clients open another for their next call."""
     handshake_timeout_s: Seconds = 10.0
     """A connection that has not finished its (TLS) handshake by then is closed."""
     keepalive_time_s: Seconds = 20.0
@@ -77,7 +78,7 @@ class GrpcSettings:
     min_ping_interval_s: Seconds = 5.0
     """Clients that ping more often are disconnected; keep it under every peer's `keepalive_time_s`."""
     default_deadline_s: Seconds = 30.0
-    """For calls with one answer that bring no deadline. Streams have none: they are a session's life."""
+    """For calls with one answer that bring no deadline. Streams have none: they last as long as a session."""
     max_deadline_s: Seconds = 300.0
     """Longer deadlines of calls with one answer are cut to this."""
 
@@ -100,15 +101,15 @@ class PeerGrpcSettings(GrpcSettings):
 
 @dataclass(frozen=True, config=STRICT)
 class TlsSettings:
-    """Files in PEM; read again when they change (cert-manager, Secret volumes). None of them: plain text."""
+    """PEM files, read again when they change (cert-manager, Secret volumes). None of them: plain text."""
 
     certificate: Path | None = None
     """This side's certificate chain."""
     key: Path | None = None
     """Its private key."""
     ca: Path | None = None
-    """Who may sign the other side. At a server: set, clients must bring a certificate (mTLS). At a client:
-    None trusts the system's authorities."""
+    """Who may sign the other side's certificate. At a server: where it is set, clients must bring one (mTLS).
+    At a client: None trusts the system's authorities."""
 
     @model_validator(mode="after")
     def _check(self) -> "TlsSettings":
@@ -153,19 +154,19 @@ class AuthSettings:
     Read again when it changes."""
     jwks: str | None = None
     """Public keys of the identity provider (JSON Web Key Set): a file, read again when it changes, or an
-    `https://` URL (`http://` at 127.0.0.1 or [::1] only), fetched for the first token, for a token by an
-    unknown key, and after `jwks_max_age_s`. Signatures are by RS256, PS256, ES256 (of each also 384 and 512)
-    or EdDSA (Ed25519). A key that names its `alg` is for this alone; private keys, those that are not for
-    signatures, and broken ones are left out."""
+    `https://` URL (`http://` at 127.0.0.1 or [::1] only), fetched for the first token, for a token signed by
+    an unknown key, and after `jwks_max_age_s`. Signatures are by RS256, PS256, ES256 (of each also 384 and
+    512) or EdDSA (Ed25519). A key that names its `alg` is for that alone; private keys, those that are not
+    for signatures, and broken ones are left out."""
     jwks_max_age_s: Seconds = 3600.0
     """Keys from a URL that are older are fetched again; a fetch that fails keeps them."""
     issuer: Word | None = None
     """`iss` of the tokens, to the letter: with a slash at its end or without, as the provider writes it."""
     audience: Words = ()
-    """What stands in `aud` of the tokens that are meant for us: one of these."""
+    """Tokens that are meant for us have one of these in `aud`."""
     audience_claims: Annotated[Words, Field(min_length=1)] = ("aud",)
-    """Where that stands: the first of these claims that a token has counts. Access tokens of Amazon Cognito
-    have no `aud`, but `client_id`, others `azp`; `audience` then names clients."""
+    """Where the audience stands: the first of these claims that a token has counts. Access tokens of Amazon
+    Cognito have no `aud`, but `client_id`, others `azp`; `audience` then names clients."""
     tenant_claim: Annotated[Word, Field(min_length=1)] = "tenant"
     """The claim that names the tenant, by its whole name (`https://example.com/tenant`) or, where it is
     nested, with dots between the names (`realm_access.tenant`): a text, a list of one, or a whole number,
@@ -192,7 +193,7 @@ def check_jwks_url(url: str) -> None:
 
 
 def is_file(path: Path) -> bool:
-    """Also of what can be no path at all."""
+    """False, too, for what can be no path at all."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -227,8 +228,8 @@ class HealthSettings:
     """When this process counts as healthy."""
 
     stall_after_s: Seconds = 30.0
-    """NOT_SERVING when work has waited this long without progress. Above the slowest honest step (a tick,
-    a block); readiness follows it, so keep probe period x failureThreshold short beside it."""
+    """NOT_SERVING when work has waited this long without progress. Keep it above the slowest honest step (a
+    tick, a block); readiness follows it, so keep probe period x failureThreshold short beside it."""
     check_interval_s: Seconds = 0.5
     """How often conditions are looked at."""
 
@@ -241,7 +242,7 @@ class DrainSettings:
     """Time between NOT_SERVING and refusing new calls. Endpoints take seconds to leave a Service: 3 to 5
     where clients come through one, 0 where peers watch our status."""
     deadline_s: Wait = 60.0
-    """Time sessions have to move away or end after they were told in-band."""
+    """Time sessions have to move away or end after they are told in-band."""
     grace_s: Wait = 5.0
     """Time calls still open then have before they are cancelled."""
     hurry_s: Wait = 1.0
@@ -253,7 +254,7 @@ class TelemetrySettings:
     """Logs, metrics, traces."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """debug also tells each health check."""
+    """debug also logs each health check."""
     log_format: Literal["json", "text"] = "json"
     """text: for people at a terminal."""
     metrics_host: ListenHost = "127.0.0.1"

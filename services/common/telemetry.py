@@ -35,7 +35,7 @@ FLUSH_DEADLINE_S = 3.0
 
 @dataclass
 class Telemetry:
-    """What a process reports through; `stop` hands out the last spans."""
+    """What a process reports through; `stop` sends the last spans."""
 
     registry: CollectorRegistry
     tracer_provider: TracerProvider | None

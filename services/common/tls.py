@@ -1,4 +1,4 @@
-"""TLS and mTLS from files. Changed files hold for a server's next connections (see `grpc_port.py`), and for a
+"""TLS and mTLS from files. Changed files apply to a server's next connections (see `grpc_port.py`), and to a
 client's next channel."""
 
 import ssl
@@ -43,7 +43,7 @@ def watched_credentials(tls: TlsSettings) -> WatchedFiles[grpc.ChannelCredential
 
 
 def read(path: Path) -> bytes:
-    """A PEM file; anything else would fail at the first connection, without a name."""
+    """A PEM file; anything else would fail at the first connection, without naming the file."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -10,7 +10,8 @@ from cascade_core.errors import UserError
 
 MAX_VIOLATIONS = 10
 MAX_CHARACTERS = 200
-"""Of a field's path and of a description: ten violations take 4 KB, half of what gRPC takes as metadata."""
+"""Of a field's path and of a description: ten violations take 4 KB, half of what gRPC takes as metadata by
+default."""
 
 BYTES_PER_VALUE = {common_pb2.DATA_TYPE_FLOAT32: 4, common_pb2.DATA_TYPE_BFLOAT16: 2}
 

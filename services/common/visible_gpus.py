@@ -11,7 +11,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 def visible_gpus(nvml: Any, environment: Mapping[str, str] = os.environ) -> list[Any]:
     """NVML handles in CUDA's order: what the container sees, as `CUDA_VISIBLE_DEVICES` restricts it. A
-    number is taken as NVML's, which differs from CUDA's own on machines of unlike GPUs alone. Raises
+    number is taken as NVML's, which differs from CUDA's own only on machines with unlike GPUs. Raises
     NVMLError."""
     count = nvml.nvmlDeviceGetCount()
     if VISIBLE not in environment:
@@ -26,7 +26,7 @@ def visible_gpus(nvml: Any, environment: Mapping[str, str] = os.environ) -> list
 
 
 def find_gpu(nvml: Any, name: str, count: int) -> Any:
-    """By number, the beginning of its id, or the id of a slice (MIG) of it; None: there is none."""
+    """By its number, the beginning of its id, or the id of a slice (MIG) of it; None: there is none."""
     if name.isdecimal():
         return nvml.nvmlDeviceGetHandleByIndex(int(name)) if int(name) < count else None
     if name.startswith("MIG-"):

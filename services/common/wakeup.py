@@ -23,7 +23,7 @@ class Wakeup:
         await self._wait(None)
 
     async def until(self, condition: Condition) -> None:
-        """Until this holds, perhaps at once; looked at with each `fire`, which is cheaper than to wake up. It
+        """Until this holds, perhaps at once; looked at with each `fire`, which is cheaper than waking up. It
         must not raise. The caller bounds the wait where one is due."""
         while not condition():
             await self._wait(condition)

@@ -32,7 +32,7 @@ class Plan:
 
 
 class UnknownHere(UnknownModel):
-    """Metadata `known` lists what is."""
+    """A model that this decoder does not read; `known` in the metadata names the one that it does."""
 
     def __init__(self, known: str) -> None:
         super().__init__(f"this decoder reads latents of {known} only")

@@ -29,8 +29,8 @@ Response = decoder_pb2.DecodeResponse
 
 
 class DecodeStream:
-    """The session of one Open. Three come to it: the client's messages, the worker's answers, the server's
-    wish to end it; `responses` is what the client gets of all that."""
+    """The session of one Open. Three things act on it: the client's messages, the worker's answers, the
+    server's wish to end it; `responses` is what the client gets of all that."""
 
     def __init__(
         self, opening: Open, plan: Plan, max_pending_blocks: int, drain_left_s: Callable[[], float]
@@ -108,7 +108,7 @@ class DecodeStream:
 
     def _unfold(self, item: BlockEncoded | Response) -> Iterator[Response]:
         """The messages of one item. A block counts as answered before its last segment leaves, since the
-        client may send the next before this side hears that it did."""
+        client may send the next block before this side hears that it left."""
         if isinstance(item, Response):
             yield item
             return

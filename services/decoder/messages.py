@@ -35,7 +35,7 @@ class DecodeBlock:
     """[F, C, h, w], as many numbers as `data` has."""
     data: bytes
     is_warmup: bool
-    """Decode for the memory alone."""
+    """Decode only to fill the decoder's memory."""
     arrived_s: float
     """time.monotonic, which all processes of a machine share."""
 
@@ -63,7 +63,7 @@ class DecoderReady:
 
     device: str
     num_fitting: int
-    """Sessions of the card's size whose memory is free."""
+    """Sessions of the card's size that fit into the free memory."""
     has_nvenc: bool
 
 

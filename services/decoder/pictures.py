@@ -20,7 +20,8 @@ from services.decoder.settings import DecoderSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FREE_SHARE = 0.8
-"""Of the free memory that sessions may fill; a block's pictures and intermediate results need the rest."""
+"""Share of the free memory that sessions may fill; a block's pictures and intermediate results need the
+rest."""
 NUM_WARMING_BLOCKS = 2
 
 

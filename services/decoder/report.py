@@ -83,7 +83,8 @@ class Reporter:
 
 
 def change_of(status: decoder_pb2.DecoderStatus) -> Hashable:
-    """What makes two reports differ: not what runs on by itself, which is as new as the report."""
+    """What makes two reports differ: not what goes on by itself, which is as new as the report it stands
+    in."""
     return (
         status.state,
         "" if status.state == UNHEALTHY else status.message,  # it counts seconds

@@ -35,7 +35,7 @@ MUXER_OPTIONS = {
     "video_track_timescale": str(TIMESCALE),
     "fflags": "+bitexact",  # else the init segment names libavformat's version: pods of two releases differ
 }
-# What SIMD rounds otherwise depends on the processor.
+# Without these, SIMD rounds as the processor likes.
 EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 

@@ -26,7 +26,7 @@ class DecoderSettings(GpuSettings):
     """auto: the first GPU where there is one."""
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     """CPU threads that decode; None: OMP_NUM_THREADS, else one for each core this process may run on, which
-    does not see a container's CPU limit: set it there. Another number can round otherwise, so set it alike
+    does not see a container's CPU limit: set it there. Another number can round differently, so set it alike
     where decoders on CPUs have to make the same bytes."""
     max_sessions: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Sessions of the card's size at once; one of twice the pixels takes two places. None: as many as fit
@@ -37,22 +37,22 @@ class DecoderSettings(GpuSettings):
     """Blocks that a session may have unanswered; bounds the memory of a client that does not read."""
     block_deadline_s: Seconds = 60.0
     """A worker that answers nothing for that long while it has work is killed, and all sessions are lost.
-    Above the slowest honest block (the Wan VAE at 832x480 takes about 20 s on one CPU core), and above
-    `health.stall_after_s`, so that health tells first."""
+    Keep it above the slowest honest block (the Wan VAE at 832x480 takes about 20 s on one CPU core), and
+    above `health.stall_after_s`, so that health tells first."""
     start_deadline_s: Seconds = 900.0
     """Time the worker has to load the decoder, a download included; the start-up probe must allow more."""
     preset: Preset = "veryfast"
-    """Time of x264 against size. All decoders of an installation need the same, or segments of one session
-    differ in their init segment."""
+    """How x264 trades time for size. All decoders of an installation need the same, or the init segments of
+    one session differ."""
     crf: Annotated[int, Field(ge=1, le=51)] = 20
     """Quality of profiles without a bitrate, lower is better; alike on all decoders, as `preset`."""
     encoder_threads: Annotated[int, Field(ge=1, le=16)] = 1
-    """Slices of a picture that x264 makes at once; alike on all decoders, as `preset`."""
+    """Slices of a picture that x264 encodes at once; alike on all decoders, as `preset`."""
     warmup_blocks: Annotated[int, Field(ge=0, le=64)] = 2
-    """Blocks before the first that a client should send after a loss; told in DecoderStatus. Measured on
+    """Blocks that a client should send before the first one after a loss; told in DecoderStatus. Measured on
     2026-11-21 with the demo model (96x96, VAE, over a prompt switch): the worst first block after 0, 1, 2,
     3, 4 warm-up blocks is 29, 44, 59, 71, 84 dB PSNR from the undisturbed decode in float32, and 31, 36, 55,
-    58, 58 dB in bfloat16, whose rounding ends it there. From 50 dB on no difference is seen. Other models'
+    58, 58 dB in bfloat16, whose rounding allows no more. From 50 dB on no difference is seen. Other models'
     decoders may look back further: measure, and set it."""
 
     @model_validator(mode="after")

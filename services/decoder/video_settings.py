@@ -37,7 +37,7 @@ class VideoSettings:
     """Bits per second to aim at; None: constant quality. Every segment starts afresh with a keyframe, so
     a value that is low for the size and the picture is exceeded."""
     preset: Preset = "veryfast"
-    """Time of x264 against size; NVENC uses its own, p4."""
+    """How x264 trades time for size; NVENC uses its own, p4."""
     threads: Annotated[int, Field(ge=1, le=16)] = 1
     """CPU threads of x264. Each encodes a slice of the picture, so another number is another segment: set it
     alike on all decoders, however many cores they have."""

@@ -3,7 +3,8 @@
     python -m services.decoder.worker FILE_DESCRIPTOR
 
 It dies with its service: a thread of its own reads the socket, and the end of the stream is the end of the
-process, even in the middle of a block that never returns. What is nobody's fault but its own ends it too.
+process, even in the middle of a block that never returns. An error that is nobody's fault but its own ends
+it, too.
 """
 
 import os

@@ -45,7 +45,7 @@ def refused(request_id: str, status: Status) -> Response:
 
 
 class Receipts:
-    """The receipts of one stream, the newest."""
+    """The newest receipts of one stream."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, Receipt] = OrderedDict()
@@ -68,7 +68,7 @@ class Receipts:
         return receipt, True
 
     def forget(self, receipt: Receipt) -> None:
-        """A refusal that may pass: the same request is to be tried again."""
+        """After a refusal that may pass: the same request can be tried again."""
         self._kept.pop(receipt.request_id, None)
 
 

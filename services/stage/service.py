@@ -19,7 +19,7 @@ from services.stage.status import StatusReport, change_of
 
 NAME = "cascade.v1.StageService"
 DRAIN_SHARE = 0.9
-"""Of the time after SIGTERM: when streams are ended, so that the rest is left for saying so."""
+"""Share of the time after SIGTERM at which streams are ended, so that the rest is left for saying so."""
 
 
 def describe(stage: Stage) -> Service:

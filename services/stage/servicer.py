@@ -1,4 +1,4 @@
-"""StageService."""
+"""StageService on the wire."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine

@@ -20,16 +20,16 @@ class StageSettings(EngineConfig, GpuSettings):
     model: str = "demo"
     """Name of a model card, or path of a `.toml` card."""
     stagger: Stagger = 2
-    """Passes a block makes before its successor starts: 1 is the full cascade, P is sequential. Of sessions
+    """Passes a block makes before its successor starts: 1 is the full cascade, P is sequential. For sessions
     that ask for none."""
     interconnect: Interconnect = "p2p"
     """What each pair of the ranks' GPUs must have, or the stage is quarantined at its start. p2p: they read
     and write each other's memory, over NVLink or PCIe. nvlink: over NVLink. none: whatever there is; without
-    P2P a tick waits for the host's memory. Says nothing to one rank or a CPU."""
+    P2P a tick waits for the host's memory. Without effect with one rank or on a CPU."""
     status_interval_s: Annotated[float, Field(ge=0.1, le=60)] = 1.0
-    """Longest silence of WatchStatus where the watcher asks for none."""
+    """Longest silence of WatchStatus where the watcher names none."""
     drain_timeout_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0
-    """Time of the sessions to move away where a Drain call names none."""
+    """Time sessions have to move away where a Drain call names none."""
 
     @field_validator("model")
     @classmethod

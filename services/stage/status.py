@@ -86,7 +86,8 @@ def model_info(engine: Engine, revision: str) -> stage_pb2.ModelInfo:
 
 
 def change_of(status: stage_pb2.StageStatus) -> Hashable:
-    """What makes two reports differ: not what runs on by itself, which is as new as the report."""
+    """What makes two reports differ: not what goes on by itself, which is as new as the report it stands
+    in."""
     return (
         status.state,
         "" if status.state == common_pb2.SERVING_STATE_UNHEALTHY else status.message,  # it counts seconds

@@ -54,14 +54,14 @@ def make_app(backend: Backend, registry: CollectorRegistry) -> ASGIApp:
 
 
 class NamedOrigins(CORSMiddleware):
-    """Compares as whoever refuses the others does."""
+    """Compares origins as `Safety` does, which refuses the others."""
 
     def is_allowed_origin(self, origin: str) -> bool:
         return read_origin(origin) in map(read_origin, self.allow_origins)
 
 
 def own_routes(backend: Backend, registry: CollectorRegistry) -> list[BaseRoute]:
-    """What is not of the contract."""
+    """What is no part of the contract."""
     openapi = JSONResponse(json.loads(OPENAPI.read_text())).body
 
     async def describe(_: Request) -> Response:

@@ -43,7 +43,7 @@ class Backend:
     def __init__(
         self, settings: HttpSettings, tokens: ResumeTokens | None, gateway: OwnGateway | RemoteGateway
     ) -> None:
-        """`tokens`: with the gateway's key; None: it has to be asked about each."""
+        """`tokens`: with the gateway's key; None: the gateway has to be asked about each token."""
         self.settings = settings
         self.tokens = tokens
         self.gateway = gateway

@@ -24,8 +24,8 @@ async def read_json(request: Request, settings: HttpSettings) -> bytes:
 
 
 async def read(request: Request, settings: HttpSettings) -> bytes:
-    """Raises HttpError. What is too large is still taken for a moment, unkept: a client that is cut off while
-    it sends would not see why."""
+    """Raises HttpError. What is too large is still read for a moment, and dropped: a client that is cut off
+    while it sends would not see why."""
     content, is_too_large = bytearray(), announced_bytes(request) > settings.max_body_bytes
     if is_too_large and "expect" in request.headers:
         raise too_large(settings.max_body_bytes)

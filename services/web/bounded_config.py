@@ -7,7 +7,7 @@ from services.web.settings import HttpSettings
 
 
 class BoundedConfig(Config):
-    """Set all before the server starts."""
+    """All of it has to be set before the server starts."""
 
     bounds: HttpSettings
     crowd: Crowd

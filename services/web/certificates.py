@@ -1,4 +1,4 @@
-"""Who a client certificate says is there, as uvicorn's TLS has verified it."""
+"""Whom a client certificate names, as uvicorn's TLS has verified it."""
 
 import asyncio
 import ssl
@@ -19,7 +19,7 @@ def certificate_name(transport: asyncio.Transport) -> str:
 
 
 def names_in(connection: ssl.SSLObject) -> Iterator[str]:
-    """URIs, DNS names, CN. Only a certificate that was verified is told."""
+    """URIs, DNS names, CN. Only a certificate that was verified has any here."""
     found: dict[str, Any] = connection.getpeercert() or {}
     alternatives = found.get("subjectAltName", ())
     for kind in ("URI", "DNS"):

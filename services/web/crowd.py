@@ -12,9 +12,9 @@ from services.common.descriptors import SHARE_OF_ADDRESS, SHARE_OF_HTTP, within
 from services.web.settings import HttpSettings
 
 BURST_S = 10.0
-"""An address that was quiet for that long may come as often at once."""
+"""An address that was quiet for that long may send all at once what it may send in that time."""
 MAX_ADDRESSES = 10_000
-"""Noted for their requests; one whose note went begins anew."""
+"""Addresses whose requests are counted; one whose count was dropped begins anew."""
 
 
 class Crowd:
@@ -73,11 +73,12 @@ class Crowd:
 
 
 async def nothing(*_: Any) -> Any:
-    """For whom uvicorn reads the headers: we want the address alone, not the scheme that a proxy tells."""
+    """The application that uvicorn reads the headers for: we want the address alone, not the scheme that a
+    proxy tells."""
 
 
 def forms_of(settings: HttpSettings) -> Iterator[str]:
-    """The proxies' networks, those of IPv4 also in IPv6's form: so a socket for both names them."""
+    """The proxies' networks, those of IPv4 also in IPv6's form, as a socket for both names them."""
     for network in settings.trusted_proxies:
         yield str(network)
         if network.version == 4:

@@ -27,7 +27,7 @@ class Doorman:
         self._let_in: dict[bytes, float] = {}
         """By session and credential, hashed: until when, in the order of that."""
         self._asking: dict[bytes, asyncio.Task[None]] = {}
-        """Of several that come at once with the same, the first asks for all."""
+        """Of several requests that come at once with the same entry, the first asks for all."""
 
     async def check(self, name: str, credentials: Credentials) -> None:
         """Raises what attaching fails with: UNAUTHENTICATED, SESSION_NOT_FOUND and so on."""
@@ -83,7 +83,8 @@ class Doorman:
 
 
 def check_token(tokens: ResumeTokens, name: str, token: str) -> None:
-    """Whatever gateway has the session, and whether or not it has ended: all of them sign alike."""
+    """Raise PermissionDenied for a token of another session, and what reading raises; whichever gateway has
+    the session, and whether or not it has ended: all of them sign alike."""
     if f"sessions/{tokens.read(token).session}" != name:
         raise PermissionDenied("resume_token: is of another session than the path")
 

@@ -45,7 +45,7 @@ class Stubs:
 
 
 class OwnGateway:
-    """In this process, which believes us whose certificate a client has shown."""
+    """In this process, so it believes us about the certificate that a client has shown."""
 
     knows_certificates = True
     metadata: Sequence[tuple[str, str]] = ()
@@ -64,7 +64,7 @@ class OwnGateway:
 
 class RemoteGateway:
     """In another process. Our certificate is no client's, and clients' certificates are no credential there:
-    a network would have to be believed."""
+    it would have to believe a network about them."""
 
     knows_certificates = False
     metadata: Sequence[tuple[str, str]] = ((ON_BEHALF, "http"),)

@@ -15,7 +15,7 @@ class Init:
     """An MP4 initialisation segment."""
 
     name: str
-    """The same at every gateway, and another for other content."""
+    """The same at every gateway, and different for different content."""
     data: bytes
 
 
@@ -30,7 +30,7 @@ class Kept:
     duration_s: float
     num_frames: int
     full_s: float
-    """What a whole block lasts: block 0 is shorter."""
+    """How long a whole block lasts: block 0 is shorter."""
     init: Init
     """What it is played with."""
     data: bytes
@@ -68,7 +68,7 @@ class KeptVideo:
         return bool(self.is_over or self.error or (is_caught_up and not self._is_ending))
 
     def take(self, event: Response) -> None:
-        """An event of the stream; those that are no video pass."""
+        """An event of the stream; those that carry no video are ignored."""
         match event.WhichOneof("message"):
             case "attached":
                 self._take_attached(event.attached.session)

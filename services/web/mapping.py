@@ -52,7 +52,7 @@ def to_message(values: dict[str, Any], message: M) -> M:
 
 
 def json_of(message: Message) -> dict[str, Any]:
-    """Names in lowerCamelCase, 64-bit integers as text; fields that were not set are told as well."""
+    """Names in lowerCamelCase, 64-bit integers as text; fields that were not set are there as well."""
     return json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
 
 
@@ -77,7 +77,8 @@ def refuse_constant(name: str) -> float:
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """And every name fit to be looked up: half a surrogate pair is not."""
+    """The object. Raises ValueError where a name comes twice, or is half a surrogate pair, which nothing can
+    look up."""
     found = dict(pairs)
     "".join(found).encode()
     if len(found) != len(pairs):

@@ -37,7 +37,7 @@ STANDARD = {
     "GetOverview": ("GET", "/v1/overview"),
 }
 LARGE_BYTES = 16 * 1024
-"""Parsing 100 kB takes 2 ms, or 80 ms where somebody has made it to take long."""
+"""Parsing 100 kB takes 2 ms, or 80 ms where somebody has made it so that it takes long."""
 IDEMPOTENCY = "idempotency-key"
 SUBSCRIPT = re.compile(r"(\w+)\[([^\]]*)\]")
 

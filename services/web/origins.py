@@ -1,12 +1,12 @@
-"""Origins: where a page is from, as browsers tell it, and whether that is the place which it calls.
+"""Origins: where a page is from, as browsers tell it, and whether that is the place that it calls.
 
 A call names that place in `Host`, which a proxy may replace, or take the port from (nginx's `$host`). So what
 is known is compared, and browsers are believed, for whom pages cannot speak:
 
 - `Sec-Fetch-Site`: "same-origin" is the place itself, "same-site" and "cross-site" are not. Browsers send it
   over https and to localhost, Chromium not with WebSockets.
-- Without it: scheme, host and port. A `Host` without a port means the scheme's own. But at a port of ours
-  that is no scheme's own, something maps ports, which one was called is not known, and hosts alone count.
+- Without it: scheme, host and port. A `Host` without a port means the scheme's own. But if our port is no
+  scheme's own, something maps ports: which one was called is not known, and hosts alone are compared.
 - Beside `Host`, what a trusted proxy says in X-Forwarded-Host, -Port and -Proto.
 """
 
@@ -35,7 +35,7 @@ class Origin:
 
 
 def read_origin(text: str) -> Origin | None:
-    """None: it is none that a browser sends. `null` is what pages say that are not to be told apart."""
+    """None: it is none that a browser sends. `null` is what pages without an origin of their own say."""
     text = text.lower()
     if text == NULL:
         return Origin("", NULL)

@@ -54,6 +54,6 @@ def target_s(shown: list[Kept]) -> int:
 
 
 def date_of(started_ms: int, kept: Kept) -> str:
-    """Of the picture in a video that had never paused; the same at every gateway."""
+    """When its first picture would have come, had the video never paused; the same at every gateway."""
     date = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=started_ms, seconds=kept.start_s)
     return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -79,7 +79,7 @@ class Problem:
 
 
 class HttpError(Exception):
-    """What only HTTP can be wrong about: a path, a body too large, a media type."""
+    """What can be wrong in HTTP alone: a path, a body too large, a media type."""
 
     def __init__(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)

@@ -10,8 +10,8 @@ class Unsatisfiable(Exception):
 
 
 def parse_range(header: str, size: int) -> range | None:
-    """Positions of bytes. None: all of them, which is right, too, for several ranges or what is none. Raises
-    Unsatisfiable."""
+    """Positions of bytes. None: all of them, which is a right answer also to several ranges, or to what is no
+    range. Raises Unsatisfiable."""
     found = SINGLE.fullmatch("".join(header.split()).lower())
     if not found or not any(found.groups()):
         return None

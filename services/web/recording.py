@@ -1,6 +1,6 @@
 """What is kept of a session, as one MP4 file: `/v1/sessions/{session}/video.mp4`.
 
-The file has the session's own times: its first picture is at 0 only if block 0 is kept still. Its ETag says
+The file has the session's own times: its first picture is at 0 only if block 0 is still kept. Its ETag says
 from which segment to which it goes, so that a download can be resumed by `If-Range` and a player can seek
 while the session goes on: the same bytes are there for as long as these segments are kept.
 """

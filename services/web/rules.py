@@ -1,7 +1,7 @@
 """The ranges beside the contract's fields (`buf.validate`), as far as a document can repeat them.
 
-Read with a private module of protovalidate, since neither it nor any other package has FieldRules for others;
-`openapi.py` alone does so, when the document is made.
+Read with a private module of protovalidate, since neither it nor any other package has FieldRules for public
+use; `openapi.py` alone does so, when the document is made.
 """
 
 import json

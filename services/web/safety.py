@@ -111,11 +111,11 @@ class Safety:
 
 
 class Hosts:
-    """The names by which a server is reached, as Starlette compares them. Its answer to others is no problem,
-    and cannot be another, so only whether it lets a request pass is asked."""
+    """The names by which a server is reached, as Starlette compares them. Its own answer to others is no
+    problem+json, and cannot be replaced, so it is asked only whether it lets a request pass."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        """None: any."""
+        """`names` empty: any."""
         self._check = TrustedHostMiddleware(self._pass, names or ("*",), www_redirect=False)
 
     async def know(self, scope: Scope) -> bool:

@@ -66,14 +66,14 @@ class HttpSettings:
     by its name, without a path and without `*`. `null` is what pages of `file://` say, and what any page can
     say: name it only where everybody may call."""
     max_body_bytes: Annotated[int, Field(ge=1024, le=4 * MIB)] = MIB
-    """Of one request; larger ones are refused with 413. The contract takes 4 MiB as one message."""
+    """Body of one request; larger ones are refused with 413. The contract takes 4 MiB as one message."""
     max_header_bytes: Annotated[int, Field(ge=1024, le=MIB)] = 32 * 1024
-    """Of one request, its first line included; larger ones are refused with 431."""
+    """Headers of one request, its first line included; larger ones are refused with 431."""
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
-    """Open at once, WebSockets included, though never more than a quarter of the descriptors that the process
-    may have open (`ulimit -n`); further ones are closed at once."""
+    """Connections open at once, WebSockets included, though never more than a quarter of the descriptors that
+    the process may have open (`ulimit -n`); further ones are closed at once."""
     max_connections_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
-    """The same for one client address (of IPv6: one network of 64 bits), though never more than an eighth of
+    """The same for one client address (of IPv6: one /64 network), though never more than an eighth of
     the descriptors. Behind a proxy that is not in `trusted_proxies`, all clients are one address."""
     max_anonymous_per_s: Annotated[float, Field(gt=0, le=100_000)] = 200.0
     """Requests per second of one client address that show no credential or a wrong one, or that are refused
@@ -81,8 +81,8 @@ class HttpSettings:
     with 429, whatever they show. With a credential the tenant's rate counts."""
     trusted_proxies: tuple[Network, ...] = ()
     """Networks of proxies before this port, such as `10.0.0.0/8`: whom they name in `X-Forwarded-For` is
-    counted in their place, and where they say the page is that calls (`X-Forwarded-Host`, `-Port`, `-Proto`)
-    is taken for our own."""
+    counted in their place, and the place that they say was called (`X-Forwarded-Host`, `-Port`, `-Proto`) is
+    taken for our own."""
     header_timeout_s: Seconds = 10.0
     """A connection that has not sent the headers of its request by then is closed."""
     body_timeout_s: Seconds = 30.0
@@ -90,13 +90,13 @@ class HttpSettings:
     write_timeout_s: Seconds = 60.0
     """A connection whose client takes nothing of what is sent for that long is closed."""
     keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 75
-    """An idle connection is closed after that long. Longer than a load balancer's own idle timeout keeps it
-    from meeting a closed connection."""
+    """An idle connection is closed after that long. Keep it longer than a load balancer's own idle timeout,
+    so that it meets no closed connection."""
     call_timeout_s: Seconds = 30.0
-    """Deadline of each call to SessionService with one answer."""
+    """Deadline of each call to the gateway with one answer."""
     metrics: bool = False
     """Whether `/metrics` is answered here too, to everybody who reaches the port;
-    `telemetry.metrics_port` is a port of their own."""
+    `telemetry.metrics_port` is a port for metrics alone."""
     page: bool = True
     """Whether `/`, `/operator` and `/docs`, the pages for people, are served. They show nothing that the
     API does not."""
@@ -120,7 +120,7 @@ class WebSettings(ClientTlsSettings):
     """The gateways' `token_key_file`: with it, resume tokens are read here. None: the gateway is asked about
     each one, by a viewer's stream that is attached and left, and its answer holds for 15 s."""
     tls: bool = False
-    """Whether the gateway is spoken to over TLS."""
+    """Whether the gateway is called over TLS."""
 
     @model_validator(mode="after")
     def _check_tls(self) -> "WebSettings":

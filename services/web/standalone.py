@@ -1,7 +1,7 @@
 """The HTTP side as a process of its own, in front of a gateway elsewhere: the same application over TCP.
 
 SIGTERM: not ready, the notice of `drain`, no new connections, WebSockets are closed with 1012 (attach again),
-answers under way have the rest of its times. A second signal hurries.
+answers under way have the rest of that section's times. A second signal hurries.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""What hangs on uvicorn's inner life: connections with more bounds, a server without signals.
+"""What depends on uvicorn's internals: connections with more bounds, a server without signals.
 
-It takes protocol classes of others (`http` and `ws` of its Config), but what its own hold (`conn`, `cycle`,
+It takes protocol classes from others (`http` and `ws` of its Config), but what its own hold (`conn`, `cycle`,
 `frames`, `read_paused` and so on) is documented nowhere, and there is no other way to a time for headers, for
 a body that nobody reads and answers that nobody takes, to connections per address and bounded WebSockets. So
 nothing else here touches it, pyproject.toml fixes its minor version, and each bound has a test.
@@ -31,13 +31,13 @@ from services.web.safety import HEADERS
 
 http11.MAX_LINE_LENGTH = http11.MAX_NUM_HEADERS = MIB
 """Else a handshake with a line of 8 KiB, or with 129 lines, gets no answer at all. h11 and
-`http.max_header_bytes` have bounded it before. Only the environment could say so otherwise."""
+`http.max_header_bytes` have bounded it before. Otherwise only the environment could set it."""
 MAX_FRAGMENTS = 1024
 """Of one message: its bytes are bounded, and empty pieces have none."""
 
 
 class BoundedWrites(asyncio.BaseProtocol):
-    """A protocol whose connection ends where its client takes nothing of it for `write_timeout_s`."""
+    """A protocol whose connection ends when its client takes nothing from it for `write_timeout_s`."""
 
     config: BoundedConfig
     loop: asyncio.AbstractEventLoop
@@ -45,7 +45,7 @@ class BoundedWrites(asyncio.BaseProtocol):
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Any byte that waits counts: by default only 64 KiB do, and to close waits for fewer without end."""
+        """Any byte that waits counts: by default only 64 KiB do, and closing waits for fewer without end."""
         super().connection_made(transport)
         self.transport.set_write_buffer_limits(high=1)
 

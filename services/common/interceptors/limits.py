@@ -1,4 +1,4 @@
-"""What a server takes in: so many calls at once, and nothing new while it drains."""
+"""What a server takes in: a bounded number of calls at once, and nothing new while it drains."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection

@@ -1,4 +1,4 @@
-"""What clients may ask of a session, each at most once per request id, whoever asks and however often."""
+"""What clients may ask of a session: done once per request id, whoever asks and however often."""
 
 import asyncio
 import hashlib
@@ -15,16 +15,17 @@ from services.gateway.session.live import LiveSession
 from services.gateway.session.over import SessionOver
 
 MAX_WAITING = 64
-"""Switches of a session that have not taken effect."""
+"""Switches of one session that have not taken effect yet."""
 MAX_BLOCKS = 2**31
 VERDICT_S = 2.0
-"""For the stage to say whether the model can take a prompt; after that it is known by receipt only."""
+"""How long a call waits for the stage to say whether the model can take a prompt; after that only the receipt
+tells."""
 
 
 async def switch(
     live: LiveSession, request_id: str, asked: session_pb2.PromptSwitch, *, wait_s: float = 0.0
 ) -> session_pb2.PromptReceipt:
-    """Change the prompt; the receipt as it stands after up to `wait_s` for the stage's answer.
+    """Change the prompt; returns the receipt as it stands once the stage has answered, or after `wait_s`.
 
     Raises RequestIdReused, InvalidPrompt, TooManySwitches, BlockNotAhead, and RemoteError where the stage
     refused.
@@ -43,7 +44,7 @@ async def switch(
         if live.verdicts.get(request_id) is verdict:
             del live.verdicts[request_id]
     prompt = live.record.find_prompt(request_id)
-    if prompt is None:  # so long ago that it is forgotten, and has taken effect
+    if prompt is None:  # asked so long ago that it has taken effect, and is forgotten
         return session_pb2.PromptReceipt(request_id=request_id, state=session_pb2.SWITCH_STATE_APPLIED)
     receipt = views.receipt_of(prompt, live.record)
     if wait_s and receipt.state == session_pb2.SWITCH_STATE_REFUSED:
@@ -76,7 +77,7 @@ async def accept(
 
 
 def end_block(live: LiveSession) -> int:
-    """One beyond the last block that there can be."""
+    """One past the last block that there can be."""
     asked = live.spec.num_blocks if live.spec.HasField("num_blocks") else MAX_BLOCKS
     return min(asked, views.model_of(live.record).max_blocks or MAX_BLOCKS)
 
@@ -90,7 +91,7 @@ async def set_paused(live: LiveSession, request_id: str, *, is_paused: bool) -> 
 
 
 async def delete(live: LiveSession, request_id: str) -> None:
-    """Order its end, which comes at once. Raises RequestIdReused."""
+    """Order the session's end, which comes at once. Raises RequestIdReused."""
     async with live.asking:
         if is_new(live.record, request_id, b"delete"):
             await live.write(note(request_id, b"delete"))

@@ -20,7 +20,7 @@ from services.gateway.session.shared import Shared
 
 Request = session_pb2.ConnectRequest
 MAX_AHEAD = 4096
-"""Segments that a client may have beyond what its session's record tells, after its gateway was lost."""
+"""Segments that a client may have beyond what its session's record tells, after the loss of its gateway."""
 Requests = AsyncIterator[Request]
 
 
@@ -69,7 +69,8 @@ class ClientStream:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _is_known_init(self, event: Response) -> bool:
-        """One that came while this stream attached is in its greeting, too."""
+        """Whether the client has this init: one that came while the stream attached is in its greeting,
+        too."""
         if not event.HasField("media_init"):
             return False
         is_known = event.media_init == self._init
@@ -77,7 +78,7 @@ class ClientStream:
         return is_known
 
     def _begin(self) -> list[Response]:
-        """Attach, all at once, so that nothing falls between what is sent now and what comes."""
+        """Attach in one go, so that nothing is lost between what is sent now and what comes later."""
         live, attachment, settings = self._live, self._attachment, self._shared.settings.gateway
         if not attachment.is_controller and live.num_viewers >= settings.max_viewers:
             raise OutOfCapacity(f"the session has {settings.max_viewers} viewers already")
@@ -89,7 +90,7 @@ class ClientStream:
         self._next = attachment.first_sequence = start
         live.attach(attachment, max_unacked)
         if attachment.is_controller and start > live.record.next_decoder_block + 1:
-            live.ack(start - 1)  # the gateway that it told so is gone
+            live.ack(start - 1)  # the gateway that sent them is gone
         responses = self._greet(start, max_unacked)
         for response in responses:
             self._is_known_init(response)
@@ -110,8 +111,8 @@ class ClientStream:
         )
 
     def _segment(self, sequence: int) -> list[Response | bytes]:
-        """A segment, or for a viewer that was too slow for it, the newest. Raises NotReady where a controller
-        was, so that it hears at its next stream from where on they are kept."""
+        """A segment; for a viewer that was too slow for it, the newest instead. Raises NotReady for a
+        controller that was too slow: its next stream tells it from where on segments are kept."""
         segment = self._live.segment(sequence, self._attachment.profile)
         responses: list[Response | bytes] = []
         if segment is None:
@@ -126,11 +127,11 @@ class ClientStream:
         return [*responses, segment]
 
     async def _receive(self, requests: Requests) -> None:
-        """Until the client has said all; what the stream cannot survive ends it."""
+        """Until the client has said everything; what the stream cannot survive ends it."""
         try:
             async for request in requests:
                 await self._take(request)
-        except Exception as error:  # of whatever kind: nobody would hear the client any more
+        except Exception as error:  # of whatever kind: else nobody would hear the client any more
             self._attachment.close(error)
 
     async def _take(self, request: Request) -> None:
@@ -161,7 +162,7 @@ class ClientStream:
             raise NotController("a viewer cannot do that")
         if request.HasField("switch_prompt"):
             receipt = await commands.switch(self._live, request_id, request.switch_prompt.prompt_switch)
-            if receipt.state != session_pb2.SWITCH_STATE_ACCEPTED:  # a repeat, long after
+            if receipt.state != session_pb2.SWITCH_STATE_ACCEPTED:  # a repeat, long after the first
                 self._attachment.put(Response(prompt_receipt=receipt))
         elif request.HasField("set_paused"):
             await commands.set_paused(self._live, request_id, is_paused=request.set_paused.paused)
@@ -229,7 +230,7 @@ def greeting(
 
 def first_sequence(record: Record, attach: Request.Attach, epoch: int, *, is_controller: bool) -> int:
     """Where sending begins. A client may have more than the record tells, after the loss of the gateway that
-    sent it: then it waits while that is made again. Raises SequenceAhead."""
+    sent it: then it waits until that has been made again. Raises SequenceAhead."""
     newest, after = record.next_decoder_block, attach.after_sequence
     if after > newest + (MAX_AHEAD if epoch > 1 else 0):
         raise SequenceAhead(f"after_sequence: {after} was never sent; {newest} is the newest")

@@ -21,7 +21,8 @@ ATTENTIONS = {
 
 
 def complete(request: session_pb2.CreateSessionRequest, tenant: str, shared: Shared) -> NewSession:
-    """With all defaults that do not depend on the model; a repeat of the request gives the same again."""
+    """The session asked for, with all defaults that do not depend on the model; a repeat of the request gives
+    the same."""
     settings = shared.settings.gateway
     spec = session_pb2.SessionSpec()
     spec.CopyFrom(request.spec)
@@ -56,9 +57,9 @@ def complete(request: session_pb2.CreateSessionRequest, tenant: str, shared: Sha
 
 def check_servable(spec: session_pb2.SessionSpec, shared: Shared) -> None:
     """Raise UnknownModel, UnsupportedMedia, InvalidPrompt or InvalidField where no machine that has reported
-    so far will ever do.
+    so far could ever serve it.
 
-    While none has, as after scaling down to nothing, whoever asks waits in the queue.
+    While none has reported, as after scaling down to nothing, the session waits in the queue.
     """
     admission = shared.admission
     model = admission.find_model(spec.model)
@@ -100,7 +101,7 @@ def check_schedule(spec: session_pb2.SessionSpec, offers: list[ModelInfo]) -> No
 
 
 def check_allowed(field: str, asked: str, allowed: list[str], model: str) -> None:
-    """Raise InvalidField unless it is one of them."""
+    """Raise InvalidField unless `asked` is one of `allowed`."""
     if not allowed:
         raise InvalidField([(field, f"{asked} is not offered: stages of {model} leave no choice")])
     if asked not in allowed:

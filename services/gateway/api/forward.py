@@ -20,7 +20,7 @@ from services.common.streams import BROKEN
 from services.gateway.base.settings import PeerSettings
 
 FORWARDED = "cascade-forwarded"
-"""Header of a forwarded call: a gateway that does not have the session either does not pass it on."""
+"""Header of a forwarded call: a gateway that does not have the session either refuses it."""
 PASSED_ON = ("authorization", "x-request-id", "traceparent", "tracestate")
 CHANGING = ("DRAINING", "NOT_READY")
 MAX_CHANNELS = 64
@@ -32,7 +32,7 @@ class Forwarder:
     def __init__(self, settings: PeerSettings) -> None:
         self._channels = ChannelFactory(settings.grpc(), settings.credentials())
         self._open: OrderedDict[str, tuple[object, grpc.aio.Channel]] = OrderedDict()
-        """By address: with the credentials that it was opened with."""
+        """By address, each with the credentials that it was opened with."""
         self._leaving = asyncio.Event()
 
     def leave(self) -> None:
@@ -56,7 +56,7 @@ class Forwarder:
         attach: session_pb2.ConnectRequest,
         requests: AsyncIterator[session_pb2.ConnectRequest],
     ) -> AsyncGenerator[session_pb2.ConnectResponse, None]:
-        """The owner's stream. Raises RemoteError, and what `requests` does. No request is read before the
+        """The owner's stream. Raises RemoteError, and what `requests` raises. No request is read before the
         first response, so until then the same requests can be sent elsewhere."""
         stream = self._stub(address).Connect(metadata=headers(call))
         keep_status(stream)
@@ -81,7 +81,7 @@ class Forwarder:
                 await asyncio.gather(sending, return_exceptions=True)
 
     async def _responses(self, stream: Any) -> AsyncGenerator[session_pb2.ConnectResponse, None]:
-        """What the owner sends and, between any two of these, `reconnect` when this gateway leaves."""
+        """What the owner sends; once this gateway leaves, `reconnect` comes between two of its messages."""
         response = await stream.read()
         leaving: asyncio.Future[Any] = asyncio.ensure_future(self._leaving.wait())
         reading: asyncio.Future[Any] = leaving
@@ -112,13 +112,13 @@ class Forwarder:
             channel = self._channels.open(address)
         self._open[address] = credentials, channel
         if len(self._open) > MAX_CHANNELS:
-            self._open.popitem(last=False)  # its streams end when they are done with it
+            self._open.popitem(last=False)  # its streams keep it until they end
         return session_pb2_grpc.SessionServiceStub(channel)
 
 
 async def send(stream: Any, requests: AsyncIterator[session_pb2.ConnectRequest]) -> CascadeError | None:
-    """Pass a client's messages on; those of a stream that is over fall away. One that is not valid ends the
-    stream: what is wrong with it comes back."""
+    """Pass a client's messages on; once the stream is over they are dropped. One that is not valid ends the
+    stream: returns what is wrong with it."""
     try:
         with suppress(*BROKEN, grpc.aio.AioRpcError):
             async for request in requests:
@@ -131,13 +131,13 @@ async def send(stream: Any, requests: AsyncIterator[session_pb2.ConnectRequest])
 
 
 def headers(call: Call) -> tuple[tuple[str, str], ...]:
-    """Who calls, as the owner has to see it too."""
+    """Who calls, for the owner to see."""
     known = tuple((name, call.metadata[name]) for name in PASSED_ON if name in call.metadata)
     return (*known, (FORWARDED, "1"))
 
 
 def is_changing_hands(error: RemoteError) -> bool:
-    """Whether the session's owner is gone or about to be: who asks again soon finds the next one."""
+    """Whether the session's owner is gone or about to be: whoever asks again soon finds the next one."""
     return error.is_lost or error.reason in CHANGING
 
 

@@ -13,15 +13,15 @@ from services.gateway.session.live import LiveSession
 
 DEFAULT_PAGE = 50
 MAX_WAITING = 16
-"""Lists of one tenant, which are read one after the other."""
+"""Lists of one tenant that may wait: they are read one after the other."""
 Find = Callable[[str], LiveSession | None]
 
 
 class Lists:
-    """All that are asked of a gateway."""
+    """The lists that one gateway is asked for."""
 
     def __init__(self, journal: Journal, find: Find) -> None:
-        """`find`: a session that this gateway has."""
+        """`find`: the session of this id, where this gateway has it."""
         self._journal = journal
         self._find = find
         self._turns = Turns("lists", MAX_WAITING)
@@ -61,7 +61,7 @@ def filter_mark(request: session_pb2.ListSessionsRequest) -> str:
 
 
 def view(summary: Summary, find: Find) -> session_pb2.Session:
-    """With the prompt for block 0 only."""
+    """As lists show it: with the prompt for block 0 alone."""
     live = find(summary.record.session)
     session = live.view(is_brief=True) if live else views.session_of(summary.record, summary.epoch)
     for block in [block for block in session.spec.prompts if block]:  # a former release kept no brief

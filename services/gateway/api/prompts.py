@@ -6,8 +6,8 @@ from services.common.errors import with_details
 
 
 def check_prompt(field: str, text: str, model: stage_pb2.ModelInfo | None) -> None:
-    """Raise InvalidPrompt for more words than the model takes tokens, since none has less than one. What has
-    more tokens only is refused by the stage."""
+    """Raise InvalidPrompt for more words than the model takes tokens, since each word is at least one. What
+    is too long in tokens alone, the stage refuses."""
     limit = model.max_prompt_tokens if model else 0
     num_words = len(text.split())
     if limit and num_words > limit:

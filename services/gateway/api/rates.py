@@ -9,16 +9,16 @@ from services.common.errors import RateLimited
 from services.gateway.base.quotas import Quotas
 
 BURST_S = 10.0
-"""A full bucket is what comes in this time."""
+"""A full bucket holds what comes in this time."""
 MAX_TENANTS = 10_000
-"""Buckets kept; a tenant whose bucket went has a full one."""
+"""Buckets kept; a tenant whose bucket was dropped gets a full one."""
 
 
 @dataclass
 class Bucket:
     tokens: float
     filled_s: float
-    """Clock when `tokens` was right."""
+    """The clock when `tokens` was counted."""
 
 
 class Rates:

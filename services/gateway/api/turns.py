@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 from services.common.errors import Overloaded
 
 AT_ONCE = 4
-"""Turns at a time, each of another tenant."""
+"""Turns at a time, each of a different tenant."""
 PATIENCE_S = 10.0
-"""For a turn to come."""
+"""How long a call waits for its turn."""
 
 
 class Turns:
-    """One of each tenant at a time, first come, first served, and few of all tenants."""
+    """One per tenant at a time, first come, first served, and AT_ONCE in all."""
 
     def __init__(self, what: str, max_waiting: int) -> None:
-        """`what`: such as `lists`. `max_waiting`: of one tenant's."""
+        """`what`: such as `lists`. `max_waiting`: per tenant."""
         self._what = what
         self._max_waiting = max_waiting
         self._all = asyncio.Semaphore(AT_ONCE)
@@ -26,7 +26,8 @@ class Turns:
 
     @asynccontextmanager
     async def of(self, tenant: str) -> AsyncIterator[None]:
-        """For as long as the block lasts. Raises Overloaded where too many wait, or too long."""
+        """A turn for as long as the block lasts. Raises Overloaded where too many wait already, or this one
+        too long."""
         if self._num_of[tenant] > self._max_waiting:
             raise Overloaded(f"{self._max_waiting} {self._what} of this tenant wait for their turn")
         self._num_of[tenant] += 1

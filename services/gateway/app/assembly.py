@@ -103,7 +103,7 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> AsyncIterator[tu
 
 
 def what_keeps_gateways_apart(settings: Settings) -> str:
-    """If all have these settings. Empty: nothing."""
+    """Why gateways that all have these settings cannot call each other; empty: they can."""
     listens, calls = bool(settings.tls.certificate), settings.peer.tls
     if listens != calls:
         on = {True: "on", False: "off"}
@@ -192,7 +192,7 @@ def make_cluster(settings: Settings, telemetry: Telemetry) -> "Cluster | None":
 
 
 def find_stages(settings: Settings, cluster: "Cluster | None") -> Endpoints:
-    """By the cluster, or the list in the settings."""
+    """From the cluster, or from the list in the settings."""
     service = settings.kubernetes.stage_service
     return (
         cluster.endpoints("stage", service)

@@ -28,7 +28,7 @@ class Overview:
         self._server = server_info()
 
     def read(self, max_sessions: int) -> pb.GetOverviewResponse:
-        """`max_sessions` 0: as many as usual."""
+        """`max_sessions` 0: DEFAULT_SESSIONS."""
         conductors = [each for each in self._registry.conductors if not each.live.record.end]
         conductors.sort(key=lambda each: (-each.live.record.created_ms, each.live.record.session))
         shared = self._shared
@@ -45,7 +45,7 @@ class Overview:
         )
 
     def _peers(self, pool: Pool[Any]) -> Iterator[dict[str, Any]]:
-        """Those that are listed, and those that serve sessions still."""
+        """Those that are listed, and those that still serve sessions."""
         for _, peer in sorted({**pool.leaving, **pool.peers}.items())[:MAX_PEERS]:
             view = {"peer": self._peer(pool, peer)}
             yield view | ({"status": brief(peer.status)} if peer.status else {})
@@ -75,7 +75,7 @@ class Overview:
 
 
 def brief(status: Any) -> Any:
-    """Without the prompts that show what its model can do."""
+    """Without the model's example prompts."""
     if not (isinstance(status, StageStatus) and status.model.example_prompts):
         return status
     short = StageStatus()

@@ -1,4 +1,4 @@
-"""SessionService: who may, which session, where it is; the rest is done elsewhere."""
+"""SessionService: who may call, for which session, and where that is; the rest is done elsewhere."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -39,7 +39,7 @@ from services.gateway.session.shared import Shared
 pb = session_pb2
 Context = grpc.aio.ServicerContext[Any, Any]
 MAX_READS = 256
-"""Of ended sessions that wait, of one tenant."""
+"""Reads of ended sessions that may wait, per tenant."""
 RETRY_S = 0.1
 """Between two tries to find a session that is changing hands."""
 CHANGING_S = 5.0
@@ -49,7 +49,8 @@ Over = Callable[[Record], Any]
 
 
 class SessionServicer(session_pb2_grpc.SessionServiceServicer):
-    """Any gateway answers for any session: its own, ended ones, and by forwarding those of others."""
+    """Any gateway answers for any session: for its own, for ended ones, and, by forwarding, for those of
+    others."""
 
     def __init__(self, shared: Shared, registry: Registry, forwarder: Forwarder, rates: Rates) -> None:
         self._shared = shared
@@ -190,7 +191,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def _responses(
         self, call: Call, first: pb.ConnectRequest, token: ResumeToken, requests: Requests
     ) -> AsyncGenerator[Any, None]:
-        """The session's, from wherever it is: messages, and segments as bytes of messages."""
+        """What the session sends, from wherever it is: messages, segments as serialized ones."""
         while True:
             found = await self._locate(token.session, token.tenant)
             if isinstance(found, LiveSession):
@@ -280,7 +281,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
                 await asyncio.sleep(RETRY_S)
 
     async def _view(self, session: str) -> pb.Session:
-        """Of a session that exists already."""
+        """The view of a session that exists already."""
         if live := self._registry.find(session):
             return live.view()
         summary = await self._shared.journal.summary(session)
@@ -293,7 +294,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 async def begun(
     first: pb.ConnectResponse, others: AsyncGenerator[pb.ConnectResponse, None]
 ) -> AsyncGenerator[pb.ConnectResponse, None]:
-    """All of a stream whose first message was read."""
+    """The whole of a stream whose first message has been read."""
     async with aclosing(others):
         yield first
         async for response in others:

@@ -1,4 +1,4 @@
-"""What each tenant may have: defaults from the settings, others from a TOML file.
+"""What each tenant may have: the settings' defaults, and exceptions from a TOML file.
 
 [[tenants]]
 name = "acme"
@@ -55,7 +55,7 @@ class QuotasFile:
 
 
 ANYBODY = TenantEntry("*")
-"""Who is not in the file."""
+"""Whoever is not in the file."""
 
 
 @plain_dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Quota:
 
 
 class Quotas:
-    """Everybody's; the file is read again when it changes. Raises InvalidConfig at first."""
+    """Everybody's; the file is read again when it changes. Creating it raises InvalidConfig."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         path = settings.quotas_file
@@ -92,13 +92,13 @@ class Quotas:
         )
 
     def check_sessions(self, tenant: str, num_open: int) -> None:
-        """Whether it may have one more. Raises QuotaExceeded."""
+        """Raise QuotaExceeded unless the tenant may have one more."""
         limit = self.of(tenant).max_sessions
         if num_open >= limit:
             raise QuotaExceeded(f"{num_open} of {limit} sessions are open", subject=f"tenant:{tenant}")
 
     def check_priority(self, tenant: str, priority: int) -> None:
-        """`priority`: Priority value; UNSPECIFIED is NORMAL. Raises PermissionDenied."""
+        """Raise PermissionDenied where it is too high. `priority`: Priority value; UNSPECIFIED is NORMAL."""
         limit = self.of(tenant).max_priority
         if (priority or PRIORITY_NORMAL) > limit:
             raise PermissionDenied(f"priority: at most {Priority.Name(Priority.ValueType(limit))}")
@@ -110,7 +110,7 @@ def priority_of(word: str) -> int:
 
 
 def load_quotas(path: Path) -> Mapping[str, TenantEntry]:
-    """By name. Raises InvalidConfig with the path."""
+    """Entries by tenant. Raises InvalidConfig with the path."""
     try:
         file = make(QuotasFile, tomllib.loads(path.read_text()))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, InvalidConfig) as error:

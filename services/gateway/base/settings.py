@@ -45,7 +45,7 @@ class GatewaySettings:
     memory."""
     redis_password_file: Path | None = None
     """Instead of a password in `redis_url`; read for each new connection, so that it can be renewed while
-    Redis takes the old one and the new one."""
+    Redis takes both the old one and the new one."""
     redis_ca: Path | None = None
     """Who may sign the certificate of Redis (PEM); None: the system's authorities. This and the next two are
     read for each new connection."""
@@ -59,7 +59,7 @@ class GatewaySettings:
     """At least 32 random bytes that sign resume tokens, the same for all gateways. None: made up at start,
     which only a single gateway can do. Read again when it changes."""
     token_ttl_s: Seconds = 600.0
-    """Life of a resume token; an attached stream renews it at half of that."""
+    """Life of a resume token; an attached stream renews it after half of that."""
     quotas_file: Path | None = None
     """TOML with `[[tenants]]` (see `quotas.py`). None: `max_sessions_per_tenant` for everybody."""
     max_sessions_per_tenant: Count = 100
@@ -74,26 +74,26 @@ class GatewaySettings:
     queue_length: Count = 1000
     """Sessions that may wait for a place; more are refused with QUEUE_FULL."""
     idle_timeout_s: Annotated[float, Field(ge=1, le=86_400)] = 60.0
-    """Time without a controller after which a session ends, where it does not say itself."""
+    """Time without a controller after which a session ends, unless it names a time itself."""
     max_unacked_segments: Annotated[int, Field(ge=1, le=64)] = 4
     """Segments made beyond the last ack, where the client does not ask for another number."""
     max_unacked_limit: Annotated[int, Field(ge=1, le=64)] = 32
-    """The most a client gets. So many segments of each session are kept at least."""
+    """The most a client gets. At least as many segments of each session are kept."""
     kept_segments: Annotated[int, Field(ge=1, le=1000)] = 64
     """Newest segments kept for clients that reconnect and for viewers; 64 of 150 kB are 10 MB a session."""
     max_viewers: Annotated[int, Field(ge=0, le=10_000)] = 200
-    """Of one session."""
+    """Viewers that one session may have at a time."""
     session_bytes: Annotated[int, Field(ge=MIB, le=2**32)] = 64 * MIB
-    """Journal memory of one session, latents and segments: the oldest segments give way beyond it."""
+    """Journal memory of one session, latents and segments: beyond it the oldest segments give way."""
     journal_bytes: Annotated[int, Field(ge=MIB)] = 16 * 2**30
-    """Journal memory of all sessions of this gateway, reserved by `session_bytes` each."""
+    """Journal memory of all sessions of this gateway, each of which reserves `session_bytes`."""
     lease_s: Annotated[float, Field(ge=0.5, le=60)] = 2.0
-    """With Redis: a gateway that did not renew a session for that long has lost it to whoever asks. Recovery
-    from the loss of a gateway takes at least that long."""
+    """With Redis: a gateway that has not renewed a session for that long has lost it to whoever asks.
+    Recovery from the loss of a gateway takes at least that long."""
     status_interval_s: Annotated[float, Field(ge=0.1, le=60)] = 0.5
-    """Stages and decoders report at least that often; one silent for three intervals is gone."""
+    """Stages and decoders report at least that often; one that is silent for three intervals is gone."""
     open_timeout_s: Seconds = 30.0
-    """For a stage or decoder to answer Open, priming included."""
+    """Time a stage or decoder has to answer Open, priming included."""
     stall_timeout_s: Seconds = 30.0
     """A stage with credit, or a decoder with latents, that gives nothing for that long is lost."""
     recovery_timeout_s: Seconds = 120.0
@@ -124,13 +124,15 @@ class GatewayGrpcSettings(GrpcSettings):
 
     port: Port = 50051
     max_receive_bytes: Bytes = 4 * MIB
-    """As the contract says."""
+    """Largest message taken in, as the contract says."""
     max_send_bytes: Bytes = 9 * MIB
-    """As the contract says."""
+    """Largest message sent, as the contract says."""
     max_concurrent_rpcs: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
-    """Controllers and viewers hold one stream each."""
+    """Calls answered at once, open streams included; controllers and viewers hold one stream each."""
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
-    """As GrpcSettings has it; each client may have one of its own."""
+    """Connections accepted at once, though never more than half of the descriptors that the process may have
+    open (`ulimit -n`); further ones are closed at once. When seven eighths of them are there, those without a
+    call are closed, the oldest first. Each client may have one of its own."""
     max_streams_per_connection: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """HTTP/2 streams of one connection; further calls wait at the client."""
 
@@ -140,15 +142,15 @@ class PeerSettings:
     """The gateway as a client: `CASCADE_PEER_<FIELD>`."""
 
     max_message_bytes: Bytes = 17 * MIB
-    """Both ways, as the contracts of stage and decoder say."""
+    """Largest message either way, as the contracts of stage and decoder say."""
     keepalive_time_s: Seconds = 10.0
     """A ping after this long without traffic."""
     keepalive_timeout_s: Seconds = 5.0
     """A peer that has not answered a ping by then is gone."""
     api_key_file: Path | None = None
-    """The key this gateway shows to stages and decoders. None: none."""
+    """File of the key that this gateway shows to stages and decoders. None: no key."""
     tls: bool = False
-    """Whether stages, decoders and other gateways are spoken to over TLS."""
+    """Whether stages, decoders and other gateways are called over TLS."""
     certificate: Path | None = None
     """Client certificate, for mTLS."""
     key: Path | None = None
@@ -183,29 +185,29 @@ class ScalerSettings:
     """Whether KEDA's calls need no credential: it cannot send an API key. What they read is two numbers; a
     NetworkPolicy keeps others out. False: KEDA shows a client certificate that `auth` takes."""
     warm_stage_sessions: Places = 1
-    """Places on stages to keep free beyond the need, so that a session need not wait for a pod. 0: none; with
-    nobody there, no pod is wanted then."""
+    """Places on stages to keep free beyond the need, so that a session need not wait for a pod. 0: none, and
+    no pod at all while nobody is there."""
     warm_decoder_sessions: Places = 1
     """The same on decoders."""
     assumed_stage_sessions: Count = 1
-    """Sessions per stage pod, as long as none has ever told."""
+    """Sessions per stage pod, until one has reported how many it takes."""
     assumed_decoder_sessions: Count = 1
-    """Sessions per decoder pod, as long as none has ever told."""
+    """Sessions per decoder pod, until one has reported how many it takes."""
     crowd_factor: Annotated[float, Field(ge=0, le=20)] = 1.0
-    """While a crowd comes (more sessions in the last minute than the 14 before it and chance explain), so
-    many more are expected for each of it, and have places asked for before they are there: stages and
-    decoders. A gateway counts arrivals for a quarter of an hour before it expects any. 0: who is not there
-    yet does not count."""
+    """While a crowd comes (more sessions in the last minute than chance and the 14 minutes before it
+    explain), this many more are expected for each session of it, and pods are asked for before those come. A
+    gateway counts arrivals for a quarter of an hour before it expects any. 0: only sessions that are there
+    count."""
     scale_down_after_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
     """Fewer pods are wanted when fewer would have done for that long. The HPA's own
-    `scaleDown.stabilizationWindowSeconds` adds to it: 0 with KEDA; 60 where the HPA reads the number from
-    Prometheus, where it is older."""
+    `scaleDown.stabilizationWindowSeconds` adds to it: set that to 0 with KEDA, and to 60 where the HPA reads
+    the number from Prometheus, which has it later."""
     replace_after_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
     """A pod that was ready and is quarantined, drained or silent for that long gets another beside it."""
     settle_s: Seconds = 30.0
-    """After its start a gateway gives no number before all pods have reported, at most that long."""
+    """After its start a gateway gives no number until all pods have reported, or this long has passed."""
     others_kept_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
-    """While Redis is gone, the queues of the other gateways count as last known, at most that long."""
+    """While Redis is gone, the queues of the other gateways count as last known, for at most that long."""
     interval_s: Annotated[float, Field(ge=0.05, le=60)] = 1.0
     """How often the number is made anew and exchanged with the other gateways. One that is silent for three
     intervals has left."""
@@ -224,7 +226,7 @@ class KubernetesSettings:
     decoder_service: str | None = None
     """As `stage_service`, for the decoders. None: `gateway.decoders`."""
     port_name: Annotated[str, Field(min_length=1)] = "grpc"
-    """Of the port of these Services that is called."""
+    """Name of the port of these Services that is called."""
     namespace: str | None = None
     """Where Services and pods are. None: the pod's own."""
     deletion_cost: bool = False
@@ -235,13 +237,14 @@ class KubernetesSettings:
     events: bool = False
     """Whether an Event on a pod tells why it is quarantined. Needs `create` of events in `events.k8s.io`."""
     api_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/[^\s]*)?$")] | None = None
-    """Of the API server. None: as every pod finds it."""
+    """URL of the API server. None: found as every pod finds it."""
     account_dir: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
     """The service account as mounted: `token`, `ca.crt`, `namespace`; read again when they change."""
     request_timeout_s: Seconds = 10.0
-    """For the API server to answer."""
+    """Time the API server has to answer."""
     watch_timeout_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
-    """A watch is opened anew that often, so a connection that died in silence hides changes no longer."""
+    """A watch is opened anew that often, so that a connection that died in silence hides changes no longer
+    than that."""
     resync_s: Seconds = 600.0
     """The whole list is fetched again that often, whatever the watch told."""
 

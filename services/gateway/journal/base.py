@@ -24,7 +24,7 @@ class Lease:
     owner: str
     """One process's life: a gateway that restarts is another owner."""
     epoch: int
-    """1 at creation; each claim adds 1, also the owner's own."""
+    """1 at creation; each claim adds 1, also the owner's own, and so does `advance`."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Journal(Protocol):
     async def create(
         self, new: NewSession, owner: str, lease_s: float, max_open: int | None = None
     ) -> Creation:
-        """Create a session and own it; a repeat only tells which session it was, ended or not.
+        """Create a session and own it; a repeat only tells which session that is, ended or not.
 
         `max_open`: open sessions that the tenant may have with this one, whoever creates others meanwhile.
         Raises RequestConflict (request id known with other content), SessionTaken (session id taken by
@@ -101,14 +101,14 @@ class Journal(Protocol):
         """
 
     async def look(self) -> None:
-        """See whether the store is there; to be called several times per lease, since who has not looked for
-        long may claim only what was released. Raises StoreUnavailable."""
+        """See whether the store is there; to be called several times per lease, since whoever has not looked
+        for long may claim only what was released. Raises StoreUnavailable."""
 
     async def claim(self, session: str, owner: str, lease_s: float) -> Lease:
         """Take a session over as it is stored, with the next epoch; also one that this very owner has.
 
-        Raises NoSuchSession, SessionEnded, LeaseHeld (also where its owner has had no lease's time to renew
-        since the store came back), JournalFull, StoreUnavailable.
+        Raises NoSuchSession, SessionEnded, LeaseHeld (also where its owner has not yet had a lease's time to
+        renew since the store came back), JournalFull, StoreUnavailable.
         """
 
     async def advance(self, lease: Lease, lease_s: float) -> Lease:
@@ -124,11 +124,11 @@ class Journal(Protocol):
         """End the lease and let anybody claim at once. Raises LeaseLost."""
 
     async def find_request(self, tenant: str, request_id: str) -> str | None:
-        """The session that a creation with this id was to have, if any. Raises StoreUnavailable."""
+        """The session that a creation under this id made, or was to make, if any. Raises StoreUnavailable."""
 
     async def write(self, lease: Lease, *changes: Change, is_urgent: bool = True) -> Record:
-        """Note these changes, in order, and return the new record. Once stored they have renewed the lease,
-        for as long as it was renewed last; `Ended` ends it.
+        """Note these changes, in order, and return the new record. Once stored they renew the lease, for as
+        long as it was renewed last; `Ended` ends it.
 
         `is_urgent` False: does not wait for the store, which gets it a moment later.
         Raises LeaseLost before anything else, then OutOfOrder, RequestConflict, InvalidEntry, JournalFull,
@@ -151,10 +151,10 @@ class Journal(Protocol):
         """
 
     async def num_open(self, tenant: str) -> int:
-        """Sessions of the tenant that have not ended nor expired. Raises StoreUnavailable."""
+        """Sessions of the tenant that have neither ended nor expired. Raises StoreUnavailable."""
 
     async def orphans(self, limit: int) -> list[str]:
-        """Sessions that `claim` may give, those that have been without an owner longest first."""
+        """Up to `limit` sessions that `claim` may give, those without an owner for longest first."""
 
     def clock(self) -> float:
         """Seconds since 1970, the same at all gateways. Raises StoreUnavailable until the store has told."""
@@ -162,8 +162,8 @@ class Journal(Protocol):
     async def share_running(
         self, mine: Collection[RunningSession], over: Collection[str]
     ) -> list[RunningSession]:
-        """Tell the other gateways which sessions run here, and which do not any more; hear of all that do,
-        wherever. One that nobody speaks of any more is told of for two more minutes.
+        """Tell the other gateways which sessions run here, and which no longer do; returns all that run,
+        wherever. One that no gateway speaks of any more is returned for two more minutes.
 
         Raises StoreUnavailable.
         """

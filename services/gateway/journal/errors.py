@@ -14,9 +14,9 @@
     ├── JournalFull          a bound on bytes or entries is reached; names it
     └── StoreUnavailable     the store does not answer; retry later
 
-Most are also of the class in `services.common.errors` or `cascade_core.errors` that gives their gRPC status;
-OutOfOrder and SegmentsGone are the gateway's own affair. `retryable` tells whether the same call can succeed
-later without being changed.
+Most also derive from the class in `services.common.errors` or `cascade_core.errors` that gives their gRPC
+status; OutOfOrder and SegmentsGone are the gateway's own affair. `retryable` tells whether the same call can
+succeed later without being changed.
 """
 
 from cascade_core.errors import SessionClosed, UserError

@@ -58,7 +58,7 @@ class MemoryJournal:
         self._ttl_s = ttl_s
         """A session is forgotten when nobody writes or renews for that long."""
         self._ended_ttl_s = ended_ttl_s
-        """And so long after its end."""
+        """And this long after its end."""
         self._clock = clock
         self._held: dict[str, _Held] = {}
         self._requests: dict[tuple[str, str], str] = {}

@@ -58,7 +58,7 @@ class Owned:
     async def push(self, store: RedisStore) -> None:
         """Store what is missing, or only ask whether the session is still ours.
 
-        Raises LeaseLost, at every call once it did, and StoreUnavailable.
+        Raises StoreUnavailable, and LeaseLost, from then on at every call.
         """
         if self.fenced:
             raise self.fenced

@@ -23,7 +23,7 @@ CREATED = "create/"
 """Request ids of prompts that the session was created with begin so, and no others do."""
 
 BRIEF_NOTES = ("model", "state", "paused", "started_ms", "epoch", "unknown_words", "prompt")
-"""Notes that lists show; what is in them, the gateway knows (`services/gateway/session/views.py`)."""
+"""Notes that lists show; `services/gateway/session/views.py` knows what is in them."""
 
 IN_JSON = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="forbid")
 
@@ -77,7 +77,7 @@ class NewSession:
     switch_mode: SwitchMode = "immediate"
     """How the prompts of the timeline take effect."""
     brief: bytes = field(default=b"", compare=False)
-    """The specification as lists show it, in fewer bytes. Empty: as it is."""
+    """The specification as lists show it, in fewer bytes. Empty: they show all of it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", dict(self.prompts))
@@ -91,7 +91,8 @@ class NewSession:
             raise InvalidEntry(f"prompts: {len(self.prompts)} are more than {self.limits.num_prompts}")
 
     def digest(self) -> str:
-        """The same for two that ask for the same under one request id, whatever session ids and limits."""
+        """The same for two that ask for the same under one request id, whatever their session ids and
+        limits."""
         prompts = sorted(self.prompts.items())
         content = (self.tenant, self.request_id, self.specification, prompts, self.switch_mode)
         return hashlib.sha256(repr(content).encode()).hexdigest()
@@ -162,7 +163,7 @@ class Record:
     limits: Limits
     """At first those of `origin`."""
     prompts: tuple[Prompt, ...]
-    """As accepted, applied ones moved behind the others in the order of their receipts."""
+    """In the order accepted; applied ones stand behind the others, in the order of their receipts."""
     next_stage_block: int = 0
     """The first block without journalled latents: a new stage starts here."""
     next_decoder_block: int = 0

@@ -1,4 +1,4 @@
-"""Clients of the Redis that `gateway.redis_url` names: one server, or whichever is the primary by Sentinel.
+"""Clients of the Redis that `gateway.redis_url` names: one server, or the primary that Sentinel names.
 
 Files are read for each new connection, so a certificate or a password that is renewed needs no restart.
 """
@@ -22,7 +22,7 @@ from services.gateway.base.settings import GatewaySettings
 SENTINEL = "+sentinel"
 SENTINEL_PORT = 26379
 SENTINEL_S = 0.3
-"""For each Sentinel to answer: a call of Redis has a second, and the first one may be gone."""
+"""For each Sentinel to answer: a call to Redis has a second in all, and the first Sentinel may be gone."""
 UNREADABLE = (
     "gateway.redis_url: must be redis://USER:PASSWORD@HOST:PORT/0, with rediss:// for TLS, unix:///PATH, or "
     "redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/NAME; USER and PASSWORD percent-encoded"
@@ -31,7 +31,7 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class RedisFiles:
-    """Beside the address. None: what it says itself."""
+    """Files beside the address. None: what the address says itself."""
 
     ca: Path | None = None
     certificate: Path | None = None
@@ -52,7 +52,7 @@ class PasswordFile(CredentialProvider):
         self._path = path
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        """Raises AuthenticationError, which is tried again as one of Redis is."""
+        """Raises AuthenticationError, which is retried as Redis's own is."""
         try:
             password = self._path.read_text().rstrip("\r\n")
         except (OSError, ValueError) as error:
@@ -64,7 +64,7 @@ class PasswordFile(CredentialProvider):
 
 
 class RenewedTls(SSLConnection):
-    """Reads its files for each connection; redis-py does for the first alone."""
+    """Reads its files for each connection; redis-py reads them for the first alone."""
 
     async def connect(self) -> None:
         if not self.is_connected:
@@ -107,12 +107,12 @@ def connect(url: str, files: RedisFiles = RedisFiles()) -> Redis:
 
 
 def by_address(url: str, files: RedisFiles) -> Redis:
-    """Of one server. Raises ValueError, InvalidConfig."""
+    """For one server. Raises ValueError, InvalidConfig."""
     return Redis.from_pool(ConnectionPool(**options_of(url, files)))
 
 
 def by_sentinel(scheme: str, rest: str, files: RedisFiles) -> Redis:
-    """Of `[USER:PASSWORD@]HOST[:PORT],.../NAME[/DB][?...]`. Raises ValueError, InvalidConfig."""
+    """From `[USER:PASSWORD@]HOST[:PORT],.../NAME[/DB][?...]`. Raises ValueError, InvalidConfig."""
     parts = urlsplit(f"//{rest}")
     login, at, hosts = parts.netloc.rpartition("@")
     name, _, db = parts.path.strip("/").partition("/")
@@ -136,7 +136,7 @@ def by_sentinel(scheme: str, rest: str, files: RedisFiles) -> Redis:
 
 
 async def close(client: Redis) -> None:
-    """Also what asks Sentinel."""
+    """Close the client, and its connections to Sentinels."""
     await client.aclose()
     pool = client.connection_pool
     if isinstance(pool, SentinelConnectionPool):
@@ -145,7 +145,7 @@ async def close(client: Redis) -> None:
 
 
 def options_of(url: str, files: RedisFiles) -> dict[str, Any]:
-    """Of a connection, as redis-py names them. Raises ValueError, InvalidConfig."""
+    """A connection's, as redis-py names them. Raises ValueError, InvalidConfig."""
     options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "socket_timeout": None, **parse_url(url)}
     if options.get("connection_class") is SSLConnection:
         options |= {"connection_class": RenewedTls, **files.tls()}

@@ -1,4 +1,4 @@
-"""Calls of Redis, each in its turn and with a deadline."""
+"""Calls to Redis, each in its turn and with a deadline."""
 
 import asyncio
 import functools
@@ -20,9 +20,9 @@ from services.gateway.journal.redis_address import close
 _log = logging.getLogger(__name__)
 TELL_AGAIN_S = 10.0
 BYTES_PER_S = 10e6
-"""The slowest that moving much data may be; its deadline grows by that."""
+"""The slowest that data may travel: a call's deadline grows with its bytes by this."""
 OUTDATED = (ReadOnlyError, MasterDownError, AuthenticationError)
-"""What a connection answers whose server was the primary when it was made, or whose password was right."""
+"""Answers of a connection whose server was the primary, or whose password was right, when it was made."""
 
 
 class RedisCalls:
@@ -41,7 +41,7 @@ class RedisCalls:
         await close(self._client)
 
     async def ask(self, *command: Any) -> Any:
-        """None where Redis refuses it, as managed ones do what is not for everybody."""
+        """The answer; None where Redis refuses the command, as managed ones refuse some."""
         try:
             return await self._do(*command)
         except StoreUnavailable as error:

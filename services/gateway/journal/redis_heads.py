@@ -1,4 +1,4 @@
-"""Reads of sessions, in brief or whole; and Redis' clock."""
+"""Reads of sessions, in brief or whole; and Redis's clock."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from services.gateway.journal.redis_keys import session_keys
 BATCH = 50
 """Sessions asked for in one round trip."""
 CLOCK_S = 10.0
-"""Between two looks at Redis' clock."""
+"""Between two looks at Redis's clock."""
 
 
 class RedisHeads(RedisCalls):
@@ -34,7 +34,7 @@ class RedisHeads(RedisCalls):
         self._prefix = prefix
         self._clock = clock
         self._ahead_s: float | None = None
-        """Redis' clock before our monotonic one. None: it has not told yet."""
+        """By how much Redis's clock is ahead of our monotonic one. None: it has not told yet."""
         self._ask_again_s = float("-inf")
 
     async def summaries(self, sessions: Sequence[str]) -> list[Summary | None]:
@@ -66,7 +66,7 @@ class RedisHeads(RedisCalls):
         return await self._pipeline(*(("HGETALL", key) for key in keys), is_atomic=True, num_bytes=size)
 
     async def now_ms(self) -> int:
-        """Redis' clock, asked for every ten seconds: what gateways share goes by no gateway's own."""
+        """Redis's clock, asked for every ten seconds: what gateways share goes by no gateway's own clock."""
         if self._clock:
             return int(self._clock() * 1000)
         if time.monotonic() >= self._ask_again_s:
@@ -76,7 +76,7 @@ class RedisHeads(RedisCalls):
         return int(self.last_known_s() * 1000)
 
     def last_known_s(self) -> float:
-        """Redis' clock, without asking it again. Raises StoreUnavailable until it has told."""
+        """Redis's clock, without asking it again. Raises StoreUnavailable until it has told."""
         if self._clock:
             return self._clock()
         if self._ahead_s is None:

@@ -1,4 +1,4 @@
-"""The names of keys in Redis; what is in each, `redis_store.py` says."""
+"""The names of keys in Redis; `redis_store.py` says what is in each."""
 
 from urllib.parse import quote
 

@@ -1,4 +1,4 @@
-"""What must hold of a Redis that sessions lie in: looked at when a gateway starts, and when Redis is back."""
+"""What must be true of a Redis that keeps sessions: checked when a gateway starts, and when Redis is back."""
 
 import logging
 from typing import Any
@@ -11,7 +11,7 @@ _log = logging.getLogger(__name__)
 
 async def may_evict(calls: RedisCalls) -> bool:
     """Whether it drops keys when its memory is full, as far as it says. Raises StoreUnavailable, and
-    InvalidConfig where it has a part of the keys alone."""
+    InvalidConfig where it has only a part of the keys."""
     await _check_whole(calls)
     memory = await _info(calls, "memory")
     policy, limit = memory.get("maxmemory_policy", "noeviction"), memory.get("maxmemory", 0)

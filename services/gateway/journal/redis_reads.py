@@ -1,5 +1,5 @@
-"""What no session waits for: lists, and sessions that have ended, whole. Its connections, turns and deadlines
-are its own."""
+"""What no running session waits for: lists, and whole sessions that have ended. Its connections, turns and
+deadlines are its own."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,14 +12,14 @@ from services.gateway.journal.redis_keys import session_keys, tenant_keys
 CALL_TIMEOUT_S = 3.0
 MAX_CALLS = 8
 OTHER_BYTES = 1000
-"""Of a head, beside what `_sizes` asks for."""
+"""Of a head, beside the fields that `_sizes` asks for."""
 
 
 class RedisReads(RedisHeads):
     """Reads that may be large, beside the calls that keep sessions going."""
 
     def __init__(self, client: Redis, prefix: str, clock: Callable[[], float] | None) -> None:
-        """`client`: who else calls this Redis; its connections are not used."""
+        """`client`: names the Redis; the connections are our own."""
         pool = client.connection_pool
         own = ConnectionPool(pool.connection_class, **pool.connection_kwargs)
         super().__init__(Redis.from_pool(own), prefix, CALL_TIMEOUT_S, MAX_CALLS, clock)

@@ -9,7 +9,7 @@ from services.gateway.journal.running import KEPT_S, RunningSession
 
 
 class RedisRunning(RedisHeads):
-    """A hash by session; what is in it for too long falls away."""
+    """A hash by session; entries that nobody has renewed for too long are dropped."""
 
     async def share_running(
         self, mine: Collection[RunningSession], over: Collection[str]

@@ -2,9 +2,9 @@
 
 A session is two hashes of one slot, `PREFIX:{SESSION}:head` and `:data`. Beside them lie hints in other
 slots, written after them and mended by whoever notices: `PREFIX:request:...` (which session a request id
-made), `PREFIX:leases` (when to look at a session's lease again), `PREFIX:running` (which have places) and
-per tenant `:places` (its list), `:kept` and `:open` (until when a session is kept, and counted) and
-`:creating` (until when one counts that may come to be). Every key expires. Redis's policy: `noeviction`.
+made), `PREFIX:leases` (when to look at a session's lease again), `PREFIX:running` (which have places) and per
+tenant `:places` (its list), `:kept` and `:open` (until when a session is kept, and counted) and `:creating`
+(until when a creation under way counts). Every key expires. Redis needs `maxmemory-policy noeviction`.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from services.gateway.journal.scripts import CLAIM, COUNT_IN, DROP, PARK, PUT, P
 CREATING_S = 15.0
 """More than the creation of a session takes."""
 MAX_ROUNDS = 100
-"""Batches in which one call looks for orphans."""
+"""Batches in which one call looks for orphans, at most."""
 
 
 class RedisStore(RedisRunning):
@@ -56,12 +56,12 @@ class RedisStore(RedisRunning):
     ) -> None:
         super().__init__(client, prefix, call_timeout_s, max_calls, clock)
         self._beside_bytes = beside_bytes
-        """So much data goes beside the script: see `scripts.py`."""
+        """From this size on data goes beside the script: see `scripts.py`."""
         self.reads = RedisReads(client, prefix, clock)
         self.ttl_s = ttl_s
         """A session is forgotten when nobody writes or renews for that long."""
         self._ended_ttl_s = ended_ttl_s
-        """And so long after its end."""
+        """And this long after its end."""
 
     async def close(self) -> None:
         await self.reads.close()
@@ -103,7 +103,7 @@ class RedisStore(RedisRunning):
     @asynccontextmanager
     async def room(self, record: Record, max_open: int | None) -> AsyncIterator[None]:
         """For the creation of one more session of the tenant, which counts from here on, for CREATING_S where
-        nobody learns what became of it. None: there is room for any. Raises TooManyOpen."""
+        nobody learns what became of it. `max_open` None: there is room for any. Raises TooManyOpen."""
         if max_open is None:
             yield
             return
@@ -133,9 +133,8 @@ class RedisStore(RedisRunning):
         return False
 
     async def put(self, lease: Lease, base: int, update: Update, lease_s: float | None) -> int | None:
-        """Store the update, and when the lease ends (ms); `lease_s` None: no change of the lease.
-
-        None comes back where Redis lacks what a difference builds on: send the whole. Raises LeaseLost.
+        """Store the update; returns when the lease ends (ms since 1970), or None where Redis lacks what a
+        difference builds on: then send the whole. `lease_s` None: the lease stays as it is. Raises LeaseLost.
         """
         mode = "whole" if update.expected is None else "difference"
         answer = await self._put(mode, lease, base, update, lease_s)

@@ -2,7 +2,7 @@
 
 So a session goes on while Redis is gone, and can be rebuilt by its owner meanwhile. What Redis lacks is the
 difference of two records, at most one record: nothing piles up, and old latents and segments give way to
-newer ones by the same rules as ever. When Redis is back, each session's difference is stored in one atomic
+newer ones by the same rules as always. When Redis is back, each session's difference is stored in one atomic
 step; if Redis came back with less than it had, the whole record is.
 """
 
@@ -48,7 +48,7 @@ from services.gateway.journal.unbroken import Unbroken
 _log = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 5.0
 GATHER_S = 0.1
-"""What is written without waiting goes to Redis after so long, with all that came meanwhile: a block's
+"""What is written without waiting goes to Redis after this long, with all that came meanwhile: a block's
 latents and its segment in one step."""
 MAX_PUSHES = 8
 """Sessions stored at once, after an outage."""
@@ -74,7 +74,8 @@ class ReplicatedJournal:
         self._max_total_bytes = max_total_bytes
         """Reserved by the sessions owned here."""
         self._retry_s = retry_s
-        """First and longest pause between two tries while Redis is gone; drawn from the upper half."""
+        """First and longest pause between two tries while Redis is gone; each is drawn from its upper
+        half."""
         self._takeover_grace_s = takeover_grace_s
         """More than a lease. For that long after an outage, and after our own start, only what was released
         is claimed: owners renew first."""
@@ -107,7 +108,7 @@ class ReplicatedJournal:
         except SessionTaken as error:
             if error.session == new.session:
                 raise
-        # An earlier try had chosen a session id in vain.
+        # An earlier try had chosen a session id that is taken; that choice is dropped now.
         return await self._create(new, owner, lease_s, max_open)
 
     async def look(self) -> None:
@@ -266,7 +267,7 @@ class ReplicatedJournal:
         return lease
 
     async def _is_too_soon(self) -> bool:
-        """Whether owners may not have been able to renew."""
+        """Whether owners may not have been able to renew yet."""
         await self.look()
         return self._unbroken.seconds < self._takeover_grace_s
 
@@ -352,7 +353,7 @@ class ReplicatedJournal:
             del self._owned[owned.record.session]
 
     async def _push_all(self) -> None:
-        """Some at a time: until it is there, other gateways do not know a session that Redis has lost."""
+        """Several at a time: until it is stored, other gateways do not know a session that Redis has lost."""
         turns = asyncio.Semaphore(MAX_PUSHES)
 
         async def push(owned: Owned) -> None:
@@ -368,7 +369,7 @@ class ReplicatedJournal:
             raise failed[0]
 
     async def _examine(self) -> None:
-        """At a Redis that may be another than before."""
+        """Look at a Redis that may be another than before."""
         await self._store.now_ms()
         self._may_evict = await may_evict(self._store)
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 
 KEPT_S = 120.0
-"""For a session that its gateway speaks of no more, and no other has taken over."""
+"""For a session that its gateway no longer speaks of, and no other has taken over."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ it claimed by itself. An older stored epoch means that Redis lost what it had: t
 Leases run by Redis's clock, unless a test gives the time.
 
 Lua hashes each string that it is given, byte by byte: in a script, latents cost Redis more than twice what
-they cost beside one. So much data goes beside: a transaction of PARK, a plain HSET and PUT_BESIDE. It goes on
-whatever a step of it answers, so where the writer is refused PARK puts the data that it must not touch out of
-its way (RENAME copies nothing), and PUT_BESIDE puts them back.
+they cost beside one. So large data goes beside it, in a transaction of PARK, a plain HSET and PUT_BESIDE. The
+transaction goes on whatever one of its steps answers, so where the writer is refused, PARK puts the data that
+it must not touch out of its way (RENAME copies nothing), and PUT_BESIDE puts it back.
 """
 
 _NOW = """
@@ -72,7 +72,7 @@ PARK = (
     _REFUSAL
     + "if refused and redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[3]) end"
 )
-"""KEYS head, data, where the data are parked meanwhile. ARGV the first six of PUT."""
+"""KEYS head, data, where the data is parked meanwhile. ARGV the first six of PUT."""
 
 PUT_BESIDE = (
     _NOW

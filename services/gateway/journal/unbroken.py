@@ -1,7 +1,7 @@
 """How long Redis has answered without a break, as one gateway sees it.
 
-After a break an owner's lease may have run out because nobody could renew it. Who has watched for less than
-that since then cannot tell, and claims nothing that was not given away.
+After a break an owner's lease may have run out because nobody could renew it. Whoever has watched for less
+than a lease since then cannot tell, and claims only what was released.
 """
 
 from collections.abc import Callable

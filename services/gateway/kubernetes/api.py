@@ -36,7 +36,7 @@ class Api:
         self._timeout_s = request_timeout_s
         self._page = page
         self._clients: list[ApiClient] = []
-        """The newest, and those of earlier authorities, which serve what they began."""
+        """The newest, and those for earlier authorities, which finish what they began."""
         self._client = WatchedFiles([access.ca] if access.ca else [], self._connect)
 
     async def close(self) -> None:
@@ -73,9 +73,9 @@ class Api:
     async def watch_slices(
         self, service: str, version: str, timeout_s: float
     ) -> AsyncIterator[AsyncGenerator[Mapping[str, Any], None]]:
-        """The changes after a version, as events of the API, until the server ends it: it is asked to after
-        `timeout_s`. One that lasts longer than that and a request's deadline raises ApiError. The block
-        begins when the server has agreed."""
+        """The changes after a version, as events of the API, until the server ends the watch, as it is asked
+        to after `timeout_s`. One that lasts longer than that and a request's deadline together raises
+        ApiError. The block begins when the server has agreed."""
 
         def send(client: ApiClient) -> Awaitable[aiohttp.ClientResponse]:
             calls = DiscoveryV1Api(client)
@@ -188,7 +188,7 @@ async def events(response: aiohttp.ClientResponse) -> AsyncGenerator[Mapping[str
 
 
 async def read_line(response: aiohttp.ClientResponse) -> bytes:
-    """Empty at the end. Raises MalformedAnswer where a line has none."""
+    """Empty at the end. Raises MalformedAnswer where a line is too long."""
     try:
         return await response.content.readline()
     except (ValueError, HttpProcessingError):

@@ -50,7 +50,7 @@ class Chores:
         return self._chores[key].due_s if key in self._chores else None
 
     def put(self, key: Hashable, job: Job, delay_s: float) -> None:
-        """In place of the one of this key that waits, if any. Beyond 10,000 keys: nothing."""
+        """In place of the one of this key that waits, if any. Beyond MAX_CHORES keys it is left out."""
         if key not in self._chores and len(self._chores) >= MAX_CHORES:
             log.error("too much to do; left out", what=self._name)
             return
@@ -58,7 +58,7 @@ class Chores:
         self._wakeup.fire()
 
     def drop(self, key: Hashable) -> None:
-        """Not to be done any more, if it still waits."""
+        """Forget the chore of this key, if it still waits."""
         self._chores.pop(key, None)
 
     async def run(self) -> None:

@@ -35,7 +35,7 @@ class PodCost:
 
 
 class DeletionCosts:
-    """Writes on changes between busy and idle alone: Kubernetes warns of frequent updates."""
+    """Writes only on changes between busy and idle: Kubernetes warns of frequent updates."""
 
     def __init__(self, api: Api, chores: Chores, clock: Clock, idle_after_s: float) -> None:
         """`idle_after_s`: a pod without sessions for that long is idle."""
@@ -46,7 +46,7 @@ class DeletionCosts:
         self._costs: dict[str, PodCost] = {}
 
     def follow(self, pool: Pool[Any]) -> None:
-        """Also these pods."""
+        """Watch these pods, too."""
         pool.listen(lambda peer: self._heard(pool, peer))
 
     def _heard(self, pool: Pool[Any], peer: Peer[Any]) -> None:

@@ -36,7 +36,7 @@ class ApiError(Exception):
 
 
 class MalformedAnswer(ApiError):
-    """An answer that is none."""
+    """An answer that cannot be read."""
 
     @property
     def result(self) -> str:
@@ -44,7 +44,7 @@ class MalformedAnswer(ApiError):
 
 
 def refusal(what: str, status: int, header: str | None, body: bytes) -> ApiError:
-    """Of an HTTP answer. `header`: Retry-After, if it has one."""
+    """The error that an HTTP answer is. `header`: its Retry-After, if it has one."""
     answer = parse(body)
     details = answer.get("details")
     seconds = header or (details.get("retryAfterSeconds") if isinstance(details, Mapping) else None)
@@ -53,7 +53,7 @@ def refusal(what: str, status: int, header: str | None, body: bytes) -> ApiError
 
 
 def seconds_of(value: Any) -> float | None:
-    """Of a Retry-After in seconds, which is what API servers send; None of anything else."""
+    """From a Retry-After in seconds, which is what API servers send; None for anything else."""
     try:
         return max(0.0, float(int(value)))
     except (TypeError, ValueError):
@@ -61,7 +61,7 @@ def seconds_of(value: Any) -> float | None:
 
 
 def parse(body: bytes) -> Mapping[str, Any]:
-    """A Status; empty where a proxy answered instead of the API server."""
+    """From a Status; empty where a proxy answered instead of the API server."""
     try:
         answer = json.loads(body)
     except ValueError:

@@ -45,10 +45,10 @@ class QuarantineEvents:
         self._clock = clock
         self._instance = instance[:INSTANCE_LENGTH]
         self._told: dict[str, tuple[str, float]] = {}
-        """By pod: the last reason, empty since it is well again, and when the last event was or is due."""
+        """By pod: the last reason, empty once it is well again, and when the last event was or is due."""
 
     def follow(self, pool: Pool[Any]) -> None:
-        """Also these pods."""
+        """Watch these pods, too."""
         pool.listen(lambda peer: self._heard(pool, peer))
 
     def _heard(self, pool: Pool[Any], peer: Peer[Any]) -> None:

@@ -66,7 +66,7 @@ class Slice(BaseModel):
 
 
 def parsed(kind: type[M], raw: Any) -> M | None:
-    """None of what is not of this kind."""
+    """None for what is not of this kind."""
     try:
         return kind.model_validate(raw)
     except ValidationError:
@@ -97,8 +97,9 @@ def join(host: str, address_type: str, port: int) -> str | None:
 
 
 def merge(parts: Iterable[frozenset[Endpoint]]) -> frozenset[Endpoint]:
-    """One endpoint per server and one per address. While the cluster moves entries between slices one stands
-    in two; of a dual-stack pod IPv4 is used; an address that two pods claim belongs to the one that stays."""
+    """One endpoint per server and one per address. While the cluster moves entries between slices one may
+    stand in two; of a dual-stack pod IPv4 is used; an address that two pods claim belongs to the one that
+    stays."""
     entries = frozenset[Endpoint]().union(*parts)
     leaving = {key(entry) for entry in entries if entry.is_terminating}
     servers = (

@@ -27,7 +27,7 @@ DecoderPeer = Peer[decoder_pb2.DecoderStatus]
 
 
 class DecoderHost(Protocol):
-    """Whom a session's stream to its decoder tells of what comes."""
+    """What a session's stream to its decoder tells of all that comes."""
 
     async def media_started(self, init: common_pb2.MediaInit) -> None: ...
     async def segment_made(self, segments: list[MadeSegment]) -> None:
@@ -64,7 +64,7 @@ class DecoderStream:
         await converse(call, self._peer, self._read(call), self._write(call), watch)
 
     def close(self) -> None:
-        """Ask the decoder to answer what it has, then to end."""
+        """Ask the decoder to answer what it has been sent, then to end."""
         self._is_closing = True
         self._session.wakeup.fire()
 
@@ -141,7 +141,7 @@ class DecoderStream:
 
 
 def warmup_blocks(record: Record, start: int, peer: DecoderPeer) -> range:
-    """The blocks right before `start` whose latents are kept, as many as this decoder finds worth sending."""
+    """The blocks right before `start` whose latents are kept, at most as many as this decoder asks for."""
     wanted = peer.status.warmup_blocks if peer.status else 0
     first = start
     while first > max(0, start - wanted) and first - 1 in record.latents:

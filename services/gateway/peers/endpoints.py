@@ -16,7 +16,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One server: two endpoints of one server count its places twice."""
+    """One server: two endpoints of one server would count its places twice."""
 
     address: str
     """`host:port`, an IPv6 host in brackets."""

@@ -35,7 +35,7 @@ MAX_PROMPTS = 1024
 
 
 class StageHost(Protocol):
-    """Whom a session's stream to its stage tells of what comes."""
+    """What a session's stream to its stage tells of all that comes."""
 
     def credit_end(self) -> int:
         """Blocks below this index may be made."""
@@ -247,8 +247,9 @@ def applied_ahead(record: Record) -> list[Prompt]:
 
 
 def switch_again(prompt: Prompt) -> Request.SwitchPrompt:
-    """One of them. Its receipt has gone to the clients: it must not touch the blocks before that one, which
-    are in flight when it takes effect. As an entry of the opening's timeline it would."""
+    """One of them, as this stage is told of it. Its receipt has gone to the clients, so it must not touch
+    blocks before the one named there, though they are in flight when it takes effect. As an entry of the
+    opening's timeline it would."""
     mode = MODES[prompt.mode]
     if mode in (common_pb2.SWITCH_MODE_UNSPECIFIED, common_pb2.SWITCH_MODE_IMMEDIATE):
         mode = common_pb2.SWITCH_MODE_BOUNDARY
@@ -259,7 +260,8 @@ def switch_again(prompt: Prompt) -> Request.SwitchPrompt:
 
 def switch_of(prompt: Prompt, start: int, after: int) -> Request.SwitchPrompt:
     """An accepted switch, as the stage is told of it; a block before `start` is not waited for any more. At
-    `after` one that was accepted before it is still to take effect, which must not take its place."""
+    `after` a switch that was accepted before this one is still to take effect, and must not take its
+    place."""
     switch = Request.SwitchPrompt(request_id=prompt.request_id, text=prompt.prompt, mode=MODES[prompt.mode])
     if prompt.at_block is not None and prompt.at_block >= max(start, after):
         switch.at_block = prompt.at_block

@@ -24,7 +24,7 @@ from services.gateway.peers.peer import Peer
 STATUS_S = 1.0
 """For the status of a stream that broke while we wrote."""
 LOOKS = 4
-"""How often a stall timeout is looked at."""
+"""Looks at what is owed, in one stall timeout."""
 
 
 Task = asyncio.Future[None]
@@ -124,7 +124,8 @@ async def read_within(call: Any, deadline_s: float, what: str) -> Any:
 
 
 async def watch_stall(what: str, limit_s: float, owed: Callable[[], int | None]) -> None:
-    """Raises StreamLost when something owed does not come: `owed` gives its number, None while nothing is."""
+    """Raises StreamLost when something owed does not come: `owed` gives its number, or None while nothing is
+    owed."""
     seen, since = None, time.monotonic()
     while True:
         await asyncio.sleep(limit_s / LOOKS)

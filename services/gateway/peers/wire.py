@@ -1,7 +1,7 @@
 """Parts of messages that go through unread: their bytes are taken out, and put into place, as protobuf would.
 
 Latents and segments are nearly all that comes and goes, and nobody here looks into them: to parse them and to
-write them again would copy them four times more. See developers.google.com/protocol-buffers, "Encoding".
+write them again would copy them four times more. See protobuf.dev, "Encoding".
 """
 
 from collections.abc import Iterator

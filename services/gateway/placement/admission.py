@@ -62,8 +62,8 @@ class Admission:
         )
 
     def enqueue(self, needs: Needs) -> Claim:
-        """Queue for a stage and a decoder; served at once where both are free. Who has the claim either waits
-        for it to the end, or cancels. Raises QueueFull."""
+        """Queue for a stage and a decoder; served at once where both are free. Whoever has the claim either
+        waits for it to the end, or cancels it. Raises QueueFull."""
         claim = Claim(needs, (self._stages, self._decoders), self._remove)
         if len(self._queue) >= self._max_queue and (self._is_kept(claim, {}) or not all(find_peers(claim))):
             raise QueueFull(f"{self._max_queue} sessions wait for a place already")
@@ -76,7 +76,7 @@ class Admission:
         return Places(*await self._hurry(needs, (self._stages, self._decoders)))
 
     async def stage(self, needs: Needs, avoid: Collection[str] = ()) -> Place[StageStatus]:
-        """A stage at another address than `avoid`, as `both`."""
+        """A stage at none of the addresses in `avoid`, as `both`."""
         return (await self._hurry(needs, (self._stages,), avoid))[0]
 
     async def decoder(self, needs: Needs, avoid: Collection[str] = ()) -> Place[DecoderStatus]:
@@ -95,7 +95,7 @@ class Admission:
 
     @property
     def models(self) -> Collection[str]:
-        """Names of all models that a stage has reported."""
+        """Names of all models that stages have reported."""
         return self._models.keys()
 
     @property
@@ -123,7 +123,7 @@ class Admission:
         return len(self._urgent)
 
     def num_recovering(self, kind: Kind) -> int:
-        """Sessions that lost their place there and wait for another; those that move have theirs still."""
+        """Sessions that lost their place there and wait for another; those that move still have theirs."""
         ledger = self.ledger(kind)
         return sum(ledger in claim.ledgers and not claim.avoid for claim in self._urgent)
 
@@ -137,7 +137,7 @@ class Admission:
         return self._stages.num_places
 
     def close(self) -> None:
-        """Watch no clock any more."""
+        """Set no more timers."""
         if self._timer:
             self._timer.cancel()
 
@@ -197,7 +197,7 @@ class Admission:
         return False
 
     def _num_kept(self, kind: Kind, needs: Needs) -> int:
-        """Of the places that would do."""
+        """How many of the places that would do are kept."""
         ledger, model = self.ledger(kind), (needs.model, needs.revision)
         peers = ledger.serving(of_model(*model))
         serving = {each: ledger.serving(of_model(*each)) for each in self.running.groups}

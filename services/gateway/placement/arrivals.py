@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 LATELY_S = 60
 BEFORE_S = 840
-"""The quarter of an hour that ends with the last minute shows what is usual."""
+"""The 14 minutes before the last one show what is usual."""
 
 
 class Arrivals:
@@ -26,8 +26,8 @@ class Arrivals:
         self._forget()
 
     def counts(self) -> tuple[int, int]:
-        """(in the last minute, in the 14 minutes before). Both 0 as long as nobody has watched for all of
-        that: what comes first would all look like a crowd."""
+        """(in the last minute, in the 14 minutes before). Both 0 until all of that has been watched: what
+        comes first would all look like a crowd."""
         self._forget()
         now = self._clock()
         if now - self._started_s < LATELY_S + BEFORE_S:

@@ -51,7 +51,7 @@ class Claim:
 
     async def wait(self) -> tuple[Place[Any], ...]:
         """The places, one per ledger, which the caller owns from here on. Cancelled: the claim is given up.
-        Raises SessionClosed where somebody else cancelled, and the second time."""
+        Raises SessionClosed where somebody else cancelled, and when called again."""
         try:
             await self._done.wait()
         except asyncio.CancelledError:
@@ -72,7 +72,7 @@ class Claim:
             place.release()
 
     async def changed(self) -> None:
-        """Until the position is another, or the wait is over; at once where it is."""
+        """Until the position changes, or the wait is over; at once where it is."""
         if not self._done.is_set():
             await self._moved.wait()
 

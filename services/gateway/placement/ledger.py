@@ -32,7 +32,7 @@ class Account(Generic[S]):
     era: int = 0
     """How often it failed."""
     num_failures: int = 0
-    """Without having served anybody between."""
+    """Without serving anybody in between."""
     back_s: float | None = None
     """Clock when it is trusted again; None: it is."""
 
@@ -82,7 +82,8 @@ class Place(Generic[S]):
         self._ledger.changed()
 
     def praise(self) -> None:
-        """The peer serves the session: earlier failures are forgotten. So does a release without blame."""
+        """The peer serves the session: earlier failures are forgotten. A release without blame says the
+        same."""
         self.is_open = True
         if self._era == self._account.era:
             self._account.num_failures = 0
@@ -114,7 +115,7 @@ class Ledger(Generic[S]):
         is_behind: Callable[[S], bool] = lambda status: False,
     ) -> None:
         """`open_timeout_s`: a session that has its place for longer is open there. `changed`: somebody might
-        find a place now. `freed`: a place was released; `left`: so many by other gateways' sessions.
+        find a place now. `freed`: a place was released; `left`: this many were, by other gateways' sessions.
         `is_behind`: as measured, too slow for the sessions that it has."""
         self._pool = pool
         self._fits = fits
@@ -141,7 +142,7 @@ class Ledger(Generic[S]):
 
     def num_used(self, peer: Peer[S]) -> int:
         """Places taken there, by whichever gateway's sessions. One counts from its grant, which a report
-        knows later, to a report after its release."""
+        shows only later, to the first report after its release."""
         return max(num_reported(peer), self._num_held(peer) + self._account(peer).num_others)
 
     def num_free_for(self, needs: Needs) -> int:
@@ -204,7 +205,7 @@ class Ledger(Generic[S]):
         return min((*self._revoked.values(), *backs), default=None)
 
     def close(self, place: Place[S]) -> None:
-        """It is given back, or taken."""
+        """It is given back, or taken back."""
         account = self._account(place.peer)
         account.places.discard(place)
         if place.is_current:

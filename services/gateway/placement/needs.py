@@ -23,9 +23,9 @@ class Needs:
     """Pixels; 0: the model's default."""
     height: int = 0
     encoders: frozenset[int] = frozenset()
-    """VideoEncoder values that the decoder must have; SOFTWARE every decoder has."""
+    """VideoEncoder values that the decoder must have; every decoder has SOFTWARE."""
     stagger: int = 0
-    """That the stage must allow; 0: its default will do."""
+    """Stagger that the stage must allow; 0: its default will do."""
     inflight_attention: int = common_pb2.INFLIGHT_ATTENTION_UNSPECIFIED
     """InflightAttention value that the stage must allow; UNSPECIFIED: its default will do."""
     priority: int = session_pb2.PRIORITY_NORMAL
@@ -46,7 +46,7 @@ class Needs:
 
 
 def of_model(model: str, revision: str) -> Needs:
-    """Of some session of this model, as far as all of them have them."""
+    """The needs that all sessions of this model have in common."""
     return Needs(session="", tenant="", model=model, revision=revision)
 
 

@@ -14,11 +14,11 @@ from services.gateway.peers.reports import Kind
 TELL_AGAIN_S = 1.0
 """All that run here are told that often: it shows that this gateway lives, and Redis may have lost them."""
 LOST_S = 3.0
-"""A gateway that has said nothing for so long is lost."""
+"""A gateway that has said nothing for this long is lost."""
 ALL = 2**30
 """More places than there are."""
 Model = tuple[str, str]
-"""And its revision."""
+"""Name and revision."""
 
 
 @dataclass
@@ -27,12 +27,13 @@ class Group:
 
     needing: Counter[str] = field(default_factory=Counter)
     lacking: Counter[str] = field(default_factory=Counter)
-    """That have lost what they need, or their gateway."""
+    """Those of them that have lost what they need, or their gateway."""
 
 
 @dataclass
 class Shortage:
-    """Fewer sessions are reported by machines than are said to run on them: what grew, and when."""
+    """Fewer sessions are reported by machines than are said to run on them: by how much that grew, and
+    when."""
 
     seen_s: float
     grown: list[tuple[float, int]] = field(default_factory=list)
@@ -57,7 +58,7 @@ class RunningSessions:
         self, clock: Callable[[], float], patience_s: float, doubt_s: float, changed: Callable[[], None]
     ) -> None:
         """`patience_s`: how long a place is kept for a session that does not take it. `doubt_s`: how long one
-        is that somebody left, where the other gateways cannot be asked who. `changed`: places may be free
+        that a session left is, where the other gateways cannot be asked which. `changed`: places may be free
         now."""
         self._clock = clock
         self._patience_s = patience_s
@@ -105,22 +106,23 @@ class RunningSessions:
         self._tell()
 
     async def yield_asked(self, session: str) -> None:
-        """Until another session has what this one waits for, and waits for what this one has: of two such the
-        one whose id is less keeps what it has."""
+        """Until another session has what this one waits for, and waits for what this one has: of two such
+        sessions the one with the lesser id keeps what it has."""
         await self._moved.until(lambda: self._must_yield(session))
 
     # What runs elsewhere.
 
     def left(self, kind: Kind, number: int) -> None:
-        """So many of other gateways' sessions left their places: whether they are over, only others know."""
+        """This many of other gateways' sessions left their places: whether they are over, only others
+        know."""
         if self._began_s is not None:
             self._left.append((self._clock(), kind, number))
             self._forget_left(self._clock() - self._doubt_s)
             self.news.set()
 
     def num_kept(self, kind: Kind, model: Model, like: Iterable[Model], num_there: int) -> int:
-        """Places to be kept from sessions of this model: for those of these models, which could use them; of
-        them the machines report so many."""
+        """Places to keep from queued sessions of this model, for running ones of the models in `like`, which
+        could use them. `num_there`: how many of these the machines report."""
         now_s = self._clock()
         if self._began_s is not None and self._asked_s < self._began_s > now_s - self._doubt_s:
             return ALL
@@ -132,8 +134,8 @@ class RunningSessions:
         return max(num_lacking, self._num_short(kind, model, num_short, now_s)) + num_left
 
     async def share(self, journal: Journal, every_s: float) -> None:
-        """Tell and hear what is new; with nothing to tell and nobody who waits for it, that often. Raises
-        StoreUnavailable."""
+        """Tell and hear what is new; with nothing to tell and nobody who waits for it, at most once in
+        `every_s`. Raises StoreUnavailable."""
         asked_s = self._clock()
         self.news.clear()
         is_urgent = self._untold or self._over or self._left or self._shortages
@@ -184,7 +186,8 @@ class RunningSessions:
         self._lacking_since = since_s
 
     def _num_short(self, kind: Kind, model: Model, number: int, now_s: float) -> int:
-        """Until it is known which: those of a lost gateway are soon known to be silent."""
+        """Sessions missing from the reports, until it is known which: those of a lost gateway are soon known
+        to be silent."""
         if number <= 0:
             self._shortages.pop((kind, model), None)
             return 0

@@ -9,13 +9,13 @@ from services.common.errors import Overloaded
 
 Response = session_pb2.ConnectResponse
 MAX_EVENTS = 512
-"""A controller that leaves so much unread loses its stream, not its session."""
+"""A controller that leaves this much unread loses its stream, not its session."""
 MAX_BEHIND = 16
 """Segments that a viewer may be behind before it jumps to the newest."""
 NEEDED = {"media_init", "skipped", "ended"}
 """Without these a viewer shows nothing, or something wrong, from there on."""
 MAX_MADE = 4
-"""Unread `block_made`: of more, the oldest are worth nothing to anybody."""
+"""Unread `block_made`: beyond it the oldest are dropped, since nobody needs them any more."""
 
 
 @dataclass(eq=False)
@@ -52,7 +52,7 @@ class Attachment:
         self._filled.set()
 
     def put_made(self, event: Response) -> None:
-        """A `block_made`, for who wants it; a client that does not read goes without."""
+        """A `block_made`, for a client that wants it; one that does not read goes without."""
         if self._is_closed or not self.with_ticks or len(self._queue) >= MAX_EVENTS:
             return
         unread = [item for item in self._queue if not isinstance(item, int) and item.HasField("block_made")]
@@ -91,8 +91,8 @@ class Attachment:
         return self._queue.popleft()
 
     def _make_room(self) -> None:
-        """The oldest event goes that the picture does not need; if all are needed, the oldest of them. No
-        segment does: nobody would be told."""
+        """Drop the oldest event that the picture does not need; if all are needed, the oldest of them.
+        Segments stay: nobody would be told of their loss."""
         events = [item for item in self._queue if not isinstance(item, int)]
         useless = (event for event in events if event.WhichOneof("message") not in NEEDED)
         self._queue.remove(next(useless, events[0]))

@@ -10,7 +10,7 @@ MAX_NAME_CHARS = 256
 def block_made(
     block: stage_pb2.GenerateResponse.Block, epoch: int, peer: Peer[stage_pb2.StageStatus]
 ) -> Response | None:
-    """None while the stage does not report: the numbers that a picture needs are in its status."""
+    """None while the stage does not report: two of the numbers are in its status."""
     if peer.status is None:
         return None
     made = session_pb2.ConnectResponse.BlockMade(

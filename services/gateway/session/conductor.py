@@ -47,7 +47,7 @@ class Conductor:
         self._production: Production | None = None
         self._is_taken_over = is_taken_over
         self._has_yielded = False
-        """It gave up its places for another, and is to have others before any queue."""
+        """It gave up its places for another session, and is to have others ahead of any queue."""
 
     @property
     def addresses(self) -> tuple[str, str]:
@@ -145,7 +145,8 @@ class Conductor:
             self.live.claim = None
 
     async def _enqueue(self) -> Claim:
-        """A place in the queue. A full one refuses new sessions; one that exists waits until it has room."""
+        """A place in the queue. A full one refuses new sessions; a session that exists waits until it has
+        room."""
         needs = needs_of(self.live, is_resumed=self._recoveries.was_active)
         while True:
             try:
@@ -154,7 +155,7 @@ class Conductor:
                 await asyncio.sleep(QUEUE_RETRY_S)
 
     async def _note_model(self, places: Places) -> None:
-        """Note which model makes it and what must be kept of it."""
+        """Note which model makes the session, and what must be kept of it."""
         live, stage, decoder = self.live, places.stage.peer.status, places.decoder.peer.status
         if live.record.notes.get(views.MODEL):
             return
@@ -211,7 +212,8 @@ class Conductor:
             await asyncio.sleep(QUEUE_NEWS_S)
 
     async def _resumed(self) -> None:
-        """Or made: then only acknowledgements are missing, which come during a pause as well."""
+        """Until it is resumed, or made: then only acknowledgements are missing, which come during a pause as
+        well."""
         await self.live.wakeup.until(lambda: not self.live.is_paused or self._is_made)
 
     async def _leave_idle(self) -> None:

@@ -48,9 +48,10 @@ class Keeper(Generic[S]):
         progress: Callable[[], int],
         is_complete: Callable[[], bool],
     ) -> None:
-        """`find`: another place, none of those addresses. `lost`: tell the session, before another place is
-        looked for and the machine is blamed; None: it moves on purpose. It raises what is the session's own
-        fault. `progress`: grows with what the streams bring. `is_complete`: they have brought everything."""
+        """`find`: another place, at none of the given addresses. `lost`: tells the session, before another
+        place is looked for and the machine is blamed; None: it moves on purpose. It raises what is the
+        session's own fault. `progress`: grows with what the streams bring. `is_complete`: they have brought
+        everything."""
         self.place = place
         self.is_done = False
         """The stream ended in order: nothing is left to do."""
@@ -75,7 +76,7 @@ class Keeper(Generic[S]):
         return "" if self.place.is_released else self.place.peer.address
 
     async def run(self) -> None:
-        """Until the stream ended in order. Raises what `find`, `open_stream` and `lost` do."""
+        """Until the stream ended in order. Raises what `find`, `open_stream` and `lost` raise."""
         try:
             while not (self.is_done or self._is_complete()):
                 await self._run_once()
@@ -119,7 +120,8 @@ class Keeper(Generic[S]):
         self.drain()
 
     async def _close_late(self) -> None:
-        """Leave a machine that does not answer any more: its own deadlines are longer than a viewer's."""
+        """Leave a machine that does not answer any more: its own deadlines are longer than a viewer's
+        patience."""
         await self._closing.wait()
         await asyncio.sleep(CLOSE_S)
         log.warning("a stream that moves did not end", address=self.place.peer.address, after_s=CLOSE_S)

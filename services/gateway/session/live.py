@@ -36,14 +36,14 @@ class LiveSession:
         self.claim: Claim | None = None
         """To its places, while it is in the queue."""
         self.num_had = record.num_acked
-        """Blocks that the controller has, as far as it said; of those the last may be made again."""
+        """Blocks that the controller has, as far as it said; the last of them may yet be made again."""
         self.max_unacked = shared.settings.gateway.max_unacked_segments
         self.alone_since = time.monotonic()
         """When the last controller left."""
         self.asking = asyncio.Lock()
-        """Held from the look whether a request id is new until it is journalled."""
+        """Held from checking whether a request id is new until it is journalled."""
         self.verdicts: dict[str, asyncio.Event] = {}
-        """Of switches that somebody waits for the stage's answer to."""
+        """For switches to which somebody awaits the stage's answer; by request id."""
         self.ordered_end: SessionOver | None = None
         """Somebody wants it to end."""
         self._attachments: set[Attachment] = set()
@@ -107,7 +107,7 @@ class LiveSession:
             await self.write(Noted(views.STATE, name.encode()))
 
     def is_news(self, state: "session_pb2.SessionState.ValueType") -> bool:
-        """Whether that, or whether it is to pause, was not told yet."""
+        """Whether this state, or that it is to pause or to go on, has not been told yet."""
         return state != self.state or self.is_paused != self._told_paused
 
     @property
@@ -195,7 +195,7 @@ class LiveSession:
         self.wakeup.fire()
 
     def end(self, over: SessionOver) -> None:
-        """Let it end; the first who asks is heard."""
+        """Let it end; the first reason given stands."""
         self.ordered_end = self.ordered_end or over
         self.wakeup.fire()
 
@@ -219,7 +219,8 @@ class LiveSession:
 
 
 async def to_its_end(step: Coroutine[Any, Any, None]) -> None:
-    """Also where the caller is cancelled meanwhile: a session knows of all that its journal has done."""
+    """Run it even where the caller is cancelled meanwhile: a session knows of all that its journal has
+    done."""
     task = asyncio.ensure_future(step)
     may_fail(task)
     try:

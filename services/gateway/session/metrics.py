@@ -1,4 +1,4 @@
-"""What the gateway counts and times, for Prometheus. Names: docs of the chart's dashboard use the same."""
+"""What the gateway counts and times, for Prometheus; the chart's dashboard and alerts use these names."""
 
 import time
 

@@ -74,7 +74,7 @@ class Production:
         try:
             self._tell_needs()
             await self._live.begin_epoch()
-            # The end comes first: where it meets a loss, nothing was lost any more.
+            # The end comes first: where it coincides with a loss, nothing was lost.
             await race(self._complete(), self._make(), self._decode(), self._give_away(), self._yield())
         finally:
             self._stage.place.release()
@@ -101,7 +101,7 @@ class Production:
         await asyncio.Event().wait()
 
     async def _decode(self) -> None:
-        """Run the decoder's stream, which the last segment ends; clients have still to acknowledge that."""
+        """Run the decoder's stream, which the last segment ends; clients have yet to acknowledge it."""
         await self._decoder.run()
         self._tell_needs()
         await asyncio.Event().wait()

@@ -82,7 +82,7 @@ class Recoveries:
             self.loss.is_put_off = True
 
     def stage_lost(self, lost: StreamLost | None) -> None:
-        """None: it moves on purpose. Raises SessionOver where no other stage would do better."""
+        """`lost` None: it moves on purpose. Raises SessionOver where no other stage would do better."""
         block = self._live.record.next_stage_block
         loss = self._note("stage", lost, block)
         loss.stage |= not is_planned(lost)

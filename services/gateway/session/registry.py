@@ -32,7 +32,7 @@ MOVES = "the session moves to another gateway; attach again"
 NUM_ORPHANS = 32
 """Sessions taken over at a time."""
 SHARE_S = 0.5
-"""At most between two looks whether there is something to tell of what runs."""
+"""The longest time between two looks for something to tell of what runs."""
 MIN_REST_S = 0.01
 END_S = 5.0
 """For a session's end to be journalled."""
@@ -69,7 +69,7 @@ class Registry:
         self.shared.admission.running.begin()
 
     async def close(self) -> None:
-        """Stop all that runs; what Redis has of it another gateway goes on with."""
+        """Stop all that runs; another gateway goes on with what Redis has of it."""
         tasks: list[asyncio.Task[Any]] = [*self._chores, *self._takeovers.values(), *self._runs.values()]
         for task in tasks:
             task.cancel()
@@ -189,7 +189,7 @@ class Registry:
             self.shared.metrics.forget(session)
 
     async def _take_over(self, session: str) -> LiveSession:
-        """Once for all who find it at a time, whoever of them stays."""
+        """One takeover for all who ask at the same time, whoever of them keeps waiting."""
         if self.is_leaving:
             raise NotReady(MOVES)
         if live := self.find(session):
@@ -215,7 +215,8 @@ class Registry:
         return live
 
     async def _renew(self) -> None:
-        """What no write has renewed lately, one after the other, so that segments need not wait for all."""
+        """Renew what no write has renewed lately, one after the other, so that no segment waits for all of
+        them."""
         lease_s, journal = self.shared.settings.gateway.lease_s, self.shared.journal
         sessions = [live for live in self.sessions if not journal.is_leased(live.lease, lease_s * 3 / 4)]
         spread_s = lease_s / 16
@@ -275,7 +276,7 @@ class Registry:
 
 
 def check_tenant(record: Record, tenant: str) -> None:
-    """Sessions of other tenants do not exist."""
+    """Raise SessionNotFound for a session of another tenant, as if there were none."""
     if record.tenant != tenant:
         raise SessionNotFound(f"no session {record.session}")
 

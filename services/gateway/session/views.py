@@ -16,7 +16,7 @@ MODEL, STATE, PAUSED, STARTED, EPOCH, UNKNOWN_WORDS, PROMPT = BRIEF_NOTES
 MOVED = "moved"
 """Names of the journal's notes."""
 INIT = "init/"
-"""And of those with a profile's MediaInit."""
+"""How the names of notes with a profile's MediaInit begin."""
 MAX_SHOWN = 200
 """Characters of a prompt in its receipt, and in lists."""
 
@@ -33,7 +33,8 @@ def timestamp(milliseconds: int) -> Timestamp:
 
 
 def first_frame(block: int, block_frames: int) -> int:
-    """Pictures before this block, of a model with so many latent frames per block."""
+    """Pictures before this block, of a model with `block_frames` latent frames per block: the very first
+    becomes one picture, each other four."""
     return 4 * block_frames * block - 3 if block else 0
 
 

@@ -166,7 +166,7 @@ export class Connection {
   takeOver(stream, { nextSequence, receipts = [], session }) {
     this.current?.retire();
     this.current = stream;
-    stream.newest = Number(nextSequence) - 1; // It takes that for known.
+    stream.newest = Number(nextSequence) - 1; // It takes what came before for known.
     const known = receipts.map((/** @type {any} */ receipt) => receipt.requestId);
     const forgotten = this.wasAttached ? this.granted.takeUnknown(known, Boolean(session.paused)) : [];
     this.outbox = new Map([...forgotten, ...this.outbox]);
@@ -236,7 +236,7 @@ export class Connection {
     this.timer = setTimeout(() => this.open(), Math.max(least * 1000, Math.random() * longest));
   }
 
-  /** The network or the tab is back: why wait. */
+  /** The network or the tab is back: no need to wait. */
   retryNow() {
     if (this.timer === undefined || document.visibilityState === "hidden") return;
     this.attempts = 0;

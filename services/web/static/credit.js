@@ -15,7 +15,7 @@ const LONGER = 1.5;
 export class Credit {
   /** Segments ahead to ask for. */
   wish = FIRST;
-  /** When it changed, or the picture stood still, last. */
+  /** When it last changed, or the picture last stood still. */
   changedAt = 0;
   /** Segments that played between the last two stalls, and the last of them. */
   run = 0;

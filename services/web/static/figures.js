@@ -60,7 +60,7 @@ export class Figures {
     this.show("delivered", String(this.delivered));
   }
 
-  /** After a pause or a sleep nothing of before counts. */
+  /** After a pause or a sleep, what was measured before counts no more. */
   forget() {
     this.ways = [];
     this.latencies = [];

@@ -51,7 +51,7 @@ class OperatorPage {
     if (!document.hidden && !isRefused) this.timer = setTimeout(() => this.read(), delay);
   }
 
-  /** What stands there is not what is. */
+  /** Say that what the page shows is out of date. */
   showOld() {
     setAttribute(byId("summary"), "data-level", "bad");
     const old = this.readAt ? ` What is shown is of ${new Date(this.readAt).toLocaleTimeString()}.` : "";

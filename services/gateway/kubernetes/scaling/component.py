@@ -1,4 +1,4 @@
-"""The stages, or the decoders: how many pods they should be, by all that one gateway knows."""
+"""The stages, or the decoders: how many pods there should be, by all that one gateway knows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Sizes:
     num_spare: int
     """Places to keep free."""
     assumed_sessions: int
-    """Per pod, as long as none has ever told."""
+    """Per pod, until one has reported how many it takes."""
     crowd_factor: float = 0.0
     """Sessions to expect for each that came with a crowd."""
 
@@ -51,7 +51,7 @@ class Component:
         self._offer: int | None = None
         self._offer_heard: int | None = None
         self._told_s = clock()
-        """When the others heard all that was wished."""
+        """When the others were last told what was wished."""
 
     def look(self, counts: Counts, *, is_settled: bool) -> None:
         """Make the number anew. Before all is settled, only what others wished counts."""
@@ -67,7 +67,7 @@ class Component:
         self.desired = None if wish is None else past_tolerance(wish, num_replicas(pods), self._tolerance)
 
     def say(self) -> Said:
-        """To the other gateways."""
+        """What to tell the other gateways."""
         return Said(self.kind, self._window.highest_own(self._clock() - self._told_s), self._offer)
 
     def hear(self, heard: Heard, told_s: float) -> None:

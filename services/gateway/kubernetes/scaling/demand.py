@@ -55,8 +55,8 @@ def crowd(num_lately: int, num_before: int, num_minutes: float) -> float:
 
 
 def num_expected(num_crowd: float, num_present: int, factor: float) -> int:
-    """Sessions of a crowd that are still to come: `factor` for each that has come. Who has left again
-    brings nobody, so the sessions that are there (`num_present`, waiting or served) bound it."""
+    """Sessions of a crowd that are still to come: `factor` for each that has come. Those that have left again
+    bring nobody, so the sessions that are there (`num_present`, waiting or served) bound it."""
     return math.ceil(factor * min(num_crowd, num_present))
 
 
@@ -66,7 +66,7 @@ def num_replicas(pods: Collection[PodLoad]) -> int:
 
 
 def usual_sessions(pods: Collection[PodLoad]) -> int | None:
-    """What one pod offers, in the mean of those that offer anything; None where none does."""
+    """What one pod offers, on average over those that offer anything; None where none does."""
     offers = [pod.max_sessions for pod in pods if pod.max_sessions and not pod.is_leaving]
     return max(1, sum(offers) // len(offers)) if offers else None
 

@@ -9,7 +9,7 @@ from services.gateway.kubernetes.scaling.scaler import Scaler
 
 
 class ScalerCollector(Collector):
-    """A number that is not known yet is not there: 0 would be an order to delete all pods."""
+    """A number that is not known yet is left out: 0 would be an order to delete all pods."""
 
     def __init__(self, scaler: Scaler) -> None:
         self._scaler = scaler

@@ -15,9 +15,9 @@ ASTRAY = {
     common_pb2.SERVING_STATE_DRAINING,
     common_pb2.SERVING_STATE_UNHEALTHY,
 }
-"""It was ready before."""
+"""States of a pod that was ready before."""
 STARTS_AGAIN_S = 900.0
-"""For a pod whose process has ended to load the model again, and again: longer, and it counts as away."""
+"""Time a pod whose process ended has to load its model again, in one try or several; then it is out."""
 
 
 class Pods:
@@ -26,7 +26,7 @@ class Pods:
     def __init__(
         self, pool: Pool[Any], ledger: Ledger[Any], replace_after_s: float, clock: Callable[[], float]
     ) -> None:
-        """`replace_after_s`: a pod that was ready and is not for so long is out."""
+        """`replace_after_s`: a pod that was ready, and has not been for this long, is out."""
         self._pool = pool
         self._ledger = ledger
         self._replace_after_s = replace_after_s

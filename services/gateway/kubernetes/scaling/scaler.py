@@ -28,7 +28,7 @@ class Scaler:
         shared: SharedDemand | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`shared`: None: this gateway is the only one."""
+        """`shared` None: this gateway is the only one."""
         self.components = {component.kind: component for component in components}
         self.is_leaving = False
         """Whoever watches had better watch another gateway."""
@@ -50,7 +50,7 @@ class Scaler:
         self._task = asyncio.create_task(self._run(), name="scaler")
 
     def leave(self) -> None:
-        """Let all watches end; the number is made until `close`."""
+        """Let all watches end; numbers are still made until `close`."""
         self.is_leaving = True
         self._wakeup.fire()
 
@@ -68,12 +68,12 @@ class Scaler:
             await self._shared.close()
 
     async def changed(self) -> None:
-        """Until a number is another one, or this gateway leaves."""
+        """Until a number changes, or this gateway leaves."""
         await self._wakeup.wait()
 
     def desired(self, kind: Kind) -> int | None:
-        """Pods to ask for, never less than have sessions now; None: too little is known, and any number would
-        be wrong."""
+        """Pods to ask for, never fewer than have sessions now; None: too little is known, and any number
+        would be wrong."""
         self.look()
         return self.components[kind].desired
 
@@ -105,7 +105,7 @@ class Scaler:
             self.look()
 
     def look(self) -> None:
-        """Make the numbers of what is known now."""
+        """Make the numbers from what is known now."""
         before = [component.desired for component in self.components.values()]
         for component in self.components.values():
             component.look(self.waiting, is_settled=self._is_settled(component))
@@ -135,8 +135,8 @@ class Scaler:
             component.hear(each, told_s)
 
     def _is_settled(self, component: Component) -> bool:
-        """Whether a number of our own cannot be low for want of reports; once and for all, since pods that
-        come later are new. A list of pods must have come."""
+        """Whether a number of our own can no longer be too low for want of reports. It stays so, since pods
+        that come later are new. A list of pods must have come."""
         has_heard = self._shared is None or self._heard_s is not None
         is_late = self._clock() - self._started_s >= self._settings.settle_s
         if component.pods.is_listed and (is_late or (has_heard and component.pods.have_all_reported)):

@@ -1,7 +1,7 @@
 """KEDA's ExternalScaler: one metric per component, the number of pods that there should be, with target 1.
 
-No answer waits for anything: each is of the last number made. What is asked for comes in the trigger's
-metadata, where KEDA also puts its own, so what is unknown there is passed over.
+No answer waits for anything: each tells the last number made. What is asked for comes in the trigger's
+metadata, where KEDA also puts its own, so what is unknown there is ignored.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -91,7 +91,7 @@ class ScalerServicer(externalscaler_pb2_grpc.ExternalScalerServicer):
 
 
 def component_of(reference: pb.ScaledObjectRef, path: str = "") -> Kind:
-    """Whom the trigger scales. `path`: where the reference stands. Raises InvalidField."""
+    """What the trigger scales. `path`: where the reference stands. Raises InvalidField."""
     named = reference.scalerMetadata.get("component", "")
     for kind in METRICS:
         if named == kind:

@@ -1,8 +1,8 @@
 """What the gateways tell each other through Redis, so that each gives the same number.
 
-Keys: `PREFIX:{scaler}:gateways` (a hash: by gateway, until when its counts count, and they), `:wishes` (the
-highest wish of each ten seconds) and `:offers` (what a pod offered last). Nothing is kept beyond its time,
-every key expires, and losing all of it costs no more than the hysteresis.
+Keys: `PREFIX:{scaler}:gateways` (a hash by gateway: until when its counts hold, and the counts), `:wishes`
+(the highest wish of each ten seconds) and `:offers` (what a pod offered last). Nothing is kept beyond its
+time, every key expires, and losing all of it costs no more than the hysteresis.
 """
 
 import re
@@ -66,7 +66,7 @@ class Counts:
 
     @classmethod
     def unpack(cls, stored: bytes) -> "Counts":
-        """None of what another version writes in another way; nobody counts more than a million."""
+        """All 0 for what another version writes in another way; nobody counts more than a million."""
         found = COUNTS.match(stored)
         return cls(*(min(int(number), MAX_COUNT) for number in found.groups("0"))) if found else cls()
 
@@ -87,7 +87,7 @@ class Heard:
     """What all of them say."""
 
     wishes: tuple[tuple[float, int], ...]
-    """(seconds that it still counts, pods), one's own included."""
+    """(seconds that it still counts, pods), this gateway's own included."""
     offer: int | None
     """The last that anybody saw."""
 
@@ -105,7 +105,7 @@ class SharedDemand(RedisCalls):
         ttl_s: float,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """`owner`: this gateway. `ttl_s`: how long what it says counts. `clock`: None: Redis's."""
+        """`owner`: this gateway. `ttl_s`: how long what it says counts. `clock` None: Redis's."""
         super().__init__(client, CALL_TIMEOUT_S, max_calls=2)
         self._keys = [f"{prefix}:{{scaler}}:{name}" for name in ("gateways", "wishes", "offers")]
         self._owner = owner
@@ -114,7 +114,7 @@ class SharedDemand(RedisCalls):
         self._clock = clock
 
     async def exchange(self, counts: Counts, said: Iterable[Said]) -> tuple[Counts, list[Heard]]:
-        """(sum of the other gateways, per component what all say). Raises StoreUnavailable."""
+        """(sum of the other gateways' counts, what all say of each component). Raises StoreUnavailable."""
         times = (self._ttl_ms, self._window_ms, BUCKET_MS, WISHES_KEPT_MS, OFFERS_KEPT_MS)
         words = [word for each in said for word in (each.kind, text(each.wish), text(each.offer))]
         others, *heard = await self._script(
@@ -123,7 +123,7 @@ class SharedDemand(RedisCalls):
         return sum(map(Counts.unpack, others), Counts()), [read(*each) for each in heard]
 
     async def leave(self) -> None:
-        """What this gateway said counts no more, except for its wishes. Raises StoreUnavailable."""
+        """What this gateway said no longer counts, except for its wishes. Raises StoreUnavailable."""
         await self._do("HDEL", self._keys[0], self._owner)
 
     def _now(self) -> str:
@@ -136,6 +136,6 @@ def text(number: int | None) -> str:
 
 
 def read(wishes: Iterable[tuple[bytes, bytes]], offer: bytes | None = None) -> Heard:
-    """Of a script's answer, which ends before a nil."""
+    """From a script's answer, which ends before a nil."""
     alive: Any = ((int(left_ms) / 1000, min(int(wish), MAX_COUNT)) for left_ms, wish in wishes)
     return Heard(tuple(alive), max(1, int(offer)) if offer else None)

@@ -14,7 +14,7 @@ class Window:
         self._own: deque[tuple[float, int]] = deque()
         """(when, wish): falling wishes, since an earlier one that is lower rules nothing."""
         self._shared: list[tuple[float, int]] = []
-        """(when it ends to count, wish)."""
+        """(when it stops counting, wish)."""
 
     def note(self, wish: int) -> None:
         """One's own, now."""
@@ -38,7 +38,7 @@ class Window:
         return max(self._own_since(age_s), default=None)
 
     def _own_since(self, age_s: float) -> list[int]:
-        """The newest rules on, however old."""
+        """The newest stays in force, however old."""
         now = self._clock()
         while len(self._own) > 1 and self._own[0][0] < now - self._length_s:
             self._own.popleft()
