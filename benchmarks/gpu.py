@@ -193,7 +193,7 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured together: the ratio only counts within one run."""
+    """What is measured together: a ratio means something only within one run."""
 
     name: str
     card: ModelCard

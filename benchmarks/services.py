@@ -4,8 +4,8 @@ python -m benchmarks.services [--out FOLDER] [--only load first_segment switch f
 
 At most six minutes. The load runs against a stage and a decoder that compute nothing but send messages of
 real size at playback rate; they and all clients share the machine with the gateway. The rest runs against
-real services, started here, on the CPU. With `--before`, a folder with an earlier state of this repository, a
-table more compares the two gateways: four minutes on top.
+real services, started here, on the CPU. With `--before`, a folder with an earlier state of this repository,
+one more table compares the two gateways: four more minutes.
 """
 
 import argparse

@@ -32,13 +32,13 @@ FRAMES = 12
 
 
 def added_s(data: bytes, received_s: float) -> float:
-    """What lies between the fakes and their client, of a segment's way: all but the decoder's own time."""
+    """Seconds of a segment's way from the stage to the client, without the decoder's own."""
     stage_sent, decoder_received, decoder_sent = STAMPS.unpack_from(data)
     return float(decoder_received - stage_sent + received_s - decoder_sent)
 
 
 class FakeStage:
-    """StageService: a block every `interval` seconds and session, as credit allows."""
+    """StageService: for each session a block every `interval_s`, as credit allows."""
 
     service = "cascade.v1.StageService"
     methods = (
@@ -164,7 +164,7 @@ class Credit:
         self._news = asyncio.Event()
 
     async def has(self, block: int) -> bool:
-        """Once this block may be sent; False: the client has closed."""
+        """Wait until this block may be sent; False: the client has closed."""
         while block >= self._end_block and not self._is_closed:
             self._news.clear()
             await self._news.wait()

@@ -20,7 +20,7 @@ Row = dict[str, Any]
 READY_S = 120.0
 RESULT_S = 60.0
 SETTLE_S = 5.0
-"""All sessions begin at once, which leaves work that is no part of playing."""
+"""All sessions begin within one interval, which leaves work that is no part of playing."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def fake(kind: str, *options: object) -> AbstractAsyncContextManager[Measured]:
 
 
 def complaints(gateway: Measured) -> list[str]:
-    """What its log says of things that went wrong; the first."""
+    """What its log says went wrong: the first lines."""
     lines = gateway.text().splitlines()
     return [line for line in lines if '"level": "info"' not in line and '"level": "debug"' not in line][:20]
 

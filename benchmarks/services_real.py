@@ -167,7 +167,7 @@ async def measure_fps(address: str, counts: Sequence[int] = (1, 2, 4), seconds: 
 
 
 async def fps(address: str, seconds: float, skip: int = 4) -> float:
-    """Of one session, after the first blocks."""
+    """Pictures per second that a client of one session receives, after its first `skip` blocks."""
     async with asyncio.timeout(seconds + LIMIT_S), Client(address) as client:
         session = await client.create(PROMPTS[0])
         async with client.connect(session) as stream:
@@ -187,7 +187,7 @@ async def fps(address: str, seconds: float, skip: int = 4) -> float:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Of ascending values; between two of them on the line."""
+    """Of ascending values; interpolated between two of them."""
     if len(values) == 1:
         return values[0]
     cuts = statistics.quantiles(values, n=100, method="inclusive")

@@ -1,4 +1,4 @@
-"""A rolling upgrade at noon: how long the pictures of watched sessions stand still, with real processes.
+"""A rolling upgrade while people watch: how long their pictures stand still, with real processes.
 
 python -m benchmarks.upgrade [--out FOLDER] [--sessions N] [--fps N]
 

@@ -31,7 +31,7 @@ window.firstPictureMs = new Promise((resolve) => {
   }).observe(document, { childList: true, subtree: true });
 });
 """
-"""Of the page's own clock, which begins with the navigation."""
+"""On the page's own clock, which begins with the navigation."""
 READY = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
 """All modules have come and run by then."""
 SWITCH = """

@@ -2,7 +2,7 @@
 
 python -m benchmarks.web_viewers --url ws://HOST:PORT/v1/sessions/... --token TOKEN --viewers N --seconds S
 
-The latter are the viewers: a process of its own, which prints what it received as one line of JSON.
+The command is the viewers' own process: it prints what they received as one line of JSON.
 """
 
 import argparse

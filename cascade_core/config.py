@@ -32,7 +32,7 @@ ExamplePrompt = Annotated[str, Field(max_length=1024, pattern=r"\S")]
 
 @dataclass(frozen=True, config=STRICT)
 class TransformerConfig:
-    """Dimensions of the causal Wan DiT (facts: Wan 2.1 family)."""
+    """Dimensions of the causal Wan DiT; the defaults are those of Wan 2.1."""
 
     dim: Positive
     """Width of a token."""
@@ -66,7 +66,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class SamplingConfig:
-    """Few-step flow matching (facts: inference constants)."""
+    """Few-step flow matching, as in the inference of the Self-Forcing family."""
 
     steps: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(min_length=1, max_length=16)]
     """Descending indices into the shifted table of 1000 timesteps; 1000 is pure noise."""
@@ -92,7 +92,7 @@ class WindowConfig:
     """Which frames a block attends to. Frames are latent frames, in whole blocks."""
 
     block_frames: Positive = 3
-    """Latent frames denoised together; 4 pictures each, the very first latent frame one."""
+    """Latent frames denoised together; each gives 4 pictures, the very first of a session one."""
     window_frames: Positive = 21
     """Newest frames a block sees, counted back from its own end, itself included."""
     sink_frames: Annotated[int, Field(ge=0)] = 0
@@ -143,9 +143,9 @@ class VideoConfig:
     """What playback expects."""
 
     width: FrameSide
-    """Default pixels; a session may choose its own multiple of 16."""
+    """Default width in pixels; a session may choose its own multiple of 16."""
     height: FrameSide
-    """Pixels, as `width`."""
+    """Default height in pixels, as `width`."""
     fps: Annotated[float, Field(gt=0, le=240)] = 16.0
     """Playback speed that the model was trained for."""
 
@@ -230,7 +230,7 @@ class ModelCard:
         return bool(self.files or self.bundled)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Shape [F, C, h, w] of one block's latents (the VAE is 8x spatial)."""
+        """Shape [F, C, h, w] of one block's latents, from pixels (the VAE is 8x in space)."""
         return (self.window.block_frames, self.transformer.in_channels, height // 8, width // 8)
 
     def tokens_per_block(self, height: int, width: int) -> int:
@@ -264,12 +264,12 @@ class EngineConfig:
     num_ranks: Annotated[int, Field(ge=1, le=16)] = 1
     """Rank processes; on CUDA one GPU each, so in Kubernetes equal to the pod's `nvidia.com/gpu`."""
     stagger: Stagger = 1
-    """Passes a block makes before its successor starts: 1 is the full cascade, P is sequential. Of sessions
+    """Passes a block makes before its successor starts: 1 is the full cascade, P is sequential. For sessions
     that ask for none."""
     allowed_staggers: tuple[Stagger, ...] | None = None
     """Those that a session may ask for; None: 1 to P."""
     inflight_attention: InflightAttention = "bidirectional"
-    """Whether a block sees the noisier blocks behind it (paper's default) or only those before it. Of
+    """Whether a block sees the noisier blocks behind it (paper's default) or only those before it. For
     sessions that ask for none."""
     allowed_inflight_attentions: tuple[InflightAttention, ...] | None = None
     """Those that a session may ask for; None: both."""
@@ -286,7 +286,7 @@ class EngineConfig:
     """torch.compile of the layers; costs minutes at start, pays on CUDA. Sessions of another size than the
     card's compile on first use, inside a tick: allow for it in `tick_deadline_s`."""
     max_sessions: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Sessions open at once; None: as many as fit into memory."""
+    """Sessions open at once; None: as many as fit in memory."""
     max_pixels: Annotated[int, Field(ge=256)] | None = None
     """Largest width x height of a session, so that nobody's size makes a tick miss its deadline; None: four
     times the card's."""
@@ -336,7 +336,7 @@ def check_engine(config: EngineConfig, card: ModelCard) -> None:
 
 
 def uses_random_weights(config: EngineConfig, card: ModelCard) -> bool:
-    """Asked for, or because the card has no weights and none are given."""
+    """Whether weights are random: asked for, or because the card has none and none are given."""
     return config.weights == RANDOM or (config.weights is None and not card.has_weights)
 
 
@@ -365,7 +365,7 @@ def load_cards() -> dict[str, ModelCard]:
 
 
 def load_card_file(path: Path) -> ModelCard:
-    """Read one card; the error names the file and the field."""
+    """Read one card. Raises InvalidConfig that names the file and the field."""
     try:
         return make(ModelCard, tomllib.loads(path.read_text()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, InvalidConfig, OSError) as error:
@@ -373,7 +373,7 @@ def load_card_file(path: Path) -> ModelCard:
 
 
 def find_card(model: str) -> ModelCard:
-    """The card of that name, or the card in that TOML file."""
+    """The card of that name, or the card in that TOML file. Raises UnknownModel or InvalidConfig."""
     if model.endswith(".toml"):
         return load_card_file(Path(model))
     cards = load_cards()

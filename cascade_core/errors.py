@@ -56,6 +56,6 @@ class SessionClosed(CascadeError):
 
 
 class SessionLost(CascadeError):
-    """The ranks under the session died, failed or hung; its journal can be reopened elsewhere."""
+    """The ranks under the session died, failed or hung; it can be reopened elsewhere from its journal."""
 
     retryable = True

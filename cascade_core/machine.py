@@ -10,7 +10,7 @@ import torch
 
 
 def machine() -> dict[str, Any]:
-    """This machine, now."""
+    """What to record beside a figure that is measured now."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "processor": _processor(),
@@ -21,14 +21,14 @@ def machine() -> dict[str, Any]:
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the CPU multiplies matrices in bfloat16 (AMX, AVX512-BF16); others gain nothing from it."""
+    """Whether the CPU multiplies matrices in bfloat16 (AMX, AVX512-BF16); other CPUs gain nothing from it."""
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def num_threads(num_processes: int = 1) -> int:
-    """CPU threads of one of so many processes that compute at once: OMP_NUM_THREADS, by which machines are
-    shared out, else its part of the cores that this process may run on."""
+    """CPU threads for each of `num_processes` that compute at once: OMP_NUM_THREADS, which whoever shares out
+    a machine sets, else an equal part of the cores that this process may run on."""
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is for nested teams
     if wanted.isdecimal() and int(wanted):
         return int(wanted)

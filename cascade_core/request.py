@@ -23,7 +23,7 @@ from cascade_core.schedule import Shape, Timeline, Work, context_blocks, engine_
 MAX_PROMPTS = 1024
 """Entries of a prompt timeline."""
 MAX_PROMPT_CHARACTERS = 32_768
-"""Refused before it travels; the tokens that the model takes are counted by the text encoder."""
+"""A longer prompt is refused before it travels; the text encoder counts the tokens that the model takes."""
 
 MAX_FPS = 240
 
@@ -55,7 +55,7 @@ class SessionRequest:
     switch_mode: SwitchMode = "immediate"
     """How the timeline's later prompts take effect."""
     fps: float = 0.0
-    """Frames per second at which the viewer plays, up to 240: what blocks are due by; 0: the card's."""
+    """Frames per second at which the viewer plays, up to 240: says when blocks are due; 0: the card's."""
     stagger: int = 0
     """Passes a block makes before its successor starts, one of the engine's `allowed_staggers`; 0: the
     engine's own."""
@@ -78,7 +78,7 @@ class SwitchRequest:
 
 
 def check_types(request: SessionRequest | SwitchRequest) -> None:
-    """Raise InvalidRequest, naming the field, where a value has another type than declared."""
+    """Raise InvalidRequest, naming the field, where a value is not of the declared type."""
     try:
         TypeAdapter(type(request)).validate_python(request)
     except ValidationError as error:
@@ -107,14 +107,14 @@ def with_defaults(request: SessionRequest, config: EngineConfig, card: ModelCard
 
 
 def session_shape(request: SessionRequest, shape: Shape) -> Shape:
-    """The session's own, on an engine of this shape. The request is one with defaults."""
+    """The session's own shape, on an engine of `shape`. The request is one that `with_defaults` made."""
     assert request.stagger
     assert request.inflight_attention
     return replace(shape, stagger=request.stagger, inflight_attention=request.inflight_attention)
 
 
 def initial_prompts(request: SessionRequest) -> list[int]:
-    """Timeline entries that count at the start: those of context blocks and of the first block."""
+    """Blocks of the timeline entries in force at the start: for the context blocks and the first block."""
     entries = sorted(block for block in request.prompts if block <= request.start_block)
     blocks = (*request.context, request.start_block)
     return sorted({entries[max(0, bisect_right(entries, block) - 1)] for block in blocks if entries})
@@ -149,7 +149,7 @@ def check_request(request: SessionRequest, config: EngineConfig, card: ModelCard
 
 
 def check_schedule(request: SessionRequest, config: EngineConfig, card: ModelCard) -> None:
-    """Raise InvalidRequest, which begins with the field, where the engine does not allow what is asked."""
+    """Raise InvalidRequest, whose text begins with the field, where the engine allows no such schedule."""
     staggers, attentions = allowed_staggers(config, card), allowed_attentions(config)
     if request.stagger not in staggers:
         raise InvalidRequest(f"stagger: {request.stagger} is not one of {', '.join(map(str, staggers))}")

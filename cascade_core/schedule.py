@@ -14,7 +14,7 @@ from cascade_core.config import EngineConfig, InflightAttention, ModelCard, Swit
 
 @dataclass(frozen=True)
 class Shape:
-    """What a session's schedule follows. Those of one engine differ in stagger and attention alone."""
+    """What a session's schedule follows from. Shapes on one engine differ in stagger and attention alone."""
 
     num_passes: int
     """P: denoising passes and the context pass."""
@@ -37,7 +37,7 @@ class Shape:
 
 
 def engine_shape(config: EngineConfig, card: ModelCard) -> Shape:
-    """Of the sessions that ask for nothing else."""
+    """The shape of sessions that ask for no other."""
     window = replace(card.window, rope=config.rope) if config.rope else card.window
     num_passes = card.sampling.num_passes
     return Shape(
@@ -73,7 +73,7 @@ class TickPlan:
     recache: bool = False
     """LongLive's: clean blocks encoded anew, unmasked among themselves; see `cached_blocks`."""
     inflight_attention: InflightAttention = "bidirectional"
-    """Of the session."""
+    """The session's."""
 
     @property
     def works(self) -> list[Work]:
@@ -98,7 +98,7 @@ class Timeline:
     recache: bool = False
     """LongLive's switch: let blocks in flight finish, re-encode the window, then start the next block."""
     settled_from: int = 0
-    """Blocks before it were in flight when some were set back."""
+    """Blocks below this had started when some were last set back."""
 
     @property
     def finished(self) -> bool:
@@ -123,8 +123,8 @@ def recache_blocks(window: WindowConfig, next_block: int) -> list[int]:
 def cached_blocks(plan: TickPlan, shape: Shape) -> list[int]:
     """Blocks whose clean keys and values a tick leaves in the cache.
 
-    A recache keeps the sink as it was, unless it encodes all there is. The re-encoded blocks have the sink's
-    place otherwise: of as many of them, the oldest, nobody keeps or sees the new keys.
+    A recache that does not encode all there is keeps the sink as it was. The sink then takes the place of as
+    many of the oldest re-encoded blocks, whose new keys nobody keeps or sees.
     Source: LongLive v1.0, `_recache_after_switch` with `global_sink`.
     """
     blocks = [work.block for work in plan.works if work.pass_index == shape.context_pass]
@@ -180,9 +180,9 @@ def switch_prompt(
 
 
 def _set_back(timeline: Timeline, shape: Shape) -> Timeline:
-    """Blocks in flight are to make their last passes again; one that has not made so many starts anew later.
+    """Blocks in flight are to make their last passes again; one that has not made as many starts anew later.
 
-    Not while a block that this happened to is in flight, or a switch at every tick would hold the video up
+    Not while a block that was set back is still in flight, or a switch at every tick would hold the video up
     for ever.
     """
     num_denoising = sum(work.pass_index < shape.context_pass for work in timeline.in_flight)
@@ -200,7 +200,7 @@ def _set_back(timeline: Timeline, shape: Shape) -> Timeline:
 
 
 def starting_block(timeline: Timeline, shape: Shape) -> int | None:
-    """The block that would start in the coming tick."""
+    """The block that would start in the coming tick; None: none would."""
     return timeline.next_block if _can_start(timeline, shape) else None
 
 

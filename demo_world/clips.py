@@ -18,8 +18,8 @@ from demo_world.world import SIZE, Frames, Scene, block_frames
 MAX_OPEN = 4
 """Sessions open at once on each engine, so that it works while the last clip is decoded."""
 WARM_UP = 3
-"""Blocks that the decoder sees before a stretch in the midst of a clip: its pictures are then as in the whole
-clip, to one level of 255 in float32 and three in bfloat16."""
+"""Blocks that the decoder sees before a stretch in the middle of a clip: its pictures are then as in the
+whole clip, to one level of 255 in float32 and three in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def first_frame(block: int) -> int:
 
 @asynccontextmanager
 async def engines(config: EngineConfig, count: int) -> AsyncIterator[Sequence[Engine]]:
-    """So many, side by side. Raises CascadeError; nothing is left running."""
+    """`count` engines side by side. Raises CascadeError; nothing is left running."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(await Engine.start(config)) for _ in range(count)]
 

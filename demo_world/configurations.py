@@ -23,7 +23,7 @@ class Configuration:
     modes: tuple[SwitchMode, ...] = SWITCH_MODES
     """Of a prompt switch."""
     set_back: int = 0
-    """Passes that blocks in flight go back by at a switch; only that is filmed where there are any."""
+    """Passes that blocks in flight go back by at a switch; above 0 only switches are filmed."""
 
 
 def all_configurations(card: ModelCard) -> dict[str, Configuration]:

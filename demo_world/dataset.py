@@ -18,7 +18,7 @@ NUM_BLOCKS = 9
 SHOWN_MOTIONS: tuple[Motion, ...] = (*MOTIONS, "bounce", "bounce", "circle")
 """What motions are drawn from: more of those that need exact knowledge of the last places."""
 LATE_SHARE = 0.35
-"""Of the stretches: those that may begin later than their clip."""
+"""Share of the stretches that may begin later than their clip."""
 BLOCK_FRAMES = 3
 SHARD = 50
 """Clips encoded between two saves."""

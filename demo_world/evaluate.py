@@ -1,7 +1,7 @@
 """`python -m demo_world.evaluate`: is the cascade as good as sequential generation? Scored, with intervals.
 
 Every configuration makes the same clips (prompts and seeds), through the engine that serves users. What is
-measured of a clip is kept as it is done, in `<name>.rows.jsonl` beside the figures: the same command goes on
+measured of a clip is kept once done, in `<name>.rows.jsonl` beside the figures: the same command goes on
 where it was stopped, and one that asks for more clips begins with those that are there.
 """
 
@@ -81,7 +81,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
-    """An argparse type."""
+    """An argparse type: a whole number in least..most."""
 
     def number(text: str) -> int:
         if not (text.isdecimal() and least <= int(text) <= most):
@@ -161,7 +161,7 @@ def check_files(arguments: argparse.Namespace, sheets: Path) -> None:
 
 
 def read_figures(path: Path | None) -> Mapping[str, Any]:
-    """Of an evaluation before; empty where none is named."""
+    """Of an earlier evaluation; empty where none is named."""
     if path is None:
         return {}
     try:

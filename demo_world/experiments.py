@@ -31,8 +31,8 @@ SOON = 2
 
 
 def even_scenes(random: Random) -> list[Scene]:
-    """ROUND scenes in which every value of every attribute is as frequent as any other, and nearly so in the
-    first of them."""
+    """ROUND scenes in which every value of every attribute is as frequent as any other, and nearly so among
+    the first of them."""
 
     def even(values: Sequence[T]) -> list[T]:
         return [value for _ in range(ROUND // len(values)) for value in random.sample(values, len(values))]

@@ -83,7 +83,7 @@ class Filming:
             contact_sheet(rows, self._sheet(name, batch), every, f"{name}, {batch}")
 
     def _missing(self, name: str, batch: str, takes: Sequence[Take]) -> dict[int, Take]:
-        """By number; those of the contact sheet only together."""
+        """By number; those of the contact sheet all or none."""
         done = set(self.rows.of(name, batch))
         shown = set(range(min(SHEET_ROWS, len(takes))))
         if not (shown <= done and self._sheet(name, batch).exists()):

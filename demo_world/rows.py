@@ -1,4 +1,4 @@
-"""What was measured of each clip, a line of JSON written as it is done: an evaluation goes on from there."""
+"""What was measured of each clip, a line of JSON once it is done: an evaluation goes on from there."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from cascade_core.weights.locate import locate
 
 Row = dict[str, Any]
 FORM = 2
-"""Counts up when takes or rows become others."""
+"""Goes up when takes or rows become different ones."""
 
 
 class Rows:

@@ -15,7 +15,7 @@ Z = float(norm.ppf(0.975))
 
 
 def share(hits: Sequence[bool]) -> dict[str, Any]:
-    """Share of hits with Wilson's 95 % interval; None of all where there is nothing to count."""
+    """Share of hits with Wilson's 95 % interval; all None where there is nothing to count."""
     if not hits:
         return {"share": None, "low": None, "high": None, "num": 0}
     interval = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")

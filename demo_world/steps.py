@@ -28,16 +28,16 @@ Kind = Literal["joint", "independent", "sequential", "rollout"]
 COPIES = 2
 """Noisy versions of each clip that share one clean context."""
 EXACT_SHARE = 0.7
-"""Of the noise levels: those of inference; the rest is continuous."""
+"""Share of the noise levels that are those of inference; the rest is continuous."""
 CLEAN_SHARE = 0.2
-"""Of the blocks of an independent step: those that are not noisy at all."""
+"""Share of the blocks of an independent step that are not noisy at all."""
 CONTEXT_SIGMA = 0.15
 """The most noise in the context of a sequential step; half of them have none."""
 ON_COURSE = 0.15
 """The most that an own block may be off the true one, squared, for blocks after it to learn from the truth:
 its shape is then two pixels from the place. After one that is further off the truth is another video."""
 UNKNOWN_SHARE = 0.02
-"""Of the words: replaced by the unknown one, so that a prompt with a strange word still works."""
+"""Share of the words that become the unknown one, so that a prompt with a strange word still works."""
 
 
 class DemoModel(nn.Module):

@@ -1,4 +1,4 @@
-"""All services on this machine for as long as a block lasts, by the command `cascade up`."""
+"""All services on this machine for as long as a `with` lasts, by the command `cascade up`."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from cascade_client.processes.child import dying_with_us
 from cascade_core.errors import CascadeError
 
 READY_S = 300.0
-"""For all of them to serve; the model loads in it."""
+"""For all of them to serve, the loading of the model included."""
 STOP_S = 20.0
 
 

@@ -1,4 +1,4 @@
-"""The demo model's words: a closed vocabulary, one token a word."""
+"""The demo model's words: a closed vocabulary, one token per word."""
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -9,7 +9,7 @@ PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
 def vocabulary() -> list[str]:
-    """Every word that `world.describe` can say, and the comma; sorted."""
+    """Every word that `world.describe` can say, the comma and the full stop; sorted."""
     phrases = [text.replace("{", " ").replace("}", " ") for text in TEMPLATES]
     phrases += [*COLOURS, *BACKGROUNDS, *SHAPES, *MOTIONS, ",", "."]
     phrases += [word for words in WORDS.values() for word in words]

@@ -19,7 +19,7 @@ ROWS = 60
 """Blocks of a batch, noisy and clean: what a step costs."""
 RATES = Rates(muon=4e-3, adamw=2e-3)
 TUNING = 0.3
-"""Of the rates, for weights that have learned already."""
+"""Share of the rates, for weights that have learned already."""
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def _crop(clips: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _channels_last(model: AutoencoderKLWan) -> None:
-    """Kernels as the processor reads them fastest: encoding takes a third less."""
+    """Kernels as the processor reads them fastest: encoding takes a third less time."""
     for parameter in model.parameters():
         if parameter.ndim == 5:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)

@@ -167,7 +167,7 @@ def fastest_format(model: nn.Module, loss: Callable[[int], Tensor]) -> NumberFor
 
 
 def _least_seconds(model: nn.Module, loss: Callable[[int], Tensor], number_format: NumberFormat) -> float:
-    """The processor's, whatever else runs on it, of a few steps, of which none is taken."""
+    """The least processor seconds of a few steps, whatever else runs; none of them is taken."""
 
     def seconds() -> float:
         began = time.process_time()

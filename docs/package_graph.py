@@ -1,5 +1,5 @@
-"""`python docs/package_graph.py` draws the gateway's rooms into docs/architecture.md; `--check` only looks
-whether that picture is what the imports say; `PACKAGE`, such as `services.gateway.session`, prints any other.
+"""`python docs/package_graph.py` draws the gateway's rooms into docs/architecture.md; `--check` only checks
+that this picture is what the imports say; `PACKAGE`, such as `services.gateway.session`, prints any other.
 
 Mermaid: an arrow goes from who imports to who is imported; one that follows from others is left out. Exits
 with 1 where rooms import each other in a circle, and names it.

@@ -1,4 +1,4 @@
-"""Takes docs/images/page.webp, the moving picture of README: `python -m docs.page_film`.
+"""Takes docs/images/page.webp, README's moving picture: `python -m docs.page_film`.
 
 Real services with the demo model and a real browser: a prompt, and a switch while it plays. Each picture
 stands as long as it stood on the screen. Look at it before you commit it.
@@ -35,7 +35,7 @@ class Film:
         self._shots: list[tuple[float, bytes]] = []
 
     async def take(self, during: Awaitable[object]) -> None:
-        """As long as that lasts."""
+        """Pictures, for as long as that lasts."""
         task = asyncio.ensure_future(during)
         while not task.done():
             taken_s = time.monotonic()

@@ -16,7 +16,7 @@ FIRST, SECOND = "a red circle bounces on a white background", "a green triangle 
 
 
 async def page_picture(browser: Browser, url: str) -> None:
-    """In the middle of a prompt switch; the operator's view meanwhile."""
+    """Just after a prompt switch; the operator's view meanwhile."""
     context = await browser.new_context(viewport=SIZE, color_scheme="dark")
     context.set_default_timeout(LIMIT_MS)
     page = await context.new_page()

@@ -1,4 +1,4 @@
-"""What the contracts say of themselves: the comments above their parts, which the stubs no longer have."""
+"""What the contracts say of themselves: the comments above their parts, which the stubs' descriptors lack."""
 
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -26,7 +26,7 @@ Path_ = tuple[int, ...]
 
 @cache
 def compiled() -> tuple[FileDescriptorProto, ...]:
-    """Our own, with comments."""
+    """Our own contracts, with their comments."""
     with TemporaryDirectory() as folder:
         image = generate.compile_sources(generate.SOURCES, Path(folder)).read_bytes()
     return tuple(file for file in FileDescriptorSet.FromString(image).file if file.package == PACKAGE)

@@ -105,7 +105,7 @@ def find_drift(fresh: Path, committed: Path) -> list[str]:
 
 
 def check_stubs(sources: Path, work: Path, committed: Path) -> None:
-    """Of the package that has the name of the folder `committed`."""
+    """The stubs in the folder `committed`, which has the name of their package. Raises CheckFailed."""
     fresh = work / "stubs"
     fresh.mkdir(exist_ok=True)
     write_stubs(sources, work, fresh)
@@ -114,7 +114,7 @@ def check_stubs(sources: Path, work: Path, committed: Path) -> None:
 
 
 def check_contracts(sources: Path, work: Path, released: Path) -> None:
-    """Lint, format, and compatibility with what was released."""
+    """Format, lint, and compatibility with what was released. Raises CheckFailed."""
     image = compile_sources(sources, work)
     only = ["--config", ROOT / "buf.yaml", "--path", PACKAGES]
     buf("format", "--exit-code", "--diff", sources)

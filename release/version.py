@@ -72,7 +72,7 @@ def check(tree: Path) -> None:
 
 
 def say(path: Path, pattern: str) -> Iterator[str]:
-    """Every version there; one empty one where there is none."""
+    """Every version that the file says; one empty string where it says none."""
     yield from re.findall(pattern, path.read_text(), re.MULTILINE) or [""]
 
 

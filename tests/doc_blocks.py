@@ -84,7 +84,7 @@ class Block:
 
 
 def blocks() -> Iterator[Block]:
-    """Of all documents, in order of language."""
+    """Of all documents; in each the fenced ones first, then the indented."""
     for path in DOCUMENTS:
         name, text = str(path.relative_to(ROOT)), path.read_text()
         for language, code in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL):

@@ -122,7 +122,7 @@ def sites(path: Path, text: str) -> Iterator[Mutant]:
 
 
 def choose(root: Path, number: int, seed: int) -> list[Mutant]:
-    """As many, at random: each package by its lines."""
+    """So many, at random: each file by its lines."""
     rng = random.Random(seed)
     files = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
     texts = {path: path.read_text() for path in files}

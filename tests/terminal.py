@@ -131,7 +131,7 @@ class Terminal:
         return bool(data)
 
     def bar(self) -> str:
-        """The only one. Raises AssertionError where it is longer than a row or left pieces of itself."""
+        """The progress bar. Raises AssertionError where it is longer than a row or left pieces of itself."""
         found = [line for line in self.lines if "%|" in line]
         assert len(found) == 1, self.text()
         assert len(found[0]) <= self.columns, self.text()

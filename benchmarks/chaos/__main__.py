@@ -69,7 +69,7 @@ def plan(options: argparse.Namespace, number: int, seed: int, kills: int, shape:
 
 
 async def torment(options: argparse.Namespace, folder: Path) -> AsyncIterator[Outcome]:
-    """One installation after the other. Of those that nothing is to be said of, no logs stay."""
+    """One installation after the other. Only those with findings keep their logs."""
     with tqdm(total=options.kills, unit="kill") as bar:
 
         def tell(_: Outcome) -> None:
@@ -87,7 +87,7 @@ async def torment(options: argparse.Namespace, folder: Path) -> AsyncIterator[Ou
 
 
 async def watch_only(options: argparse.Namespace) -> AsyncIterator[Outcome]:
-    """Somebody else's."""
+    """Sessions of somebody else's installation."""
     key = os.environ.get("CASCADE_API_KEY")
     tls = Tls(ca=options.ca) if options.ca else None
     addresses = options.gateway.split(",")
@@ -102,7 +102,7 @@ async def watch_only(options: argparse.Namespace) -> AsyncIterator[Outcome]:
 
 
 async def measure(options: argparse.Namespace, head: Row, folder: Path) -> Row:
-    """What there is is stored after each installation."""
+    """What there is so far is stored after each installation."""
     outcomes: list[Outcome] = []
     results = results_of(head, outcomes)
     async for outcome in watch_only(options) if options.gateway else torment(options, folder):
@@ -136,7 +136,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def command(options: argparse.Namespace) -> str:
-    """What does the same things again."""
+    """The command that does the same things again."""
     watched, ours = ("gateway", "sessions", "seconds"), ("kills", "seed", "engine", "tls", "sessions", "pace")
     names = watched if options.gateway else ours
     given = [(name, getattr(options, name)) for name in names if getattr(options, name) is not None]

@@ -25,7 +25,7 @@ class Audience(Tally):
             self._tasks.append(asyncio.create_task(self._seat(number), name=f"seat {number}"))
 
     async def close(self) -> None:
-        """All sessions are deleted; returns when they have ended, or do not."""
+        """All sessions are deleted; returns when they have ended, or did not in `CLOSE_S`."""
         self.is_over = True
         _, pending = await asyncio.wait(self._tasks, timeout=CLOSE_S)
         for task in pending:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LATENTS = struct.Struct("<8sQ8s16s")
-"""Magic, block, prompt, digest: one byte each value of the latents, which bfloat16 holds exactly."""
+"""Magic, block, prompt, digest: each value of the latents is one byte, which bfloat16 holds exactly."""
 SEGMENT = struct.Struct("<8sQ8s16s16s")
 """As LATENTS, and the digest that the decoder knew of the block before."""
 MAGIC = b"cascade?"

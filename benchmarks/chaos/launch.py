@@ -3,7 +3,7 @@
 python -m benchmarks.chaos.launch stage|decoder|gateway demo|fake OFFSET_S
 
 `fake`: ranks and the decoder's worker are processes that compute nothing; all else is the service itself.
-OFFSET_S: so much its clock (`time.time`, by which it reckons) is ahead of this machine's.
+OFFSET_S: how far its clock (`time.time`, by which it reckons) is ahead of this machine's.
 """
 
 import runpy

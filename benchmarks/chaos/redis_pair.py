@@ -79,7 +79,7 @@ class Server:
             await self._child.wait()
 
     async def end(self) -> None:
-        """As it is asked to."""
+        """Ask it to end, and wait."""
         if self._child:
             await self._child.end(self._child.terminate, within_s=END_S)
 

@@ -27,7 +27,7 @@ ENDS_S = 3.0
 """For a process whose starter is gone."""
 RETRY_S = 60.0
 MAY_BE_DOWN = {"stage": 1, "decoder": 1, "gateway": 1, "Redis": 0}
-"""So many of each, and there is still a place for everybody."""
+"""How many of each may be down while there is still a place for everybody."""
 
 
 @dataclass(frozen=True)

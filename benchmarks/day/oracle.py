@@ -1,4 +1,4 @@
-"""The least that anybody could pay who knows the day in advance and lets nobody wait. Pure.
+"""The least that somebody could pay who knows the day in advance and lets nobody wait. Pure.
 
 Sessions are packed perfectly at every moment (moving one costs nothing), so ceil(sessions / places) pods are
 needed. A pod that starts is paid from its order until it is ready; one that is not needed for a shorter time
@@ -35,7 +35,7 @@ def loads(visits: list[Visit]) -> Iterator[tuple[float, int]]:
 
 
 def spans(steps: list[tuple[float, int]], above: int) -> Iterator[Span]:
-    """When more than so many sessions are there."""
+    """When more than `above` sessions are there."""
     start = None
     for (at, load), (_, before) in zip(steps, [(0.0, 0), *steps], strict=False):
         if load > above >= before:
@@ -45,7 +45,7 @@ def spans(steps: list[tuple[float, int]], above: int) -> Iterator[Span]:
 
 
 def bridge(needed: list[Span], gap_s: float) -> list[Span]:
-    """Without the gaps that are shorter."""
+    """Spans joined over the gaps that are shorter than `gap_s`."""
     joined = needed[:1]
     for (_, last), (start, end) in pairwise(needed):
         if start - last < gap_s:

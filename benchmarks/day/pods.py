@@ -22,9 +22,9 @@ class Hardware:
     """What a pod is and how long it takes to come; times in seconds, least and most."""
 
     max_sessions: int = 4
-    """Of one pod: pictures that it makes a second over those of playback."""
+    """Of one pod: the pictures that it makes a second over those that playback takes."""
     smooth_sessions: int | None = None
-    """So many it makes as fast as they play, more of them more slowly; None: all that it takes."""
+    """How many it makes as fast as they play; more of them are made more slowly. None: all that it takes."""
     num_gpus: int = 5
     node_s: tuple[float, float] = (120.0, 180.0)
     """A node is ordered, boots, joins, and its device plugin reports."""

@@ -29,7 +29,7 @@ WARM = {"shared": (0, 1, 4, 8, 16, 32), "alone": (0, 1, 4, 8, 16)}
 
 
 AS_BEFORE = {"crowd_factor": 0.0, "scale_down_after_s": 300.0}
-"""The defaults until record 150."""
+"""The defaults until decision 150."""
 TRIED: dict[str, dict[str, Any]] = {
     "crowd_factor 0, scale_down_after_s 300 (before)": AS_BEFORE,
     "crowd_factor 0, scale_down_after_s 60": {"crowd_factor": 0.0},

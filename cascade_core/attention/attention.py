@@ -57,7 +57,7 @@ def _preferred_kernel(device: str, dtype: torch.dtype) -> Kernel:
 
 
 def _cudnn_is_fast() -> bool:
-    """PyTorch's own rule for its SDPA: on these GPUs cuDNN beats FlashAttention 2; older ones had faults."""
+    """PyTorch's own rule for SDPA: on these GPUs cuDNN beats FlashAttention 2; older cuDNNs had faults."""
     version = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
     return version > 91500 and torch.cuda.get_device_capability() in ((9, 0), (10, 0))
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# torch 2.13 renamed it; older releases know only the first name.
+# torch 2.13 renamed it; older releases know only the second of these.
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 
 

@@ -47,7 +47,7 @@ class KvCache:
         shape = (2, config.num_layers, rows, config.num_heads, config.head_dim)
         self._keys, self._values = torch.zeros(shape, device=device, dtype=dtype)
         self.first = 0
-        """Oldest block of the window that is here; those before it were never written, or replaced."""
+        """Oldest block of the window that is here; those before it were never written, or were replaced."""
         self.end = 0
         """Blocks from here on are not clean yet."""
         self.has_sink = False
@@ -68,7 +68,7 @@ class KvCache:
         return sink, list(range(kept, self.end))
 
     def read(self, layer: int, blocks: Iterable[int]) -> list[KeyValue]:
-        """Views of the given blocks' keys and values, neighbours joined; order is of no meaning."""
+        """Views of the given blocks' keys and values, neighbours joined, in no particular order."""
         runs = contiguous_runs(sorted(self._row(block) for block in blocks))
         return [
             (self._keys[layer, start:stop], self._values[layer, start:stop])

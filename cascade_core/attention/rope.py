@@ -1,7 +1,7 @@
 """Three-axis rotary embedding: time, height, width. Pure functions.
 
 Rotations compose, and attention depends on position differences only. So a key that was rotated once is
-moved by turning it on, and there is no table that could end.
+moved by turning it further, and there is no table that could end.
 """
 
 from collections.abc import Sequence

@@ -72,7 +72,7 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
-    """An argparse type."""
+    """An argparse type: a whole number of at least `minimum`."""
 
     def whole_number(text: str) -> int:
         if not (text.isdecimal() and int(text) >= minimum):
@@ -243,7 +243,7 @@ class Bench:
             yield time.perf_counter() - started, plan.emits
 
     def switch(self, mode: SwitchMode) -> tuple[int, int]:
-        """Switch the prompt now: seconds of the text cache count to the next tick."""
+        """Switch the prompt now; the first block touched, and the first made under it alone."""
         prompt = self.timeline.prompt + 1
         self.runner.add_prompt(0, prompt, self.embedding)
         self.timeline, receipt = switch_prompt(self.timeline, self.shape, prompt, mode)
@@ -277,7 +277,7 @@ def measure_switch(card: ModelCard, mode: SwitchMode, blocks_after: int = 10, re
 
 
 def run_blocks(ticks: Iterator[tuple[float, int | None]], num_blocks: int) -> float:
-    """Seconds until that many blocks more are clean."""
+    """Seconds until that many more blocks are clean."""
     seconds, left = 0.0, num_blocks
     while left:
         tick_s, emitted = next(ticks)

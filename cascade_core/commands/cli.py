@@ -40,7 +40,7 @@ from cascade_core.media.piped import STANDARD_OUTPUT, is_piped
 
 T = TypeVar("T")
 LINE_EVERY_S = 5.0
-"""Without a terminal."""
+"""Between two lines of progress where there is no terminal."""
 ENDINGS = ("", ".mp4", ".m4v")
 FLAGS = {
     "num_ranks": "--ranks",
@@ -94,7 +94,7 @@ def build_parser() -> Parser:
 
 
 def engine_version() -> str:
-    """Of the distribution that this is part of."""
+    """The version of the distribution that this is part of."""
     for name in ("cascade-video", "cascade-workspace"):
         with suppress(PackageNotFoundError):
             return version(name)
@@ -242,7 +242,7 @@ def run_generate(arguments: argparse.Namespace) -> None:
                 return
             if progress.num_blocks == 0:
                 bar.set_description("generating", refresh=False)
-                bar.reset()  # loading does not count to the time left
+                bar.reset()  # loading does not count towards the time left
                 return
             bar.set_postfix_str(f"{progress.num_frames / progress.elapsed_s:.1f} FPS", refresh=False)
             bar.update(progress.num_blocks - bar.n)
@@ -275,7 +275,7 @@ def run_download(arguments: argparse.Namespace) -> None:
 
 
 async def cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
-    """SIGTERM (docker stop, timeout) cancels the work once, as Ctrl-C does; cleaning up is left in peace."""
+    """SIGTERM (docker stop, timeout) cancels the work, as Ctrl-C does; a second leaves cleaning up alone."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -299,7 +299,7 @@ def summary(figures: dict[str, Any], written: list[Path]) -> str:
 
 
 def complaint(error: CascadeError) -> str:
-    """The error with flags for the fields that it starts with."""
+    """The error, with flags in the place of fields that it names first."""
     names = "|".join(FLAGS)
     return re.sub(rf"(?:^|(?<=; ))({names})(?=[.:])", lambda match: FLAGS[match[1]], str(error))
 

@@ -1,5 +1,5 @@
-"""Fetch a model's files from the hub into a folder, which `weights` can then name. What is there stays, what
-is half there goes on.
+"""Fetch a model's files from the hub into a folder, which `weights` can then name. What is there stays;
+what is half there is completed.
 
 Imports no torch.
 """
@@ -15,14 +15,14 @@ from cascade_core.weights.locate import missing_files, patterns_of
 from cascade_core.weights.shards import is_complete
 
 MARKS = ".complete"
-"""Folder beside a repository's files that names those of several files which have arrived whole."""
+"""Folder beside a repository's files. A mark in it: a part of several files has arrived whole."""
 
 
 def download(card: ModelCard, folder: Path, tell: Callable[[str], None]) -> list[Path]:
     """Put every file of the card into `folder/<repository name>/<path>`, where `locate` finds it. Uses no
     network where all of them are there. `tell` hears of each that is fetched. Returns those.
 
-    Raises WeightsError where the card names no files, the hub refuses, or the line or the disk gives out;
+    Raises WeightsError where the card names no files, the hub refuses, or the connection or the disk fails;
     called again, it goes on from there.
     """
     if card.files is None:
@@ -54,7 +54,7 @@ def mark(part: FileConfig, folder: Path) -> Path:
 
 
 def is_there(part: FileConfig, folder: Path) -> bool:
-    """A file takes its name when it is whole; of several, some may lack that nothing else tells of."""
+    """A file takes its name when it is whole; of several, some may be missing: the mark says that none is."""
     path = home(part, folder) / part.path
     if not patterns_of(part.path):
         return path.is_file()
@@ -65,7 +65,7 @@ def is_there(part: FileConfig, folder: Path) -> bool:
 
 
 def fetch(part: FileConfig, folder: Path) -> Path:
-    """Raises WeightsError."""
+    """Download a part; where it is then. Raises WeightsError."""
     root = home(part, folder)
     try:
         if patterns := patterns_of(part.path):

@@ -73,7 +73,7 @@ class GenerateOptions:
 
 @dataclass(frozen=True)
 class Progress:
-    """When the session opens, and after each block."""
+    """How far it is: told when the session opens, and after each block."""
 
     num_blocks: int
     num_frames: int
@@ -286,7 +286,7 @@ def check_decoder(options: GenerateOptions, card: ModelCard) -> None:
 
 
 def pour(path: Path, write_to: Callable[[Path], object]) -> None:
-    """Into what can be neither renamed nor sought in."""
+    """Write to a pipe or a device, where nobody can rename or go back. Raises CascadeError."""
     try:
         with TemporaryDirectory() as folder:
             write_to(whole := Path(folder) / "whole")

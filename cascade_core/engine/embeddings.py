@@ -12,13 +12,13 @@ MAX_WAITING = 64
 
 
 class EmbeddingCache:
-    """Least recently used embeddings in front of a text encoder that takes one prompt at a time."""
+    """The most recently used embeddings, in front of a text encoder that takes one prompt at a time."""
 
     def __init__(self, encode: Callable[[str], Awaitable[Embedding]], num_entries: int) -> None:
         self._encode = encode
         self._num_entries = num_entries
         self._kept: OrderedDict[str, Embedding] = OrderedDict()
-        # One at a time, as the ranks do: a deadline then counts no queue, and equal prompts meet.
+        # One at a time, as the ranks do: a deadline then spans no queue, and equal prompts are embedded once.
         self._lock = asyncio.Lock()
         self._num_waiting = 0
 

@@ -68,7 +68,7 @@ class Engine:
         self._ranks = Ranks(config, self.card)
         self._embeddings = EmbeddingCache(self._ranks.encode, config.text_cache_entries)
         self._ahead: deque[TickPlan] = deque()
-        """Sent to the ranks and not answered."""
+        """Sent to the ranks and not answered yet."""
         self._counters = Counters(observer)
         self._supervisor: asyncio.Task[None] | None = None
 
@@ -123,7 +123,7 @@ class Engine:
         return max_pixels(self.config, self.card)
 
     def num_slots(self, others: Sequence[SessionRequest]) -> int:
-        """Sessions of the card's size that fit, those others included; 0 before the ranks have told."""
+        """Sessions of the card's size that fit, those others included; 0 before the ranks are up."""
         ranks = self._ranks.group.ready
         return num_slots(others, self.config, self.card, ranks) if ranks else 0
 

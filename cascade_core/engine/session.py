@@ -30,7 +30,7 @@ MAX_UNREAD_EVENTS = 32
 """Events that may wait for the reader; beyond it a session takes no ticks and no switches."""
 
 MAX_TICKS = 16
-"""Ticks that a block tells of; a cascade finishes one block each `stagger` ticks."""
+"""The most ticks that a block tells of; a cascade finishes one block every `stagger` ticks."""
 
 EndReason = Literal["closed", "complete", "positions_exhausted"]
 
@@ -40,7 +40,7 @@ class TickTiming:
     """What one tick of a session did, and how long it took."""
 
     index: int
-    """From 0 with each session."""
+    """Counted from 0 in each session."""
     compute_s: float
     """On the slowest rank."""
     ranks: tuple[tuple[Work, ...], ...]
@@ -240,7 +240,7 @@ class Session:
             self._primed.set()
 
     async def wait_primed(self) -> None:
-        """Until the context is in the caches; raises as `require_open`."""
+        """Until the context is in the caches; raises as `require_open` does."""
         await self._primed.wait()
         self.require_open()
 
@@ -257,7 +257,7 @@ class Session:
         return ticks
 
     def require_open(self) -> None:
-        """Raise SessionClosed once the session has ended, or what it was lost by."""
+        """Raise SessionClosed once the session has ended, or the error that it was lost with."""
         if self._error:
             raise self._error
         if self._ended:
@@ -315,7 +315,7 @@ class Session:
             self._num_switching -= 1
 
     def schedule(self, switch: PendingSwitch) -> None:
-        """Queue a switch; InvalidRequest if its block has started."""
+        """Queue a switch; InvalidRequest if its block has started, or is beyond the end."""
         if switch.block is not None and switch.block < self.timeline.next_block:
             raise InvalidRequest(f"at_block: {switch.block} has started; next is {self.timeline.next_block}")
         end = self.timeline.end_block

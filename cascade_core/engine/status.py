@@ -6,7 +6,7 @@ from statistics import median
 from typing import Protocol
 
 NUM_TICKS_KEPT = 100
-"""Ticks that the median is of."""
+"""Ticks that the median is taken over."""
 
 
 @dataclass(frozen=True)

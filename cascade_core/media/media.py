@@ -26,8 +26,8 @@ class Mp4Writer:
 
     The file grows under a hidden name beside `path` and gets its final name at the end, so `path` is at
     any time either absent (or the former file) or complete. Use it in a `with` block: leaving it completes
-    the file, leaving it by an exception removes what was written. Where the process itself is killed, who
-    killed it removes `partial_path`.
+    the file, leaving it by an exception removes what was written. Where the process itself is killed,
+    whoever killed it removes `partial_path`.
 
     Raises InvalidConfig when `path` cannot be written, CascadeError when the disk is full or fails later
     on, or when the block ends without a single frame.

@@ -1,4 +1,4 @@
-"""Latents to frames: the Wan VAE. Importing it takes seconds of diffusers: only where it is the decoder."""
+"""Latents to frames: the Wan VAE. Importing it takes seconds (diffusers): only where it is the decoder."""
 
 import json
 from pathlib import Path

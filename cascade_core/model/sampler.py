@@ -27,12 +27,13 @@ def pass_sigmas(sampling: SamplingConfig) -> tuple[float, ...]:
 
 
 def pass_timesteps(sampling: SamplingConfig) -> tuple[float, ...]:
-    """What the network is told at each pass, 0..1000; shift 5 gives 1000, 937.5, 833.3, 625, 0."""
+    """What the network is told at each pass, 0..1000: 1000, 937.5, 833.3, 625, 0 for steps
+    1000, 750, 500, 250 and shift 5."""
     return tuple(NUM_TRAIN_STEPS * sigma for sigma in pass_sigmas(sampling))
 
 
 def clean_estimate(noisy: Tensor, velocity: Tensor, sigma: float) -> Tensor:
-    """x0 = x_t - sigma * v, in float64 as the reference, returned as float32."""
+    """x0 = x_t - sigma * v, in float64 as in the reference, returned as float32."""
     return (noisy.double() - sigma * velocity.double()).float()
 
 

@@ -47,7 +47,7 @@ def build_model(
 ) -> CausalWanModel:
     """The transformer with the checkpoint's weights, or random ones (files None).
 
-    Raises WeightsError, or InvalidConfig where the machine has not the memory for it.
+    Raises WeightsError, or InvalidConfig where the machine lacks the memory for it.
     """
     with torch.device("meta"):
         model = CausalWanModel(card.transformer)
@@ -60,7 +60,7 @@ def build_model(
 
 
 def check_memory(card: ModelCard, model: CausalWanModel, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuse a model that cannot fit, before the machine kills whom it likes. `model` is on meta."""
+    """Refuse a model that cannot fit, before the kernel kills whatever it picks. `model` is on meta."""
     needed = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
     free = free_bytes(device, num_ranks=1)
     if needed > free:
@@ -82,8 +82,8 @@ def build_runner(load: Load, device: torch.device, dtype: torch.dtype) -> Runner
 def compile_layer(layer: Layer) -> None:
     """Fuse the element-wise parts between the attentions.
 
-    The attentions stay outside: `read_text` groups blocks by the identity of their text cache, which traced
-    would compile every layer and every prompt anew.
+    The attentions stay outside: `read_text` groups blocks by the identity of their text cache, which, if
+    traced, would compile anew for every layer and every prompt.
     """
     layer.qkv = torch.compile(layer.qkv)  # type: ignore[method-assign]
     layer.after_attention = torch.compile(layer.after_attention)  # type: ignore[method-assign]

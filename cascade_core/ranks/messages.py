@@ -1,6 +1,6 @@
 """What travels between the engine and its ranks: commands down, replies up, on a private socket pair.
 
-How it travels: `pipe.py`. Latents and embeddings do as NumPy arrays.
+How it travels: `pipe.py`. Latents and embeddings are NumPy arrays there.
 """
 
 from collections.abc import Mapping

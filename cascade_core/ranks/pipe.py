@@ -30,7 +30,7 @@ async def read_message(stream: asyncio.StreamReader) -> Any:
 
 
 class ChildEnd(Generic[Command, Reply]):
-    """The child's end. Where the parent is gone the child ends at once, whatever its other threads are in."""
+    """The child's end. Where the parent is gone the child ends at once, whatever its other threads do."""
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)

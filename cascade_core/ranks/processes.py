@@ -15,7 +15,7 @@ BORN, DIED, FAILED = range(3)
 STDERR = 2
 """Where prints of a rank go; sys.stderr may be replaced by something that is no file."""
 END_S = 3.0
-"""For a fork server whose engine and ranks are gone."""
+"""Time that a fork server has to end once its engine and ranks are gone."""
 
 
 class RankProcess:
@@ -24,7 +24,7 @@ class RankProcess:
     def __init__(self, process_id: int) -> None:
         self.pid = process_id
         self.returncode: int | None = None
-        """As of subprocess.Popen; None as well where nobody can tell."""
+        """As in subprocess.Popen; None also where nobody can tell."""
         self._ended = asyncio.Event()
 
     @property
@@ -55,8 +55,8 @@ class ForkServer:
         self._living: dict[int, RankProcess] = {}
 
     async def start_rank(self, descriptor: int) -> RankProcess:
-        """A process that serves this end of a socket pair. Raises OSError where none can be started. Given
-        up in the middle: what was started ends with the other end."""
+        """A process that serves this end of a socket pair. Raises OSError where none can be started. Where
+        the caller gives up meanwhile, what was started ends when the other end closes."""
         if self._link is None or self._listening is None or self._listening.done():
             await self.close()
             await self._start()
@@ -67,7 +67,7 @@ class ForkServer:
         return await birth
 
     async def close(self) -> None:
-        """The ranks have been told to end, or killed."""
+        """End the fork server; its ranks have been told to end, or were killed."""
         if self._link is None:
             return
         with suppress(OSError):
@@ -113,7 +113,7 @@ class ForkServer:
                 self._abandon(*self._living.popitem())
 
     def _abandon(self, process_id: int, rank: RankProcess) -> None:
-        """Nobody would hear of its end."""
+        """Kill a rank of whose end nobody would hear."""
         with suppress(ProcessLookupError):
             os.kill(process_id, signal.SIGKILL)
         rank.end(None)

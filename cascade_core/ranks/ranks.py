@@ -22,7 +22,7 @@ CLOSED = "the engine was closed"
 
 
 class Ranks:
-    """Asks the group on behalf of sessions; its loss is told in their errors."""
+    """Asks the group on behalf of sessions, and turns its loss into their errors."""
 
     group: RankGroup
     """The current one, from `start` on."""

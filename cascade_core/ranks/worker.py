@@ -112,7 +112,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def run(descriptor: int) -> NoReturn:
-    """`descriptor`: of the rank's end of the socket pair."""
+    """Serve the engine until it is gone. `descriptor`: of the rank's end of the socket pair."""
     pipe = Pipe(descriptor)
     try:
         load = pipe.commands.get()

@@ -25,19 +25,19 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Adapter:
-    """The part of PEFT's configuration that a merge needs. A value that is not allowed cannot be merged."""
+    """The part of PEFT's configuration that a merge needs. Other values than these cannot be merged."""
 
     r: Positive | None = None
     lora_alpha: Finite | None = None
     """None: each pair's rank."""
     rank_pattern: Mapping[re.Pattern[str], Positive] = Field(default_factory=dict)
-    """For layers whose names end with a match of the regular expression, as the next."""
+    """For layers whose names end with a match of the regular expression; `alpha_pattern` likewise."""
     alpha_pattern: Mapping[re.Pattern[str], Finite] = Field(default_factory=dict)
     use_rslora: bool = False
     use_dora: Literal[False] = False
     peft_type: Literal["LORA"] = "LORA"
     init_lora_weights: Literal[True, False, "gaussian", "eva", "orthogonal"] = True
-    """The others of PEFT change the weights below, too."""
+    """PEFT's others change the base weights, too."""
 
     def rank(self, layer: str) -> int | None:
         return _of_layer(layer, self.rank_pattern, self.r)

@@ -39,7 +39,7 @@ def read_tensors(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What stands in a safetensors file beside the tensors; of a folder's last. Empty for other files."""
+    """What stands in a safetensors file, or in all of a folder, beside the tensors. Empty for other files."""
     files = shard_files(path) if path.is_dir() else [path]
     metadata: dict[str, str] = {}
     for file in files:

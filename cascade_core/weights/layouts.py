@@ -83,7 +83,10 @@ def find_parameters(keys: Sequence[str], parameters: Iterable[str]) -> list[str 
 
 
 def transformers_umt5(state: Mapping[str, V]) -> dict[str, V]:
-    """An original Wan UMT5 encoder state in the names of transformers' `UMT5EncoderModel`."""
+    """An original Wan UMT5 encoder state in the names of transformers' `UMT5EncoderModel`.
+
+    Raises WeightsError where it is none.
+    """
     renamed = {_rename(strip_wrappers(key), UMT5): value for key, value in state.items()}
     if "shared.weight" not in renamed:
         raise WeightsError("no token_embedding.weight: not an original Wan UMT5 encoder")

@@ -27,7 +27,7 @@ STANDARD_NAMES: Final[dict[Part, tuple[str, ...]]] = {
 """Names besides the card's own: the diffusers layout, then the original Wan layout."""
 
 ADAPTER_MODEL: Final = "adapter_model"
-"""How PEFT calls a LoRA's file."""
+"""What PEFT calls a LoRA's file."""
 HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -48,7 +48,7 @@ def locate(card: ModelCard, weights: str | None) -> ModelFiles:
     """Find, and where allowed download, every part of a model.
 
     `weights` is a local folder (the card's paths, `<repository name>/<path>` side by side, or the
-    diffusers layout), a local file (the transformer, with the LoRA beside it under its card name), a hub
+    diffusers layout), a local file (the transformer, with the LoRA beside it, named as in the card), a hub
     id `owner/name`, or None for the card's own repositories or installed package. HF_HUB_OFFLINE is
     honoured.
 

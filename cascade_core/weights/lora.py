@@ -78,8 +78,8 @@ class Entry:
 def read_lora(path: Path, config: LoraConfig, state: Mapping[str, Tensor]) -> list[Update]:
     """What a file adds to the transformer `state`, which has our names.
 
-    Raises WeightsError with the file and the key: of a form that is not supported, for a parameter that is
-    not there, half of a pair, of a shape or rank that does not fit, or without usable, finite numbers.
+    Raises WeightsError that names the file and the key, for a form that is not supported, a parameter that is
+    not there, half a pair, a shape or rank that does not fit, or numbers that are not usable and finite.
     """
     with reading(path):
         tensors = read_tensors(path, ((config.key,) if config.key else ()) + TOP_KEYS)

@@ -13,7 +13,7 @@ from cascade_core.errors import WeightsError
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Make one WeightsError that names the file of whatever goes wrong inside.
+    """Turn whatever goes wrong inside into one WeightsError that names the file.
 
     Libraries that meet a damaged or hostile file stop with any exception: their checks come late, or never.
     """

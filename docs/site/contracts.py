@@ -47,7 +47,7 @@ def stem(file: FileDescriptorProto) -> str:
 
 
 def names(file: FileDescriptorProto) -> Iterator[str]:
-    """Of all messages and enums, as fields name them."""
+    """The names of all messages and enums, as fields give them."""
     yield from (f".{PACKAGE}.{enum.name}" for enum in file.enum_type)
     for message in file.message_type:
         yield from nested_names(message, f".{PACKAGE}")

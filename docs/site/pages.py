@@ -1,6 +1,6 @@
 """What the site has beside docs/: README, the references, and each file that a document links to.
 
-A hook of mkdocs. Documents link as GitHub wants it, by the way from file to file; here each such link leads
+A hook of mkdocs. Documents link as GitHub wants it, by the path from file to file; here each such link leads
 to the page of that file.
 """
 
@@ -57,7 +57,7 @@ def references() -> Iterator[tuple[str, str]]:
 
 
 def public_names() -> list[str]:
-    """Of the SDK."""
+    """What the SDK offers."""
     tree = ast.parse((ROOT / "cascade_client/__init__.py").read_text())
     (value,) = [each.value for each in tree.body if isinstance(each, ast.Assign)]
     names: list[str] = ast.literal_eval(value)

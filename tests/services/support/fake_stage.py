@@ -28,7 +28,7 @@ MAX_SWITCHES = 64
 BIDIRECTIONAL = common_pb2.INFLIGHT_ATTENTION_BIDIRECTIONAL
 CAUSAL = common_pb2.INFLIGHT_ATTENTION_CAUSAL
 IN_FLIGHT = 2
-"""An immediate switch rules alone so many blocks after the first that it touches."""
+"""Blocks from the first that an immediate switch touches to the first that it rules alone."""
 
 
 class FakeStage(Machine):

@@ -25,7 +25,7 @@ def client(url: str, tenant: str = "", **headers: str) -> httpx2.AsyncClient:
 
 
 class HttpTown:
-    """What the tests say of it."""
+    """A town, and a visitor without a key."""
 
     def __init__(self, place: Town, visitor: httpx2.AsyncClient) -> None:
         self.town = place

@@ -78,7 +78,7 @@ async def num_open(lines: list[Line]) -> int:
 
 @asynccontextmanager
 async def few_descriptors(module: str, variables: Mapping[str, str]) -> AsyncIterator[None]:
-    """A service's process."""
+    """A service's process, which may open `NUM_DESCRIPTORS` files."""
     command = f"ulimit -n {NUM_DESCRIPTORS}; exec {sys.executable} -m {module}"
     environment = {**clean_environment(), **variables}
     process = await asyncio.create_subprocess_exec("sh", "-c", command, cwd=ROOT, env=environment)

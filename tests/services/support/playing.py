@@ -142,7 +142,7 @@ class Player:
 async def playing(
     client: Client, session: Session, *, max_unacked: int = 0, deadline_s: float = PLAY_S
 ) -> AsyncIterator[Player]:
-    """A player at work; leave the block after `finished`, or to vanish."""
+    """A player at work. The `with` ends with the session; an exception leaves it at once."""
     async with client.connect(session, auto_ack=False, max_unacked_segments=max_unacked) as stream:
         player = Player(stream, session.name.removeprefix("sessions/"), deadline_s)
         running = asyncio.create_task(player.run())

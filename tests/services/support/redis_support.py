@@ -27,7 +27,7 @@ class RedisServer:
         self, *, cluster: bool = False, persistent: bool = True, tcp: bool = False, **options: str
     ) -> None:
         """`tcp`: `address` is reached as well. `options`: of redis.conf, such as `tls_port`."""
-        self.folder = Path(tempfile.mkdtemp(prefix="redis-"))  # short: a socket's path has 107 bytes
+        self.folder = Path(tempfile.mkdtemp(prefix="redis-"))  # short: a socket's path has 107 bytes at most
         self.url = f"unix://{self.folder}/s"
         self._options = {
             "port": "0",

@@ -199,7 +199,7 @@ class System:
         return ",".join(gateway.address for gateway in self.gateways)
 
     def mend(self) -> None:
-        """Start what is down, and let go on what is frozen; does not wait."""
+        """Start what is down, and thaw what is frozen; does not wait."""
         for program in self.programs:
             program.start()
             program.thaw()

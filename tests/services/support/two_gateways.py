@@ -37,7 +37,7 @@ class Gateway:
     other: Tenant
 
     def num_recovered(self, cause: str) -> float:
-        """Sessions that went on here after that: maybe before their clients were back."""
+        """Sessions that went on here after such a loss: maybe before their clients were back."""
         return self.recovered("count", cause)
 
     def recovered(self, what: str, cause: str) -> float:

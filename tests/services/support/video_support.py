@@ -129,7 +129,7 @@ class Browser:
         self.init = b""
         self.problem: dict[str, Any] = {}
         self.code: int | None = None
-        """It was closed with."""
+        """What it was closed with; None: it is open."""
         self._acks = acks
         self._news = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
