@@ -80,6 +80,7 @@ def test_a_prompt_switch_shows(room: Darkroom) -> None:
     assert min(settled[name]["share"] for name in ("colour", "background", "one_object")) > 0.7
 
 
+@pytest.mark.slow
 def test_a_stretch_is_decoded_as_in_the_whole_clip(room: Darkroom) -> None:
     whole = steady_takes(1, 9)[0]
     part = replace(whole, stretches=(range(2), range(7, 9)))
@@ -91,6 +92,7 @@ def test_a_stretch_is_decoded_as_in_the_whole_clip(room: Darkroom) -> None:
     assert np.abs(seen.astype(int) - expected).max() <= 4  # of 255
 
 
+@pytest.mark.slow
 def test_a_darkroom_that_is_lost() -> None:
     """Which the kernel may do where memory is short."""
     latents = np.zeros((3, 16, 12, 12), np.float32)

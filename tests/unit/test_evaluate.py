@@ -323,6 +323,7 @@ def scores(figures: Path, *options: str) -> dict[str, Any]:
 FEW = ["--quick", "--clips", "2", "--long", "1", "--longest", "1"]
 
 
+@pytest.mark.slow
 def test_everything_is_written(drawn: Drawn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = tmp_path / "scores.json"
     names = ["sequential", "bidirectional-1", "causal-1"]

@@ -80,6 +80,7 @@ async def test_ffprobe_agrees(decoder: Serving, tmp_path: Path) -> None:
 
 
 @shared
+@pytest.mark.slow
 async def test_each_session_has_its_own_fps_and_equal_latents_give_equal_bytes(
     decoder: Serving,
 ) -> None:
