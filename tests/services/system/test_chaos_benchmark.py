@@ -12,8 +12,13 @@ import pytest
 
 from benchmarks.chaos.checks import FakeCheck
 from benchmarks.chaos.content import NOTHING, make_block, prompt_mark
-from benchmarks.chaos.faults import WEIGHTS, steps
-from benchmarks.chaos.outages import deeper, longest_without, merge
+from benchmarks.chaos.faults import WEIGHTS, Fault, steps
+from benchmarks.chaos.inflict import Inflicted
+from benchmarks.chaos.installation import Shape
+from benchmarks.chaos.measures import excuse
+from benchmarks.chaos.outages import Span, deeper, longest_without, merge
+from benchmarks.chaos.run import Outcome, Plan
+from benchmarks.chaos.tally import Loss
 from cascade_client import Segment
 from tests.paths import ROOT
 from tests.services.support.redis_support import needs_redis
@@ -89,3 +94,28 @@ def test_outages() -> None:
     assert longest_without((2.0, 5.5), [(1.0, 4.0), (5.0, 6.0)]) == 1.0
     assert longest_without((1.5, 3.0), [(1.0, 4.0)]) == 0.0
     assert longest_without((7.0, 9.0), []) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("gateway_s", "redis_s", "unwatched", "is_excused"),
+    [
+        (10.0, 15.0, [], True),
+        (10.0, 30.0, [], False),
+        (10.0, 30.0, [(12.0, 20.0)], False),
+        (10.0, 30.0, [(12.0, 18.0), (20.0, 25.0)], True),
+        (10.0, 30.0, [(10.0, 21.0)], False),
+        (15.0, 10.0, [], True),
+        (30.0, 10.0, [], False),
+    ],
+)
+def test_what_excuses_a_lost_session(
+    gateway_s: float, redis_s: float, unwatched: list[Span], is_excused: bool
+) -> None:
+    """Its gateway and what Redis had: within 8 s, or without 8 s in which another could have had it."""
+    shape = Shape("fake", uses_tls=False)
+    outcome = Outcome(Plan(0, 1, 2, 1.0, 1, shape, 60.0), unwatched=unwatched)
+    outcome.inflicted = [
+        Inflicted(1, Fault("KILL", "gateway", 0.0), "gateway-0", gateway_s),
+        Inflicted(2, Fault("EMPTY", "Redis", 0.0), "redis", redis_s),
+    ]
+    assert bool(excuse(outcome, Loss("s", "gone", 40.0, 1, 1))) is is_excused

@@ -17,9 +17,9 @@ from services.gateway.journal import RedisStore, ReplicatedJournal, connect
 from services.gateway.journal.errors import StoreUnavailable
 from services.gateway.journal.redis_address import RedisFiles
 from tests.paths import ROOT
-from tests.services.gateway.journal.test_journal import blocks, caught_up, opened, until
 from tests.services.support.certificates import Authority
 from tests.services.support.gateway_support import town
+from tests.services.support.journal_support import blocks, caught_up, opened, until
 from tests.services.support.ports import free_port, needs_ipv6
 from tests.services.support.redis_support import RedisServer, SentinelServer, needs_redis
 
@@ -318,3 +318,21 @@ class TestSentinel:
             await store.num_open("acme")
         assert "No master found for 'other'" in caplog.text
         await store.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:6379",
+        "redis+sentinel://:secret@a:26379",
+        "redis+sentinel://:secret@a:b/primary",
+        "redis+sentinel://:secret@a,,b/primary",
+        "redis://:secret@a:1,b:2/0",
+        "redis://:sec/ret@a:1/0",
+        "redis://:secret@a/0?unknown=1",
+    ],
+)
+def test_an_address_that_is_none_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"^gateway\.redis_url: ") as refused:
+        connect(url)
+    assert "sec" not in str(refused.value)
