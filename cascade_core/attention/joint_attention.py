@@ -86,16 +86,16 @@ class Reader:
         oldest = window_start(work, shape)
         self._cache = cache
         self._clean_sink, self._clean_window = cache.visible(oldest)
-        shift = max(0, oldest - shape.window.sink_blocks)
-        if plan.recache:  # all see the same: the sink, where it stays, and what is encoded anew
-            self._in_flight = cached_blocks(plan, shape)
+        if plan.recache:
+            # All see the same: what is encoded anew and, unless that is everything, the sink before it.
             shift = plan.works[0].block
+            self._in_flight = cached_blocks(plan, shape)
             self._clean_sink, self._clean_window = (self._clean_sink if shift else []), []
         else:
+            shift = max(0, oldest - shape.window.sink_blocks)
             self._in_flight = visible_in_flight(work, plan.works, shape, plan.inflight_attention)
-        if shape.window.rope == "absolute":
-            shift = 0
         # rope = window: the sink stays right in front of the window instead of falling ever further behind.
+        shift = shift if shape.window.rope == "window" else 0
         self._moved_sink = range(shape.window.sink_blocks) if shift else range(0)
         self._angles = time_shift_angles(shift * shape.window.block_frames, cache.head_dim, cache.device)
 

@@ -31,7 +31,7 @@ from tests.services.support.gateway_support import (
     open_channel,
     until,
 )
-from tests.services.support.http_support import client, create, http_town
+from tests.services.support.http_support import HttpTown, client, create, http_town
 from tests.services.support.media_support import needs_ffprobe
 from tests.services.support.ports import free_port, needs_ipv6
 from tests.services.support.redis_support import RedisServer, needs_redis
@@ -135,11 +135,7 @@ async def test_every_address_serves_both_kinds() -> None:
     async with http_town(
         host="::", stages=[], decoders=[], is_ready=False, telemetry={"metrics_host": "::", "metrics_port": 0}
     ) as place:
-        ports = (httpx2.URL(place.town.url).port, place.town.server.telemetry.metrics_port)
-        for host in ("127.0.0.1", "[::1]"):
-            async with client("") as visitor:
-                assert (await visitor.get(f"http://{host}:{ports[0]}/healthz")).text == "ok\n"
-                assert (await visitor.get(f"http://{host}:{ports[1]}/metrics")).status_code == 200
+        await check_both_addresses(place)
 
 
 async def test_a_name_with_two_addresses_is_listened_on_at_both(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,17 +145,22 @@ async def test_a_name_with_two_addresses_is_listened_on_at_both(monkeypatch: pyt
     async with http_town(
         http={"host": "both.test"}, telemetry=telemetry, stages=[], decoders=[], is_ready=False
     ) as place:
-        ports = (httpx2.URL(place.town.url).port, place.town.server.telemetry.metrics_port)
-        for host in ("127.0.0.1", "[::1]"):
-            async with client("") as visitor:
-                assert (await visitor.get(f"http://{host}:{ports[0]}/healthz")).text == "ok\n"
-                assert (await visitor.get(f"http://{host}:{ports[1]}/metrics")).status_code == 200
+        await check_both_addresses(place)
 
 
 async def test_an_address_that_the_machine_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", two_addresses(("2001:db8::1", "127.0.0.1")))
     async with http_town(http={"host": "half.test"}, stages=[], decoders=[], is_ready=False) as place:
         assert (await place.visitor.get("/healthz")).text == "ok\n"
+
+
+async def check_both_addresses(place: HttpTown) -> None:
+    """The page and the metrics answer over IPv4 and IPv6."""
+    ports = (httpx2.URL(place.town.url).port, place.town.server.telemetry.metrics_port)
+    for host in ("127.0.0.1", "[::1]"):
+        async with client("") as visitor:
+            assert (await visitor.get(f"http://{host}:{ports[0]}/healthz")).text == "ok\n"
+            assert (await visitor.get(f"http://{host}:{ports[1]}/metrics")).status_code == 200
 
 
 def two_addresses(hosts: tuple[str, str]) -> Any:
