@@ -25,10 +25,11 @@ from tqdm import tqdm
 
 from benchmarks.clock import Clock, stopwatch
 from benchmarks.emulated import EmulatedExchange
+from benchmarks.folders import need_folder
 from cascade_core.attention.attention import kernels
 from cascade_core.attention.exchange import Exchange, SoloExchange
 from cascade_core.attention.joint_attention import JointAttention, Reader
-from cascade_core.commands.bench import check_folder, table
+from cascade_core.commands.bench import table
 from cascade_core.config import InflightAttention, ModelCard, find_card
 from cascade_core.machine import machine
 from cascade_core.model.model import CausalWanModel
@@ -411,7 +412,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure case by case and write after each, so that a late failure loses little."""
     options = parse_arguments(arguments)
-    check_folder(options.out)
+    need_folder(options.out)
     if not options.tiny and not torch.cuda.is_available():
         print("benchmarks.gpu: no CUDA device here (--tiny tries the code)", file=sys.stderr)
         return 2

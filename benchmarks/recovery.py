@@ -19,7 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cascade_core.commands.bench import at_least, check_folder, table
+from benchmarks.folders import need_folder
+from cascade_core.commands.bench import at_least, table
 from cascade_core.machine import machine
 from tests.services.support.faults import CASES, NUM_BLOCKS, UNDISTURBED, Case, run
 from tests.services.support.system import System, running_system
@@ -90,7 +91,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    check_folder(options.out)
+    need_folder(options.out)
     cases = [case for case in (UNDISTURBED, *CASES) if any(part in case.name for part in options.only)]
     given = shlex.join(sys.argv[1:] if arguments is None else arguments)
     results: Row = {

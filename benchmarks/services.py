@@ -21,8 +21,9 @@ from typing import Any
 from benchmarks import services_compare as comparison
 from benchmarks import services_load as load
 from benchmarks import services_real as real
+from benchmarks.folders import need_folder
 from cascade_client import CascadeClientError
-from cascade_core.commands.bench import check_folder, table
+from cascade_core.commands.bench import table
 from cascade_core.machine import machine
 
 Row = dict[str, Any]
@@ -159,7 +160,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="checkout of an earlier commit, for `compare`")
     parser.add_argument("--load-seconds", type=float, default=15.0, help="counted seconds of each load")
     arguments = parser.parse_args()
-    check_folder(arguments.out)
+    need_folder(arguments.out)
     info = machine() | {"load_before": os.getloadavg()[0]}
     results: dict[str, Any] = {"command": command(), "machine": info}
     results |= asyncio.run(measure(arguments.only, arguments.load_seconds, arguments.before))

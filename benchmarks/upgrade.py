@@ -20,7 +20,8 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
-from cascade_core.commands.bench import at_least, check_folder, table
+from benchmarks.folders import need_folder
+from cascade_core.commands.bench import at_least, table
 from cascade_core.machine import machine
 from tests.services.support.fleet import Shape, running_fleet
 from tests.services.support.rehearsal import ROLLING, Rehearsal, Seen, Upgrade, rehearse
@@ -125,7 +126,7 @@ async def run(options: argparse.Namespace) -> Row:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    check_folder(options.out)
+    need_folder(options.out)
     command = f"python -m benchmarks.upgrade --sessions {options.sessions} --fps {options.fps}"
     results = {"command": command, **asyncio.run(run(options))}
     write(results, options.out)

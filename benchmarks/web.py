@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import web_page, web_viewers
-from cascade_core.commands.bench import check_folder, table
+from benchmarks.folders import need_folder
+from cascade_core.commands.bench import table
 from cascade_core.machine import machine
 
 Row = dict[str, Any]
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the tables")
     parser.add_argument("--only", nargs="+", choices=TITLES, default=list(TITLES), help="tables to measure")
     arguments = parser.parse_args()
-    check_folder(arguments.out)
+    need_folder(arguments.out)
     info = machine() | {"load_before": os.getloadavg()[0], "browser": web_page.browser_version()}
     command = shlex.join(["python", "-m", "benchmarks.web", *sys.argv[1:]])
     results: dict[str, Any] = {"command": command, "machine": info}

@@ -32,8 +32,9 @@ from benchmarks.chaos.installation import Shape
 from benchmarks.chaos.measures import Row, findings
 from benchmarks.chaos.report import render, results_of, write
 from benchmarks.chaos.run import RETRY_S, Outcome, Plan, run, watch
+from benchmarks.folders import need_folder
 from cascade_client import Client, Tls
-from cascade_core.commands.bench import at_least, check_folder
+from cascade_core.commands.bench import at_least
 from cascade_core.machine import machine
 
 RUN_KILLS = 100
@@ -146,9 +147,9 @@ def command(options: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    check_folder(options.out)
+    need_folder(options.out)
     if options.logs:
-        check_folder(options.logs, "--logs")
+        need_folder(options.logs, "--logs")
     head: Row = {
         "command": command(options),
         "machine": machine(),

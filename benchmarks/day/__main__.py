@@ -25,7 +25,8 @@ from benchmarks.day.outcome import Row, breakdown, end_s, oracle_row, summarise
 from benchmarks.day.plot import draw
 from benchmarks.day.scenarios import KINDS, WARM, settings
 from benchmarks.day.simulation import Setting, simulate
-from cascade_core.commands.bench import at_least, check_folder, table
+from benchmarks.folders import need_folder
+from cascade_core.commands.bench import at_least, table
 from cascade_core.machine import machine
 
 SHOWN = "KEDA, 4 warm"
@@ -111,8 +112,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    check_folder(options.out)
-    check_folder(options.plot.parent, "--plot")
+    need_folder(options.out)
+    need_folder(options.plot.parent, "--plot")
     given = shlex.join(sys.argv[1:] if arguments is None else arguments)
     results: dict[str, Any] = {
         "command": f"python -m benchmarks.day {given}".strip(),

@@ -21,7 +21,8 @@ from tqdm import tqdm
 from benchmarks.day.outcome import Row, crowd_row, mean_row
 from benchmarks.day.scenarios import KINDS, tried
 from benchmarks.day.simulation import Setting, simulate
-from cascade_core.commands.bench import at_least, check_folder, table
+from benchmarks.folders import need_folder
+from cascade_core.commands.bench import at_least, table
 from cascade_core.machine import machine
 
 NOTES = (
@@ -67,7 +68,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    check_folder(options.out)
+    need_folder(options.out)
     given = shlex.join(sys.argv[1:] if arguments is None else arguments)
     command = f"python -m benchmarks.day.crowds {given}".strip()
     found: dict[str, dict[str, list[Row]]] = {kind: {} for kind in KINDS}

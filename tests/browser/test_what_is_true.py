@@ -73,6 +73,24 @@ async def test_places_are_those_that_a_machine_keeps_up_with(enter: Enter, visit
     await expect(page.find("#stages")).to_contain_text("fast enough for 5")
 
 
+async def test_places_of_unknown_speed_are_no_promise(enter: Enter, visit: OpenPage) -> None:
+    """Before its first tick a stage offers what fits into its memory: thousands, on two cores."""
+
+    async def fresh(route: Route) -> None:
+        answer = await route.fetch()
+        overview = await answer.json()
+        for view in overview.get("stages", []):
+            view["peer"] |= {"numUsed": 0, "numFree": 3786}
+            view["status"] |= {"medianTickTime": "0s"}
+        await route.fulfill(response=answer, json=overview)
+
+    place = await enter(open_town())
+    page = await visit(f"{place.url}/operator", routes={"**/v1/overview": fresh})
+    await page.until_text("#stage-slots", "0")
+    await page.until_text("#stage-slots-note", "3786 free, speed unknown")
+    await expect(page.find("#stages")).to_contain_text("0 used, 3786 free, speed unknown")
+
+
 async def test_a_decoder_that_falls_behind_needs_attention(enter: Enter, visit: OpenPage) -> None:
     async def slow(route: Route) -> None:
         answer = await route.fetch()

@@ -4,7 +4,7 @@
 import { Api } from "./api.js";
 import { byId, make, setAttribute, setText } from "./dom.js";
 import { KeyDialog } from "./key_dialog.js";
-import { condition, decoderPace, decoderRow, numFree, stagePace, stageRow } from "./peers.js";
+import { condition, decoderPace, decoderRow, freeText, numFree, stagePace, stageRow } from "./peers.js";
 import { ProblemBox, ProblemError } from "./problem.js";
 import { Sparks } from "./spark.js";
 import { summarize } from "./summary.js";
@@ -110,8 +110,9 @@ class OperatorPage {
 function showSlots(id, views, pace) {
   const used = views.reduce((sum, { peer }) => sum + peer.numUsed, 0);
   const free = views.reduce((sum, view) => sum + numFree(view.peer, pace(view)), 0);
-  setText(byId(id), `${used} / ${used + free}`);
-  setText(byId(`${id}-note`), `${free} free`);
+  const isKnown = views.every((view) => pace(view) !== null);
+  setText(byId(id), isKnown ? `${used} / ${used + free}` : `${used}`);
+  setText(byId(`${id}-note`), freeText(free, isKnown));
 }
 
 /** @param {any} view SessionView @param {number} now ms */

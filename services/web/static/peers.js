@@ -98,6 +98,11 @@ export function numFree({ numUsed, numFree }, fast) {
   return Math.max(0, Math.min(numFree, (fast ?? Infinity) - numUsed));
 }
 
+/** @param {number} free @param {boolean} isKnown whether its speed is: else it may not keep up with them */
+export function freeText(free, isKnown) {
+  return `${free} free${isKnown ? "" : ", speed unknown"}`;
+}
+
 /** @param {any} view @param {any[]} stages */
 export function decoderRow(view, stages) {
   const { status } = view;
@@ -130,7 +135,7 @@ function row(view, fast, rest) {
 function slots(peer, fast) {
   const free = numFree(peer, fast);
   const total = peer.numUsed + free;
-  const label = `${peer.numUsed} used, ${free} free`;
+  const label = `${peer.numUsed} used, ${freeText(free, fast !== null)}`;
   const meter = make("meter", { min: 0, max: Math.max(1, total), value: peer.numUsed, "aria-label": label });
   return make("span", { class: "slots" }, meter, label);
 }

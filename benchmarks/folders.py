@@ -1,0 +1,15 @@
+"""Where a benchmark writes: looked at before minutes of measuring."""
+
+import sys
+from pathlib import Path
+
+from cascade_core.commands.bench import check_folder
+from cascade_core.errors import InvalidConfig
+
+
+def need_folder(folder: Path, option: str = "--out") -> None:
+    """Make the folder; end with a sentence where it cannot be written."""
+    try:
+        check_folder(folder, option)
+    except InvalidConfig as error:
+        sys.exit(f"benchmarks: {error}")
