@@ -9,6 +9,8 @@ import sys
 from collections import deque
 from contextlib import suppress
 
+from cascade_core.ranks.source import finding
+
 NEWS = struct.Struct("!iii")
 """What the fork server tells: one of the next three, a process id, and an exit status or error number."""
 BORN, DIED, FAILED = range(3)
@@ -96,7 +98,8 @@ class ForkServer:
                 stdout=STDERR,
                 pass_fds=[theirs.fileno()],
                 process_group=0,
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # numpy's threads: none may run at a fork
+                # numpy's threads: none may run at a fork
+                env={**finding(self.module), "OPENBLAS_NUM_THREADS": "1"},
             )  # fmt: skip
         self._listening = asyncio.create_task(self._listen(ours), name="fork-server")
 

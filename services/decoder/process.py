@@ -10,6 +10,7 @@ from typing import Self
 from cascade_client.processes.child import Child
 from cascade_core.errors import CascadeError
 from cascade_core.ranks.pipe import pack, read_message
+from cascade_core.ranks.source import finding
 from services.decoder.messages import Command, DecoderReady, DecoderUnusable, LoadDecoder, Reply
 
 CLOSE_GRACE_S = 3.0
@@ -93,7 +94,9 @@ class WorkerProcess:
             self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
             command = (sys.executable, "-P", "-m", self.module, str(theirs.fileno()))
             try:
-                self._child = await Child.start(command, pass_fds=[theirs.fileno()])
+                self._child = await Child.start(
+                    command, environment=finding(self.module), pass_fds=[theirs.fileno()]
+                )
             except BaseException:
                 self._writer.close()
                 raise
