@@ -20,7 +20,8 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.folders import need_folder
-from cascade_core.commands.bench import at_least, table
+from cascade_core.commands.arguments import at_least
+from cascade_core.commands.bench import table
 from cascade_core.machine import machine
 from tests.services.support.faults import CASES, NUM_BLOCKS, UNDISTURBED, Case, run
 from tests.services.support.system import System, running_system

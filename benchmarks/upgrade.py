@@ -21,7 +21,8 @@ import psutil
 from tqdm import tqdm
 
 from benchmarks.folders import need_folder
-from cascade_core.commands.bench import at_least, table
+from cascade_core.commands.arguments import at_least
+from cascade_core.commands.bench import table
 from cascade_core.machine import machine
 from tests.services.support.fleet import Shape, running_fleet
 from tests.services.support.rehearsal import ROLLING, Rehearsal, Seen, Upgrade, rehearse

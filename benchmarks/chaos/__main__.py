@@ -34,7 +34,7 @@ from benchmarks.chaos.report import render, results_of, write
 from benchmarks.chaos.run import RETRY_S, Outcome, Plan, run, watch
 from benchmarks.folders import need_folder
 from cascade_client import Client, Tls
-from cascade_core.commands.bench import at_least
+from cascade_core.commands.arguments import at_least
 from cascade_core.machine import machine
 
 RUN_KILLS = 100

@@ -26,7 +26,8 @@ from benchmarks.day.plot import draw
 from benchmarks.day.scenarios import KINDS, WARM, settings
 from benchmarks.day.simulation import Setting, simulate
 from benchmarks.folders import need_folder
-from cascade_core.commands.bench import at_least, table
+from cascade_core.commands.arguments import at_least
+from cascade_core.commands.bench import table
 from cascade_core.machine import machine
 
 SHOWN = "KEDA, 4 warm"

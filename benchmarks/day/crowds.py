@@ -22,7 +22,8 @@ from benchmarks.day.outcome import Row, crowd_row, mean_row
 from benchmarks.day.scenarios import KINDS, tried
 from benchmarks.day.simulation import Setting, simulate
 from benchmarks.folders import need_folder
-from cascade_core.commands.bench import at_least, table
+from cascade_core.commands.arguments import at_least
+from cascade_core.commands.bench import table
 from cascade_core.machine import machine
 
 NOTES = (

@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from cascade_core.attention.exchange import SoloExchange
+from cascade_core.commands.arguments import TITLES
 from cascade_core.config import (
     EngineConfig,
     InflightAttention,
@@ -42,44 +43,6 @@ from cascade_core.schedule import Shape, Timeline, plan_tick, switch_prompt
 Row = dict[str, Any]
 PROMPT = {0: "a red circle moves left"}
 MIB = 2**20
-
-TITLES = {
-    "speedup": "Cascade over sequential, `bench` card, one thread per rank",
-    "first_block": "Time to the first clean block, `bench` card",
-    "switch": "Cost of a prompt switch, `demo` card, stagger 1, one thread",
-    "window": "Tick time and KV cache against window length, `demo` card, stagger 1, one thread",
-    "length": "Tick time and memory along one session, `demo` card, stagger 1, one thread, `rope = window`",
-}
-
-
-def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the tables")
-    parser.add_argument("--model", default="bench", help="card of the speed-up table (default: bench)")
-    parser.add_argument(
-        "--blocks", type=at_least(1), default=12, help="measured blocks a configuration (default: 12)"
-    )
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=TITLES,
-        default=list(TITLES),
-        metavar="TABLE",
-        help=f"tables to measure: {', '.join(TITLES)} (default: all)",
-    )
-    parser.add_argument(
-        "--frames", type=at_least(3), default=10_000, help="latent frames of the long session"
-    )
-
-
-def at_least(minimum: int) -> Callable[[str], int]:
-    """An argparse type: a whole number of at least `minimum`."""
-
-    def whole_number(text: str) -> int:
-        if not (text.isdecimal() and int(text) >= minimum):
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {minimum}")
-        return int(text)
-
-    return whole_number
 
 
 def check_folder(folder: Path, option: str = "--out") -> None:

@@ -1,6 +1,7 @@
 """The command `cascade-engine`: generate a video, list the models, download one, measure.
 
 Errors that the caller can mend are one sentence on stderr and exit status 2; all others exit with 1.
+What needs torch or the hub is imported where it runs: seconds that the other commands are spared.
 """
 
 import argparse
@@ -16,14 +17,12 @@ from contextlib import suppress
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args
 
 import shtab
 from tqdm import tqdm
 
-from cascade_core.commands.bench import add_bench_arguments, run_bench
-from cascade_core.commands.download import download
-from cascade_core.commands.generate import GenerateOptions, Progress, check_options, generate
+from cascade_core.commands.arguments import add_bench_arguments
 from cascade_core.commands.listing import list_models
 from cascade_core.config import (
     MAX_SIDE,
@@ -37,6 +36,9 @@ from cascade_core.config import (
 )
 from cascade_core.errors import CascadeError, InvalidConfig, UserError
 from cascade_core.media.piped import STANDARD_OUTPUT, is_piped
+
+if TYPE_CHECKING:
+    from cascade_core.commands.generate import GenerateOptions, Progress
 
 T = TypeVar("T")
 LINE_EVERY_S = 5.0
@@ -206,6 +208,8 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
 
 
 def run_generate(arguments: argparse.Namespace) -> None:
+    from cascade_core.commands.generate import GenerateOptions, check_options, generate
+
     config = engine_config(arguments)
     card = find_card(config.model)
     options = GenerateOptions(
@@ -233,7 +237,7 @@ def run_generate(arguments: argparse.Namespace) -> None:
         say("loading")
     with tqdm(total=options.num_blocks, unit="block", desc="loading", file=sys.stderr, disable=None) as bar:
 
-        def report(progress: Progress) -> None:
+        def report(progress: "Progress") -> None:
             nonlocal told_at
             if bar.disable:
                 if time.monotonic() - told_at > LINE_EVERY_S:
@@ -254,7 +258,7 @@ def run_generate(arguments: argparse.Namespace) -> None:
     say(summary(figures, [path for path in (options.output, options.latents, options.json) if path]))
 
 
-def check_files(options: GenerateOptions, *, may_overwrite: bool) -> None:
+def check_files(options: "GenerateOptions", *, may_overwrite: bool) -> None:
     """No file is replaced unasked, and none is called what it is not. Raises InvalidConfig."""
     for path in (options.output, options.latents, options.json):
         if path and os.path.isfile(path) and not may_overwrite:
@@ -268,6 +272,8 @@ def check_files(options: GenerateOptions, *, may_overwrite: bool) -> None:
 
 
 def run_download(arguments: argparse.Namespace) -> None:
+    from cascade_core.commands.download import download
+
     card = find_card(arguments.model)
     say(f"{card.name}: {card.title} · {card.licence}")
     fetched = download(card, arguments.to, say)
@@ -324,6 +330,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             case "download":
                 run_download(arguments)
             case "bench":
+                from cascade_core.commands.bench import run_bench
+
                 run_bench(arguments)
             case "completion":
                 print(shtab.complete(build_parser(), arguments.shell))

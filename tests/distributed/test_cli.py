@@ -85,6 +85,16 @@ def test_completions_for_every_shell(shell: str, here: Here) -> None:
         assert (checked.returncode, checked.stderr) == (0, "")
 
 
+def test_commands_that_compute_nothing_do_not_wait_for_torch() -> None:
+    words = ["models", "--json"]
+    call = f"from cascade_core.commands.cli import main; main({words})"
+    ask = f"import sys; {call}; print(sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", ask], text=True, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "'cascade_core.commands.listing'" in done.stderr
+    assert "'torch'" not in done.stderr
+
+
 @pytest.mark.parametrize("words", ["models", "completion bash"])
 def test_a_reader_that_has_had_enough_ends_it_quietly(words: str) -> None:
     command = shlex.join([sys.executable, "-m", "cascade_core.commands.entry", *words.split()])
