@@ -48,10 +48,14 @@ def set_back(noisy: Tensor, noise: Tensor, sigma: float, sigma_before: float) ->
     return kept * noisy + math.sqrt(sigma_before**2 - (kept * sigma) ** 2) * noise
 
 
-def block_noise(seed: int, block: int, pass_index: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal float32 noise on the CPU that depends on (seed, block, pass) alone.
+def block_noise(
+    seed: int, block: int, pass_index: int, shape: tuple[int, ...], out: Tensor | None = None
+) -> Tensor:
+    """Standard normal float32 noise on the CPU that depends on (seed, block, pass) alone; in `out` if given.
 
     Philox is counter-based: the same on any rank, world size, device, stagger, or after a recovery.
     """
     bits = np.random.Philox(key=seed, counter=[0, 0, pass_index, block])
-    return torch.from_numpy(np.random.Generator(bits).standard_normal(shape, dtype=np.float32))
+    into = None if out is None else out.numpy()
+    noise = np.random.Generator(bits).standard_normal(shape, dtype=np.float32, out=into)
+    return torch.from_numpy(noise) if out is None else out

@@ -13,13 +13,14 @@ from cascade_core.attention.rope import rope_angles
 from cascade_core.config import ModelCard
 from cascade_core.model.model import CausalWanModel, Conditioning, TextCache
 from cascade_core.model.sampler import (
-    block_noise,
     clean_estimate,
     pass_sigmas,
     pass_timesteps,
     renoise,
     set_back,
 )
+from cascade_core.ranks.host_memory import upload
+from cascade_core.ranks.noise import NoiseThread, SessionNoise, first_noise, following_noise
 from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, recache_blocks
 
 
@@ -27,10 +28,10 @@ from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, recache_
 class SessionState:
     """What one rank holds of one session. Everything can be rebuilt from the journal."""
 
-    seed: int
     shape: tuple[int, int, int, int]
     """[F, C, h, w] of a block's latents."""
     cache: KvCache
+    noise: SessionNoise
     prompts: dict[int, TextCache] = field(default_factory=dict)
     noisy: dict[int, tuple[int, Tensor]] = field(default_factory=dict)
     """This rank's blocks in flight: the coming pass, unless the block is set back, and its input."""
@@ -57,6 +58,7 @@ class Runner:
         self.rank = rank
         self.sessions: dict[int, SessionState] = {}
         self._setup = RankSetup(shape, rank, exchange)
+        self._noise = NoiseThread(model.device)
         self._sigmas = pass_sigmas(card.sampling)
         with torch.inference_mode():
             self._time, self._modulation = model.embed_time(pass_timesteps(card.sampling))
@@ -66,17 +68,21 @@ class Runner:
         tokens = self.card.tokens_per_block(height, width)
         window = self.shape.window
         cache = KvCache(self.model.config, window, tokens, self.model.device, self.model.dtype)
-        state = SessionState(seed, self.card.latent_shape(height, width), cache)
-        state.clean = {block: latents.to(self.model.device) for block, latents in context.items()}
+        latent_shape = self.card.latent_shape(height, width)
+        state = SessionState(latent_shape, cache, SessionNoise(self._noise, seed, latent_shape))
+        state.noise.expect(first_noise(1 + max(context, default=-1), self.shape, self.rank))
+        state.clean = {block: upload(latents, self.model.device) for block, latents in context.items()}
         self.sessions[session] = state
 
     def close(self, session: int) -> None:
-        self.sessions.pop(session, None)
+        if state := self.sessions.pop(session, None):
+            state.noise.expect(())
 
     @torch.inference_mode()
     def add_prompt(self, session: int, prompt: int, embedding: Tensor) -> None:
         """Compute the text cache of a prompt embedding [num_tokens, text_dim]."""
-        self.sessions[session].prompts[prompt] = self.model.embed_text(embedding)
+        rows = upload(embedding, self.model.device)
+        self.sessions[session].prompts[prompt] = self.model.embed_text(rows)
 
     @torch.inference_mode()
     def tick(self, plan: TickPlan) -> Tensor | None:
@@ -92,6 +98,7 @@ class Runner:
         else:
             attend.idle()
         self._commit(state, plan)
+        state.noise.expect(following_noise(plan, self.shape, self.rank))
         emitted = next((work.block for work in works if work.block == plan.emits), None)
         return None if emitted is None else state.clean[emitted]
 
@@ -100,10 +107,10 @@ class Runner:
             return state.clean[work.block]
         coming, noisy = state.noisy.pop(work.block, (0, None))
         if noisy is None or work.pass_index == 0:
-            return self._noise(state, work.block, 0)
+            return state.noise.take(work.block, 0)
         if work.pass_index == coming:
             return noisy
-        noise = self._noise(state, work.block, self.shape.num_passes + work.pass_index)
+        noise = state.noise.take(work.block, self.shape.num_passes + work.pass_index)
         return set_back(noisy, noise, self._sigmas[coming], self._sigmas[work.pass_index])
 
     def _advance(self, state: SessionState, work: Work, noisy: Tensor, velocity: Tensor) -> None:
@@ -114,12 +121,8 @@ class Runner:
         if following == self.shape.context_pass:
             state.clean[work.block] = clean
         else:
-            noise = self._noise(state, work.block, following)
+            noise = state.noise.take(work.block, following)
             state.noisy[work.block] = following, renoise(clean, noise, self._sigmas[following])
-
-    def _noise(self, state: SessionState, block: int, pass_index: int) -> Tensor:
-        noise = block_noise(state.seed, block, pass_index, state.shape)
-        return noise.to(self.model.device, non_blocking=True)
 
     def _conditioning(self, state: SessionState, works: tuple[Work, ...]) -> Conditioning:
         frames, _, height, width = state.shape
