@@ -14,7 +14,7 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,7 @@ MEMORY_SHARE = 0.85
 
 ASSUMPTIONS = (
     "FPS counts 12 frames per block; text encoder and VAE are not in it, as in the paper.",
-    "The host waits for the device after every tick, as the worker does.",
+    "A tick is queued while the one before runs, as the worker does.",
     "Cascade FPS is projected, not measured: one rank of {ranks} ran here, with {ranks} blocks in flight, "
     "one per rank. All ranks advance together, so the slowest position in flight sets the tick.",
     "The other ranks' K/V were copied within this GPU on a stream of its own: the memory traffic of the "
@@ -125,10 +125,13 @@ def sample_ticks(session: SteadySession, repeats: int, name: str) -> list[Sample
     num_passes = session.runner.shape.num_passes
     clock = Clock(session.runner.model.device)
     ticks = tqdm(range((1 + repeats) * num_passes), desc=name, unit="tick", file=sys.stderr)
-    return [sample_tick(session, clock) for _ in ticks][num_passes:]
+    queued = [queue_tick(session, clock) for _ in ticks]
+    clock.finish()
+    return [sample() for sample in queued[num_passes:]]
 
 
-def sample_tick(session: SteadySession, clock: Clock) -> Sample:
+def queue_tick(session: SteadySession, clock: Clock) -> Callable[[], Sample]:
+    """Gives its sample once the device is done."""
     plan = session.plan()
     work, clean_blocks, in_flight_blocks = session.seen(plan)
     with (
@@ -138,15 +141,18 @@ def sample_tick(session: SteadySession, clock: Clock) -> Sample:
         start = clock.mark()
         session.tick(plan)
         end = clock.mark()
-    clock.finish()
-    return Sample(
-        work.pass_index,
-        clean_blocks,
-        in_flight_blocks,
-        clock.ms(start, end),
-        sum(clock.ms(*marks) for marks in attention),
-        sum(clock.ms(*marks) for marks in clean),
-    )
+
+    def sample() -> Sample:
+        return Sample(
+            work.pass_index,
+            clean_blocks,
+            in_flight_blocks,
+            clock.ms(start, end),
+            sum(clock.ms(*marks) for marks in attention),
+            sum(clock.ms(*marks) for marks in clean),
+        )
+
+    return sample
 
 
 def pass_flops(card: ModelCard, num_blocks_seen: int) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cascade_core.config import ModelCard
 from cascade_core.errors import InvalidPrompt, WeightsError
+from cascade_core.model.host_memory import download, upload
 from cascade_core.weights.checkpoint import read_tensors
 from cascade_core.weights.locate import ModelFiles
 from cascade_core.weights.shards import reading
@@ -89,8 +90,12 @@ class Umt5Encoder:
         tokens = self._tokenizer(_checked(prompt), add_special_tokens=True, return_tensors="pt").input_ids
         _check_length(tokens.shape[1], self._text_len, "tokens")
         with torch.cuda.stream(self._stream):
-            rows: Tensor = self._model(tokens.to(self._device)).last_hidden_state[0]
-            return rows.cpu()
+            rows: Tensor = self._model(upload(tokens, self._device)).last_hidden_state[0]
+            if self._stream is None:
+                return rows
+            rows, done = download(rows)
+        done.synchronize()
+        return rows
 
     def unknown_words(self, prompt: str) -> tuple[str, ...]:
         return unknown_words(self._tokenizer, prompt)

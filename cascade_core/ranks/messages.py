@@ -116,6 +116,7 @@ class Ticked:
     latents: Array | None
     """Latents [F, C, h, w] of the block that became clean, from the rank it lives on."""
     compute_s: float
+    """Time of the device, without the wait for ticks before it."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from cascade_core.model.host_memory import host_empty
 from cascade_core.model.sampler import block_noise
-from cascade_core.ranks.host_memory import host_empty
 from cascade_core.schedule import Shape, TickPlan
 
 Name = tuple[int, int]
@@ -64,11 +64,13 @@ class SessionNoise:
 
     def expect(self, names: Iterable[Name]) -> None:
         """Have these drawn, and forget all others."""
-        before, self._drawn = self._drawn, {}
-        for name in names:
-            self._drawn[name] = before.pop(name, None) or self._thread.submit(partial(self._draw, name))
-        for forgotten in before.values():
-            forgotten.cancel()
+        before = self._drawn
+        self._drawn = {
+            name: before[name] if name in before else self._thread.submit(partial(self._draw, name))
+            for name in names
+        }
+        for name in before.keys() - self._drawn.keys():
+            before[name].cancel()
 
     def take(self, block: int, number: int) -> Tensor:
         """On the device. What nobody expected, or is not begun yet, is drawn here."""

@@ -11,6 +11,7 @@ from cascade_core.attention.joint_attention import JointAttention, RankSetup
 from cascade_core.attention.kv_cache import KvCache
 from cascade_core.attention.rope import rope_angles
 from cascade_core.config import ModelCard
+from cascade_core.model.host_memory import upload
 from cascade_core.model.model import CausalWanModel, Conditioning, TextCache
 from cascade_core.model.sampler import (
     clean_estimate,
@@ -19,7 +20,6 @@ from cascade_core.model.sampler import (
     renoise,
     set_back,
 )
-from cascade_core.ranks.host_memory import upload
 from cascade_core.ranks.noise import NoiseThread, SessionNoise, first_noise, following_noise
 from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, recache_blocks
 

@@ -8,16 +8,17 @@ import os
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NoReturn
 
 import torch
+from torch import Tensor
 
 from cascade_core.errors import CascadeError
 from cascade_core.model.text import load_text_encoder
 from cascade_core.ranks.loading import build_runner, free_bytes, pick_device, pick_dtype, warm_up
 from cascade_core.ranks.messages import (
     AddPrompt,
-    Array,
     Command,
     Drop,
     Embedding,
@@ -33,6 +34,7 @@ from cascade_core.ranks.messages import (
     Ticked,
 )
 from cascade_core.ranks.pipe import ChildEnd
+from cascade_core.ranks.tick_queue import tick_queue
 
 Pipe = ChildEnd[Command, Reply]
 """The rank's end of the socket pair."""
@@ -47,20 +49,21 @@ class RankWorker:
         torch.set_num_threads(load.threads)
         config, card = load.config, load.card
         self._pipe = pipe
-        self._device = pick_device(config, load.rank)
-        dtype = pick_dtype(config, self._device)
-        self._runner = build_runner(load, self._device, dtype)
+        device = pick_device(config, load.rank)
+        dtype = pick_dtype(config, device)
+        self._runner = build_runner(load, device, dtype)
+        self._ticks = tick_queue(device, self._answer, partial(self._give_up, "a tick"))
         if load.rank == 0:
-            self._text = load_text_encoder(card, load.files, self._device, dtype)
+            self._text = load_text_encoder(card, load.files, device, dtype)
             self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
         warm_up(self._runner, config, card)
-        memory = free_bytes(self._device, config.num_ranks)
-        pipe.send(Ready(str(self._device), memory, dtype.itemsize, time.monotonic() - started))
+        memory = free_bytes(device, config.num_ranks)
+        pipe.send(Ready(str(device), memory, dtype.itemsize, time.monotonic() - started))
 
     def handle(self, command: Command) -> None:
         match command:
             case Tick():
-                self._tick(command)
+                self._ticks.run(partial(self._runner.tick, command.plan))
             case Encode():
                 self._text_thread.submit(self._encode, command)
             case Open():
@@ -70,13 +73,8 @@ class RankWorker:
             case Drop():
                 self._runner.close(command.session)
 
-    def _tick(self, command: Tick) -> None:
-        started = time.monotonic()
-        latents = self._runner.tick(command.plan)
-        array: Array | None = None if latents is None else latents.cpu().numpy()
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # so that a hang shows in the tick that hangs
-        self._pipe.send(Ticked(array, time.monotonic() - started))
+    def _answer(self, latents: Tensor | None, compute_s: float) -> None:
+        self._pipe.send(Ticked(None if latents is None else latents.numpy(), compute_s))
 
     def _open(self, command: Open) -> None:
         try:
@@ -95,15 +93,19 @@ class RankWorker:
     def _encode(self, command: Encode) -> None:
         """Runs on the text thread. What is not the caller's fault takes the rank down, loudly."""
         try:
-            rows = self._text.encode(command.prompt).float().cpu().numpy()
+            rows = self._text.encode(command.prompt).float().numpy()
             embedding = Embedding(rows, self._text.unknown_words(command.prompt))
         except CascadeError as error:
             self._pipe.send(Encoded(command.request, error=error))
         except Exception:
-            self._pipe.send(Failed(f"text encoder: {traceback.format_exc(limit=-3)}"))
-            os._exit(1)
+            self._give_up("text encoder")
         else:
             self._pipe.send(Encoded(command.request, embedding))
+
+    def _give_up(self, what: str) -> NoReturn:
+        """In the handler of an exception on a thread of its own."""
+        self._pipe.send(Failed(f"{what}: {traceback.format_exc(limit=-3)}"))
+        os._exit(1)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""Noise that is drawn ahead: the values of `block_noise`, bounded, and in time for all that can be foreseen."""
+"""Noise that is drawn ahead: the values of `block_noise`, bounded, and all that can be foreseen."""
 
 import random
 import threading
