@@ -1,0 +1,194 @@
+"""Counts what reaches the device: kernels, casts, bytes, operations, memory, and where the host waits.
+
+An operator that PyTorch composes of others is taken apart as it is on a GPU; views and empty tensors are
+free; every other operator is one kernel. Element-wise are all kernels but matrix products, convolutions,
+attention and collectives: each reads its inputs and writes its outputs once.
+"""
+
+import threading
+import traceback
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+from benchmarks.trace.operators import has_cuda_kernel
+
+SDPA = torch.ops.aten.scaled_dot_product_attention.default
+"""One kernel on a GPU, whichever PyTorch picks."""
+ALLOCATION_BYTES = 512
+"""The caching allocator rounds up to this."""
+FREE = (
+    "empty",
+    "detach",
+    "_unsafe_view",
+    "lift_fresh",
+    "set_",
+    "resize_",
+    "wait_tensor",
+    "new_empty",
+    "alias",
+)
+"""Operators that launch nothing, besides views."""
+WRITES_ALONE = ("copy_", "fill_", "zero_")
+"""They do not read what they write to."""
+HERE = Path(__file__).parent
+CODE = ("cascade_core", "services", "tests")
+"""Folders whose lines a wait is told by."""
+
+
+@dataclass
+class Counts:
+    """Of one pass, or of whatever ran meanwhile."""
+
+    kernels: int = 0
+    casts: int = 0
+    """Kernels that change a type, and do nothing else."""
+    elementwise_bytes: int = 0
+    """Read and written."""
+    matmul_flop: int = 0
+    """Of matrix products and convolutions."""
+    attention_flop: int = 0
+    collectives: int = 0
+    gathered_bytes: int = 0
+    """Received from other ranks."""
+    peak_bytes: int = 0
+    """Most memory held at once, weights and caches included."""
+    waits: list[str] = field(default_factory=list)
+    """Where the host waits for the device: what, and at which line."""
+    by_operator: dict[str, list[int]] = field(default_factory=dict)
+    """Kernels and bytes of each operator."""
+
+
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Goes on top of FakeTensorMode."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._thread = threading.get_ident()
+        self.live_bytes = 0
+        self._counts = Counts()
+        self._storages: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    @contextmanager
+    def counting(self) -> Iterator[Counts]:
+        """The counts of what runs within."""
+        former, self._counts = self._counts, Counts(peak_bytes=self.live_bytes)
+        try:
+            yield self._counts
+        finally:
+            former.peak_bytes = max(former.peak_bytes, self._counts.peak_bytes)
+            self._counts = former
+
+    def on_wait(self, what: str) -> None:
+        """Note that the host waits; other threads may."""
+        if threading.get_ident() == self._thread:
+            self._counts.waits.append(f"{what} {_place()}")
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if _is_composed(func):
+            with self:
+                made = func.decompose(*args, **kwargs)
+            if made is not NotImplemented:
+                return made
+        made = func(*args, **kwargs)
+        tensors = [x for x in tree_iter((args, kwargs, made)) if isinstance(x, Tensor)]
+        if any(x.device.type == "cuda" for x in tensors):
+            self._hold(made)
+            self._count(func, args, kwargs, made)
+        return made
+
+    def _hold(self, made: Any) -> None:
+        for x in tree_iter(made):
+            if not isinstance(x, Tensor) or x.device.type != "cuda":
+                continue
+            storage = x.untyped_storage()
+            if storage not in self._storages:
+                self._storages.add(storage)
+                size = -(-storage.nbytes() // ALLOCATION_BYTES) * ALLOCATION_BYTES
+                self.live_bytes += size
+                weakref.finalize(storage, self._release, size)
+        self._counts.peak_bytes = max(self._counts.peak_bytes, self.live_bytes)
+
+    def _release(self, size: int) -> None:
+        self.live_bytes -= size
+
+    def _count(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> None:
+        counts, name = self._counts, func._schema.name.partition("::")[2]
+        if func.namespace == "prim":
+            return
+        if func.namespace in ("c10d", "_c10d_functional"):
+            self._count_collective(name, args, made)
+            return
+        if func.is_view or name.startswith(FREE):
+            return
+        counts.kernels += 1
+        size = 0
+        if "attention" in name:
+            counts.attention_flop += sdpa_flop_count(*(x.shape for x in args[:3]))  # type: ignore[no-untyped-call]
+        elif flop := flop_registry.get(func._overloadpacket):
+            counts.matmul_flop += flop(*args, **kwargs, out_val=made)
+        else:
+            size = _traffic(func, args, kwargs, made)
+            counts.elementwise_bytes += size
+            counts.casts += _is_cast(name, args, made)
+        entry = counts.by_operator.setdefault(name, [0, 0])
+        entry[0] += 1
+        entry[1] += size
+
+    def _count_collective(self, name: str, args: tuple[Any, ...], made: Any) -> None:
+        sizes = [x.nbytes for x in tree_iter(args) if isinstance(x, Tensor)]
+        self._counts.collectives += 1
+        self._counts.gathered_bytes += max(sizes) - min(sizes)
+
+
+@cache
+def _is_composed(func: Any) -> bool:
+    if func.namespace != "aten" or func is SDPA or not func._can_decompose():
+        return False
+    return not has_cuda_kernel(func.name())
+
+
+def _traffic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> int:
+    """Bytes that one kernel reads and writes."""
+    name = func._schema.name.partition("::")[2]
+    is_source = [not (name in WRITES_ALONE and number == 0) for number in range(len(args))]
+    sources = [arg for arg, counts in zip(args, is_source, strict=True) if counts]
+    sources += [value for key, value in kwargs.items() if key != "out"]
+    return sum(_distinct_bytes(x) for x in tree_iter((sources, made)) if isinstance(x, Tensor))
+
+
+def _distinct_bytes(x: Tensor) -> int:
+    """Bytes of the elements, an expanded one counted once."""
+    count = 1
+    for size, stride in zip(x.shape, x.stride(), strict=True):
+        count *= size if stride else 1
+    return count * x.element_size()
+
+
+def _is_cast(name: str, args: tuple[Any, ...], made: Any) -> bool:
+    if name not in ("_to_copy", "copy_"):
+        return False
+    source = args[1] if name == "copy_" else args[0]
+    return bool(source.dtype != made.dtype)
+
+
+def _place() -> str:
+    """The innermost line of the project's own code."""
+    for frame in reversed(traceback.extract_stack()):
+        path = Path(frame.filename)
+        if HERE not in path.parents and any(folder in path.parts for folder in CODE):
+            return f"at {'/'.join(path.parts[-2:])}:{frame.lineno}"
+    return "outside the project"

@@ -1,0 +1,41 @@
+"""What PyTorch's own table says of an operator on CUDA. A build for CPUs registers no kernel for it."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torchgen
+import yaml
+
+TABLE = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
+ANY_DEVICE = ("CompositeExplicitAutograd", "CompositeImplicitAutograd")
+
+
+@cache
+def _entries() -> dict[str, dict[str, Any]]:
+    entries = yaml.load(TABLE.read_text(), Loader=yaml.CSafeLoader)
+    return {entry["func"].partition("(")[0]: entry for entry in entries}
+
+
+@cache
+def dispatch_keys(operator: str) -> frozenset[str]:
+    """Dispatch keys that `name.overload` has kernels for; those of a structured one stand at its `.out`.
+
+    Raises KeyError for an operator that is not one of PyTorch's own, or is generated from another.
+    """
+    entry = _entries()[operator.removeprefix("aten::").removesuffix(".default")]
+    if "structured_delegate" in entry:
+        return dispatch_keys(entry["structured_delegate"])
+    listed = entry.get("dispatch", {"CompositeImplicitAutograd": ""})
+    return frozenset(key.strip() for keys in listed for key in keys.split(","))
+
+
+def has_cuda_kernel(operator: str) -> bool:
+    """Whether CUDA has a kernel of its own for it."""
+    return "CUDA" in dispatch_keys(operator)
+
+
+def runs_on_cuda(operator: str) -> bool:
+    """Whether it has one, or is the same for every device."""
+    keys = dispatch_keys(operator)
+    return "CUDA" in keys or any(key.startswith(ANY_DEVICE) for key in keys)

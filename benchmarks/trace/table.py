@@ -1,0 +1,76 @@
+"""Traces as Markdown: every figure before and now."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from cascade_core.commands.bench import table
+
+Row = dict[str, Any]
+FIRST = "before"
+MANY, GIGA, TERA, GIB = 1, 10**9, 10**12, 2**30
+COLUMNS = {
+    "kernels": ("kernels", MANY),
+    "casts": ("casts", MANY),
+    "elementwise_bytes": ("element-wise GB", GIGA),
+    "matmul_flop": ("product TFLOP", TERA),
+    "attention_flop": ("attention TFLOP", TERA),
+    "collectives": ("collectives", MANY),
+    "gathered_bytes": ("gathered GB", GIGA),
+    "peak_bytes": ("peak GiB", GIB),
+    "waits": ("waits", MANY),
+}
+"""Name in the JSON: heading, and what one of the table is worth."""
+HEAD = """# What a pass asks of a GPU
+
+`python -m benchmarks.trace --write` · counted, not measured: fake CUDA tensors on a machine without a GPU.
+{about}
+
+One session in its steady state with a full window, bfloat16, eager, each model at its own size. A row is the
+tick of one rank, each figure that of its costliest tick (by pass: `trace.json`). An operator is one kernel;
+element-wise is every kernel but products, convolutions and attention, and reads and writes each value once.
+Waits: how often the host waits for the device within a tick. Peak: weights, cache and what is held meanwhile.
+"""
+WAITS = "## Where the host waits in a tick"
+
+
+def render(traces: dict[str, Row], last: str = "now") -> str:
+    """A table of the label `last`, with `before` in front where both have a case."""
+    shown = traces.get(last) or traces[FIRST]
+    first = traces.get(FIRST, {"cases": []})
+    about = [
+        f"{label}: commit {each['commit']}, {each['date']}, torch {each['torch']}."
+        for label, each in traces.items()
+    ]
+    former = {key(case): case for case in first["cases"]} if shown is not first else {}
+    rows = [line(case, former.get(key(case))) for case in shown["cases"]]
+    waits = sorted(
+        {f"- {wait}" for case in shown["cases"] for tick in case["ticks"] for wait in tick["waits_at"]}
+    )
+    parts = [HEAD.format(about="\n".join(about)), table(rows)]
+    return "\n".join([*parts, *(["", WAITS, "", *waits] if waits else [])]) + "\n"
+
+
+def key(case: Row) -> tuple[object, ...]:
+    return case["model"], case["num_ranks"], case["stagger"], case["inflight_attention"]
+
+
+def line(case: Row, former: Row | None) -> Row:
+    """One row of the table."""
+    return {
+        "model": case["model"],
+        "ranks": case["num_ranks"],
+        "stagger": case["stagger"],
+        "in flight": case["inflight_attention"],
+    } | dict(cells(case, former))
+
+
+def cells(case: Row, former: Row | None) -> Iterator[tuple[str, str]]:
+    """`before → now`, or one figure where they are the same."""
+    for name, (heading, unit) in COLUMNS.items():
+        texts = [figure(each, name, unit) for each in (former, case) if each]
+        yield heading, " → ".join(dict.fromkeys(texts))
+
+
+def figure(case: Row, name: str, unit: int) -> str:
+    most = max(tick[name] for tick in case["ticks"])
+    return f"{most:,.0f}" if unit == MANY else f"{most / unit:,.2f}"
