@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.emulated import EmulatedExchange
-from benchmarks.gpu import SteadySession
+from benchmarks.gpu.steady_session import SteadySession
 from cascade_core.attention.exchange import Exchange, SoloExchange
 from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import Shape
