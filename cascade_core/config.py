@@ -20,11 +20,14 @@ from cascade_core.errors import InvalidConfig, UnknownModel
 InflightAttention = Literal["bidirectional", "causal"]
 Rope = Literal["absolute", "window"]
 SwitchMode = Literal["immediate", "boundary", "recache"]
+Quantize = Literal["none", "fp8"]
 
 T = TypeVar("T")
 Stagger = Annotated[int, Field(ge=1, le=17)]
 RANDOM = "random"
 """The value of `weights` that asks for random ones."""
+FP8_MULTIPLE = 16
+"""What FP8 matrix products take: both widths of a weight are multiples of it."""
 STRICT = ConfigDict(extra="forbid", strict=False)
 Positive = Annotated[int, Field(ge=1)]
 ExamplePrompt = Annotated[str, Field(max_length=1024, pattern=r"\S")]
@@ -282,6 +285,14 @@ class EngineConfig:
     """auto: CUDA where there is a GPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on CUDA, float32 on CPU."""
+    quantize: Quantize = "none"
+    """fp8: the layers' matrix products in FP8, weights by row and activations by token, which halves the
+    model's memory; conditioning, head, keys and values keep `dtype`. For GPUs of compute capability 8.9 and
+    newer (Ada, Hopper, Blackwell); slow on a CPU. Experimental: not yet shown to look as good."""
+    quantize_attention: bool = False
+    """Self-attention in 8 bits, by FlashAttention 3 (Hopper) or SageAttention 2 (compute capability 8.9, 9.0,
+    12.x), whichever is installed; cached keys and values keep `dtype`. Independent of `quantize`, and as
+    experimental."""
     compile: bool = False
     """torch.compile of the layers; costs minutes at start, pays on CUDA. Sessions of another size than the
     card's compile on first use, inside a tick: allow for it in `tick_deadline_s`."""
@@ -329,6 +340,12 @@ def check_engine(config: EngineConfig, card: ModelCard) -> None:
         if value not in allowed:
             listed = ", ".join(map(str, allowed))
             raise InvalidConfig(f"{name}: {value}, the default, is not one of allowed_{name}s: {listed}")
+    widths = {name: getattr(card.transformer, name) for name in ("dim", "ffn_dim")}
+    if config.quantize == "fp8" and any(width % FP8_MULTIPLE for width in widths.values()):
+        listed = ", ".join(f"{name} {width}" for name, width in widths.items())
+        raise InvalidConfig(
+            f"quantize: fp8 needs widths in multiples of {FP8_MULTIPLE}, {card.name} has {listed}"
+        )
     if config.num_ranks > num_passes:
         raise InvalidConfig(
             f"num_ranks: {config.num_ranks} is not in 1..{num_passes} (passes per block): the rest would idle"

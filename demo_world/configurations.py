@@ -1,15 +1,17 @@
 """The ways to run the model that are compared, and what each of them films."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
-from cascade_core.config import EngineConfig, InflightAttention, ModelCard, SwitchMode, make
+from cascade_core.config import EngineConfig, InflightAttention, ModelCard, Quantize, SwitchMode, make
 from cascade_core.errors import InvalidConfig
 from demo_world.clips import Take
 from demo_world.experiments import LONG_S, LONGEST_S, drift_takes, steady_takes, switch_takes
 
 BASELINE = "sequential"
+IN_FP8 = "-fp8"
+"""At the end of a name: with quantize = fp8."""
 EXPERIMENTS = ("steady", "switch", "drift")
 SWITCH_MODES: tuple[SwitchMode, ...] = get_args(SwitchMode)
 
@@ -24,6 +26,7 @@ class Configuration:
     """Of a prompt switch."""
     set_back: int = 0
     """Passes that blocks in flight go back by at a switch; above 0 only switches are filmed."""
+    quantize: Quantize = "none"
 
 
 def all_configurations(card: ModelCard) -> dict[str, Configuration]:
@@ -50,16 +53,31 @@ def all_configurations(card: ModelCard) -> dict[str, Configuration]:
 
 
 def choose(names: Sequence[str] | None, card: ModelCard) -> dict[str, Configuration]:
-    known = all_configurations(card)
+    """Those of these names, in an order of ours; None: all that are not quantized."""
+    plain = all_configurations(card)
+    known = plain | {
+        name + IN_FP8: replace(configuration, quantize="fp8") for name, configuration in plain.items()
+    }
     unknown = [name for name in names or () if name not in known]
     if unknown:
-        raise InvalidConfig(f"--configurations: {unknown[0]!r} is not one of {', '.join(known)}")
-    return {name: configuration for name, configuration in known.items() if not names or name in names}
+        listed = ", ".join(plain)
+        raise InvalidConfig(
+            f"--configurations: {unknown[0]!r} is not one of {listed}, nor one of them with {IN_FP8}"
+        )
+    return {name: configuration for name, configuration in known.items() if name in (names or plain)}
 
 
-def twin(batch: str) -> str:
-    """The baseline's batch that a batch is compared with."""
-    return batch.replace("boundary", "immediate")
+def baseline_of(name: str) -> str | None:
+    """What a configuration is compared with: a quantized one with the same that is not, and others with
+    sequential; None: with nothing."""
+    if name.endswith(IN_FP8):
+        return name.removesuffix(IN_FP8)
+    return None if name == BASELINE else BASELINE
+
+
+def twin(name: str, batch: str) -> str:
+    """The batch of its baseline that a configuration's batch is compared with."""
+    return batch.replace("boundary", "immediate") if baseline_of(name) == BASELINE else batch
 
 
 @dataclass(frozen=True)
@@ -99,6 +117,7 @@ def engine_config(model: str, weights: str | None, configuration: Configuration)
             "stagger": configuration.stagger,
             "inflight_attention": configuration.attention,
             "switch_set_back": configuration.set_back,
+            "quantize": configuration.quantize,
             "threads_per_rank": 1,
         },
     )

@@ -18,7 +18,16 @@ from typing import Any, NoReturn, cast
 from cascade_core.config import find_card
 from cascade_core.errors import CascadeError, InvalidConfig, UserError
 from cascade_core.machine import machine
-from demo_world.configurations import BASELINE, EXPERIMENTS, SWITCH_MODES, Amounts, choose, plan, twin
+from demo_world.configurations import (
+    EXPERIMENTS,
+    IN_FP8,
+    SWITCH_MODES,
+    Amounts,
+    baseline_of,
+    choose,
+    plan,
+    twin,
+)
 from demo_world.experiments import LONG_S, LONGEST_S, sum_up_drift, sum_up_steady, sum_up_switches
 from demo_world.filming import Batches, Filming
 from demo_world.report import render
@@ -54,7 +63,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--json", type=Path, required=True, help="figures; the tables go beside it as .md")
     add("--sheets", type=Path, metavar="FOLDER", help="contact sheets (default: beside the JSON)")
     add("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
-    add("--configurations", nargs="+", metavar="NAME", help="default: all")
+    add(
+        "--configurations",
+        nargs="+",
+        metavar="NAME",
+        help=f"{IN_FP8} at the end: in FP8, against the same without (default: all without)",
+    )
     add("--quick", action="store_true", help="a look: --clips 42 --modes immediate --long 6 --longest 0")
     add("--clips", type=whole(1, 10_000), help="steady, and of each mode of a switch (default: 504)")
     add("--modes", nargs="+", choices=SWITCH_MODES, help="of a switch (default: all)")
@@ -127,14 +141,14 @@ def sum_up(batches: Batches, rows: Rows) -> dict[str, Any]:
     for name, plans in batches.items():
         for batch, takes in plans.items():
             experiment, _, rest = batch.partition(" ")
-            against = batch if name == BASELINE else twin(batch)
+            baseline, against = baseline_of(name), twin(name, batch)
 
             def planned(configuration: str, batch: str, count: int = len(takes)) -> dict[int, Row]:
                 return {
                     number: row for number, row in rows.of(configuration, batch).items() if number < count
                 }
 
-            here, there = planned(name, batch), planned(BASELINE, against) if name != BASELINE else {}
+            here, there = planned(name, batch), planned(baseline, against) if baseline else {}
             match experiment:
                 case "steady":
                     results.setdefault("steady", {})[name] = sum_up_steady(here, there)

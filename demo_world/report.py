@@ -22,7 +22,7 @@ Summary = dict[str, Any]
 TITLES = {"prompt": "all four", "one_object": "one object", "jump": "jump (px)", "soon": ""}
 SHARES = ("prompt", *ATTRIBUTES)
 AGAINST = (
-    "difference from sequential in points (its 95 % interval), "
+    "difference from sequential (what ends in `-fp8`: from the same without) in points (its 95 % interval), "
     f"**yes** where it is not inferior by {100 * MARGIN:g} points"
 )
 
@@ -116,7 +116,14 @@ def _drift(runs: Summary, seconds: int) -> list[str]:
         for column in (*ATTRIBUTES, "jump")
     ]
     num_clips = max(run["num"] for run in runs.values())
-    heads = ["", "", "first 5 s", "last 5 s", "change", "last 5 s against sequential"]
+    heads = [
+        "",
+        "",
+        "first 5 s",
+        "last 5 s",
+        "change",
+        "last 5 s against sequential, `-fp8` against the same without",
+    ]
     return [f"## Drift, {num_clips} clips of {seconds} s: % of right pictures", _table(heads, rows)]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from demo_world.configurations import BASELINE
+from demo_world.configurations import BASELINE, IN_FP8, baseline_of
 from demo_world.experiments import ATTRIBUTES, LONG_S, LONGEST_S, SETTLED_BLOCKS, SOON
 from demo_world.statistics import MARGIN
 
@@ -37,6 +37,9 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
         found += [*_steady(results, name), *_drift(results, name)]
         for back in ("", "-back-1", "-back-2"):
             found += _switch(results, name + back)
+    batches = [results.get(batch, {}) for batch in ("steady", *(f"drift {s}" for s in DRIFT_MARGINS))]
+    for name in sorted({name for runs in batches for name in runs if name.endswith(IN_FP8)}):
+        found += [*_steady(results, name), *_drift(results, name)]
     return found
 
 
@@ -44,7 +47,7 @@ def _baseline(results: Mapping[str, Any]) -> Iterator[Verdict]:
     steady = results.get("steady", {}).get(BASELINE)
     parts = {"steady": steady} if steady else {}
     switches = results.get("switch", {})
-    parts |= {name: run["settled"] for name, run in switches.items() if name.startswith(BASELINE)}
+    parts |= {name: run["settled"] for name, run in switches.items() if name.startswith(f"{BASELINE} ")}
     if parts:
         low, where = min(
             (run[name]["share"], f"{name}, {part}") for part, run in parts.items() for name in ATTRIBUTES
@@ -64,7 +67,7 @@ def _steady(results: Mapping[str, Any], name: str) -> Iterator[Verdict]:
         paired = {score: run[score]["paired"] for score in ATTRIBUTES}
         worst = min(ATTRIBUTES, key=lambda score: float(paired[score]["difference"]["low"]))
         yield Verdict(
-            f"{name}, steady: not inferior to sequential by {100 * MARGIN:g} points on every score",
+            f"{name}, steady: not inferior to {baseline_of(name)} by {100 * MARGIN:g} points on every score",
             all(pair["non_inferior"] for pair in paired.values()),
             f"worst: {worst} {_points(paired[worst]['difference'])}",
             is_open=all(pair["difference"]["mean"] >= -MARGIN for pair in paired.values()),
@@ -107,8 +110,9 @@ def _drift(results: Mapping[str, Any], name: str) -> Iterator[Verdict]:
         if run and "paired" in run["colour"]:
             paired = {score: run[score]["paired"]["difference"] for score in ATTRIBUTES}
             worst = min(ATTRIBUTES, key=lambda score: float(paired[score]["mean"]))
+            target = f"within {100 * margin:g} points of {baseline_of(name)} on every score"
             yield Verdict(
-                f"{name}, after {seconds} s: within {100 * margin:g} points of sequential on every score",
+                f"{name}, after {seconds} s: {target}",
                 paired[worst]["mean"] >= -margin,
                 f"worst: {worst} {_points(paired[worst])}",
             )

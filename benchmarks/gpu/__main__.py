@@ -13,7 +13,6 @@ import asyncio
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
@@ -29,8 +28,7 @@ from benchmarks.gpu.report import TITLES, render, write
 from benchmarks.gpu.samples import Row
 from benchmarks.gpu.whole_engine import engine_setups, measure_engine
 from benchmarks.gpu.worker import measure_worker
-from cascade_core.commands.arguments import at_least
-from cascade_core.config import EngineConfig
+from cascade_core.commands.arguments import add_quantize, at_least
 
 TABLES = ("models", *TITLES)
 
@@ -54,7 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--passes", type=at_least(1), default=20, metavar="N", help="measured passes of each kind"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile the layers")
-    parser.add_argument("--quantize", choices=("none", "fp8"), default="none", help="as the engine's setting")
+    add_quantize(parser)
     parser.add_argument("--tiny", action="store_true", help="the demo card on the CPU: only tries the code")
     return parser.parse_args(arguments)
 
@@ -106,9 +104,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     need_folder(options.out)
     if not options.tiny and not torch.cuda.is_available():
         print("benchmarks.gpu: no CUDA device here (--tiny tries the code)", file=sys.stderr)
-        return 2
-    if options.quantize != "none" and "quantize" not in {field.name for field in fields(EngineConfig)}:
-        print("benchmarks.gpu: this engine has no setting `quantize`", file=sys.stderr)
         return 2
     device = torch.device("cpu" if options.tiny else "cuda:0")
     words = sys.argv[1:] if arguments is None else arguments

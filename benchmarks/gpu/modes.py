@@ -17,6 +17,7 @@ from benchmarks.gpu.samples import Row, percentile, sample_ticks, summarize
 from benchmarks.gpu.steady_session import SteadySession
 from cascade_core.attention.attention import kernels
 from cascade_core.attention.exchange import Exchange, SoloExchange
+from cascade_core.config import Quantize
 from cascade_core.model.model import CausalWanModel
 from cascade_core.ranks.loading import build_model, compile_layer
 from cascade_core.ranks.runner import Runner
@@ -27,10 +28,9 @@ WARM_UP = 3
 Mode = Literal["sequential", "rank", "joint"]
 
 
-def build(case: Case, device: torch.device, compiled: bool, quantize: str) -> CausalWanModel:
+def build(case: Case, device: torch.device, compiled: bool, quantize: Quantize) -> CausalWanModel:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    quantized = {} if quantize == "none" else {"quantize": quantize}
-    model = build_model(case.card, None, 0, device, dtype, **quantized)
+    model = build_model(case.card, None, 0, device, dtype, quantize)
     if compiled:
         torch.compiler.reset()  # or the forms of earlier cases count towards the limit
         for layer in model.layers:

@@ -20,10 +20,10 @@ Partial = tuple[Tensor, Tensor]
 Kernel = Callable[[Tensor, Tensor, Tensor], Partial]
 
 
-def attend_partial(query: Tensor, key_value: KeyValue) -> Partial:
-    """Softmax attention of queries [L, H, D] to the given keys only."""
+def attend_partial(query: Tensor, key_value: KeyValue, kernel: Kernel | None = None) -> Partial:
+    """Softmax attention of queries [L, H, D] to the given keys only. None: by the preferred kernel."""
     key, value = key_value
-    return _preferred_kernel(query.device.type, query.dtype)(query, key, value)
+    return (kernel or _preferred_kernel(query.device.type, query.dtype))(query, key, value)
 
 
 def merge(partials: Sequence[Partial]) -> Tensor:

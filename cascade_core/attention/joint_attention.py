@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cascade_core.attention.attention import KeyValue, Partial, attend_partial, merge
+from cascade_core.attention.attention import Kernel, KeyValue, Partial, attend_partial, merge
 from cascade_core.attention.exchange import Exchange, Gathering, Local
 from cascade_core.attention.kv_cache import KvCache, contiguous_runs
 from cascade_core.attention.rope import rotate, time_shift_angles
@@ -21,6 +21,8 @@ class RankSetup:
     shape: Shape
     rank: int
     exchange: Exchange
+    kernel: Kernel | None = None
+    """What attends; None: the preferred one of the device."""
 
 
 class JointAttention:
@@ -85,6 +87,7 @@ class Reader:
         shape = setup.shape
         oldest = window_start(work, shape)
         self._cache = cache
+        self._kernel = setup.kernel
         self._clean_sink, self._clean_window = cache.visible(oldest)
         if plan.recache:
             # All see the same: what is encoded anew and, unless that is everything, the sink before it.
@@ -106,7 +109,7 @@ class Reader:
         else:
             parts = [self._move(part) for part in self._cache.read(layer, self._clean_sink)]
             parts += self._cache.read(layer, self._clean_window)
-        return [attend_partial(query, part) for part in parts]
+        return [attend_partial(query, part, self._kernel) for part in parts]
 
     def attend_in_flight(
         self, query: Tensor, keys: Tensor, values: Tensor, rows: Mapping[int, int]
@@ -122,7 +125,7 @@ class Reader:
         sink = [block for block in self._in_flight if block in self._moved_sink]
         parts = read([block for block in self._in_flight if block not in self._moved_sink])
         parts += [self._move(part) for part in read(sink)]
-        return [attend_partial(query, part) for part in parts]
+        return [attend_partial(query, part, self._kernel) for part in parts]
 
     def _move(self, key_value: KeyValue) -> KeyValue:
         key, value = key_value

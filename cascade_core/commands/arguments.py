@@ -3,6 +3,9 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
+
+from cascade_core.config import Quantize
 
 TITLES = {
     "speedup": "Cascade over sequential, `bench` card, one thread per rank",
@@ -19,6 +22,7 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--blocks", type=at_least(1), default=12, help="measured blocks a configuration (default: 12)"
     )
+    add_quantize(parser)
     parser.add_argument(
         "--only",
         nargs="+",
@@ -30,6 +34,14 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames", type=at_least(3), default=10_000, help="latent frames of the long session"
     )
+
+
+def add_quantize(parser: argparse.ArgumentParser) -> None:
+    """Of all that measure or generate."""
+    parser.add_argument(
+        "--quantize", choices=get_args(Quantize), default="none", metavar="HOW",
+        help="none (default), or fp8: the layers' matrix products in FP8 (experimental)",
+    )  # fmt: skip
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

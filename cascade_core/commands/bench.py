@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import torch
@@ -27,7 +27,9 @@ from cascade_core.config import (
     EngineConfig,
     InflightAttention,
     ModelCard,
+    Quantize,
     SwitchMode,
+    check_engine,
     find_card,
     make,
 )
@@ -58,15 +60,18 @@ def check_folder(folder: Path, option: str = "--out") -> None:
 def run_bench(arguments: argparse.Namespace) -> None:
     """Measure everything, then write cpu.json and cpu.md."""
     check_folder(arguments.out)
-    find_card(arguments.model)
+    quantize: Quantize = arguments.quantize
+    check_engine(
+        make(EngineConfig, {"model": arguments.model, "quantize": quantize}), find_card(arguments.model)
+    )
     torch.set_num_threads(1)  # threads that wait for each other measure what else the machine does
     demo = find_card("demo")
     stages: dict[str, Callable[[], list[Row]]] = {
-        "speedup": lambda: asyncio.run(measure_speedup(arguments.model, arguments.blocks)),
-        "first_block": lambda: asyncio.run(measure_first_block(arguments.model)),
-        "switch": lambda: [measure_switch(demo, mode) for mode in ("immediate", "boundary", "recache")],
-        "window": lambda: [measure_window(demo, frames) for frames in (6, 12, 21, 42, 84)],
-        "length": lambda: measure_length(demo, arguments.frames),
+        "speedup": lambda: asyncio.run(measure_speedup(arguments.model, arguments.blocks, quantize)),
+        "first_block": lambda: asyncio.run(measure_first_block(arguments.model, quantize)),
+        "switch": lambda: [measure_switch(demo, mode, quantize=quantize) for mode in get_args(SwitchMode)],
+        "window": lambda: [measure_window(demo, frames, quantize=quantize) for frames in (6, 12, 21, 42, 84)],
+        "length": lambda: measure_length(demo, arguments.frames, quantize=quantize),
     }
     results: dict[str, Any] = {"command": shlex.join(sys.argv), "machine": machine()}
     with tqdm(arguments.only, file=sys.stderr, unit="table") as bar:
@@ -101,13 +106,13 @@ def speedup_setups(num_passes: int) -> list[Setup]:
     ]
 
 
-async def measure_speedup(model: str, num_blocks: int) -> list[Row]:
+async def measure_speedup(model: str, num_blocks: int, quantize: Quantize) -> list[Row]:
     """Seconds per block in the steady state: window full, pipeline full; one thread per rank."""
     card = find_card(model)
     num_passes = card.sampling.num_passes
     rows: list[Row] = []
     for setup in speedup_setups(num_passes):
-        seconds = await seconds_per_block(card, model, setup, num_blocks)
+        seconds = await seconds_per_block(card, model, setup, num_blocks, quantize)
         first = rows[0]["block_s"] if rows else seconds
         ceiling = num_passes / -(-num_passes // setup.num_ranks) if setup.stagger == 1 else 1.0
         rows.append(
@@ -125,7 +130,9 @@ async def measure_speedup(model: str, num_blocks: int) -> list[Row]:
     return rows
 
 
-async def seconds_per_block(card: ModelCard, model: str, setup: Setup, num_blocks: int) -> float:
+async def seconds_per_block(
+    card: ModelCard, model: str, setup: Setup, num_blocks: int, quantize: Quantize
+) -> float:
     warm_up = card.window.window_blocks + card.sampling.num_passes
     config = make(
         EngineConfig,
@@ -135,6 +142,7 @@ async def seconds_per_block(card: ModelCard, model: str, setup: Setup, num_block
             "num_ranks": setup.num_ranks,
             "stagger": setup.stagger,
             "inflight_attention": setup.attention,
+            "quantize": quantize,
             "threads_per_rank": 1,
         },
     )
@@ -149,7 +157,7 @@ async def seconds_per_block(card: ModelCard, model: str, setup: Setup, num_block
     return (finished[-1] - finished[warm_up]) / num_blocks
 
 
-async def measure_first_block(model: str) -> list[Row]:
+async def measure_first_block(model: str, quantize: Quantize) -> list[Row]:
     """From opening a session to its first clean block, alone on the engine."""
     rows: list[Row] = []
     num_passes = find_card(model).sampling.num_passes
@@ -161,6 +169,7 @@ async def measure_first_block(model: str) -> list[Row]:
                 "weights": "random",
                 "num_ranks": num_ranks,
                 "stagger": stagger,
+                "quantize": quantize,
                 "threads_per_rank": 1,
             },
         )
@@ -186,10 +195,10 @@ async def first_block_s(engine: Engine) -> float:
 class Bench:
     """A session on a Runner in this process."""
 
-    def __init__(self, card: ModelCard, stagger: int = 1) -> None:
+    def __init__(self, card: ModelCard, quantize: Quantize = "none", stagger: int = 1) -> None:
         self.card = card
         self.shape = Shape(card.sampling.num_passes, stagger, 1, card.window)
-        model = build_model(card, None, 0, torch.device("cpu"), torch.float32)
+        model = build_model(card, None, 0, torch.device("cpu"), torch.float32, quantize)
         self.runner = Runner(model, card, self.shape, 0, SoloExchange())
         self.runner.open(0, 0, card.video.height, card.video.width, {})
         self.embedding = torch.ones(4, card.transformer.text_dim)
@@ -217,9 +226,15 @@ class Bench:
         return self.runner.sessions[0].cache.num_bytes
 
 
-def measure_switch(card: ModelCard, mode: SwitchMode, blocks_after: int = 10, repeats: int = 5) -> Row:
+def measure_switch(
+    card: ModelCard,
+    mode: SwitchMode,
+    blocks_after: int = 10,
+    repeats: int = 5,
+    quantize: Quantize = "none",
+) -> Row:
     """What a switch costs: time to emit the blocks after it beyond what they take in the steady state."""
-    bench = Bench(card)
+    bench = Bench(card, quantize)
     ticks = bench.ticks()
     run_blocks(ticks, card.window.window_blocks + card.sampling.num_passes)
     extra, touched, full = [], 0, 0
@@ -249,9 +264,11 @@ def run_blocks(ticks: Iterator[tuple[float, int | None]], num_blocks: int) -> fl
     return seconds
 
 
-def measure_window(card: ModelCard, window_frames: int, num_ticks: int = 30) -> Row:
+def measure_window(
+    card: ModelCard, window_frames: int, num_ticks: int = 30, quantize: Quantize = "none"
+) -> Row:
     """Tick time and cache memory in the steady state, by window length."""
-    bench = Bench(replace(card, window=replace(card.window, window_frames=window_frames)))
+    bench = Bench(replace(card, window=replace(card.window, window_frames=window_frames)), quantize)
     ticks = bench.ticks()
     run_blocks(ticks, window_frames // card.window.block_frames + card.sampling.num_passes)
     times = [next(ticks)[0] for _ in range(num_ticks)]
@@ -262,9 +279,11 @@ def measure_window(card: ModelCard, window_frames: int, num_ticks: int = 30) -> 
     }
 
 
-def measure_length(card: ModelCard, num_frames: int, sample: int = 100) -> list[Row]:
+def measure_length(
+    card: ModelCard, num_frames: int, sample: int = 100, quantize: Quantize = "none"
+) -> list[Row]:
     """Tick time and process memory along one session with `rope = window`."""
-    bench = Bench(replace(card, window=replace(card.window, rope="window")))
+    bench = Bench(replace(card, window=replace(card.window, rope="window")), quantize)
     ticks = bench.ticks()
     num_blocks = num_frames // card.window.block_frames
     marks = [mark for mark in (50, 200, 500, 1000, 2000, 5000, 10_000) if mark < num_blocks] + [num_blocks]

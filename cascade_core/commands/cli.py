@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args
 import shtab
 from tqdm import tqdm
 
-from cascade_core.commands.arguments import add_bench_arguments
+from cascade_core.commands.arguments import add_bench_arguments, add_quantize
 from cascade_core.commands.listing import list_models
 from cascade_core.config import (
     MAX_SIDE,
@@ -48,6 +48,8 @@ FLAGS = {
     "num_ranks": "--ranks",
     "stagger": "--stagger",
     "tick_deadline_s": "--tick-deadline",
+    "quantize": "--quantize",
+    "quantize_attention": "--quantize-attention",
     "model": "--model",
     "prompts": "--prompt",
     "num_blocks": "--blocks",
@@ -126,6 +128,11 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of weights and latents"
     )
+    add_quantize(parser)
+    parser.add_argument(
+        "--quantize-attention", action="store_true",
+        help="self-attention in 8 bits, by FlashAttention 3 or SageAttention 2 (experimental)",
+    )  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="torch.compile the layers")
     parser.add_argument(
         "--tick-deadline", type=float, default=defaults["tick_deadline_s"], metavar="SECONDS",
@@ -200,6 +207,8 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
             "rope": arguments.rope,
             "device": arguments.device,
             "dtype": arguments.dtype,
+            "quantize": arguments.quantize,
+            "quantize_attention": arguments.quantize_attention,
             "compile": arguments.compile,
             "tick_deadline_s": arguments.tick_deadline,
             "max_pixels": MAX_SIDE**2,  # there is nobody else whose ticks a large size could spoil

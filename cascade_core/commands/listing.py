@@ -20,8 +20,16 @@ def num_parameters(config: TransformerConfig) -> int:
     return config.num_layers * layer + embeddings + projections + patch * (dim + 1) + 2 * dim
 
 
+def fp8_bytes(config: TransformerConfig) -> int:
+    """The transformer with `quantize = fp8`: of the layers' matrices a byte a weight and a scale a row, else
+    bfloat16."""
+    dim, ffn = config.dim, config.ffn_dim
+    weights, rows = config.num_layers * (8 * dim * dim + 2 * dim * ffn), config.num_layers * (9 * dim + ffn)
+    return 2 * (num_parameters(config) - weights) + weights + 4 * rows
+
+
 def describe(card: ModelCard, weights: str | None) -> dict[str, Any]:
-    """What a person needs to choose a model. Sizes are those in bfloat16."""
+    """What a person needs to choose a model. A session's size is that in bfloat16."""
     missing = missing_files(card, weights)
     parameters = num_parameters(card.transformer)
     return {
@@ -35,6 +43,7 @@ def describe(card: ModelCard, weights: str | None) -> dict[str, Any]:
         "height": card.video.height,
         "num_parameters": parameters,
         "weights_bytes": 2 * parameters,
+        "fp8_weights_bytes": fp8_bytes(card.transformer),
         "session_bytes": card.session_bytes(card.video.height, card.video.width),
         "missing_files": missing,
         "random_only": weights is None and not card.has_weights,
@@ -57,7 +66,8 @@ def _lines(model: dict[str, Any]) -> list[str]:
         files = "\n             ".join([f"{len(model['missing_files'])} not here:", *model["missing_files"]])
     else:
         files = "all present"
-    parameters = f"{model['num_parameters'] / 1e9:.3g} B parameters, {_size(model['weights_bytes'])} in bf16"
+    sizes = f"{_size(model['weights_bytes'])} in bf16, {_size(model['fp8_weights_bytes'])} in fp8"
+    parameters = f"{model['num_parameters'] / 1e9:.3g} B parameters, {sizes}"
     session = f"{model['width']}x{model['height']}, {_size(model['session_bytes'])} a session on each rank"
     return [
         f"{model['name']}  {model['title']}",

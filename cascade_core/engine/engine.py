@@ -77,6 +77,8 @@ class Engine:
         """Load the model on all ranks. Raises UserError, or SessionLost if the ranks cannot start."""
         engine = cls(config, observer)
         await engine._ranks.start()
+        if config.quantize != "none" and engine.status.device == "cpu":
+            log.warning("quantize: %s is slow on a CPU, and there for tests", config.quantize)
         engine._supervisor = asyncio.create_task(engine._supervise(), name="engine")
         return engine
 

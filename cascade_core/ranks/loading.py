@@ -6,8 +6,10 @@ import psutil
 import torch
 
 from cascade_core.attention.exchange import join_group
-from cascade_core.config import EngineConfig, ModelCard, allowed_staggers
+from cascade_core.attention.quantized import pick_quantized
+from cascade_core.config import EngineConfig, ModelCard, Quantize, allowed_staggers
 from cascade_core.errors import InvalidConfig
+from cascade_core.model.fp8 import check_fp8, quantize_model
 from cascade_core.model.model import CausalWanModel, Layer, keep_float32
 from cascade_core.ranks.messages import Load
 from cascade_core.ranks.runner import Runner
@@ -43,7 +45,12 @@ def free_bytes(device: torch.device, num_ranks: int) -> int:
 
 
 def build_model(
-    card: ModelCard, files: ModelFiles | None, seed: int, device: torch.device, dtype: torch.dtype
+    card: ModelCard,
+    files: ModelFiles | None,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantize: Quantize = "none",
 ) -> CausalWanModel:
     """The transformer with the checkpoint's weights, or random ones (files None).
 
@@ -51,6 +58,8 @@ def build_model(
     """
     with torch.device("meta"):
         model = CausalWanModel(card.transformer)
+        if quantize == "fp8":
+            quantize_model(model)
     check_memory(card, model, device, dtype)
     if files is None:
         randomize(model, seed, device, dtype, keep_float32)
@@ -61,7 +70,10 @@ def build_model(
 
 def check_memory(card: ModelCard, model: CausalWanModel, device: torch.device, dtype: torch.dtype) -> None:
     """Refuse a model that cannot fit, before the kernel kills whatever it picks. `model` is on meta."""
-    needed = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    needed = sum(
+        parameter.numel() * min(parameter.itemsize, dtype.itemsize)  # FP8 stays FP8
+        for parameter in model.parameters()
+    )
     free = free_bytes(device, num_ranks=1)
     if needed > free:
         sizes = f"{needed / 2**30:.1f} GiB on each rank, {free / 2**30:.1f} GiB are free"
@@ -71,12 +83,14 @@ def check_memory(card: ModelCard, model: CausalWanModel, device: torch.device, d
 def build_runner(load: Load, device: torch.device, dtype: torch.dtype) -> Runner:
     """Load the model, then join the group (loading times differ; joining waits for the slowest)."""
     config, card = load.config, load.card
-    model = build_model(card, load.files, config.seed, device, dtype)
+    check_fp8(config, device, dtype)
+    kernel = pick_quantized(config, device, dtype)
+    model = build_model(card, load.files, config.seed, device, dtype, config.quantize)
     if config.compile:
         for layer in model.layers:
             compile_layer(layer)
     exchange = join_group(load.rank, config.num_ranks, str(load.rendezvous), device, config.start_deadline_s)
-    return Runner(model, card, engine_shape(config, card), load.rank, exchange)
+    return Runner(model, card, engine_shape(config, card), load.rank, exchange, kernel)
 
 
 def compile_layer(layer: Layer) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from cascade_core.attention.attention import Kernel
 from cascade_core.attention.exchange import Exchange
 from cascade_core.attention.joint_attention import JointAttention, RankSetup
 from cascade_core.attention.kv_cache import KvCache
@@ -49,15 +50,16 @@ class Runner:
         shape: Shape,
         rank: int,
         exchange: Exchange,
+        kernel: Kernel | None = None,
     ) -> None:
         """`shape.window` counts, not the card's: the engine may override its rope. Stagger and attention
-        come with each plan."""
+        come with each plan. `kernel`: of self-attention; None: the preferred one."""
         self.model = model
         self.card = card
         self.shape = shape
         self.rank = rank
         self.sessions: dict[int, SessionState] = {}
-        self._setup = RankSetup(shape, rank, exchange)
+        self._setup = RankSetup(shape, rank, exchange, kernel)
         self._noise = NoiseThread(model.device)
         self._sigmas = pass_sigmas(card.sampling)
         with torch.inference_mode():

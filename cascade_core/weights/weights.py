@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cascade_core.config import ModelCard
 from cascade_core.errors import WeightsError
+from cascade_core.fp8 import FP8, quantize
 from cascade_core.weights.checkpoint import is_usable, read_tensors
 from cascade_core.weights.layouts import original_transformer, transformers_umt5
 from cascade_core.weights.locate import ModelFiles
@@ -44,20 +45,23 @@ def load_state(
 ) -> None:
     """Give a model on the meta device the tensors of `state`, cast and moved one by one.
 
-    A tensor under two names (tied parameters) stays one tensor.
+    A tensor under two names (tied parameters) stays one tensor. A parameter that the model has in FP8 is
+    quantized on the device before the next is moved.
     Raises one WeightsError that names `source`, where the tensors come from, and every missing, surplus,
     misshapen and unusable key; or, found while casting, every tensor with NaN or infinity.
     """
-    _check_state(model.state_dict(), state, source)
-    copies: dict[tuple[int, torch.dtype], Tensor] = {}
+    expected, quantized = _expected(model)
+    _check_state(expected, state, source)
+    copies: dict[tuple[int, torch.dtype, bool], tuple[Tensor, ...]] = {}
     placed: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        key = (id(tensor), torch.float32 if keep_float32(name) else dtype)
+        key = (id(tensor), torch.float32 if keep_float32(name) else dtype, name in quantized)
         if key not in copies:
-            copies[key] = tensor.to(device, key[1])
-            sums[name] = copies[key].sum()
-        placed[name] = copies[key]
+            cast = tensor.to(device, key[1])
+            sums[name] = cast.sum()
+            copies[key] = quantize(cast, dim=(1,)) if name in quantized else (cast,)
+        placed |= zip((name, f"{name}_scale"), copies[key], strict=False)
     _check_finite(sums, source)
     model.load_state_dict(placed, assign=True)
 
@@ -71,10 +75,12 @@ def randomize(
     layer; biases are 0 and norm weights 1.
     """
     generator = torch.Generator(device).manual_seed(seed)
-    state = {
-        name: _random(name, meta.shape, generator, torch.float32 if keep_float32(name) else dtype)
-        for name, meta in model.state_dict().items()
-    }
+    expected, quantized = _expected(model)
+    state: dict[str, Tensor] = {}
+    for name, meta in expected.items():
+        made = _random(name, meta.shape, generator, torch.float32 if keep_float32(name) else dtype)
+        parts = quantize(made, dim=(1,)) if name in quantized else (made,)
+        state |= zip((name, f"{name}_scale"), parts, strict=False)
     model.load_state_dict(state, assign=True)
 
 
@@ -92,6 +98,14 @@ def read_vae(path: Path) -> dict[str, Tensor]:
     with reading(path):
         converted: dict[str, Tensor] = convert_wan_vae_to_diffusers(read_tensors(path))
         return converted
+
+
+def _expected(model: nn.Module) -> tuple[dict[str, Tensor], set[str]]:
+    """What a checkpoint has to bring, and what of it the model has in FP8, with a scale for each row."""
+    state = model.state_dict()
+    quantized = {name for name, meta in state.items() if meta.dtype is FP8}
+    scales = {f"{name}_scale" for name in quantized}
+    return {name: meta for name, meta in state.items() if name not in scales}, quantized
 
 
 def _check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: Path | str) -> None:

@@ -1,4 +1,7 @@
-"""Which weights a stage runs, as a digest: a session continues faithfully only on the same ones."""
+"""Which weights a stage runs, as a digest: a session continues faithfully only on the same ones.
+
+Weights in FP8 are others than those they were made from.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,11 +13,10 @@ from cascade_core.weights.locate import ModelFiles, adapter_config, locate
 
 
 def find_revision(config: EngineConfig, card: ModelCard) -> str:
-    """`random`, or `sha256:` and the digest. Reads all of the weights: seconds to minutes, off the event
-    loop. Raises WeightsError."""
-    if uses_random_weights(config, card):
-        return RANDOM
-    return digest(locate(card, config.weights))
+    """`random`, or `sha256:` and the digest; with `+fp8` where they are quantized. Reads all of the weights:
+    seconds to minutes, off the event loop. Raises WeightsError."""
+    found = RANDOM if uses_random_weights(config, card) else digest(locate(card, config.weights))
+    return found if config.quantize == "none" else f"{found}+{config.quantize}"
 
 
 def digest(files: ModelFiles) -> str:

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from functools import partial
 
 import structlog
 from prometheus_client import CollectorRegistry
 
+from cascade_core.config import EngineConfig
 from cascade_core.engine.engine import Engine
 from cascade_core.errors import CascadeError, InvalidConfig, WeightsError
 from cascade_core.ranks.group import in_daemon_thread
@@ -27,6 +29,14 @@ LOADING = "the model is loading"
 
 class StartFailed(CascadeError):
     """The model cannot be loaded; the message says which setting to look at."""
+
+
+def named(complaint: str) -> str:
+    """A complaint about loading, with the variable to look at in front."""
+    field, colon, wrong = complaint.partition(": ")
+    if colon and field in {known.name for known in fields(EngineConfig)}:
+        return f"CASCADE_STAGE_{field.upper()}: {wrong}"
+    return f"CASCADE_STAGE_MODEL, CASCADE_STAGE_WEIGHTS: {complaint}"
 
 
 class Stage:
@@ -84,7 +94,7 @@ class Stage:
             revision = await in_daemon_thread(partial(find_revision, config, card))
             engine = await Engine.start(config, self)
         except (InvalidConfig, WeightsError) as error:
-            raise StartFailed(f"CASCADE_STAGE_MODEL, CASCADE_STAGE_WEIGHTS: {error}") from None
+            raise StartFailed(named(str(error))) from None
         except CascadeError as error:
             raise StartFailed(str(error)) from None
         self.engine, self.revision = engine, revision

@@ -243,6 +243,22 @@ def start_generating(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
+def test_what_is_asked_of_other_hardware_is_told_with_the_flag(tmp_path: Path, here: Here) -> None:
+    status, _, errors = here(*SMALL, "--quantize-attention", "--latents", tmp_path / "x.safetensors")
+    assert status == 2
+    assert errors.splitlines()[-1].startswith("cascade-engine: --quantize-attention: needs FlashAttention 3 ")
+
+
+def test_generate_in_fp8(tmp_path: Path, here: Here, caplog: pytest.LogCaptureFixture) -> None:
+    figures = tmp_path / "x.json"
+    status, _, errors = here(
+        *SMALL, "--quantize", "fp8", "--latents", tmp_path / "x.safetensors", "--json", figures
+    )
+    assert status == 0, errors
+    assert "fp8 is slow on a CPU" in caplog.text
+    assert json.loads(figures.read_text())["engine"]["quantize"] == "fp8"
+
+
 def test_models_lists_licence_sizes_and_missing_files(here: Here) -> None:
     _, table, _ = here("models")
     assert "self-forcing-1.3b" in table
@@ -251,6 +267,7 @@ def test_models_lists_licence_sizes_and_missing_files(here: Here) -> None:
     assert models["bench"]["random_only"]
     assert models["demo"]["missing_files"] == []
     assert models["krea-14b"]["num_parameters"] == pytest.approx(14.3e9, rel=0.01)
+    assert models["krea-14b"]["fp8_weights_bytes"] == pytest.approx(14.4e9, rel=0.02)
     assert models["self-forcing-1.3b"]["missing_files"]
     assert models["self-forcing-1.3b"]["session_bytes"] > 4 * 2**30
 

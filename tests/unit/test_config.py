@@ -84,6 +84,7 @@ class TestEngineConfig:
             ("rope", "relative", "'absolute' or 'window'"),
             ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
             ("dtype", "float16", "'auto', 'float32' or 'bfloat16'"),
+            ("quantize", "int8", "'none' or 'fp8'"),
             ("max_sessions", 0, "greater than or equal to 1"),
             ("tick_deadline_s", 0, "greater than 0"),
             ("tick_deadline_s", float("nan"), "finite number"),
@@ -126,6 +127,15 @@ class TestEngineConfig:
         check_engine(engine_config(**{field: 5}), card)
         with pytest.raises(InvalidConfig, match=rf"^{field}: 6 is not in 1\.\.5 \(passes per block\)"):
             check_engine(engine_config(**{field: 6}), card)
+
+    def test_fp8_needs_widths_that_its_products_take(self) -> None:
+        check_engine(engine_config(quantize="fp8"), card_with())
+        odd = card_with(transformer__ffn_dim=72)
+        check_engine(engine_config(), odd)
+        with pytest.raises(
+            InvalidConfig, match=r"^quantize: .* multiples of 16, tiny has dim 48, ffn_dim 72"
+        ):
+            check_engine(engine_config(quantize="fp8"), odd)
 
     @pytest.mark.parametrize(
         ("values", "message"),

@@ -56,7 +56,7 @@ def test_it_needs_what_it_imports_and_no_more_than_the_checkout(staged: Path) ->
     named = {need.split(">")[0].split("=")[0].lower() for need in needs}
     own = {path.name for path in staged.iterdir() if path.is_dir()}
     homes = packages_distributions()
-    optional = {"flash_attn_interface", "services"}
+    optional = {"flash_attn_interface", "sageattention", "services"}
     third = set(imported(staged)) - set(sys.stdlib_module_names) - own - optional
     missing = {name for name in third if not {home.lower() for home in homes[name]} & named}
     assert missing == set()

@@ -16,10 +16,18 @@ from scipy.stats import multinomial
 
 from cascade_core.config import find_card
 from cascade_core.engine.session import PromptApplied
-from cascade_core.errors import CascadeError
+from cascade_core.errors import CascadeError, InvalidConfig
 from demo_world import evaluate, filming
 from demo_world.clips import Clip, Take, first_frame
-from demo_world.configurations import Amounts, all_configurations, plan
+from demo_world.configurations import (
+    Amounts,
+    all_configurations,
+    baseline_of,
+    choose,
+    engine_config,
+    plan,
+    twin,
+)
 from demo_world.darkroom import Picture
 from demo_world.experiments import (
     DRIFT_BLOCKS,
@@ -198,6 +206,22 @@ def test_what_a_configuration_films() -> None:
         80,
         800,
     ]
+
+
+def test_fp8_is_asked_for_by_name_and_compared_with_the_same_without() -> None:
+    card = find_card("demo")
+    assert choose(None, card) == all_configurations(card)
+    chosen = choose(["bidirectional-1-fp8", "sequential-fp8", "sequential"], card)
+    assert list(chosen) == ["sequential", "sequential-fp8", "bidirectional-1-fp8"]
+    assert [engine_config("demo", None, each).quantize for each in chosen.values()] == ["none", "fp8", "fp8"]
+    against = {name: baseline_of(name) for name in (*chosen, "causal-2")}
+    assert list(against.values()) == [None, "sequential", "bidirectional-1", "sequential"]
+    assert twin("causal-2", "switch boundary") == "switch immediate"
+    assert twin("causal-2-fp8", "switch boundary") == "switch boundary"
+    with pytest.raises(
+        InvalidConfig, match=r"'fast' is not one of sequential, .*, nor one of them with -fp8"
+    ):
+        choose(["fast"], card)
 
 
 def test_frames_of_blocks() -> None:

@@ -121,12 +121,11 @@ def test_tables_grow_with_each_measurement(monkeypatch: pytest.MonkeyPatch, tmp_
     assert case["summary"]["ratio"] > 0
 
 
-def test_a_quantized_model_needs_an_engine_that_has_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setattr("benchmarks.gpu.__main__.fields", lambda kind: ())
-    assert main(["--tiny", "--quantize", "fp8", "--out", str(tmp_path)]) == 2
-    assert "no setting `quantize`" in capsys.readouterr().err
+def test_a_quantized_model_has_a_table_of_its_own(tmp_path: Path) -> None:
+    options = ["--passes", "1", "--only", "models", "--modes", "sequential"]
+    assert main(["--tiny", "--quantize", "fp8", "--out", str(tmp_path), *options]) == 0
+    (case,) = json.loads((tmp_path / "gpu-fp8-tiny.json").read_text())["cases"]
+    assert case["modes"]["sequential"]
 
 
 def test_a_gather_that_cannot_hide_costs_time() -> None:

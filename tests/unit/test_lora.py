@@ -19,7 +19,9 @@ from torch import Tensor
 
 from cascade_core.config import LoraConfig, find_card
 from cascade_core.errors import InvalidConfig, WeightsError
+from cascade_core.fp8 import quantize
 from cascade_core.model.model import keep_float32
+from cascade_core.ranks.loading import build_model
 from cascade_core.weights.layouts import find_parameters
 from cascade_core.weights.locate import locate
 from cascade_core.weights.weights import load_state, read_transformer
@@ -134,6 +136,17 @@ def test_one_key_alone_is_understood() -> None:
     for form, (rename, _) in FORMS.items():
         for layer in LINEARS:
             assert find_parameters([f"{rename(layer)}.weight"], STATE) == [f"{layer}.weight"], form
+
+
+def test_it_is_merged_before_weights_are_quantized(tmp_path: Path) -> None:
+    saved(STATE, tmp_path / "base.pt")
+    written(lora("peft", LAYER_LINEARS), tmp_path / "style.safetensors")
+    card = make_card("base.pt", lora=[LoraConfig(repo="owner/name", path="style.safetensors")])
+    model = build_model(card, locate(card, str(tmp_path)), 0, CPU, torch.float32, "fp8")
+    for layer in LAYER_LINEARS:
+        values, scales = quantize(with_pairs([layer], 1.0)[f"{layer}.weight"], dim=(1,))
+        assert torch.equal(model.get_parameter(f"{layer}.weight").float(), values.float())
+        assert torch.equal(model.get_parameter(f"{layer}.weight_scale"), scales)
 
 
 def test_ranks_may_differ_from_layer_to_layer(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from cascade_core.attention.rope import rope_angles
 from cascade_core.errors import WeightsError
+from cascade_core.fp8 import quantize
+from cascade_core.model.fp8 import quantize_model
 from cascade_core.model.model import CausalWanModel, Conditioning, keep_float32
 from cascade_core.ranks.loading import build_model
 from cascade_core.weights.checkpoint import read_tensors
@@ -136,6 +138,19 @@ def test_every_form_gives_the_same_state_and_output(form: str, state: State, tmp
     assert torch.equal(velocity(loaded), velocity(state))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_quantized_as_it_is_read(form: str, state: State, tmp_path: Path) -> None:
+    files = ModelFiles(transformer=FORMS[form](state, tmp_path))
+    model = build_model(make_card(key="mine"), files, 0, CPU, torch.float32, "fp8")
+    for name, tensor in model.state_dict().items():
+        if tensor.dtype is torch.float8_e4m3fn:
+            values, scales = quantize(state[name], dim=(1,))
+            assert torch.equal(tensor.float(), values.float()), name
+            assert torch.equal(model.state_dict()[f"{name}_scale"], scales), name
+        elif not name.endswith("_scale"):
+            assert torch.equal(tensor, state[name]), name
+
+
 def test_diffusers_shards_are_really_several(state: State, tmp_path: Path) -> None:
     folder = FORMS["diffusers shards"](state, tmp_path)
     assert len(list(folder.glob("*.safetensors"))) > 2
@@ -177,6 +192,26 @@ def test_every_wrong_key_is_listed_after_the_count(state: State) -> None:
         load_state(meta_model(), {}, "w.pt", CPU, torch.float32, keep_float32)
     assert len(state) > 50
     assert all(name in str(error.value) for name in state)
+
+
+def test_one_tensor_under_two_names_is_quantized_under_both(state: State) -> None:
+    tied = {**state, "blocks.0.self_attn.k.weight": state["blocks.0.self_attn.q.weight"]}
+    model = meta_model()
+    quantize_model(model)
+    load_state(model, tied, "w.pt", CPU, torch.float32, keep_float32)
+    assert torch.equal(model.blocks[0].self_attn.k.weight_scale, model.blocks[0].self_attn.q.weight_scale)
+
+
+@pytest.mark.parametrize("how", ["none", "fp8"])
+def test_wrong_keys_are_told_as_the_checkpoint_has_them(how: str, state: State, tmp_path: Path) -> None:
+    wrong = {name: tensor for name, tensor in state.items() if name != "blocks.0.ffn.0.weight"}
+    path = saved({**wrong, "blocks.1.ffn.0.weight": torch.ones(3, 3)}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError) as error:
+        build_model(make_card(), ModelFiles(path), 0, CPU, torch.float32, how)
+    assert str(error.value).endswith(
+        "(1 missing, 1 misshapen); missing: blocks.0.ffn.0.weight; misshapen: blocks.1.ffn.0.weight [3, 3] "
+        "instead of [32, 24]"
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

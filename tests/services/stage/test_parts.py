@@ -125,7 +125,9 @@ class TestRevision:
         assert find_revision(make(EngineConfig, {"model": "demo", "weights": "random"}), card) == "random"
         bundled = find_revision(make(EngineConfig, {"model": "demo"}), card)
         assert bundled.startswith("sha256:")
-        assert len(bundled) <= 128
+        quantized = find_revision(make(EngineConfig, {"model": "demo", "quantize": "fp8"}), card)
+        assert quantized == f"{bundled}+fp8"
+        assert len(quantized) <= 128
 
 
 def test_a_tick_has_no_more_passes_than_the_contract_allows() -> None:

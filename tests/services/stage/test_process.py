@@ -140,6 +140,14 @@ async def test_weights_that_are_not_there_end_the_process(tmp_path: Path) -> Non
         assert "Traceback" not in "\n".join(process.lines)
 
 
+async def test_a_setting_that_this_machine_cannot_serve_ends_the_process() -> None:
+    async with stage_process(CASCADE_STAGE_QUANTIZE_ATTENTION="true") as process:
+        assert await process.end() == 1
+        assert process.lines[-1].startswith(
+            "stage: CASCADE_STAGE_QUANTIZE_ATTENTION: needs FlashAttention 3 "
+        )
+
+
 async def test_the_demo_model_from_start_to_drained() -> None:
     async with stage_process(CASCADE_TELEMETRY_METRICS_PORT="0", CASCADE_STAGE_NUM_RANKS="2") as process:
         metrics = await process.logged("metrics")
