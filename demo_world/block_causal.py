@@ -8,9 +8,9 @@ blocks see each other. None of them knows of a cascade.
 import torch
 from torch import Tensor, nn
 
-from cascade_core.attention.rope import rope_angles
+from cascade_core.attention.rope import RotaryTable
 from cascade_core.config import TransformerConfig
-from cascade_core.model.model import CausalWanModel, Conditioning, Layer
+from cascade_core.model.model import CausalWanModel, Layer
 from cascade_core.ranks.loading import compile_layer
 
 View = tuple[slice, slice]
@@ -67,38 +67,43 @@ class BlockCausal(nn.Module):
         num_clips, num_copies, num_blocks, frames, _, height, width = latents.shape
         time, modulation = model.embed_time((1000 * sigmas).flatten().tolist())
         starts = [frames * block for block in range(num_blocks)]
-        cos, sin = rope_angles(starts, frames, height // 2, width // 2, model.config.head_dim, latents.device)
-        repeats = (num_clips * num_copies, 1, 1, 1)
-        cond = Conditioning(time, modulation, cos.repeat(repeats), sin.repeat(repeats), ())
+        positions = RotaryTable(frames, height // 2, width // 2, model.config.head_dim, latents.device)
+        turns = positions.turns(starts).repeat((num_clips * num_copies, 1, 1, 1, 1))
         hidden = model.text_embedding(embeddings.flatten(0, 1))
         patches = model.patch_embedding(latents.flatten(0, 2).transpose(1, 2))
         x = patches.flatten(2).transpose(1, 2).float()
-        for layer in model.layers:
-            x = _run_layer(layer, x, cond, hidden, num_copies, views)
+        for layer, own in zip(model.layers, modulation, strict=True):
+            x = _run_layer(layer, x, own, turns, hidden, num_copies, views)
         velocity = model._unpatchify(model.head(x, time), latents.flatten(0, 2).shape)  # float32
         return velocity.view(latents.shape)[:, -num_noisy:]
 
 
 def _run_layer(
-    layer: Layer, x: Tensor, cond: Conditioning, hidden: Tensor, num_copies: int, views: list[View]
+    layer: Layer,
+    x: Tensor,
+    modulation: Tensor,
+    turns: Tensor,
+    hidden: Tensor,
+    num_copies: int,
+    views: list[View],
 ) -> Tensor:
     """One layer on tokens x [B * copies * blocks, L, dim]; a context is copy 0."""
     query, key, value = (
         tensor.view(-1, num_copies, len(views), *tensor.shape[1:]).transpose(3, 4)  # [B, copies, K, H, L, D]
-        for tensor in layer.qkv(x, cond)
+        for tensor in layer.qkv(x, modulation, turns)
     )
     attended = torch.stack(
         [_attend(query[:, :, n], _visible(key, view), _visible(value, view)) for n, view in enumerate(views)],
         dim=2,
     )
-    x, text_query = layer.after_attention(x, attended.transpose(3, 4).flatten(0, 2), cond)
+    x, text_query = layer.after_attention(x, attended.transpose(3, 4).flatten(0, 2), modulation)
     text_key, text_value = (
         tensor.view(-1, 1, len(views), *tensor.shape[1:]).transpose(3, 4)  # copies share a clip's prompts
         for tensor in layer.cross_attn.key_value(hidden)
     )
     text_query = text_query.view(-1, num_copies, len(views), *text_query.shape[1:]).transpose(3, 4)
     read = _attend(text_query, text_key, text_value)  # [B, copies, K, H, L, D]
-    return layer.feed_forward(x, read.transpose(3, 4).flatten(0, 2).flatten(2), cond)
+    return layer.feed_forward(x, read.transpose(3, 4).flatten(0, 2).flatten(2), modulation)
 
 
 def _visible(tensor: Tensor, view: View) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cascade_core.attention.rope import rope_angles
+from cascade_core.attention.rope import RotaryTable
 from cascade_core.model.model import CausalWanModel, Conditioning, TextCache
 from cascade_core.model.sampler import clean_estimate, renoise
 
@@ -72,9 +72,8 @@ class _Cache:
         model = self._model
         num_clips, frames, _, height, width = latents.shape
         time, modulation = model.embed_time([1000 * sigma] * num_clips)
-        angles = rope_angles(
-            [block * frames], frames, height // 2, width // 2, model.config.head_dim, latents.device
-        )
+        size = frames, height // 2, width // 2
+        turns = RotaryTable(*size, model.config.head_dim, latents.device).turns([block * frames])
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             seen = [*self._layers[layer], (key, value)]
@@ -83,5 +82,5 @@ class _Cache:
                 self._layers[layer] = seen[-self._num_blocks :]
             return F.scaled_dot_product_attention(query.transpose(1, 2), keys, values).transpose(1, 2)
 
-        velocity: Tensor = model(latents, Conditioning(time, modulation, *angles, tuple(texts)), attend)
+        velocity: Tensor = model(latents, Conditioning(time, modulation, turns, tuple(texts)), attend)
         return velocity

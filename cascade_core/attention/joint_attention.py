@@ -10,7 +10,7 @@ from torch import Tensor
 from cascade_core.attention.attention import Kernel, KeyValue, Partial, attend_partial, merge
 from cascade_core.attention.exchange import Exchange, Gathering, Local
 from cascade_core.attention.kv_cache import KvCache, contiguous_runs
-from cascade_core.attention.rope import rotate, time_shift_angles
+from cascade_core.attention.rope import rotate, time_shift_turns
 from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, visible_in_flight, window_start
 
 
@@ -100,7 +100,7 @@ class Reader:
         # rope = window: the sink stays right in front of the window instead of falling ever further behind.
         shift = shift if shape.window.rope == "window" else 0
         self._moved_sink = range(shape.window.sink_blocks) if shift else range(0)
-        self._angles = time_shift_angles(shift * shape.window.block_frames, cache.head_dim, cache.device)
+        self._turns = time_shift_turns(shift * shape.window.block_frames, cache.head_dim, cache.device)
 
     def attend_clean(self, layer: int, query: Tensor) -> list[Partial]:
         """Partial attention of queries [L, H, D] to the clean cache."""
@@ -129,4 +129,4 @@ class Reader:
 
     def _move(self, key_value: KeyValue) -> KeyValue:
         key, value = key_value
-        return rotate(key, *self._angles), value
+        return rotate(key, self._turns), value

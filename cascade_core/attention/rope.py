@@ -12,11 +12,18 @@ from torch import Tensor
 ROPE_THETA = 10000.0
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding: turns consecutive pairs of x [..., D] by angles [..., D / 2], in float32."""
-    even, odd = x.float().view(*x.shape[:-1], -1, 2).unbind(-1)
-    pairs = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return pairs.flatten(-2).to(x.dtype)
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary embedding: turns consecutive pairs of x [..., D], in float32.
+
+    `turns` [..., D / 2, 2], float32, are the cosine and sine of each pair's angle.
+    """
+    pairs = x.float().view(*x.shape[:-1], -1, 2)
+    if torch.compiler.is_compiling():  # inductor writes kernels for real numbers alone
+        (even, odd), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
+        turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns))
+    return turned.flatten(-2).to(x.dtype)
 
 
 def rope_frequencies(head_dim: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,32 +38,39 @@ def rope_frequencies(head_dim: int, device: torch.device) -> tuple[Tensor, Tenso
     return axis(widths[0]), axis(widths[1]), axis(widths[2])
 
 
-def rope_angles(
-    starts: Sequence[int], frames: int, height: int, width: int, head_dim: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [N, L, 1, head_dim / 2] of blocks that begin at latent frames `starts`.
+def _turns(angles: Tensor) -> Tensor:
+    return torch.stack((angles.cos(), angles.sin()), dim=-1).float()
 
-    Height and width are in patches, L = frames * height * width. Positions enter as host integers, so
-    building the table never waits for the device, and float64 angles stay exact for endless sessions.
-    """
+
+class RotaryTable:
+    """Turns of all tokens of blocks of one frame size; from block to block only those in time differ."""
+
+    def __init__(self, frames: int, height: int, width: int, head_dim: int, device: torch.device) -> None:
+        """Height and width are in patches."""
+        self._time, rows, columns = rope_frequencies(head_dim, device)
+
+        def positions(count: int) -> Tensor:
+            return torch.arange(count, dtype=torch.float64, device=device)
+
+        self._frames = positions(frames)
+        row_turns = _turns(positions(height)[:, None] * rows)[:, None].expand(-1, width, -1, -1)
+        column_turns = _turns(positions(width)[:, None] * columns).expand(height, -1, -1, -1)
+        self._space = torch.cat([row_turns, column_turns], dim=-2).flatten(0, 1)  # [h * w, ..., 2]
+
+    def turns(self, starts: Sequence[int]) -> Tensor:
+        """Turns [N, L, 1, head_dim / 2, 2] of blocks that begin at latent frames `starts`; L: frame by frame.
+
+        Positions enter as host integers, so building the table never waits for the device, and float64
+        angles stay exact for endless sessions.
+        """
+        frames = torch.stack([self._frames + start for start in starts])  # [N, F]
+        time = _turns(frames[..., None] * self._time)  # [N, F, ..., 2]
+        shape = (*frames.shape, len(self._space), -1, -1)
+        parts = time[:, :, None].expand(shape), self._space.expand(shape)
+        return torch.cat(parts, dim=-2).flatten(1, 2)[:, :, None]
+
+
+def time_shift_turns(num_frames: int, head_dim: int, device: torch.device) -> Tensor:
+    """Turns [1, head_dim / 2, 2] that move an already rotated key by `num_frames` in time."""
     time, rows, columns = rope_frequencies(head_dim, device)
-
-    def positions(count: int) -> Tensor:
-        return torch.arange(count, dtype=torch.float64, device=device)[:, None]
-
-    row_angles = (positions(height) * rows)[None, :, None, :].expand(frames, -1, width, -1)
-    column_angles = (positions(width) * columns)[None, None, :, :].expand(frames, height, -1, -1)
-
-    def block(start: int) -> Tensor:
-        time_angles = ((positions(frames) + start) * time)[:, None, None, :].expand(-1, height, width, -1)
-        return torch.cat([time_angles, row_angles, column_angles], dim=-1).flatten(0, 2)
-
-    angles = torch.stack([block(start) for start in starts])[:, :, None, :]  # [N, L, 1, D/2]
-    return angles.cos().float(), angles.sin().float()
-
-
-def time_shift_angles(num_frames: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [1, head_dim / 2] that move an already rotated key by `num_frames` in time."""
-    time, rows, columns = rope_frequencies(head_dim, device)
-    angles = torch.cat([time * num_frames, torch.zeros_like(rows), torch.zeros_like(columns)])[None]
-    return angles.cos().float(), angles.sin().float()
+    return _turns(torch.cat([time * num_frames, torch.zeros_like(rows), torch.zeros_like(columns)])[None])

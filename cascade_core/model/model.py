@@ -34,17 +34,16 @@ class Conditioning:
     time: Tensor
     """[N, dim], float32; see `CausalWanModel.embed_time`."""
     modulation: Tensor
-    """[N, 6, dim], float32."""
-    cos: Tensor
-    """[N, L, 1, head_dim / 2], float32; see `rope_angles`."""
-    sin: Tensor
+    """[layers, 6, N, 1, dim]; see `CausalWanModel.embed_time`."""
+    turns: Tensor
+    """[N, L, 1, head_dim / 2, 2], float32; see `RotaryTable`."""
     text: tuple[TextCache, ...]
     """One per block; blocks in flight can straddle a prompt switch."""
 
 
 def keep_float32(name: str) -> bool:
     """Parameters that stay in float32 whatever the compute type: small, and sensitive."""
-    return name.endswith("modulation") or "norm" in name or name.startswith("time_")
+    return name.endswith("modulation") or name.startswith("time_")
 
 
 def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
@@ -55,23 +54,20 @@ def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1).float()
 
 
-class RmsNorm(nn.Module):
-    """Root-mean-square norm over the full width (not per head), in float32."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """Layer norm of x [N, L, dim], times `scale`, plus `shift`, both [N, 1, dim]."""
+    dim = x.shape[-1:]
+    if len(scale) == 1:  # one kernel, and nothing is rounded in between
+        return F.layer_norm(x, dim, scale.flatten(), shift.flatten(), eps)
+    return torch.addcmul(shift, F.layer_norm(x, dim, eps=eps), scale)
 
 
-class LayerNorm(nn.LayerNorm):
-    """Layer norm in float32."""
+class RmsNorm(nn.RMSNorm):
+    """Root-mean-square norm over the full width (not per head)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps)
+        # They differ in type under autocast, in training, where the fused kernel refuses that.
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
 
 
 class Attention(nn.Module):
@@ -98,39 +94,39 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """One transformer layer in two halves, before and after self-attention."""
+    """One transformer layer in two halves, before and after self-attention.
+
+    Its norms, sums and products of elements write what they read, in the compute type: each is one kernel
+    that computes in float32 inside.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        dim, eps = config.dim, config.eps
-        self.norm1 = LayerNorm(dim, eps, elementwise_affine=False)
+        dim, self.eps = config.dim, config.eps
         self.self_attn = Attention(config)
-        self.norm3 = LayerNorm(dim, eps)
+        self.norm3 = nn.LayerNorm(dim, self.eps)
         self.cross_attn = Attention(config)
-        self.norm2 = LayerNorm(dim, eps, elementwise_affine=False)
         self.ffn = nn.Sequential(
             nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
         )
         self.modulation = nn.Parameter(torch.zeros(1, 6, dim))
 
-    def qkv(self, x: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries and keys, and values, of tokens x [N, L, dim]."""
-        shift, scale = (self.modulation + cond.modulation)[:, :2].chunk(2, dim=1)  # [N, 1, dim]
-        hidden = torch.addcmul(shift, self.norm1(x), 1 + scale).to(x.dtype)
+    def qkv(self, x: Tensor, modulation: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries and keys, and values, of tokens x [N, L, dim]; modulation [6, N, 1, dim]."""
+        hidden = modulated_norm(x, modulation[0], modulation[1], self.eps)
         key, value = self.self_attn.key_value(hidden)
         query = self.self_attn.query(hidden)
-        return rotate(query, cond.cos, cond.sin), rotate(key, cond.cos, cond.sin), value
+        return rotate(query, turns), rotate(key, turns), value
 
-    def update(self, x: Tensor, attended: Tensor, cond: Conditioning, texts: list[KeyValue]) -> Tensor:
+    def update(self, x: Tensor, attended: Tensor, modulation: Tensor, texts: list[KeyValue]) -> Tensor:
         """Tokens [N, L, dim] after self-attention output [N, L, H, D], text and feed-forward."""
-        x, query = self.after_attention(x, attended, cond)
-        return self.feed_forward(x, self.read_text(query, texts), cond)
+        x, query = self.after_attention(x, attended, modulation)
+        return self.feed_forward(x, self.read_text(query, texts), modulation)
 
-    def after_attention(self, x: Tensor, attended: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor]:
+    def after_attention(self, x: Tensor, attended: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens with the attention output added, and their queries [N, L, H, D] to the text."""
-        gate = (self.modulation + cond.modulation)[:, 2:3]  # [N, 1, dim]
-        x = torch.addcmul(x.float(), self.self_attn.o(attended.flatten(2)).float(), gate).to(x.dtype)
-        return x, self.cross_attn.query(self.norm3(x).to(x.dtype))
+        x = torch.addcmul(x, self.self_attn.o(attended.flatten(2)), modulation[2])
+        return x, self.cross_attn.query(self.norm3(x))
 
     def read_text(self, query: Tensor, texts: list[KeyValue]) -> Tensor:
         """Cross-attention output [N, L, dim]; neighbouring blocks of one prompt share a call."""
@@ -143,12 +139,11 @@ class Layer(nn.Module):
             first += len(members)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def feed_forward(self, x: Tensor, read: Tensor, cond: Conditioning) -> Tensor:
+    def feed_forward(self, x: Tensor, read: Tensor, modulation: Tensor) -> Tensor:
         """Tokens with what was read from the text, and then the feed-forward, added."""
-        shift, scale, gate = (self.modulation + cond.modulation)[:, 3:].chunk(3, dim=1)
         x = x + self.cross_attn.o(read)
-        hidden = torch.addcmul(shift, self.norm2(x), 1 + scale).to(x.dtype)
-        return torch.addcmul(x.float(), self.ffn(hidden).float(), gate).to(x.dtype)
+        hidden = modulated_norm(x, modulation[3], modulation[4], self.eps)
+        return torch.addcmul(x, self.ffn(hidden), modulation[5])
 
 
 class Head(nn.Module):
@@ -156,13 +151,13 @@ class Head(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.norm = LayerNorm(config.dim, config.eps, elementwise_affine=False)
+        self.eps = config.eps
         self.head = nn.Linear(config.dim, config.in_channels * math.prod(PATCH))
         self.modulation = nn.Parameter(torch.zeros(1, 2, config.dim))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        shift, scale = (self.modulation + time[:, None]).chunk(2, dim=1)
-        patches: Tensor = self.head(torch.addcmul(shift, self.norm(x), 1 + scale).to(x.dtype))
+        shift, scale = (self.modulation + time[:, None]).chunk(2, dim=1)  # [N, 1, dim]
+        patches: Tensor = self.head(modulated_norm(x, shift.to(x.dtype), (1 + scale).to(x.dtype), self.eps))
         return patches
 
 
@@ -196,10 +191,16 @@ class CausalWanModel(nn.Module):
         return self.patch_embedding.weight.device
 
     def embed_time(self, timesteps: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Time embeddings [N, dim] and modulations [N, 6, dim], float32, of timesteps in 0..1000."""
+        """Of timesteps in 0..1000, embeddings [N, dim], float32, and all layers' modulations
+        [layers, 6, N, 1, dim] in the compute type: shift, 1 + scale and gate, of self-attention and of the
+        feed-forward."""
         steps = torch.tensor(timesteps, dtype=torch.float64, device=self.device)
         time = self.time_embedding(timestep_embedding(steps, self.config.freq_dim))
-        return time, self.time_projection(time).unflatten(1, (6, -1))
+        projected = self.time_projection(time).unflatten(1, (6, -1)).transpose(0, 1)  # [6, N, dim]
+        own = torch.cat([layer.modulation for layer in self.layers])  # [layers, 6, dim]
+        one = torch.tensor([0.0, 1.0, 0.0] * 2, device=self.device)
+        modulation = own[:, :, None] + projected + one[:, None, None]
+        return time, modulation[:, :, :, None].to(self.dtype)
 
     def embed_text(self, embedding: Tensor) -> TextCache:
         """Text cache of a prompt embedding [num_tokens <= text_len, text_dim].
@@ -221,9 +222,10 @@ class CausalWanModel(nn.Module):
         patches = self.patch_embedding(latents.to(self.dtype).transpose(1, 2))  # [N, dim, F, h/2, w/2]
         x = patches.flatten(2).transpose(1, 2).contiguous()  # [N, L, dim]
         for index, layer in enumerate(self.layers):
-            query, key, value = layer.qkv(x, cond)
+            modulation = cond.modulation[index]
+            query, key, value = layer.qkv(x, modulation, cond.turns)
             attended = attend(index, query, key, value)
-            x = layer.update(x, attended, cond, [text[index] for text in cond.text])
+            x = layer.update(x, attended, modulation, [text[index] for text in cond.text])
         return self._unpatchify(self.head(x, cond.time), latents.shape)
 
     def _unpatchify(self, x: Tensor, shape: torch.Size) -> Tensor:

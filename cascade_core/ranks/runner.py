@@ -10,7 +10,7 @@ from cascade_core.attention.attention import Kernel
 from cascade_core.attention.exchange import Exchange
 from cascade_core.attention.joint_attention import JointAttention, RankSetup
 from cascade_core.attention.kv_cache import KvCache
-from cascade_core.attention.rope import rope_angles
+from cascade_core.attention.rope import RotaryTable
 from cascade_core.config import ModelCard
 from cascade_core.model.host_memory import upload
 from cascade_core.model.model import CausalWanModel, Conditioning, TextCache
@@ -29,10 +29,9 @@ from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, recache_
 class SessionState:
     """What one rank holds of one session. Everything can be rebuilt from the journal."""
 
-    shape: tuple[int, int, int, int]
-    """[F, C, h, w] of a block's latents."""
     cache: KvCache
     noise: SessionNoise
+    positions: RotaryTable
     prompts: dict[int, TextCache] = field(default_factory=dict)
     noisy: dict[int, tuple[int, Tensor]] = field(default_factory=dict)
     """This rank's blocks in flight: the coming pass, unless the block is set back, and its input."""
@@ -71,7 +70,9 @@ class Runner:
         window = self.shape.window
         cache = KvCache(self.model.config, window, tokens, self.model.device, self.model.dtype)
         latent_shape = self.card.latent_shape(height, width)
-        state = SessionState(latent_shape, cache, SessionNoise(self._noise, seed, latent_shape))
+        size = self.shape.window.block_frames, height // 16, width // 16
+        positions = RotaryTable(*size, self.model.config.head_dim, self.model.device)
+        state = SessionState(cache, SessionNoise(self._noise, seed, latent_shape), positions)
         state.noise.expect(first_noise(1 + max(context, default=-1), self.shape, self.rank))
         state.clean = {block: upload(latents, self.model.device) for block, latents in context.items()}
         self.sessions[session] = state
@@ -127,16 +128,15 @@ class Runner:
             state.noisy[work.block] = following, renoise(clean, noise, self._sigmas[following])
 
     def _conditioning(self, state: SessionState, works: tuple[Work, ...]) -> Conditioning:
-        frames, _, height, width = state.shape
-        starts = [work.block * frames for work in works]
-        cos, sin = rope_angles(
-            starts, frames, height // 2, width // 2, self.model.config.head_dim, self.model.device
-        )
+        frames = self.shape.window.block_frames
+
+        def of_passes(table: Tensor, dim: int) -> Tensor:
+            return torch.cat([table.narrow(dim, work.pass_index, 1) for work in works], dim)
+
         return Conditioning(
-            time=torch.stack([self._time[work.pass_index] for work in works]),
-            modulation=torch.stack([self._modulation[work.pass_index] for work in works]),
-            cos=cos,
-            sin=sin,
+            time=of_passes(self._time, 0),
+            modulation=of_passes(self._modulation, 2),
+            turns=state.positions.turns([work.block * frames for work in works]),
             text=tuple(state.prompts[work.prompt] for work in works),
         )
 

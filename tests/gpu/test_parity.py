@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cascade_core.attention.attention import attend_partial
-from cascade_core.attention.rope import rope_angles
+from cascade_core.attention.rope import RotaryTable
 from cascade_core.model.model import Conditioning
 from cascade_core.model.sampler import block_noise
 from tests.gpu.support import SIDE, placed_model, placed_runner, relative_l2, small_card
@@ -59,7 +59,7 @@ def velocity(device: torch.device, dtype: torch.dtype) -> Tensor:
     card = small_card()
     model = placed_model(card, device, dtype)
     side = SIDE // 16
-    cos, sin = rope_angles([0, 3], 3, side, side, card.transformer.head_dim, device)
+    turns = RotaryTable(3, side, side, card.transformer.head_dim, device).turns([0, 3])
     time, modulation = model.embed_time([1000.0, 625.0])
     text = model.embed_text(prompt_embedding(card, 0))
 
@@ -68,7 +68,7 @@ def velocity(device: torch.device, dtype: torch.dtype) -> Tensor:
         return torch.stack([attend_partial(q, (k, v))[0] for q, k, v in blocks])
 
     noisy = torch.randn(2, 3, 16, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(1))
-    return model(noisy.to(device), Conditioning(time, modulation, cos, sin, (text, text)), attend)
+    return model(noisy.to(device), Conditioning(time, modulation, turns, (text, text)), attend)
 
 
 @pytest.mark.parametrize(

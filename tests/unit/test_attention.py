@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cascade_core.attention.attention import attend_partial, merge
-from cascade_core.attention.rope import rope_angles, rotate, time_shift_angles
+from cascade_core.attention.rope import RotaryTable, rotate, time_shift_turns
 from tests.support import CPU
 
 
@@ -110,11 +110,21 @@ def test_rotate_is_complex_multiplication_and_composes(
         return torch.view_as_real(pairs * torch.exp(1j * turns * amount)).flatten(-2).float()
 
     def ours(x: Tensor, amount: float) -> Tensor:
-        return rotate(x, (turns * amount).cos().float(), (turns * amount).sin().float())
+        angles = turns * amount
+        return rotate(x, torch.stack((angles.cos(), angles.sin()), dim=-1).float())
 
     torch.testing.assert_close(ours(x, angle), turned(angle), rtol=0, atol=2e-6)
     torch.testing.assert_close(ours(ours(x, angle), other), turned(angle + other), rtol=0, atol=4e-6)
     torch.testing.assert_close(ours(ours(x, angle), -angle), x, rtol=0, atol=4e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_compiled_rotates_alike(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does without complex numbers."""
+    x, turns = random(2, 5, 3, 24).to(dtype), RotaryTable(1, 1, 5, 24, CPU).turns([7, 9])
+    expected = rotate(x, turns)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(rotate(x, turns), expected)
 
 
 @pytest.mark.parametrize("head_dim", [24, 128])
@@ -123,11 +133,9 @@ def test_a_rotated_key_moves_in_time(head_dim: int, start: int, shift: int) -> N
     """Moving the sink: a key rotated at `start`, turned by `shift`, is a key rotated at start + shift."""
     frames, height, width = 3, 2, 3
     key = random(frames * height * width, 2, head_dim)
-    (cos, moved_cos), (sin, moved_sin) = rope_angles(
-        [start, start + shift], frames, height, width, head_dim, CPU
-    )
-    moved = rotate(rotate(key, cos, sin), *time_shift_angles(shift, head_dim, CPU))
-    torch.testing.assert_close(moved, rotate(key, moved_cos, moved_sin), rtol=0, atol=4e-6)
+    before, after = RotaryTable(frames, height, width, head_dim, CPU).turns([start, start + shift])
+    moved = rotate(rotate(key, before), time_shift_turns(shift, head_dim, CPU))
+    torch.testing.assert_close(moved, rotate(key, after), rtol=0, atol=4e-6)
 
 
 @pytest.mark.parametrize("head_dim", [24, 32, 128])
@@ -137,7 +145,7 @@ def test_angles_are_those_of_the_three_axes(head_dim: int) -> None:
     widths = (head_dim - 2 * side, side, side)
     if head_dim == 128:
         assert widths == (44, 42, 42)
-    cos, sin = rope_angles([6], 3, 2, 5, head_dim, CPU)
+    cos, sin = RotaryTable(3, 2, 5, head_dim, CPU).turns([6])[0, :, 0].unbind(-1)
     for token, (frame, row, column) in enumerate(
         (f, r, c) for f in range(6, 9) for r in range(2) for c in range(5)
     ):
@@ -147,5 +155,5 @@ def test_angles_are_those_of_the_three_axes(head_dim: int) -> None:
             for pair in range(axis // 2)
         ]
         expected = torch.tensor(angles, dtype=torch.float64)
-        torch.testing.assert_close(cos[0, token, 0], expected.cos().float())
-        torch.testing.assert_close(sin[0, token, 0], expected.sin().float())
+        torch.testing.assert_close(cos[token], expected.cos().float())
+        torch.testing.assert_close(sin[token], expected.sin().float())

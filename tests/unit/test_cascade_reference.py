@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cascade_core.attention.attention import attend_partial, merge
 from cascade_core.attention.kv_cache import KvCache
-from cascade_core.attention.rope import rope_angles
+from cascade_core.attention.rope import RotaryTable
 from cascade_core.config import InflightAttention, ModelCard, SwitchMode
 from cascade_core.model.model import CausalWanModel, Conditioning
 from cascade_core.model.sampler import block_noise, clean_estimate, pass_sigmas, pass_timesteps, renoise
@@ -536,10 +536,10 @@ def test_cached_sequential_equals_recomputing_under_a_block_causal_mask() -> Non
         for block in range(num_blocks):
             x = block_noise(SEED, block, 0, (3, 4, 4, 4))
             starts = [3 * index for index in range(block + 1)]
-            cos, sin = rope_angles(starts, 3, 2, 2, card.transformer.head_dim, CPU)
+            turns = RotaryTable(3, 2, 2, card.transformer.head_dim, CPU).turns(starts)
             for index in range(4):
                 time, modulation = model.embed_time([timesteps[-1]] * block + [timesteps[index]])
-                cond = Conditioning(time, modulation, cos, sin, (text,) * (block + 1))
+                cond = Conditioning(time, modulation, turns, (text,) * (block + 1))
                 velocity = model(torch.stack([*clean, x]), cond, attend)[-1]
                 x = clean_estimate(x, velocity, sigmas[index])
                 if index < 3:
@@ -573,11 +573,12 @@ def test_stagger_p_is_the_sequential_loop_bit_for_bit(
                 cache.write(layer, block, key[0], value[0])
             return attended[None]
 
-        cos, sin = rope_angles([3 * block], 3, 2, 2, card.transformer.head_dim, CPU)
-        return model(x[None], Conditioning(*times[index], cos, sin, (text,)), attend)[0]
+        turns = RotaryTable(3, 2, 2, card.transformer.head_dim, CPU).turns([3 * block])
+        return model(x[None], Conditioning(*times[index], turns, (text,)), attend)[0]
 
     with torch.inference_mode():
-        times = [tuple(part[index : index + 1] for part in model.embed_time(timesteps)) for index in range(5)]
+        time, modulation = model.embed_time(timesteps)
+        times = [(time[index, None], modulation[:, :, index, None]) for index in range(5)]
         text = model.embed_text(prompt_embedding(card, 0))
         for block in range(num_blocks):
             x = block_noise(SEED, block, 0, (3, 4, 4, 4))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cascade_core import fp8
-from cascade_core.attention.rope import rope_angles
+from cascade_core.attention.rope import RotaryTable
 from cascade_core.commands.listing import fp8_bytes
 from cascade_core.config import EngineConfig, find_card, make
 from cascade_core.errors import InvalidConfig
@@ -64,11 +64,11 @@ def velocity(model: CausalWanModel, latents: Tensor, prompt: Tensor | None = Non
     """Of blocks [N, F, C, h, w] at two noise levels."""
     blocks, frames, _, height, width = latents.shape
     starts = [frames * block for block in range(blocks)]
-    cos, sin = rope_angles(starts, frames, height // 2, width // 2, model.config.head_dim, CPU)
+    turns = RotaryTable(frames, height // 2, width // 2, model.config.head_dim, CPU).turns(starts)
     time, modulation = model.embed_time([937.5, 625.0][:blocks])
     text = model.embed_text(random(5, model.config.text_dim, seed=1) if prompt is None else prompt)
     with torch.inference_mode():
-        return model(latents, Conditioning(time, modulation, cos, sin, (text,) * blocks), attend_to_own)
+        return model(latents, Conditioning(time, modulation, turns, (text,) * blocks), attend_to_own)
 
 
 def latents_for(model: CausalWanModel, blocks: int = 2) -> Tensor:
@@ -212,8 +212,8 @@ def test_keys_and_values_are_in_the_compute_type() -> None:
         return attend_to_own(layer, *query_key_value)
 
     text = model.embed_text(random(5, card.transformer.text_dim))
-    cos, sin = rope_angles([0], 3, 6, 6, card.transformer.head_dim, CPU)
-    conditioning = Conditioning(*model.embed_time([625.0]), cos, sin, (text,))
+    turns = RotaryTable(3, 6, 6, card.transformer.head_dim, CPU).turns([0])
+    conditioning = Conditioning(*model.embed_time([625.0]), turns, (text,))
     with torch.inference_mode():
         model(latents_for(model, 1), conditioning, attend)
     assert kinds == {part.dtype for layer in text for part in layer} == {torch.bfloat16}

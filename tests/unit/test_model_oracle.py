@@ -7,7 +7,7 @@ from diffusers import WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from torch import Tensor
 
-from cascade_core.attention.rope import rope_angles
+from cascade_core.attention.rope import RotaryTable
 from cascade_core.config import TransformerConfig
 from cascade_core.model.model import CausalWanModel, Conditioning
 from tests.support import CPU, relative_error, tiny_model
@@ -49,10 +49,10 @@ def velocity(model: CausalWanModel, latents: Tensor, timesteps: list[float], pro
     """Velocity [N, F, C, h, w] of blocks [N, F, C, h, w] that follow one another in one video."""
     blocks, frames, _, height, width = latents.shape
     starts = [block * frames for block in range(blocks)]
-    cos, sin = rope_angles(starts, frames, height // 2, width // 2, model.config.head_dim, CPU)
+    turns = RotaryTable(frames, height // 2, width // 2, model.config.head_dim, CPU).turns(starts)
     time, modulation = model.embed_time(timesteps)
     text = (model.embed_text(prompt),) * blocks
-    return model(latents, Conditioning(time, modulation, cos, sin, text), attend_to_all)
+    return model(latents, Conditioning(time, modulation, turns, text), attend_to_all)
 
 
 def oracle_velocity(oracle: WanTransformer3DModel, video: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:

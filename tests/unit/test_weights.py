@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
-from cascade_core.attention.rope import rope_angles
+from cascade_core.attention.rope import RotaryTable
 from cascade_core.errors import WeightsError
 from cascade_core.fp8 import quantize
 from cascade_core.model.fp8 import quantize_model
@@ -53,14 +53,14 @@ def velocity(state: State) -> Tensor:
     latents = torch.randn(2, 1, 4, 4, 4, generator=generator)
     time, modulation = model.embed_time([1000.0, 500.0])
     text = model.embed_text(torch.randn(3, 8, generator=generator))
-    cos, sin = rope_angles([0, 1], 1, 2, 2, DIMS.head_dim, CPU)
+    turns = RotaryTable(1, 2, 2, DIMS.head_dim, CPU).turns([0, 1])
 
     def attend(_layer: int, *query_key_value: Tensor) -> Tensor:
         query, key, value = (tensor.transpose(1, 2) for tensor in query_key_value)
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
     with torch.no_grad():
-        output: Tensor = model(latents, Conditioning(time, modulation, cos, sin, (text, text)), attend)
+        output: Tensor = model(latents, Conditioning(time, modulation, turns, (text, text)), attend)
     return output
 
 
@@ -255,8 +255,8 @@ def test_random_weights_repeat_and_stay_finite() -> None:
     assert float(first["blocks.3.ffn.0.weight"].float().std()) == pytest.approx(24**-0.5, rel=0.1)
     time, modulation = models[0].embed_time([1000.0])
     text = models[0].embed_text(torch.randn(4, 8))
-    cos, sin = rope_angles([0], 1, 2, 2, deep.head_dim, CPU)
-    conditioning = Conditioning(time, modulation, cos, sin, (text,))
+    turns = RotaryTable(1, 2, 2, deep.head_dim, CPU).turns([0])
+    conditioning = Conditioning(time, modulation, turns, (text,))
     with torch.no_grad():
         output = models[0](torch.randn(1, 1, 4, 4, 4), conditioning, lambda _layer, _q, _k, v: v)
     assert output.isfinite().all()
