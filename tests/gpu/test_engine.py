@@ -9,6 +9,7 @@ from torch import Tensor
 from cascade_core.config import EngineConfig, find_card, make
 from cascade_core.engine.engine import Engine
 from cascade_core.engine.session import LatentBlock
+from cascade_core.model.fp8 import LEAST_CAPABILITY
 from cascade_core.request import SessionRequest
 
 NUM_BLOCKS = 9
@@ -24,9 +25,12 @@ async def generate(**config: object) -> tuple[str, dict[int, Tensor]]:
         return engine.status.device, {e.index: e.latents for e in events if isinstance(e, LatentBlock)}
 
 
+@pytest.mark.parametrize("quantize", ["none", "fp8"])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_a_video_of_latents(compiled: bool, device: torch.device) -> None:
-    used, blocks = asyncio.run(generate(device=device.type, compile=compiled))
+def test_a_video_of_latents(compiled: bool, quantize: str, device: torch.device) -> None:
+    if quantize == "fp8" and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
+        pytest.skip("this GPU has no FP8")
+    used, blocks = asyncio.run(generate(device=device.type, compile=compiled, quantize=quantize))
     card = find_card("demo")
     assert used.startswith(device.type)
     assert list(blocks) == list(range(NUM_BLOCKS))

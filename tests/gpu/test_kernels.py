@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cascade_core.attention.attention import Kernel, kernels, merge
+from cascade_core.attention.quantized import quantized_kernels
 from tests.gpu.support import relative_l2
 
 NAMES = ("flash3", "cudnn", "flash", "efficient")
@@ -53,6 +54,27 @@ def test_merged_parts_equal_the_union(
     assert all(part.shape == lse.shape and part.dtype == torch.float32 for _, part in partials)
     merged = torch.stack([part for _, part in partials]).logsumexp(dim=0)
     torch.testing.assert_close(merged, lse, rtol=0, atol=0.02)  # natural, of the scaled scores
+
+
+@pytest.mark.parametrize("name", ["flash3_fp8", "sage"])
+def test_merged_parts_in_8_bits(name: str, device: torch.device) -> None:
+    """Those that are installed for `quantize_attention`; heads are of unequal size, as trained ones are."""
+    found = quantized_kernels()
+    if name not in found:
+        pytest.skip(f"{name} does not serve here; found: {', '.join(found) or 'none'}")
+    sizes = torch.tensor([0.1, 1.0, 10.0], device=device)[:, None]
+    query, key, value = tensors(sum(SIZES), 128, torch.bfloat16, device)
+    query, key, value = (
+        (x * factor).to(x.dtype) for x, factor in ((query, 1 / sizes), (key, sizes), (value, sizes))
+    )
+    parts = zip(key.split(SIZES), value.split(SIZES), strict=True)
+    with torch.inference_mode():
+        partials = [found[name](query, *part) for part in parts]
+    expected, lse = whole(query, key, value)
+    for head in range(3):
+        assert relative_l2(merge(partials)[:, head], expected[:, head]) < 0.1
+    merged = torch.stack([part for _, part in partials]).logsumexp(dim=0)
+    torch.testing.assert_close(merged, lse, rtol=0, atol=0.3)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -126,6 +126,14 @@ def test_a_block_comes_out_the_same_whatever_stands_beside_it() -> None:
     assert torch.equal(velocity(model, latents)[0], velocity(model, beside)[0])
 
 
+@pytest.mark.slow
+def test_compiled_it_computes_the_same() -> None:
+    linear = Fp8Linear(nn.Linear(64, 48).bfloat16())
+    x = random(2, 30, 64).bfloat16()
+    with torch.inference_mode():
+        assert torch.equal(torch.compile(linear, fullgraph=True)(x), linear(x))
+
+
 # How far from float.
 
 
