@@ -17,11 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from benchmarks.trace.operators import has_cuda_kernel
+from benchmarks.trace.refusals import check
 
 SDPA = torch.ops.aten.scaled_dot_product_attention.default
 """One kernel on a GPU, whichever PyTorch picks."""
@@ -41,9 +43,17 @@ FREE = (
 """Operators that launch nothing, besides views."""
 WRITES_ALONE = ("copy_", "fill_", "zero_")
 """They do not read what they write to."""
+READS_PARTS = ("embedding", "index", "index_select", "gather")
+"""They read no more than they write."""
+INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
+MASKS = (torch.bool, torch.uint8)
 HERE = Path(__file__).parent
 CODE = ("cascade_core", "services", "tests")
 """Folders whose lines a wait is told by."""
+
+
+class HostWaits(Exception):
+    """The host asked for a value that is on the device, and there is none here to go on with."""
 
 
 @dataclass
@@ -103,12 +113,21 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 made = func.decompose(*args, **kwargs)
             if made is not NotImplemented:
                 return made
-        made = func(*args, **kwargs)
-        tensors = [x for x in tree_iter((args, kwargs, made)) if isinstance(x, Tensor)]
-        if any(x.device.type == "cuda" for x in tensors):
+        if any(isinstance(x, Tensor) and x.device.type == "cuda" for x in tree_iter((args, kwargs))):
+            self._check(func, args)
+        try:
+            made = func(*args, **kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            raise HostWaits(f"the host waits for a result of {func} {_place()}") from None
+        if any(isinstance(x, Tensor) and x.device.type == "cuda" for x in tree_iter((args, kwargs, made))):
             self._hold(made)
             self._count(func, args, kwargs, made)
         return made
+
+    def _check(self, func: Any, args: tuple[Any, ...]) -> None:
+        check(func, args)
+        if func in INDEXING and any(x is not None and x.dtype in MASKS for x in args[1]):
+            raise HostWaits(f"the host waits for what a mask picks {_place()}")
 
     def _hold(self, made: Any) -> None:
         for x in tree_iter(made):
@@ -164,6 +183,8 @@ def _is_composed(func: Any) -> bool:
 def _traffic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> int:
     """Bytes that one kernel reads and writes."""
     name = func._schema.name.partition("::")[2]
+    if name in READS_PARTS:
+        return 2 * _distinct_bytes(made)
     is_source = [not (name in WRITES_ALONE and number == 0) for number in range(len(args))]
     sources = [arg for arg, counts in zip(args, is_source, strict=True) if counts]
     sources += [value for key, value in kwargs.items() if key != "out"]

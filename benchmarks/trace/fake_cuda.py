@@ -12,7 +12,7 @@ from unittest.mock import patch
 from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
 from benchmarks.trace.streams import OnWait, stream_stand_ins
@@ -41,6 +41,7 @@ def fake_cuda(on_wait: OnWait, capability: tuple[int, int] = HOPPER) -> Iterator
         stack.callback(attention._preferred_kernel.cache_clear)
         attention._preferred_kernel.cache_clear()
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(torch.no_grad())  # autograd looks for a driver too, and aborts
         stand_ins = {
             (torch.cuda, "get_device_capability"): lambda device=None: capability,
             (torch.cuda, "set_device"): lambda device: None,
@@ -57,7 +58,7 @@ def _bindings(on_wait: OnWait) -> dict[tuple[Any, str], Callable[..., Any]]:
     pinned: WeakSet[torch.UntypedStorage] = WeakSet()
     to, cpu, getitem, setitem = Tensor.to, Tensor.cpu, Tensor.__getitem__, Tensor.__setitem__
     contiguous, numpy = Tensor.contiguous, Tensor.numpy
-    tensor, empty, generator = torch.tensor, torch.empty, torch.Generator
+    tensor, as_tensor, empty, generator = torch.tensor, torch.as_tensor, torch.empty, torch.Generator
 
     def is_pinned(x: Tensor, device: object = None) -> bool:
         return x.untyped_storage() in pinned
@@ -77,9 +78,10 @@ def _bindings(on_wait: OnWait) -> dict[tuple[Any, str], Callable[..., Any]]:
         elif not non_blocking:
             on_wait("blocking copy between host and device")
 
-    def move(x: Tensor, *args: Any, non_blocking: bool = False, **kwargs: Any) -> Tensor:
-        moved: Tensor = to(x, *args, non_blocking=non_blocking, **kwargs)  # type: ignore[call-overload]
-        tell(x, moved, non_blocking)
+    def move(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        moved: Tensor = to(x, *args, **kwargs)
+        flags = (each for each in args if isinstance(each, bool))
+        tell(x, moved, kwargs.get("non_blocking", next(flags, False)))
         return moved
 
     def bring(x: Tensor, **options: Any) -> Tensor:
@@ -95,6 +97,9 @@ def _bindings(on_wait: OnWait) -> dict[tuple[Any, str], Callable[..., Any]]:
         if made.device.type == "cuda":
             on_wait("copy from pageable memory of the host")
         return made
+
+    def take(data: Any, **options: Any) -> Tensor:
+        return as_tensor(data, **options) if isinstance(data, Tensor) else make(data, **options)
 
     def make_empty(*args: Any, pin_memory: bool = False, **options: Any) -> Tensor:
         if not pin_memory:
@@ -124,15 +129,39 @@ def _bindings(on_wait: OnWait) -> dict[tuple[Any, str], Callable[..., Any]]:
         (Tensor, "cpu"): bring,
         (Tensor, "copy_"): copy,
         (Tensor, "contiguous"): lay_out,
+        (Tensor, "nonzero"): lambda x: aten.nonzero(x),
         (Tensor, "numpy"): to_numpy,
         (Tensor, "__getitem__"): get,
         (Tensor, "__setitem__"): put,
         (Tensor, "is_pinned"): is_pinned,
         (Tensor, "pin_memory"): pin,
         (torch, "tensor"): make,
+        (nn.Module, "to"): _place,
+        (torch, "as_tensor"): take,
         (torch, "empty"): make_empty,
-        (torch, "Generator"): lambda device=None: _Generator() if device == CUDA else generator(device),
+        (torch, "Generator"): lambda device="cpu": (
+            _Generator() if torch.device(device) == CUDA else generator(device)
+        ),
     }
+
+
+def _place(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    """`Module.to`, which swaps tensors that have no data, and in this build of PyTorch cannot."""
+    device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+    placed: dict[Tensor, Any] = {}
+
+    def place(x: Tensor | None) -> Any:
+        if x is None:
+            return None
+        if x not in placed:
+            moved = x.to(device, dtype if x.is_floating_point() else None)
+            placed[x] = nn.Parameter(moved, x.requires_grad) if isinstance(x, nn.Parameter) else moved
+        return placed[x]
+
+    for part in module.modules():
+        part._parameters.update({name: place(x) for name, x in part._parameters.items()})
+        part._buffers.update({name: place(x) for name, x in part._buffers.items()})
+    return module
 
 
 def _get(x: Tensor, index: Any) -> Tensor:
@@ -156,8 +185,12 @@ def _get(x: Tensor, index: Any) -> Tensor:
 def _set(x: Tensor, index: Any, value: Any) -> None:
     """x[index] = value."""
     items = _items(x, index)
-    if any(isinstance(item, Tensor | list) for item in items):
-        aten.index_put_(x, [torch.as_tensor(item, device=x.device) for item in items], value)
+    if isinstance(index, Tensor) and index.dtype == torch.bool and not isinstance(value, Tensor):
+        x.masked_fill_(index, value)  # as PyTorch does it, which waits for nothing
+    elif any(isinstance(item, Tensor | list) for item in items):
+        indices = [torch.as_tensor(item, device=x.device) for item in items]
+        value = value if isinstance(value, Tensor) else torch.full((), value, dtype=x.dtype, device=x.device)
+        aten.index_put_(x, indices, value)
     elif isinstance(value, Tensor):
         _get(x, index).copy_(value)
     else:

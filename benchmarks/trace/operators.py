@@ -8,6 +8,8 @@ import torchgen
 import yaml
 
 TABLE = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
+GENERATED = {"dispatch": {"CompositeExplicitAutograd": ""}}
+"""Of what is made from another operator, such as the form with `out`, and does not stand there by name."""
 ANY_DEVICE = ("CompositeExplicitAutograd", "CompositeImplicitAutograd")
 
 
@@ -19,13 +21,12 @@ def _entries() -> dict[str, dict[str, Any]]:
 
 @cache
 def dispatch_keys(operator: str) -> frozenset[str]:
-    """Dispatch keys that `name.overload` has kernels for; those of a structured one stand at its `.out`.
-
-    Raises KeyError for an operator that is not one of PyTorch's own, or is generated from another.
-    """
-    entry = _entries()[operator.removeprefix("aten::").removesuffix(".default")]
+    """Dispatch keys that `name.overload` has kernels for; those of a structured one stand at its `.out`."""
+    entry = _entries().get(operator.removeprefix("aten::").removesuffix(".default"), GENERATED)
     if "structured_delegate" in entry:
         return dispatch_keys(entry["structured_delegate"])
+    if "ufunc_inner_loop" in entry:
+        return frozenset({"CPU", "CUDA"})
     listed = entry.get("dispatch", {"CompositeImplicitAutograd": ""})
     return frozenset(key.strip() for keys in listed for key in keys.split(","))
 

@@ -73,4 +73,5 @@ def cells(case: Row, former: Row | None) -> Iterator[tuple[str, str]]:
 
 def figure(case: Row, name: str, unit: int) -> str:
     most = max(tick[name] for tick in case["ticks"])
-    return f"{most:,.0f}" if unit == MANY else f"{most / unit:,.2f}"
+    value = most / unit
+    return f"{value:,.0f}" if unit == MANY or not value else f"{value:,.2f}" if value >= 1 else f"{value:.2g}"
