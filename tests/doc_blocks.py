@@ -27,6 +27,7 @@ TESTED = {
     ("docs/engine.md", "python"): "tests/distributed/test_engine_guide.py",
     ("docs/engine.md", "toml"): "tests/unit/test_cards.py",
     ("docs/kubernetes.md", "yaml"): "tests/chart/test_guide.py",
+    ("docs/production.md", "console"): "tests/unit/test_plan_guide.py",
     ("docs/production.md", "nginx"): "tests/services/system/test_behind_proxies.py",
     ("cascade_client/README.md", "python"): "tests/services/client/test_guide.py",
     ("cascade_core/README.md", "python"): "tests/distributed/test_engine_guide.py",

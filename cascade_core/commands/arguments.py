@@ -1,4 +1,4 @@
-"""What `cascade-engine bench` takes. No torch, so that other commands need not wait for it."""
+"""What commands take. No torch, so that those that compute nothing need not wait for it."""
 
 import argparse
 from collections.abc import Callable

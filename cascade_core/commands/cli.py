@@ -1,4 +1,4 @@
-"""The command `cascade-engine`: generate a video, list the models, download one, measure.
+"""The command `cascade-engine`: generate a video, list the models, download one, measure, plan.
 
 Errors that the caller can mend are one sentence on stderr and exit status 2; all others exit with 1.
 What needs torch or the hub is imported where it runs: seconds that the other commands are spared.
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from cascade_core.commands.arguments import add_bench_arguments, add_quantize
 from cascade_core.commands.listing import list_models
+from cascade_core.commands.plan import add_plan_arguments, run_plan
 from cascade_core.config import (
     MAX_SIDE,
     EngineConfig,
@@ -57,6 +58,8 @@ FLAGS = {
     "width, height": "--size",
     "width": "--size",
     "height": "--size",
+    "gpu": "--gpu",
+    "fps": "--fps",
 }
 """What the library's fields are called here."""
 SIZE_HELP = "WIDTHxHEIGHT in pixels, multiples of 16 (default: the model's)"
@@ -89,6 +92,11 @@ def build_parser() -> Parser:
     add_bench_arguments(
         commands.add_parser("bench", usage="%(prog)s [options]", help="measure this machine and write tables")
     )
+    plan = commands.add_parser(
+        "plan", usage="%(prog)s [options] --model MODEL --gpu GPU", help="estimate what GPUs will do"
+    )
+    add_plan_arguments(plan)
+    plan.add_argument("--size", type=parse_size, default=(0, 0), help=SIZE_HELP)
     completion = commands.add_parser(
         "completion", usage="%(prog)s SHELL", help="print completions for your shell"
     )
@@ -342,6 +350,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 from cascade_core.commands.bench import run_bench
 
                 run_bench(arguments)
+            case "plan":
+                print(run_plan(arguments))
             case "completion":
                 print(shtab.complete(build_parser(), arguments.shell))
         sys.stdout.flush()

@@ -3,29 +3,9 @@
 import json
 from typing import Any
 
-from cascade_core.config import ModelCard, TransformerConfig, load_cards
+from cascade_core.config import ModelCard, load_cards
+from cascade_core.planning.memory import GIB, num_parameters, weights_bytes
 from cascade_core.weights.locate import missing_files
-
-GIB = 2**30
-
-
-def num_parameters(config: TransformerConfig) -> int:
-    """Parameters of the transformer, from its dimensions."""
-    dim, ffn = config.dim, config.ffn_dim
-    attention = 4 * dim * (dim + 1) + 2 * dim
-    layer = 2 * attention + 2 * dim * ffn + ffn + dim + 6 * dim + 2 * dim
-    patch = 4 * config.in_channels
-    embeddings = dim * (patch + 1) + dim * (config.text_dim + 1) + dim * (config.freq_dim + 1)
-    projections = 2 * dim * (dim + 1) + 6 * dim * (dim + 1)
-    return config.num_layers * layer + embeddings + projections + patch * (dim + 1) + 2 * dim
-
-
-def fp8_bytes(config: TransformerConfig) -> int:
-    """The transformer with `quantize = fp8`: of the layers' matrices a byte a weight and a scale a row, else
-    bfloat16."""
-    dim, ffn = config.dim, config.ffn_dim
-    weights, rows = config.num_layers * (8 * dim * dim + 2 * dim * ffn), config.num_layers * (9 * dim + ffn)
-    return 2 * (num_parameters(config) - weights) + weights + 4 * rows
 
 
 def describe(card: ModelCard, weights: str | None) -> dict[str, Any]:
@@ -42,8 +22,8 @@ def describe(card: ModelCard, weights: str | None) -> dict[str, Any]:
         "width": card.video.width,
         "height": card.video.height,
         "num_parameters": parameters,
-        "weights_bytes": 2 * parameters,
-        "fp8_weights_bytes": fp8_bytes(card.transformer),
+        "weights_bytes": weights_bytes(card.transformer),
+        "fp8_weights_bytes": weights_bytes(card.transformer, fp8=True),
         "session_bytes": card.session_bytes(card.video.height, card.video.width),
         "missing_files": missing,
         "random_only": weights is None and not card.has_weights,

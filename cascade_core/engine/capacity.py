@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from cascade_core.config import EngineConfig, ModelCard
 from cascade_core.errors import InvalidRequest, OutOfCapacity
+from cascade_core.planning.memory import MEMORY_SHARE
 from cascade_core.ranks.messages import Ready
 from cascade_core.request import SessionRequest
 
-MEMORY_SHARE = 0.9
-"""Part of a rank's free memory that sessions may take; the rest is for activations."""
 MIB = 2**20
 
 

@@ -64,7 +64,13 @@ def left_running() -> list[int]:
 
 @pytest.mark.parametrize(
     ("words", "answer"),
-    [("gen", "generate"), ("generate --dev", "--device"), ("generate --device cu", "cuda")],
+    [
+        ("gen", "generate"),
+        ("generate --dev", "--device"),
+        ("generate --device cu", "cuda"),
+        ("plan --gpu l", "l40s"),
+        ("plan --no-c", "--no-compile"),
+    ],
 )
 def test_a_shell_completes_the_words(words: str, answer: str, here: Here) -> None:
     _, script, _ = here("completion", "bash")

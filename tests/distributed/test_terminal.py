@@ -79,7 +79,7 @@ async def test_the_demo_draws_a_bar_for_each_video(terminal: Open, tmp_path: Pat
 
 def test_help_fits_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    for arguments in ([], ["generate"], ["models"], ["download"], ["bench"]):
+    for arguments in ([], ["generate"], ["models"], ["download"], ["bench"], ["plan"]):
         with pytest.raises(SystemExit):
             build_parser().parse_args([*arguments, "--help"])
         usage, *lines = capsys.readouterr().out.splitlines()

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cascade_core.commands.listing import num_parameters
 from cascade_core.config import FileConfig, find_card, load_card_file, load_cards
 from cascade_core.errors import InvalidConfig, UnknownModel
 from cascade_core.model.model import CausalWanModel
 from cascade_core.model.sampler import pass_timesteps
 from cascade_core.model.text import load_text_encoder
+from cascade_core.planning.memory import num_parameters
 from cascade_core.weights.locate import locate, missing_files
 from tests.support import CPU
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from cascade_core import fp8
 from cascade_core.attention.rope import RotaryTable
-from cascade_core.commands.listing import fp8_bytes
 from cascade_core.config import EngineConfig, find_card, make
 from cascade_core.errors import InvalidConfig
 from cascade_core.model.fp8 import Fp8Linear, check_fp8, quantize_model
 from cascade_core.model.model import CausalWanModel, Conditioning
+from cascade_core.planning.memory import weights_bytes
 from cascade_core.ranks import loading
 from cascade_core.weights import weights
 from cascade_core.weights.locate import locate
@@ -276,7 +276,7 @@ def test_bytes_follow_from_the_dimensions(name: str) -> None:
     sizes = {torch.float8_e4m3fn: 1, torch.float32: 2}  # what is not in FP8 will be in bfloat16
     counted = sum(sizes[p.dtype] * p.numel() for p in model.parameters())
     scales = sum(p.numel() for key, p in model.named_parameters() if key.endswith("_scale"))
-    assert fp8_bytes(card.transformer) == counted + 2 * scales
+    assert weights_bytes(card.transformer, fp8=True) == counted + 2 * scales
 
 
 def test_memory_is_asked_for_in_fp8(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,78 @@
+"""Operations and bytes of a pass, in closed form from the model's dimensions.
+
+Exact for matrix products, attention and what ranks gather: tests/cuda_dry counts the same in a trace.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cascade_core.config import ModelCard
+from cascade_core.schedule import Shape, TickPlan, Work, visible_in_flight, window_start
+
+PATCH = 4
+"""Latent pixels that make a token."""
+QUANTIZE_BYTES = 3
+"""To quantise a value to FP8: read as bfloat16, written as FP8. Finding its row's maximum is in the kernel
+before."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How many blocks' keys one pass attends to."""
+
+    clean: int
+    """From the cache, before the gather has arrived."""
+    in_flight: int
+
+    @property
+    def blocks(self) -> int:
+        return self.clean + self.in_flight
+
+
+def views(plan: TickPlan, shape: Shape) -> tuple[tuple[View, ...], ...]:
+    """Per rank, what each of its passes sees."""
+    works = plan.works
+    num_clean = works[0].block
+
+    def view(work: Work) -> View:
+        clean = _clean_blocks(window_start(work, shape), num_clean, shape)
+        return View(clean, len(visible_in_flight(work, works, shape, plan.inflight_attention)))
+
+    return tuple(tuple(view(work) for work in rank) for rank in plan.ranks)
+
+
+def _clean_blocks(oldest: int, num_clean: int, shape: Shape) -> int:
+    """As `KvCache.visible` has it, of a session that was never opened in the middle."""
+    window = shape.window
+    sink = min(window.sink_blocks, num_clean)
+    kept = max(oldest, window.sink_blocks, num_clean - (window.window_blocks - 1))
+    return sink + max(0, num_clean - kept)
+
+
+def product_flop(card: ModelCard, tokens: int) -> float:
+    """Matrix products of one pass of one block; `tokens` is what it has."""
+    dims = card.transformer
+    layer = 6 * dims.dim**2 + 2 * dims.dim * dims.ffn_dim  # q k v o, text q o, feed-forward
+    ends = 2 * PATCH * dims.in_channels * dims.dim  # patches in, velocities out
+    return 2.0 * tokens * (dims.num_layers * layer + ends)
+
+
+def attention_flop(card: ModelCard, tokens: int, num_blocks: float, text: bool = True) -> float:
+    """Attention of one pass of one block to that many blocks and, with `text`, to the prompt."""
+    dims = card.transformer
+    keys = num_blocks * tokens + (dims.text_len if text else 0)
+    return 4.0 * dims.num_layers * tokens * keys * dims.dim
+
+
+def gathered_bytes(card: ModelCard, tokens: int, shape: Shape, views: Sequence[Sequence[View]]) -> float:
+    """What each rank receives in a tick in bfloat16: keys and values of the others' slots."""
+    slots = max(len(rank) for rank in views)
+    dims = card.transformer
+    return 2.0 * 2 * dims.num_layers * (shape.num_ranks - 1) * slots * tokens * dims.dim
+
+
+def quantize_bytes(card: ModelCard, tokens: int) -> float:
+    """What FP8 products add to the element-wise traffic of a pass: their inputs, made FP8."""
+    dims = card.transformer
+    widths = 5 * dims.dim + dims.ffn_dim  # q k v share one; o, text q, text o, feed-forward in and out
+    return float(QUANTIZE_BYTES * dims.num_layers * tokens * widths)

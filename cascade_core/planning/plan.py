@@ -1,0 +1,142 @@
+"""From a model, a GPU and a number of ranks to what they can be expected to do."""
+
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
+from typing import Any
+
+from cascade_core.config import (
+    MAX_SIDE,
+    EngineConfig,
+    InflightAttention,
+    ModelCard,
+    check_engine,
+    find_card,
+    make,
+)
+from cascade_core.errors import InvalidConfig
+from cascade_core.planning.gpus import DataSheet, find_gpu
+from cascade_core.planning.memory import num_sessions
+from cascade_core.planning.pipeline import Speed, measure
+from cascade_core.planning.timing import PICTURES, Roofline, decode_ms
+from cascade_core.planning.traces import find_overheads, nearest
+from cascade_core.schedule import Shape
+
+ATTENTIONS: tuple[InflightAttention, ...] = ("bidirectional", "causal")
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What is asked. Zeros and None: the card's."""
+
+    model: str
+    gpu: str
+    num_ranks: int | None = None
+    """None: one for each of a block's passes."""
+    stagger: int = 1
+    width: int = 0
+    height: int = 0
+    fps: float = 0.0
+    """At which viewers play."""
+    fp8: bool = False
+    compiled: bool = True
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One way to use the GPUs."""
+
+    name: str
+    """sequential, or what blocks in flight see of each other in the cascade."""
+    num_gpus: int
+    speed: Speed
+    fps: float
+    """Pictures a second of all its sessions together."""
+    sessions_by_speed: int
+    sessions_by_memory: int
+    num_replicas: int
+    """How many of it the GPUs that were asked about hold."""
+    vae_decoders: float | None
+    """GPUs of the same kind that decode for all these sessions; None: the model's VAE is not Wan's."""
+    taehv_decoders: float | None
+
+    @property
+    def sessions(self) -> int:
+        """That play in real time on all GPUs that were asked about."""
+        return self.num_replicas * min(self.sessions_by_speed, self.sessions_by_memory)
+
+
+@dataclass(frozen=True)
+class CapacityPlan:
+    """What to expect."""
+
+    card: ModelCard
+    gpu: DataSheet
+    num_ranks: int
+    stagger: int
+    width: int
+    height: int
+    fps: float
+    fp8: bool
+    compiled: bool
+    traced: str
+    """The card whose trace it rests on."""
+    pipelines: tuple[Pipeline, ...]
+
+
+def make_plan(request: PlanRequest) -> CapacityPlan:
+    """Raises UnknownModel, or InvalidConfig that names the field and its range or says what does not fit."""
+    card, gpu = find_card(request.model), find_gpu(request.gpu)
+    num_passes = card.sampling.num_passes
+    num_ranks = num_passes if request.num_ranks is None else request.num_ranks
+    values = {"model": request.model, "num_ranks": num_ranks, "stagger": request.stagger}
+    check_engine(make(EngineConfig, values), card)
+    width = _side("width", request.width or card.video.width)
+    height = _side("height", request.height or card.video.height)
+    fps = request.fps or card.video.fps
+    if not (isfinite(fps) and fps > 0):
+        raise InvalidConfig(f"fps: {fps:g} is not above 0")
+    plan = CapacityPlan(
+        card, gpu, num_ranks, request.stagger, width, height, fps, request.fp8,
+        request.compiled, nearest(card), (),
+    )  # fmt: skip
+    tokens = card.tokens_per_block(height, width)
+    roofline = Roofline(card, gpu, tokens, find_overheads(card, tokens, request.compiled), request.fp8)
+    shapes = {"sequential": Shape(num_passes, num_passes, 1, card.window)} | {
+        attention: Shape(num_passes, request.stagger, num_ranks, card.window, attention)
+        for attention in ATTENTIONS
+    }
+    pipelines = tuple(_pipeline(plan, roofline, name, shape) for name, shape in shapes.items())
+    return replace(plan, pipelines=pipelines)
+
+
+def as_json(plan: CapacityPlan) -> dict[str, Any]:
+    """For programs; what is infinite is null."""
+    pipelines = []
+    for pipeline in plan.pipelines:
+        values = asdict(pipeline) | {"sessions": pipeline.sessions}
+        values["speed"]["pass_ms"]["total"] = pipeline.speed.pass_ms.total
+        if not isfinite(pipeline.speed.hiding_gb_s):
+            values["speed"]["hiding_gb_s"] = None
+        pipelines.append(values)
+    return asdict(plan) | {"card": plan.card.name, "model": plan.card.name, "pipelines": pipelines}
+
+
+def _side(name: str, pixels: int) -> int:
+    if pixels % 16 or not 16 <= pixels <= MAX_SIDE:
+        raise InvalidConfig(f"{name}: {pixels} is not a multiple of 16 in 16..{MAX_SIDE}")
+    return pixels
+
+
+def _pipeline(plan: CapacityPlan, roofline: Roofline, name: str, shape: Shape) -> Pipeline:
+    card = plan.card
+    speed = measure(roofline, shape)
+    fps = 1e3 * card.num_frames(1) / speed.block_ms
+    by_speed = int(fps / plan.fps)
+    by_memory = num_sessions(card, plan.gpu, plan.height, plan.width, plan.fp8)
+    num_replicas = plan.num_ranks // shape.num_ranks
+    played = num_replicas * (min(by_speed, by_memory) * plan.fps or fps)
+    decoders = [
+        None if card.vae else 1e-3 * decode_ms(decoder, plan.gpu, plan.height, plan.width) * played / PICTURES
+        for decoder in ("vae", "taehv")
+    ]
+    return Pipeline(name, shape.num_ranks, speed, fps, by_speed, by_memory, num_replicas, *decoders)
