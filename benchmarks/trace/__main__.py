@@ -20,6 +20,8 @@ from typing import Any
 import torch
 
 from benchmarks.trace.cases import Case, Row, trace
+from benchmarks.trace.compiled import spared
+from benchmarks.trace.decoders import decoder_rows
 from benchmarks.trace.table import render
 from cascade_core.config import InflightAttention, ModelCard, WindowConfig, find_card
 
@@ -36,12 +38,17 @@ def card_of(model: str) -> ModelCard:
     return replace(find_card("krea-14b"), window=WindowConfig(window_frames=21, rope="window"))
 
 
+def sequential(model: str) -> Case:
+    card = card_of(model)
+    return Case(model, card, 1, card.sampling.num_passes, "bidirectional")
+
+
 def cases(models: Sequence[str], ranks: Sequence[int]) -> Iterator[Case]:
     """Each model block by block on one rank, and as a full cascade on each number of ranks."""
     for model in models:
         card = card_of(model)
         if 1 in ranks:
-            yield Case(model, card, 1, card.sampling.num_passes, "bidirectional")
+            yield sequential(model)
         for num_ranks in ranks:
             for attention in ATTENTIONS:
                 yield Case(model, card, num_ranks, 1, attention)
@@ -61,6 +68,8 @@ def measure(models: Sequence[str], ranks: Sequence[int]) -> Row:
         "date": datetime.now(UTC).date().isoformat(),
         "torch": torch.__version__,
         "cases": found,
+        "compiling_spares": [spared(sequential(model)) for model in models],
+        "decoders": decoder_rows(),
     }
 
 

@@ -30,6 +30,12 @@ tick of one rank, each figure that of its costliest tick (by pass: `trace.json`)
 element-wise is every kernel but products, convolutions and attention, and reads and writes each value once.
 Waits: how often the host waits for the device within a tick. Peak: weights, cache and what is held meanwhile.
 """
+COMPILED = """
+## Compiled
+
+A pass of a block alone, eager → compiled as the engine does: what inductor fuses, by its plans for a CPU,
+since it makes none for a GPU where there is none.
+"""
 WAITS = "## Where the host waits in a tick"
 
 
@@ -47,7 +53,21 @@ def render(traces: dict[str, Row], last: str = "now") -> str:
         {f"- {wait}" for case in shown["cases"] for tick in case["ticks"] for wait in tick["waits_at"]}
     )
     parts = [HEAD.format(about="\n".join(about)), table(rows)]
+    if spared := shown.get("compiling_spares"):
+        parts += [COMPILED, table([compiled(row, shown["cases"]) for row in spared])]
     return "\n".join([*parts, *(["", WAITS, "", *waits] if waits else [])]) + "\n"
+
+
+def compiled(spared: Row, cases: list[Row]) -> Row:
+    """What compiling takes from the sequential pipeline's costliest tick."""
+    case = next(each for each in cases if each["model"] == spared["model"] and each["stagger"] > 1)
+    row: Row = {"model": spared["model"]}
+    for name in ("kernels", "elementwise_bytes"):
+        heading, unit = COLUMNS[name]
+        most = max(tick[name] for tick in case["ticks"])
+        texts = (figure({"ticks": [{name: value}]}, name, unit) for value in (most, most - spared[name]))
+        row[heading] = " → ".join(texts)
+    return row
 
 
 def key(case: Row) -> tuple[object, ...]:

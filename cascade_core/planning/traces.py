@@ -73,15 +73,15 @@ def costlier(one: Overhead, other: Overhead) -> Overhead:
 
 def traced_ticks(model: str, compiled: bool) -> Iterator[tuple[int, bool, Overhead]]:
     """Blocks on the rank, whether others are in flight, and what its tick takes."""
-    fused = next(each for each in load_traces()["compiled"] if each["model"] == model)
+    spared = next(each for each in load_traces()["compiling_spares"] if each["model"] == model)
     for case in cases_of(model):
         is_joint = case["stagger"] == 1
         for tick in case["ticks"]:
             num_blocks = len(tick["passes"])
             kernels, moved = tick["kernels"], tick["elementwise_bytes"]
             if compiled:
-                kernels -= fused["fewer_kernels"]
-                moved -= num_blocks * fused["fewer_bytes"]
+                kernels -= spared["kernels"]
+                moved -= num_blocks * spared["elementwise_bytes"]
             if num_blocks:
                 yield num_blocks, is_joint, Overhead(moved, kernels)
 

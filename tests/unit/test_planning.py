@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from benchmarks.trace.__main__ import card_of
 from cascade_core.attention.exchange import SoloExchange
 from cascade_core.attention.kv_cache import KvCache
 from cascade_core.config import WindowConfig, find_card, load_cards
@@ -17,13 +18,13 @@ from cascade_core.errors import InvalidConfig, UnknownModel
 from cascade_core.model.model import CausalWanModel, keep_float32
 from cascade_core.planning.assumptions import assumptions
 from cascade_core.planning.calibration import comparisons
-from cascade_core.planning.counts import attention_flop, product_flop, views
+from cascade_core.planning.counts import attention_flop, gathered_bytes, product_flop, views
 from cascade_core.planning.gpus import find_gpu, load_gpus
 from cascade_core.planning.memory import num_sessions, session_budget, weights_bytes
 from cascade_core.planning.pipeline import first_plans, measure, steady_plans
 from cascade_core.planning.plan import PlanRequest, as_json, make_plan
 from cascade_core.planning.timing import Roofline
-from cascade_core.planning.traces import find_overheads, nearest
+from cascade_core.planning.traces import cases_of, find_overheads, load_traces, nearest
 from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import Shape, window_start
 
@@ -64,6 +65,37 @@ def test_operations_are_those_that_torch_counts() -> None:
         ((view,),) = views(plan, shape)
         planned = product_flop(card, tokens) + attention_flop(card, tokens, view.blocks)
         assert counter.get_total_flops() == planned
+
+
+@pytest.mark.parametrize("model", sorted({case["model"] for case in load_traces()["cases"]}))
+def test_operations_and_gathers_are_those_of_the_trace(model: str) -> None:
+    """Every traced tick of rank 0, on every number of ranks."""
+    card = card_of(model)
+    tokens = card.tokens_per_block(card.video.height, card.video.width)
+    for case in cases_of(model):
+        shape = Shape(
+            card.sampling.num_passes,
+            case["stagger"],
+            case["num_ranks"],
+            card.window,
+            case["inflight_attention"],
+        )
+        planned = {}
+        for plan in steady_plans(shape):
+            seen = views(plan, shape)
+            for works, rank in zip(plan.ranks, seen, strict=True):
+                planned[tuple(work.pass_index for work in works)] = (
+                    len(rank) * product_flop(card, tokens),
+                    sum(attention_flop(card, tokens, view.blocks) for view in rank),
+                    gathered_bytes(card, tokens, shape, seen),
+                )
+        traced = {
+            tuple(tick["passes"]): (tick["matmul_flop"], tick["attention_flop"], tick["gathered_bytes"])
+            for tick in case["ticks"]
+        }
+        assert traced.keys() == planned.keys()
+        for passes, figures in traced.items():
+            assert figures == pytest.approx(planned[passes], rel=1e-9), (case["num_ranks"], passes)
 
 
 @pytest.mark.parametrize("model", list(load_cards()))

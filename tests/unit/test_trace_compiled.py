@@ -1,0 +1,40 @@
+"""What compiling spares, as inductor plans it without a compiler or a GPU."""
+
+from contextlib import suppress
+
+import torch
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks.trace.cases import Case
+from benchmarks.trace.compiled import fused, lowering, record, spared
+from benchmarks.trace.decoders import latent_flop
+from cascade_core.config import find_card
+
+
+def test_steps_on_the_same_elements_are_one_kernel_that_reads_and_writes_once() -> None:
+    def steps(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return ((x.float().exp() + 1).relu() * 2).to(x.dtype) @ weight
+
+    with FakeTensorMode(), torch.inference_mode(), lowering() as planned, suppress(BackendCompilerFailed):
+        x, weight = (torch.empty(64, 64, dtype=torch.bfloat16) for _ in range(2))
+        torch.compile(steps)(x, weight)
+    assert planned == [(1, 2 * 64 * 64 * 2)]  # the product is no kernel of inductor's
+
+
+def test_every_function_that_is_compiled_spares_kernels_and_bytes() -> None:
+    card = find_card("demo")
+    case = Case("demo", card, 1, card.sampling.num_passes, "bidirectional")
+    calls = record(case)
+    assert [call.name for call in calls] == ["qkv", "after_attention", "feed_forward"]
+    for call in calls:
+        kernels, num_bytes = fused(card.transformer, call)
+        assert 0 < kernels < call.kernels
+        assert 0 < num_bytes < call.elementwise_bytes
+    assert spared(case)["kernels"] > 0
+
+
+def test_a_decoders_operations_grow_with_its_pixels() -> None:
+    for name in ("vae", "taehv"):
+        small, large = (latent_flop(name, torch.Size((1, 16, side, 8))) for side in (8, 16))
+        assert 1.9 < large / small < 2.1
