@@ -27,7 +27,7 @@ def num_parameters(config: TransformerConfig) -> int:
 
 
 def weights_bytes(config: TransformerConfig, fp8: bool = False) -> int:
-    """Of the transformer in bfloat16; with `fp8` the layers' matrices take a byte a weight and a scale a row."""
+    """Of the transformer in bfloat16; with `fp8` its layers have a byte a weight and a scale a row."""
     dim, ffn = config.dim, config.ffn_dim
     weights, rows = config.num_layers * (8 * dim * dim + 2 * dim * ffn), config.num_layers * (9 * dim + ffn)
     return 2 * num_parameters(config) + (4 * rows - weights if fp8 else 0)
