@@ -11,13 +11,13 @@ from cascade_core.planning.traces import Overheads, find_decoder
 PRODUCTS = 0.7
 """Part of the data sheet's throughput that large matrix products reach. Assumed: no published figure tells
 products from attention."""
-ATTENTION = 0.47
+ATTENTION = 0.494
 """The same of attention, always in bfloat16. Fixed by FlashDreams' 344 ms on an H100."""
 COPIES = 0.8
 """Part of the data sheet's bandwidth that element-wise kernels, and gathers over links, reach. Assumed."""
-KERNEL_US = 11.0
+KERNEL_US = 11.2
 """What each kernel adds to a pass beyond its work. Fixed by LongLive's 20.7 FPS."""
-OF_ARCHITECTURE: dict[Architecture, float] = {"hopper": 1.0, "blackwell": 0.65, "ada": 1.0}
+OF_ARCHITECTURE: dict[Architecture, float] = {"hopper": 1.0, "blackwell": 0.645, "ada": 1.0}
 """Part of the above that products and attention reach on GPUs of this kind. Blackwell's is fixed by
 FlashDreams' 203 ms on a GB200; of Ada nothing is published."""
 CONVOLUTIONS = 0.1
