@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := tests/browser/node_modules
 PAGE := services/web/static
 
-.PHONY: up demo train-demo check settings graph plans values golden surface proto openapi proto-release test test-all mutants images-check bench chaos day clean
+.PHONY: up demo train-demo check settings graph traces plans values golden surface proto openapi proto-release test test-all mutants images-check bench chaos day clean
 .PHONY: install docs lint-workflows dist chart-package version notes release images image-push kind-up kind-test kind-logs
 
 install: $(STAMP)  ## What all other targets need, into .venv
@@ -53,6 +53,10 @@ settings: $(STAMP)  ## docs/settings.md from the settings' docstrings
 
 graph: $(STAMP)  ## The gateway's rooms, drawn from their imports into docs/architecture.md
 	$(BIN)/python docs/package_graph.py
+
+traces: $(STAMP)  ## What a pass asks of a GPU, and the plans that follow from it; ten minutes
+	$(BIN)/python -m benchmarks.trace --write
+	$(BIN)/python docs/plans.py
 
 plans: $(STAMP)  ## What docs/production.md shows of the planner
 	$(BIN)/python docs/plans.py

@@ -12,6 +12,7 @@ from benchmarks.clock import Clock, stopwatch
 from benchmarks.gpu.steady_session import SteadySession
 from cascade_core.attention.joint_attention import JointAttention, Reader
 from cascade_core.config import ModelCard
+from cascade_core.planning.counts import attention_flop, product_flop
 
 Row = dict[str, Any]
 
@@ -67,11 +68,8 @@ def queue_tick(session: SteadySession, clock: Clock) -> Callable[[], Sample]:
 
 def pass_flops(card: ModelCard, num_blocks_seen: int) -> float:
     """Floating-point operations of one pass of one block: matrix products and attention."""
-    dims = card.transformer
     tokens = card.tokens_per_block(card.video.height, card.video.width)
-    linear = 6 * dims.dim**2 + 2 * dims.dim * dims.ffn_dim  # q k v o, text q o, feed-forward
-    keys = num_blocks_seen * tokens + dims.text_len
-    return dims.num_layers * tokens * (2.0 * linear + 4.0 * keys * dims.dim)
+    return product_flop(card, tokens) + attention_flop(card, tokens, num_blocks_seen)
 
 
 def summarize(card: ModelCard, samples: Sequence[Sample]) -> list[Row]:

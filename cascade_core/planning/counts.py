@@ -3,11 +3,10 @@
 Exact for matrix products, attention and what ranks gather: tests/cuda_dry counts the same in a trace.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cascade_core.config import ModelCard
-from cascade_core.schedule import Shape, TickPlan, Work, visible_in_flight, window_start
+from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, visible_in_flight, window_start
 
 PATCH = 4
 """Latent pixels that make a token."""
@@ -64,9 +63,14 @@ def attention_flop(card: ModelCard, tokens: int, num_blocks: float, text: bool =
     return 4.0 * dims.num_layers * tokens * keys * dims.dim
 
 
-def gathered_bytes(card: ModelCard, tokens: int, shape: Shape, views: Sequence[Sequence[View]]) -> float:
-    """What each rank receives in a tick in bfloat16: keys and values of the others' slots."""
-    slots = max(len(rank) for rank in views)
+def gathered_bytes(card: ModelCard, tokens: int, plan: TickPlan, shape: Shape) -> float:
+    """What each rank receives in a tick in bfloat16: keys and values of the others' slots.
+
+    A block that is alone travels in its context pass only, for the caches.
+    """
+    if len(plan.works) == 1 and not cached_blocks(plan, shape):
+        return 0.0
+    slots = max(len(rank) for rank in plan.ranks)
     dims = card.transformer
     return 2.0 * 2 * dims.num_layers * (shape.num_ranks - 1) * slots * tokens * dims.dim
 

@@ -1,11 +1,11 @@
 """Ticks of a session, from the schedule that the engine itself follows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
 
-from cascade_core.planning.counts import View, gathered_bytes, views
+from cascade_core.planning.counts import gathered_bytes, views
 from cascade_core.planning.timing import Parts, Roofline
 from cascade_core.schedule import Shape, TickPlan, Timeline, plan_tick
 
@@ -29,35 +29,33 @@ class Speed:
 
 def measure(roofline: Roofline, shape: Shape, num_passes: int | None = None) -> Speed:
     """`num_passes`: of a block's passes only the first so many count, as some benchmarks do (sequential)."""
-    ticks = [tick_parts(roofline, shape, views(plan, shape)) for plan in steady_plans(shape)]
+    plans = steady_plans(shape)
+    ticks = [tick_parts(roofline, shape, plan) for plan in plans]
     counted = ticks[: num_passes or None]
     tick_ms = sum(slowest.total for slowest in counted) / len(counted)
     return Speed(
         pass_ms=max(ticks, key=lambda parts: parts.total),
         tick_ms=tick_ms,
         block_ms=tick_ms * (num_passes or shape.stagger),
-        first_block_ms=sum(
-            tick_parts(roofline, shape, views(plan, shape)).total for plan in first_plans(shape)
-        ),
-        hiding_gb_s=max(hiding_gb_s(roofline, shape, views(plan, shape)) for plan in steady_plans(shape)),
+        first_block_ms=sum(tick_parts(roofline, shape, plan).total for plan in first_plans(shape)),
+        hiding_gb_s=max(hiding_gb_s(roofline, shape, plan) for plan in plans),
     )
 
 
-def tick_parts(roofline: Roofline, shape: Shape, seen: Sequence[Sequence[View]]) -> Parts:
+def tick_parts(roofline: Roofline, shape: Shape, plan: TickPlan) -> Parts:
     """Of the rank that takes longest; the others wait for it in the gathers."""
-    received = gathered_bytes(roofline.card, roofline.tokens, shape, seen)
-    is_joint = sum(len(rank) for rank in seen) > 1
-    return max(
-        (roofline.rank_parts(rank, is_joint, received) for rank in seen), key=lambda parts: parts.total
-    )
+    received = gathered_bytes(roofline.card, roofline.tokens, plan, shape)
+    is_joint = len(plan.works) > 1
+    ranks = [roofline.rank_parts(seen, is_joint, received) for seen in views(plan, shape)]
+    return max(ranks, key=lambda parts: parts.total)
 
 
-def hiding_gb_s(roofline: Roofline, shape: Shape, seen: Sequence[Sequence[View]]) -> float:
-    """Of the rank that has least to hide the gather behind."""
-    received = gathered_bytes(roofline.card, roofline.tokens, shape, seen)
+def hiding_gb_s(roofline: Roofline, shape: Shape, plan: TickPlan) -> float:
+    """Of the busy rank that has least to hide the gather behind."""
+    received = gathered_bytes(roofline.card, roofline.tokens, plan, shape)
     if not received:
         return 0.0
-    least = min(roofline.clean_ms(rank) for rank in seen)
+    least = min(roofline.clean_ms(seen) for seen in views(plan, shape) if seen)
     return received / (1e6 * least) if least else inf
 
 

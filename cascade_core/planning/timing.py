@@ -58,8 +58,7 @@ class Roofline:
     def rank_parts(self, views: Sequence[View], is_joint: bool, received_bytes: float) -> Parts:
         """Of a rank that makes one pass of each of these blocks; `is_joint`: other blocks are in flight."""
         gpu, reached = self.gpu, OF_ARCHITECTURE[self.gpu.architecture]
-        clean = sum(self._attention_ms(view.clean, text=False) for view in views)
-        gather = max(0.0, received_bytes / (1e6 * COPIES * gpu.link_gb_s) - clean)
+        gather = max(0.0, received_bytes / (1e6 * COPIES * gpu.link_gb_s) - self.clean_ms(views))
         if not views:
             return Parts(gather=gather)
         overhead = self.overheads.of_rank(len(views), is_joint)

@@ -49,6 +49,16 @@ def test_what_is_staged_is_the_packages_and_what_they_say_of_themselves(staged: 
     assert not list(staged.rglob("__pycache__"))
 
 
+def test_data_files_travel_with_their_packages(staged: Path) -> None:
+    """All that a package has beside its code; what is made meanwhile is left out already."""
+    data = tomllib.loads((staged / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for package, patterns in data.items():
+        folder = staged / package
+        told = {path for pattern in patterns for path in folder.glob(pattern)}
+        files = {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyi")}
+        assert files <= told
+
+
 def test_it_needs_what_it_imports_and_no_more_than_the_checkout(staged: Path) -> None:
     project = tomllib.loads((staged / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()

@@ -20,7 +20,7 @@ from cascade_core.planning.assumptions import assumptions
 from cascade_core.planning.calibration import comparisons
 from cascade_core.planning.counts import attention_flop, gathered_bytes, product_flop, views
 from cascade_core.planning.gpus import find_gpu, load_gpus
-from cascade_core.planning.memory import num_sessions, session_budget, weights_bytes
+from cascade_core.planning.memory import MEMORY_SHARE, num_sessions, session_budget, weights_bytes
 from cascade_core.planning.pipeline import first_plans, measure, steady_plans
 from cascade_core.planning.plan import PlanRequest, as_json, make_plan
 from cascade_core.planning.timing import Roofline
@@ -87,7 +87,7 @@ def test_operations_and_gathers_are_those_of_the_trace(model: str) -> None:
                 planned[tuple(work.pass_index for work in works)] = (
                     len(rank) * product_flop(card, tokens),
                     sum(attention_flop(card, tokens, view.blocks) for view in rank),
-                    gathered_bytes(card, tokens, shape, seen),
+                    gathered_bytes(card, tokens, plan, shape),
                 )
         traced = {
             tuple(tick["passes"]): (tick["matmul_flop"], tick["attention_flop"], tick["gathered_bytes"])
@@ -153,6 +153,17 @@ def test_as_many_sessions_as_their_caches_fill_the_memory(model: str, gpu: str) 
     assert budget < 1e9 * data_sheet.memory_gb - weights_bytes(card.transformer)
 
 
+@pytest.mark.parametrize("gpu", ["h100", "h200", "b200", "gb200"])
+@pytest.mark.parametrize("model", sorted({case["model"] for case in load_traces()["cases"]}))
+def test_what_is_kept_free_is_enough_for_activations(model: str, gpu: str) -> None:
+    """The most that any traced tick held, whatever the number of ranks."""
+    card, data_sheet = card_of(model), find_gpu(gpu)
+    peak = max(tick["peak_bytes"] for case in cases_of(model) for tick in case["ticks"])
+    session = card.session_bytes(card.video.height, card.video.width)
+    free = session_budget(card, data_sheet, fp8=False) * (1 / MEMORY_SHARE - 1)
+    assert peak <= weights_bytes(card.transformer) + session + free
+
+
 def test_what_does_not_fit_says_what_it_needs() -> None:
     with pytest.raises(InvalidConfig, match=r"krea-14b does not fit into l40s: of 44\.7 GiB rank 0 needs"):
         make_plan(PlanRequest("krea-14b", "l40s"))
@@ -202,6 +213,14 @@ def test_a_slow_link_is_waited_for_and_the_bandwidth_that_hides_it_is_enough() -
     assert enough.pass_ms.gather == 0
     krea = measure(roofline("krea-14b"), shape_of("krea-14b", 5))
     assert (krea.hiding_gb_s, krea.pass_ms.gather > 0) == (float("inf"), True)
+
+
+def test_a_block_that_is_alone_travels_for_the_caches_only() -> None:
+    shape = shape_of("longlive-1.3b", 5, 5)
+    card = find_card("longlive-1.3b")
+    received = [gathered_bytes(card, 4680, plan, shape) for plan in steady_plans(shape)]
+    assert [each > 0 for each in received] == 5 * [False, False, False, False, True]
+    assert 0 < measure(roofline("longlive-1.3b"), shape).hiding_gb_s < float("inf")
 
 
 def test_fp8_products_take_half_and_eager_code_takes_more() -> None:
