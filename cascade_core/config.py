@@ -293,9 +293,13 @@ class EngineConfig:
     """Self-attention in 8 bits, by FlashAttention 3 (Hopper) or SageAttention 2 (compute capability 8.9, 9.0,
     12.x), whichever is installed; cached keys and values keep `dtype`. Independent of `quantize`, and as
     experimental."""
-    compile: bool = False
-    """torch.compile of the layers; costs minutes at start, pays on CUDA. Sessions of another size than the
-    card's compile on first use, inside a tick: allow for it in `tick_deadline_s`."""
+    compile: bool | None = None
+    """torch.compile of the layers, at start and never later: the first start takes a minute longer. None: on
+    CUDA, where there are Triton and a C compiler."""
+    compile_cache: Annotated[str, Field(min_length=1)] | None = None
+    """Folder that keeps what was compiled, so that later starts do without that minute; who can write there
+    can run code in the ranks. None: TORCHINDUCTOR_CACHE_DIR, or `cascade-engine/compiled` in the user's cache
+    folder."""
     max_sessions: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Sessions open at once; None: as many as fit in memory."""
     max_pixels: Annotated[int, Field(ge=256)] | None = None

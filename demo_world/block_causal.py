@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cascade_core.attention.rope import RotaryTable
 from cascade_core.config import TransformerConfig
 from cascade_core.model.model import CausalWanModel, Layer
-from cascade_core.ranks.loading import compile_layer
+from cascade_core.ranks.compiling import compile_layer
 
 View = tuple[slice, slice]
 """Which blocks of the clean context, and which of the same noisy copy, one block sees."""

@@ -33,7 +33,7 @@ OWNED_SECTIONS = frozenset({"tls", "auth", "drain", "telemetry"})
 OWNED_FIELDS = frozenset(
     {
         *((section, name) for section in ("grpc", "http") for name in ("host", "port")),
-        *(("stage", name) for name in ("model", "weights", "num_ranks", "device")),
+        *(("stage", name) for name in ("model", "weights", "num_ranks", "device", "compile_cache")),
         *(("decoder", name) for name in ("model", "weights", "device")),
         *(
             ("gateway", name)

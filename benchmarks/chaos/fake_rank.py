@@ -26,6 +26,7 @@ from cascade_core.ranks.messages import (
     Opened,
     Ready,
     Reply,
+    StartTimes,
     Tick,
     Ticked,
 )
@@ -55,7 +56,7 @@ class FakeRank:
         self._pipe = pipe
         self._load = load
         self._sessions: dict[int, Session] = {}
-        pipe.send(Ready("cpu", FREE_BYTES, 2, 0.0))
+        pipe.send(Ready("cpu", FREE_BYTES, 2, False, StartTimes(0.0, 0.0, 0.0)))
 
     def handle(self, command: Command) -> None:
         match command:

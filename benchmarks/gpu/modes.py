@@ -19,7 +19,8 @@ from cascade_core.attention.attention import kernels
 from cascade_core.attention.exchange import Exchange, SoloExchange
 from cascade_core.config import Quantize
 from cascade_core.model.model import CausalWanModel
-from cascade_core.ranks.loading import build_model, compile_layer
+from cascade_core.ranks.compiling import compile_layers
+from cascade_core.ranks.loading import build_model
 from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import Shape
 
@@ -33,8 +34,8 @@ def build(case: Case, device: torch.device, compiled: bool, quantize: Quantize) 
     model = build_model(case.card, None, 0, device, dtype, quantize)
     if compiled:
         torch.compiler.reset()  # or the forms of earlier cases count towards the limit
-        for layer in model.layers:
-            compile_layer(layer)
+        video = case.card.video
+        compile_layers(model, case.card.tokens_per_block(video.height, video.width))
     return model
 
 

@@ -141,7 +141,10 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--quantize-attention", action="store_true",
         help="self-attention in 8 bits, by FlashAttention 3 or SageAttention 2 (experimental)",
     )  # fmt: skip
-    parser.add_argument("--compile", action="store_true", help="torch.compile the layers")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction,
+        help="torch.compile the layers (default: on CUDA, where there is a compiler)",
+    )  # fmt: skip
     parser.add_argument(
         "--tick-deadline", type=float, default=defaults["tick_deadline_s"], metavar="SECONDS",
         help="ranks that take longer for a tick are started anew (default: %(default)g)",

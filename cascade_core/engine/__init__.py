@@ -12,6 +12,7 @@ from cascade_core.engine.session import (
     TickTiming,
 )
 from cascade_core.engine.status import EngineObserver, EngineStatus
+from cascade_core.ranks.messages import StartTimes
 from cascade_core.request import SessionRequest, SwitchRequest
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "PromptApplied",
     "Session",
     "SessionRequest",
+    "StartTimes",
     "SwitchRequest",
     "TickTiming",
 ]

@@ -109,6 +109,8 @@ class Engine:
             max_sessions=self.num_slots(()),
             num_blocks=counters.num_blocks,
             device=group.ready[0].device if group.ready else "",
+            compiled=any(rank.compiled for rank in group.ready),
+            start=group.start_times,
             last_tick_s=counters.last_tick_s,
             median_tick_s=counters.median_tick_s,
             process_ids=tuple(group.process_ids),

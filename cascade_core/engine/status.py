@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
+from cascade_core.ranks.messages import StartTimes
+
 NUM_TICKS_KEPT = 100
 """Ticks that the median is taken over."""
 
@@ -22,6 +24,10 @@ class EngineStatus:
     num_blocks: int
     """Finished since the start, over all sessions."""
     device: str
+    compiled: bool
+    """Whether the layers are."""
+    start: StartTimes
+    """Of the latest start, each part on the rank that took longest; zeros before the first."""
     last_tick_s: float
     median_tick_s: float
     """Compute time of the latest ticks, on the slowest rank; 0 before the first."""

@@ -26,6 +26,7 @@ from cascade_core.ranks.messages import (
     Opened,
     Ready,
     Reply,
+    StartTimes,
     Ticked,
 )
 from cascade_core.ranks.pipe import pack, read_message
@@ -111,6 +112,16 @@ class RankGroup:
     @property
     def process_ids(self) -> list[int]:
         return [rank.process.pid for rank in self._ranks]
+
+    @property
+    def start_times(self) -> StartTimes:
+        """Each part of the start on the rank that took longest; zeros before all are ready."""
+        times = [rank.times for rank in self.ready]
+        return StartTimes(
+            load_s=max((each.load_s for each in times), default=0.0),
+            join_s=max((each.join_s for each in times), default=0.0),
+            warm_up_s=max((each.warm_up_s for each in times), default=0.0),
+        )
 
     async def start(self) -> None:
         """Start all ranks and wait until they are ready; raises what made them fail."""

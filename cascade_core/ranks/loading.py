@@ -1,19 +1,19 @@
 """From a card and a configuration to a Runner on this rank's device."""
 
-from dataclasses import replace
+import time
 
 import psutil
 import torch
 
 from cascade_core.attention.exchange import join_group
 from cascade_core.attention.quantized import pick_quantized
-from cascade_core.config import EngineConfig, ModelCard, Quantize, allowed_staggers
+from cascade_core.config import EngineConfig, ModelCard, Quantize
 from cascade_core.errors import InvalidConfig
 from cascade_core.model.fp8 import check_fp8, quantize_model
-from cascade_core.model.model import CausalWanModel, Layer, keep_float32
+from cascade_core.model.model import CausalWanModel, keep_float32
 from cascade_core.ranks.messages import Load
 from cascade_core.ranks.runner import Runner
-from cascade_core.schedule import Timeline, engine_shape, plan_tick
+from cascade_core.schedule import engine_shape
 from cascade_core.weights.locate import ModelFiles
 from cascade_core.weights.weights import load_state, randomize, read_transformer
 
@@ -80,50 +80,13 @@ def check_memory(card: ModelCard, model: CausalWanModel, device: torch.device, d
         raise InvalidConfig(f"not enough memory for model {card.name}: its weights take {sizes}")
 
 
-def build_runner(load: Load, device: torch.device, dtype: torch.dtype) -> Runner:
-    """Load the model, then join the group (loading times differ; joining waits for the slowest)."""
+def build_runner(load: Load, device: torch.device, dtype: torch.dtype) -> tuple[Runner, float]:
+    """Load the model, then join the group; also the seconds of joining, which waits for the slowest."""
     config, card = load.config, load.card
     check_fp8(config, device, dtype)
     kernel = pick_quantized(config, device, dtype)
     model = build_model(card, load.files, config.seed, device, dtype, config.quantize)
-    if config.compile:
-        for layer in model.layers:
-            compile_layer(layer)
+    loaded = time.monotonic()
     exchange = join_group(load.rank, config.num_ranks, str(load.rendezvous), device, config.start_deadline_s)
-    return Runner(model, card, engine_shape(config, card), load.rank, exchange, kernel)
-
-
-def compile_layer(layer: Layer) -> None:
-    """Fuse the element-wise parts between the attentions.
-
-    The attentions stay outside: `read_text` groups blocks by the identity of their text cache, which, if
-    traced, would compile anew for every layer and every prompt.
-    """
-    layer.qkv = torch.compile(layer.qkv)  # type: ignore[method-assign]
-    layer.after_attention = torch.compile(layer.after_attention)  # type: ignore[method-assign]
-    layer.feed_forward = torch.compile(layer.feed_forward)  # type: ignore[method-assign]
-
-
-def warm_up(runner: Runner, config: EngineConfig, card: ModelCard) -> None:
-    """Run at the default size, so that no session pays for kernels, compiling or connections.
-
-    Compiled layers meet every number of blocks. On CUDA it runs until the window is full, since libraries
-    plan for each new number of keys; what it held is given back, so that `free_bytes` counts it.
-    """
-    on_cpu = runner.model.device.type == "cpu"
-    shape = replace(runner.shape, stagger=allowed_staggers(config, card)[0])  # the most blocks in flight
-    window = shape.window
-    num_blocks = shape.max_in_flight if config.compile else 1
-    if not on_cpu:
-        num_blocks = max(num_blocks, window.sink_blocks + window.window_blocks + 1)
-    runner.open(-1, 0, card.video.height, card.video.width, {})
-    runner.add_prompt(-1, 0, torch.zeros(1, card.transformer.text_dim))
-    timeline = Timeline(-1, end_block=num_blocks)
-    while not timeline.finished:
-        plan, timeline = plan_tick(timeline, shape)
-        if plan:
-            runner.tick(plan)
-    runner.close(-1)
-    if not on_cpu:
-        torch.cuda.synchronize(runner.model.device)
-        torch.cuda.empty_cache()
+    runner = Runner(model, card, engine_shape(config, card), load.rank, exchange, kernel)
+    return runner, time.monotonic() - loaded

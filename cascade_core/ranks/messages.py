@@ -91,14 +91,28 @@ Command = Load | Open | AddPrompt | Drop | Tick | Encode
 
 
 @dataclass(frozen=True)
+class StartTimes:
+    """Where the time of a rank's start went."""
+
+    load_s: float
+    """Reading the weights."""
+    join_s: float
+    """Joining the group, which waits for the slowest."""
+    warm_up_s: float
+    """Compiling, and meeting the shapes of sessions."""
+
+
+@dataclass(frozen=True)
 class Ready:
-    """Weights are loaded and the group is joined."""
+    """Weights are loaded, the group is joined, and nothing is left to compile."""
 
     device: str
     free_bytes: int
     """Memory left for sessions on this rank."""
     bytes_per_value: int
-    load_s: float
+    compiled: bool
+    """Whether the layers are compiled."""
+    times: StartTimes
 
 
 @dataclass(frozen=True)

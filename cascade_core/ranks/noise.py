@@ -5,7 +5,7 @@ device would wait for it, and with it all other ranks.
 """
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 
 import torch
@@ -71,6 +71,10 @@ class SessionNoise:
         }
         for name in before.keys() - self._drawn.keys():
             before[name].cancel()
+
+    def wait(self) -> None:
+        """Until all that is expected is drawn."""
+        wait(self._drawn.values())
 
     def take(self, block: int, number: int) -> Tensor:
         """On the device. What nobody expected, or is not begun yet, is drawn here."""

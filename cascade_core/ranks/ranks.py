@@ -49,7 +49,7 @@ class Ranks:
         except BaseException:
             await self._end()
             raise
-        self.are_up = True
+        self._up()
 
     async def restart(self) -> None:
         """End what is left of the group; returns when the next is up, however many attempts it takes."""
@@ -64,8 +64,20 @@ class Ranks:
             except Exception as error:  # no weights, no processes, no disk: whatever it is may pass
                 log.error("ranks did not start, attempt %d: %s", attempt + 1, error)
                 continue
-            self.are_up = True
+            self._up()
             return
+
+    def _up(self) -> None:
+        self.are_up = True
+        times, first = self.group.start_times, self.group.ready[0]
+        log.info(
+            "ranks are up on %s, %s: weights %.1f s, joining %.1f s, warm-up %.1f s",
+            first.device,
+            "compiled" if first.compiled else "not compiled",
+            times.load_s,
+            times.join_s,
+            times.warm_up_s,
+        )
 
     def refuse(self) -> None:
         """Take no more calls: `close` follows."""

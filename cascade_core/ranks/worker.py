@@ -16,7 +16,8 @@ from torch import Tensor
 
 from cascade_core.errors import CascadeError
 from cascade_core.model.text import load_text_encoder
-from cascade_core.ranks.loading import build_runner, free_bytes, pick_device, pick_dtype, warm_up
+from cascade_core.ranks.compiling import compile_model, never_again
+from cascade_core.ranks.loading import build_runner, free_bytes, pick_device, pick_dtype
 from cascade_core.ranks.messages import (
     AddPrompt,
     Command,
@@ -30,11 +31,13 @@ from cascade_core.ranks.messages import (
     Opened,
     Ready,
     Reply,
+    StartTimes,
     Tick,
     Ticked,
 )
 from cascade_core.ranks.pipe import ChildEnd
 from cascade_core.ranks.tick_queue import tick_queue
+from cascade_core.ranks.warm_up import warm_up
 
 Pipe = ChildEnd[Command, Reply]
 """The rank's end of the socket pair."""
@@ -51,14 +54,19 @@ class RankWorker:
         self._pipe = pipe
         device = pick_device(config, load.rank)
         dtype = pick_dtype(config, device)
-        self._runner = build_runner(load, device, dtype)
+        self._runner, join_s = build_runner(load, device, dtype)
         self._ticks = tick_queue(device, self._answer, partial(self._give_up, "a tick"))
         if load.rank == 0:
             self._text = load_text_encoder(card, load.files, device, dtype)
             self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
+        loaded = time.monotonic()
+        compiled = compile_model(self._runner.model, config, card)
         warm_up(self._runner, config, card)
+        if compiled:
+            never_again()
+        times = StartTimes(loaded - started - join_s, join_s, time.monotonic() - loaded)
         memory = free_bytes(device, config.num_ranks)
-        pipe.send(Ready(str(device), memory, dtype.itemsize, time.monotonic() - started))
+        pipe.send(Ready(str(device), memory, dtype.itemsize, compiled, times))
 
     def handle(self, command: Command) -> None:
         match command:

@@ -98,7 +98,13 @@ class Stage:
         except CascadeError as error:
             raise StartFailed(str(error)) from None
         self.engine, self.revision = engine, revision
-        log.info("ready", model=card.name, revision=revision, device=engine.status.device)
+        status = engine.status
+        self.metrics.observe_start(status.start)
+        log.info(
+            "ready", model=card.name, revision=revision, device=status.device, compiled=status.compiled,
+            load_s=round(status.start.load_s, 1), join_s=round(status.start.join_s, 1),
+            warm_up_s=round(status.start.warm_up_s, 1),
+        )  # fmt: skip
 
     def require_ready(self) -> Engine:
         """The engine. Raises Draining, or NotReady while no session can be opened."""
@@ -143,3 +149,5 @@ class Stage:
 
     def restarted(self) -> None:
         self.metrics.restarts.inc()
+        if self.engine:
+            self.metrics.observe_start(self.engine.status.start)

@@ -7,7 +7,7 @@ import pytest
 
 from cascade_core.config import find_card
 from cascade_core.schedule import Shape, Timeline, plan_tick
-from tests.chart.pods import settings_of
+from tests.chart.pods import environment, settings_of
 from tests.chart.rendering import ROOT, render, value_files
 from tests.chart.switches import MODEL
 
@@ -130,3 +130,27 @@ def test_sessions_outlast_a_replacement_in_place(tmp_path: Path) -> None:
         probe = rendering.workload("stage").main["startupProbe"]
         settings = settings_of(rendering, rendering.workload("gateway"), tmp_path)
         assert settings.gateway.recovery_timeout_s >= probe["failureThreshold"] * probe["periodSeconds"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, {"emptyDir": {"sizeLimit": "2Gi"}}),
+        ({"existingClaim": "compiled"}, {"persistentVolumeClaim": {"claimName": "compiled"}}),
+    ],
+    ids=["for a pod", "for all"],
+)
+def test_what_is_compiled_is_kept(asked: dict[str, str], expected: dict[str, object]) -> None:
+    """Where the stage is told to keep it, and writable: the root file system is not."""
+    rendering = render(set={"stage": {"gpu": {"count": 5}, "compileCache": asked}})
+    stage = rendering.workload("stage")
+    folder = environment(rendering, stage.main)["CASCADE_STAGE_COMPILE_CACHE"]
+    (mount,) = (each for each in stage.main["volumeMounts"] if each["mountPath"] == folder)
+    assert not mount.get("readOnly")
+    (volume,) = (each for each in stage.spec["volumes"] if each["name"] == mount["name"])
+    assert volume == {"name": mount["name"]} | expected
+
+
+def test_without_gpus_nothing_is_compiled() -> None:
+    rendering = render(set={"stage": {"gpu": {"count": 0}}})
+    assert "CASCADE_STAGE_COMPILE_CACHE" not in environment(rendering, rendering.workload("stage").main)

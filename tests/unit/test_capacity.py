@@ -7,7 +7,7 @@ import pytest
 from cascade_core.config import EngineConfig, make
 from cascade_core.engine.capacity import MEMORY_SHARE, check_room, num_slots
 from cascade_core.errors import InvalidRequest, OutOfCapacity
-from cascade_core.ranks.messages import Ready
+from cascade_core.ranks.messages import Ready, StartTimes
 from cascade_core.request import SessionRequest
 from tests.support import tiny_card
 
@@ -18,7 +18,8 @@ REQUEST = SessionRequest({0: "x"}, width=CARD.video.width, height=CARD.video.hei
 
 
 def ranks(*free: float) -> list[Ready]:
-    return [Ready("cpu", int(bytes_ / MEMORY_SHARE) + 1, 4, 1.0) for bytes_ in free]
+    times = StartTimes(1.0, 1.0, 1.0)
+    return [Ready("cpu", int(bytes_ / MEMORY_SHARE) + 1, 4, False, times) for bytes_ in free]
 
 
 def test_the_rank_with_the_least_memory_counts() -> None:

@@ -1,13 +1,16 @@
 """Noise that is drawn ahead: the values of `block_noise`, bounded, and all that can be foreseen."""
 
+import json
 import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.noise import main
 from cascade_core.config import SwitchMode
 from cascade_core.model.sampler import block_noise
 from cascade_core.ranks import noise as noise_module
@@ -139,8 +142,7 @@ def test_a_session_takes_what_was_drawn_ahead(draws: Draws) -> None:
     state = runner.sessions[0]
     drive.timeline = replace(drive.timeline, end_block=6)
     while not drive.timeline.finished:
-        for drawn in state.noise._drawn.values():
-            drawn.result(10)
+        state.noise.wait()
         drive.tick()
     assert draws.in_place == []
     foreseen = {(block, number) for block in range(6) for number in range(4)}
@@ -161,3 +163,12 @@ def test_a_switch_that_sets_back_changes_no_noise() -> None:
     in_place = drive.finish(6, switches)
     assert list(ahead) == list(in_place)
     assert all(torch.equal(ahead[block], in_place[block]) for block in ahead)
+
+
+def test_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", "demo", "--out", str(tmp_path), "--repeats", "3"]) == 0
+    text = (tmp_path / "noise.md").read_text()
+    assert text in capsys.readouterr().out
+    found = json.loads((tmp_path / "noise.json").read_text())
+    assert [row["noise is drawn"] for row in found["rows"]] == ["in the tick", "ahead"]
+    assert f"`python -m benchmarks.noise --model demo --out {tmp_path} --repeats 3`" in text

@@ -106,9 +106,10 @@ lifecycle:
 {{ include "cascade.probes" . }}
 {{- end }}
 
-{{/* A changed model card starts the pods that read it anew. What is in /tmp keeps no node from being given back. */}}
+{{/* A changed model card starts the pods that read it anew. What can be made again keeps no node from being given back. */}}
 {{- define "cascade.podAnnotations" -}}
-{{- $own := dict "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes" "tmp" }}
+{{- $scratch := eq (include "cascade.compileVolume" .) "emptyDir" | ternary "tmp,compiled" "tmp" }}
+{{- $own := dict "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes" $scratch }}
 {{- toYaml (merge (deepCopy ((index .root.Values .name).podAnnotations | default dict)) $own) }}
 {{- if and .root.Values.model.card (ne .name "gateway") }}
 checksum/model: {{ sha256sum .root.Values.model.card }}

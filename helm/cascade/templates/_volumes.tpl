@@ -30,6 +30,13 @@
 {{- end }}
 {{- end }}
 
+{{/* What keeps compiled layers: a claim, an emptyDir, or nothing where nothing is compiled. */}}
+{{- define "cascade.compileVolume" -}}
+{{- if and (eq .name "stage") (gt (int .root.Values.stage.gpu.count) 0) -}}
+{{ empty .root.Values.stage.compileCache.existingClaim | ternary "emptyDir" "claim" }}
+{{- end }}
+{{- end }}
+
 {{- define "cascade.tlsSecret" -}}
 {{ get .root.Values.tls.existingSecrets .name | default (printf "%s-tls" (include "cascade.name" .)) }}
 {{- end }}

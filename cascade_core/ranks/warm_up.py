@@ -1,0 +1,89 @@
+"""Before the first session: what libraries plan for each new shape, they plan now."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from cascade_core.config import EngineConfig, ModelCard, allowed_attentions, allowed_staggers
+from cascade_core.model.model import CausalWanModel
+from cascade_core.ranks.runner import Runner
+from cascade_core.schedule import Shape, Timeline, Work, context_blocks, plan_tick
+
+SESSION = -1
+"""Its number; a client's is never negative."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A session that meets shapes."""
+
+    shape: Shape
+    start: int
+    """Its first block; it is primed with those before."""
+    end: int
+    """The block before which it ends."""
+    recache: bool = False
+    """It re-encodes its window first."""
+
+
+def warm_up(runner: Runner, config: EngineConfig, card: ModelCard) -> None:
+    """No session pays for kernels or connections.
+
+    Attention on CUDA is planned for each new number of keys, so there it meets all that sessions can bring,
+    in one layer, since all layers are alike. What that held is given back, so that `free_bytes` counts it.
+    """
+    model = runner.model
+    on_cuda = model.device.type == "cuda"
+    if on_cuda:
+        with one_layer(model):
+            for each in rehearsals(runner.shape, config, card):
+                rehearse(runner, each)
+    rehearse(runner, Rehearsal(runner.shape, 0, 1))
+    if on_cuda:
+        torch.cuda.synchronize(model.device)
+        torch.cuda.empty_cache()
+
+
+def rehearsals(shape: Shape, config: EngineConfig, card: ModelCard) -> list[Rehearsal]:
+    """Sessions that between them meet every shape: of all staggers and attentions that are allowed, through
+    two turns of the window's ring; and wherever one may be resumed, or its window be encoded anew."""
+    window = shape.window
+    turns = window.sink_blocks + 2 * window.window_blocks
+    shapes = [
+        replace(shape, stagger=stagger, inflight_attention=attention)
+        for stagger in allowed_staggers(config, card)
+        for attention in allowed_attentions(config)
+    ]
+    long = [Rehearsal(each, 0, turns + each.max_in_flight) for each in shapes]
+    resumed = [Rehearsal(shape, start, start, recache=True) for start in range(1, turns + shape.num_ranks)]
+    return long + resumed
+
+
+def rehearse(runner: Runner, rehearsal: Rehearsal) -> None:
+    """Run the session at the card's size."""
+    card, shape, window = runner.card, rehearsal.shape, rehearsal.shape.window
+    height, width = card.video.height, card.video.width
+    blocks = context_blocks(window, rehearsal.start)
+    context = {block: torch.zeros(card.latent_shape(height, width)) for block in blocks}
+    runner.open(SESSION, 0, height, width, context)
+    runner.add_prompt(SESSION, 0, torch.zeros(1, card.transformer.text_dim))
+    primed = tuple(Work(block, shape.context_pass, 0) for block in blocks)
+    timeline = Timeline(SESSION, rehearsal.start, rehearsal.end, to_prime=primed, recache=rehearsal.recache)
+    plan, timeline = plan_tick(timeline, shape)
+    while plan:
+        runner.tick(plan)
+        plan, timeline = plan_tick(timeline, shape)
+    runner.close(SESSION)
+
+
+@contextmanager
+def one_layer(model: CausalWanModel) -> Iterator[None]:
+    """The model ends after its first layer."""
+    blocks, config = model.blocks, model.config
+    model.blocks, model.config = blocks[:1], replace(config, num_layers=1)
+    try:
+        yield
+    finally:
+        model.blocks, model.config = blocks, config
