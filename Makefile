@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := tests/browser/node_modules
 PAGE := services/web/static
 
-.PHONY: up demo train-demo check settings graph traces plans values golden surface proto openapi proto-release test test-all mutants images-check bench chaos day clean
+.PHONY: up demo train-demo check settings graph traces plans values golden surface proto openapi proto-release test test-all mutants images-check bench gpu gpu-pack chaos day clean
 .PHONY: install docs lint-workflows dist chart-package version notes release images image-push kind-up kind-test kind-logs
 
 install: $(STAMP)  ## What all other targets need, into .venv
@@ -155,6 +155,15 @@ bench: $(STAMP)  ## Measure this machine; tables under benchmarks/results
 	$(BIN)/python -m benchmarks.upgrade --out benchmarks/results
 	$(BIN)/python -m benchmarks.day --out benchmarks/results
 	$(BIN)/python -m benchmarks.web --out benchmarks/results
+
+# On a rented machine, which has torch and little else: no .venv, no network.
+SECONDS = 600
+DEVICE = cuda
+gpu:  ## Tests and tables of this machine's GPU, the most wanted first, over in SECONDS; DEVICE=cpu tries it
+	$(PYTHON) -m benchmarks.rented --seconds $(SECONDS) --device $(DEVICE)
+
+gpu-pack:  ## Before that, with a network: the wheels that such a machine lacks, into out/gpu-pack
+	$(PYTHON) -m benchmarks.rented.pack $(if $(PYTHONS),--python $(PYTHONS)) $(if $(WITH),--with $(WITH))
 
 chaos: $(STAMP)  ## A thousand kills under watched sessions; half an hour
 	$(BIN)/python -m benchmarks.chaos
