@@ -4,11 +4,13 @@ import time
 
 import psutil
 import torch
+from torch import Tensor
 
 from cascade_core.attention.exchange import join_group
 from cascade_core.attention.quantized import pick_quantized
 from cascade_core.config import EngineConfig, ModelCard, Quantize
 from cascade_core.errors import InvalidConfig
+from cascade_core.fp8 import FP8
 from cascade_core.model.fp8 import check_fp8, quantize_model
 from cascade_core.model.model import CausalWanModel, keep_float32
 from cascade_core.ranks.messages import Load
@@ -70,14 +72,21 @@ def build_model(
 
 def check_memory(card: ModelCard, model: CausalWanModel, device: torch.device, dtype: torch.dtype) -> None:
     """Refuse a model that cannot fit, before the kernel kills whatever it picks. `model` is on meta."""
-    needed = sum(
-        parameter.numel() * min(parameter.itemsize, dtype.itemsize)  # FP8 stays FP8
-        for parameter in model.parameters()
-    )
+    needed = loaded_bytes(model, dtype)
     free = free_bytes(device, num_ranks=1)
     if needed > free:
         sizes = f"{needed / 2**30:.1f} GiB on each rank, {free / 2**30:.1f} GiB are free"
         raise InvalidConfig(f"not enough memory for model {card.name}: its weights take {sizes}")
+
+
+def loaded_bytes(model: CausalWanModel, dtype: torch.dtype) -> int:
+    """What the weights of a model on meta will take."""
+
+    def itemsize(name: str, parameter: Tensor) -> int:
+        keeps_type = parameter.dtype is FP8 or name.endswith("_scale") or keep_float32(name)
+        return parameter.itemsize if keeps_type else dtype.itemsize
+
+    return sum(each.numel() * itemsize(name, each) for name, each in model.named_parameters())
 
 
 def build_runner(load: Load, device: torch.device, dtype: torch.dtype) -> tuple[Runner, float]:

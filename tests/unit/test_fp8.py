@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from benchmarks.trace.cases import counting_cuda
+from benchmarks.trace.fake_cuda import CUDA
 from cascade_core import fp8
 from cascade_core.attention.rope import RotaryTable
-from cascade_core.config import EngineConfig, find_card, make
+from cascade_core.config import EngineConfig, Quantize, find_card, make
 from cascade_core.errors import InvalidConfig
 from cascade_core.model.fp8 import Fp8Linear, check_fp8, quantize_model
 from cascade_core.model.model import CausalWanModel, Conditioning
@@ -25,7 +27,6 @@ from cascade_core.weights.locate import locate
 from tests.support import CPU, make_runner, run_blocks, tiny_card, tiny_model
 
 CARD = tiny_card(dim=256, ffn_dim=512, num_layers=3)
-CUDA = torch.device("cuda", 0)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -256,6 +257,21 @@ def test_one_matrix_at_a_time_is_here_in_full(from_files: bool, monkeypatch: pyt
     files = locate(card, None) if from_files else None
     model = loading.build_model(card, files, 0, CPU, torch.bfloat16, "fp8")
     assert len(alive) == sum(isinstance(module, Fp8Linear) for _, module in linears(model))
+
+
+@pytest.mark.parametrize("how", ["none", "fp8"])
+def test_loading_14b_takes_what_was_asked_for_and_one_matrix(how: Quantize) -> None:
+    """At full size, on a GPU that is not there: what the allocator would hold at most."""
+    card = find_card("krea-14b")
+    with counting_cuda() as counter, counter.counting() as counts:
+        loading.build_model(card, None, 0, CUDA, torch.bfloat16, how)
+    with torch.device("meta"):
+        model = CausalWanModel(card.transformer)
+        if how == "fp8":
+            quantize_model(model)
+    asked = loading.loaded_bytes(model, torch.bfloat16)
+    one_matrix = card.transformer.dim * card.transformer.ffn_dim * (2 + 4)  # and divided by its scales
+    assert asked <= counts.peak_bytes <= 1.001 * asked + (one_matrix if how == "fp8" else 0)
 
 
 def test_random_weights_in_fp8_are_the_random_weights() -> None:
