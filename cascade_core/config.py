@@ -248,11 +248,12 @@ class ModelCard:
         values in flight of the full cascade."""
         dims, window = self.transformer, self.window
         kv_token = 2 * dims.num_layers * dims.dim * bytes_per_value
-        cached_blocks = window.sink_blocks + window.window_blocks - 1
+        # The sink's keys lie there twice where they move (`rope = window`, which an engine may ask for).
+        cached_blocks = 1.5 * window.sink_blocks + window.window_blocks
         tokens = self.tokens_per_block(height, width)
         in_flight = 2 * self.sampling.num_passes * tokens * dims.dim * bytes_per_value
         num_prompts = self.sampling.num_passes + 1  # every block in flight may have its own
-        return kv_token * (cached_blocks * tokens + num_prompts * dims.text_len) + in_flight
+        return int(kv_token * (cached_blocks * tokens + num_prompts * dims.text_len)) + in_flight
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -10,7 +10,7 @@ from torch import Tensor
 from cascade_core.attention.attention import Kernel, KeyValue, Partial, attend_partial, merge
 from cascade_core.attention.exchange import Exchange, Gathering, Local
 from cascade_core.attention.kv_cache import KvCache, contiguous_runs
-from cascade_core.attention.rope import rotate, time_shift_turns
+from cascade_core.attention.rope import rotate
 from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, visible_in_flight, window_start
 
 
@@ -42,11 +42,16 @@ class JointAttention:
         self._travels = len(self._rows) > 1 or bool(self._to_cache)
         if not self._travels:
             self._rows = dict.fromkeys(self._rows, 0)
-        self._readers = [Reader(work, setup, cache, plan) for work in plan.ranks[setup.rank]]
+        works = plan.ranks[setup.rank]
+        self._own = works[0].block if works and len(self._rows) == 1 else None
+        """The block that is alone in flight, and here: it lies in the cache from its first pass on."""
+        self._readers = [Reader(work, setup, cache, plan, self._own) for work in works]
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention output [N, L, H, D]; the gather runs while the clean cache is attended."""
         gathering = self._gather(key, value)
+        if self._own is not None:
+            self._cache.write(layer, self._own, key[0], value[0])
         clean = [reader.attend_clean(layer, q) for reader, q in zip(self._readers, query, strict=True)]
         keys, values = gathering.wait()
         outputs = [
@@ -76,40 +81,44 @@ class JointAttention:
     def _store(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """After every reader of this rank has read: a block may take the place of one just left behind."""
         for block in self._to_cache:
-            row = self._rows[block]
-            self._cache.write(layer, block, keys[row], values[row])
+            if block != self._own:
+                row = self._rows[block]
+                self._cache.write(layer, block, keys[row], values[row])
 
 
 class Reader:
     """What one pass of one block sees, worked out once per tick."""
 
-    def __init__(self, work: Work, setup: RankSetup, cache: KvCache, plan: TickPlan) -> None:
+    def __init__(
+        self, work: Work, setup: RankSetup, cache: KvCache, plan: TickPlan, cached_own: int | None
+    ) -> None:
+        """`cached_own`: the block itself, where it lies in the cache before it is clean."""
         shape = setup.shape
         oldest = window_start(work, shape)
         self._cache = cache
         self._kernel = setup.kernel
-        self._clean_sink, self._clean_window = cache.visible(oldest)
+        sink, window = cache.visible(oldest)
         if plan.recache:
             # All see the same: what is encoded anew and, unless that is everything, the sink before it.
             shift = plan.works[0].block
             self._in_flight = cached_blocks(plan, shape)
-            self._clean_sink, self._clean_window = (self._clean_sink if shift else []), []
+            sink, window = (sink if shift else []), []
         else:
             shift = max(0, oldest - shape.window.sink_blocks)
             self._in_flight = visible_in_flight(work, plan.works, shape, plan.inflight_attention)
         # rope = window: the sink stays right in front of the window instead of falling ever further behind.
-        shift = shift if shape.window.rope == "window" else 0
-        self._moved_sink = range(shape.window.sink_blocks) if shift else range(0)
-        self._turns = time_shift_turns(shift * shape.window.block_frames, cache.head_dim, cache.device)
+        self._shift = shift if shape.window.rope == "window" else 0
+        self._moved_sink = range(shape.window.sink_blocks) if self._shift else range(0)
+        self._sees_sink = bool(sink)
+        self._cached = sink + window
+        if cached_own is not None:
+            self._cached, self._in_flight = [*self._cached, cached_own], []
 
     def attend_clean(self, layer: int, query: Tensor) -> list[Partial]:
-        """Partial attention of queries [L, H, D] to the clean cache."""
-        if not self._moved_sink:
-            parts = self._cache.read(layer, self._clean_sink + self._clean_window)
-        else:
-            parts = [self._move(part) for part in self._cache.read(layer, self._clean_sink)]
-            parts += self._cache.read(layer, self._clean_window)
-        return [attend_partial(query, part, self._kernel) for part in parts]
+        """Partial attention of queries [L, H, D] to what lies in the cache."""
+        if self._sees_sink:
+            self._cache.turn_sink(layer, self._shift)
+        return [attend_partial(query, part, self._kernel) for part in self._cache.read(layer, self._cached)]
 
     def attend_in_flight(
         self, query: Tensor, keys: Tensor, values: Tensor, rows: Mapping[int, int]
@@ -129,4 +138,4 @@ class Reader:
 
     def _move(self, key_value: KeyValue) -> KeyValue:
         key, value = key_value
-        return rotate(key, self._turns), value
+        return rotate(key, self._cache.turns(self._shift)), value

@@ -1,8 +1,9 @@
 """The clean keys and values of one session: sink and rolling window in fixed buffers.
 
-Rows are [sink blocks | ring of window blocks]; bookkeeping is host integers, so reading and writing never
-wait for the device. Keys lie rotated at their absolute positions. With `rope = window` only the sink moves
-relative to its readers, and rotations compose, so its keys are turned by the difference when they are read.
+Rows are [sink blocks | ring of window blocks], each token's key beside its value; bookkeeping is host
+integers, so reading and writing never wait for the device. Keys lie rotated at their absolute positions. With
+`rope = window` only the sink moves relative to its readers, and rotations compose: its keys lie turned by the
+difference, anew when that changes, and as they were besides.
 """
 
 from collections.abc import Iterable
@@ -11,7 +12,11 @@ import torch
 from torch import Tensor
 
 from cascade_core.attention.attention import KeyValue
+from cascade_core.attention.rope import rotate, time_shift_turns
 from cascade_core.config import TransformerConfig, WindowConfig
+
+NOT_TURNED = -1
+"""The shift of a sink that has just been written."""
 
 
 def contiguous_runs(indices: Iterable[int]) -> list[tuple[int, int]]:
@@ -41,11 +46,17 @@ class KvCache:
         self.device = device
         self.num_layers, self.head_dim = config.num_layers, config.head_dim
         self.sink_blocks = window.sink_blocks
-        # The oldest block in flight sees its own block and window_blocks - 1 clean ones.
-        self.ring_blocks = window.window_blocks - 1
+        # window_blocks - 1 clean ones, and one that is alone in flight.
+        self.ring_blocks = window.window_blocks
+        self._block_frames = window.block_frames
+        heads = config.num_heads, config.head_dim
         rows = (self.sink_blocks + self.ring_blocks) * tokens
-        shape = (2, config.num_layers, rows, config.num_heads, config.head_dim)
-        self._keys, self._values = torch.zeros(shape, device=device, dtype=dtype)
+        self._rows = torch.zeros((config.num_layers, rows, 2, *heads), device=device, dtype=dtype)
+        moving_rows = self.sink_blocks * tokens if window.rope == "window" else 0
+        self._sink_keys = self._rows.new_zeros((config.num_layers, moving_rows, *heads))
+        """As they were before they were turned."""
+        self._sink_shifts = [NOT_TURNED] * config.num_layers
+        self._turns: tuple[int, Tensor] | None = None
         self.first = 0
         """Oldest block of the window that is here; those before it were never written, or were replaced."""
         self.end = 0
@@ -54,34 +65,46 @@ class KvCache:
 
     @property
     def num_bytes(self) -> int:
-        return int(self._keys.nbytes + self._values.nbytes)
+        return int(self._rows.nbytes + self._sink_keys.nbytes)
 
     def empty_blocks(self, count: int) -> Tensor:
         """Zeros [count, L, H, D] in the place of keys or values that a rank does not have."""
-        shape = (count, self.tokens, *self._keys.shape[2:])
-        return torch.zeros(shape, device=self.device, dtype=self._keys.dtype)
+        return self._rows.new_zeros((count, self.tokens, *self._rows.shape[3:]))
 
     def visible(self, oldest: int) -> tuple[list[int], list[int]]:
         """Clean blocks that a reader whose window starts at block `oldest` sees: (sink, window)."""
         sink = list(range(min(self.sink_blocks, self.end))) if self.has_sink else []
-        kept = max(oldest, self.first, self.sink_blocks, self.end - self.ring_blocks)
+        kept = max(oldest, self.first, self.sink_blocks, self.end - self.ring_blocks + 1)
         return sink, list(range(kept, self.end))
 
     def read(self, layer: int, blocks: Iterable[int]) -> list[KeyValue]:
         """Views of the given blocks' keys and values, neighbours joined, in no particular order."""
         runs = contiguous_runs(sorted(self._row(block) for block in blocks))
-        return [
-            (self._keys[layer, start:stop], self._values[layer, start:stop])
-            for start, stop in ((a * self.tokens, b * self.tokens) for a, b in runs)
-        ]
+        parts = [self._rows[layer, start * self.tokens : stop * self.tokens] for start, stop in runs]
+        return [(part[:, 0], part[:, 1]) for part in parts]
 
     def write(self, layer: int, block: int, key: Tensor, value: Tensor) -> None:
-        """Store the clean keys and values [L, H, D] of a block; `commit` makes them count."""
-        if block >= self.sink_blocks and not self.ring_blocks:
-            return
+        """Store the keys and values [L, H, D] of a block; `commit` makes them count as clean."""
         start = self._row(block) * self.tokens
-        self._keys[layer, start : start + self.tokens] = key
-        self._values[layer, start : start + self.tokens] = value
+        rows = slice(start, start + self.tokens)
+        self._rows[layer, rows, 0] = key
+        self._rows[layer, rows, 1] = value
+        if block < self.sink_blocks and len(self._sink_keys[layer]):
+            self._sink_keys[layer, rows] = key
+            self._sink_shifts[layer] = NOT_TURNED
+
+    def turn_sink(self, layer: int, shift: int) -> None:
+        """With `rope = window`: move the sink's keys `shift` blocks on from where they were written."""
+        if self._sink_shifts[layer] != shift and len(keys := self._sink_keys[layer]):
+            self._rows[layer, : len(keys), 0] = rotate(keys, self.turns(shift))
+            self._sink_shifts[layer] = shift
+
+    def turns(self, shift: int) -> Tensor:
+        """What turns a key by as many blocks; the last is kept, since all layers ask for it."""
+        if self._turns is None or self._turns[0] != shift:
+            moved = time_shift_turns(shift * self._block_frames, self.head_dim, self.device)
+            self._turns = shift, moved
+        return self._turns[1]
 
     def commit(self, block: int) -> None:
         """The block has been written in every layer.

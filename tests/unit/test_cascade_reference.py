@@ -567,11 +567,9 @@ def test_stagger_p_is_the_sequential_loop_bit_for_bit(
         seen = [part for blocks in cache.visible(block - window_blocks + 1) for part in blocks]
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            parts = [*cache.read(layer, seen), (key[0], value[0])]
-            attended = merge([attend_partial(query[0], part) for part in parts])
-            if index == 4:
-                cache.write(layer, block, key[0], value[0])
-            return attended[None]
+            cache.write(layer, block, key[0], value[0])
+            parts = cache.read(layer, [*seen, block])
+            return merge([attend_partial(query[0], part) for part in parts])[None]
 
         turns = RotaryTable(3, 2, 2, card.transformer.head_dim, CPU).turns([3 * block])
         return model(x[None], Conditioning(*times[index], turns, (text,)), attend)[0]

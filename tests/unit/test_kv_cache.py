@@ -2,12 +2,14 @@
 
 from itertools import pairwise
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from cascade_core.attention.kv_cache import KvCache, contiguous_runs
+from cascade_core.attention.rope import rotate, time_shift_turns
 from cascade_core.config import TransformerConfig, WindowConfig
 from cascade_core.schedule import context_blocks, recache_blocks
 from tests.support import CPU
@@ -112,8 +114,7 @@ def test_any_history_keeps_exactly_what_a_dictionary_keeps(
     window: WindowConfig, start: int, steps: list[str]
 ) -> None:
     both = Both(window)
-    buffers = both.cache._keys, both.cache._values
-    before = [(buffer.data_ptr(), buffer.shape) for buffer in buffers], both.cache.num_bytes
+    before = both.cache._rows.data_ptr(), both.cache._rows.shape, both.cache.num_bytes
     both.compare()
     if start:
         primed = context_blocks(window, start)
@@ -127,14 +128,13 @@ def test_any_history_keeps_exactly_what_a_dictionary_keeps(
         else:
             both.recache()
         both.compare()
-    buffers = both.cache._keys, both.cache._values
-    assert before == ([(buffer.data_ptr(), buffer.shape) for buffer in buffers], both.cache.num_bytes)
+    assert before == (both.cache._rows.data_ptr(), both.cache._rows.shape, both.cache.num_bytes)
 
 
-def test_the_buffers_hold_the_sink_and_what_the_oldest_block_in_flight_sees() -> None:
+def test_the_buffers_hold_the_sink_and_the_whole_window() -> None:
     window = WindowConfig(block_frames=3, window_frames=12, sink_frames=6)
     cache = KvCache(CONFIG, window, TOKENS, CPU, torch.float32)
-    blocks, bytes_per_float = 2 + 3, 4
+    blocks, bytes_per_float = 2 + 4, 4
     per_token = 2 * CONFIG.num_layers * CONFIG.dim * bytes_per_float
     assert cache.num_bytes == blocks * TOKENS * per_token
 
@@ -144,7 +144,25 @@ def test_reading_gives_views_not_copies() -> None:
     both.write([0])
     both.commit([0])
     (key, _), *_ = both.cache.read(0, [0])
-    assert key.untyped_storage().data_ptr() == both.cache._keys.untyped_storage().data_ptr()
+    assert key.untyped_storage().data_ptr() == both.cache._rows.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("rope", ["absolute", "window"])
+def test_a_sink_that_moves_is_turned_from_where_it_was_written(rope: str) -> None:
+    """However often it was turned before, and whenever one of its blocks is written anew."""
+    window = WindowConfig(block_frames=3, window_frames=6, sink_frames=6, rope=rope)
+    cache = KvCache(CONFIG, window, TOKENS, CPU, torch.float32)
+    latest = {}
+    for version, (block, shift) in enumerate([(0, 0), (1, 2), (1, 2), (0, 7), (2, 7), (3, 1)]):
+        key, value = content(1, block, version)
+        cache.write(1, block, key, value)
+        latest[block] = key, value
+        cache.turn_sink(1, shift)
+        for seen, (key, value) in latest.items():
+            moves = rope == "window" and seen < 2
+            (part,) = cache.read(1, [seen])
+            expected = rotate(key, time_shift_turns(3 * shift, 4, CPU)) if moves else key
+            torch.testing.assert_close(part, (expected, value))
 
 
 @given(st.sets(st.integers(0, 40)))

@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 
 from cascade_core.attention import joint_attention
-from cascade_core.attention.attention import KeyValue, Partial, attend_partial
+from cascade_core.attention.attention import Kernel, KeyValue, Partial, attend_partial
 from cascade_core.config import EngineConfig, ModelCard, make
 from cascade_core.engine.session import Session
 from cascade_core.errors import InvalidRequest
@@ -35,18 +35,18 @@ def test_thousands_of_frames_in_flat_memory_with_flat_work(
     """With a prompt switch now and then, as a long session has. (`make bench` measures the time.)"""
     products = 0
 
-    def counted(query: Tensor, key_value: KeyValue) -> Partial:
+    def counted(query: Tensor, key_value: KeyValue, kernel: Kernel | None) -> Partial:
         nonlocal products
         products += query.shape[0] * key_value[0].shape[0]
-        return attend_partial(query, key_value)
+        return attend_partial(query, key_value, kernel)
 
     monkeypatch.setattr(joint_attention, "attend_partial", counted)
     card = least_card(rope="window", window_blocks=4, sink_blocks=1)
     num_blocks = -(-num_frames // card.window.block_frames)
     drive = Drive.open(make_runner(card, stagger=1), num_prompts=1)
     state = drive.runner.sessions[0]
-    buffers = state.cache._keys, state.cache._values
-    places = [(buffer.data_ptr(), buffer.shape) for buffer in buffers]
+    rows = state.cache._rows
+    place = rows.data_ptr(), rows.shape
     warm_rss, work = 0, []
     while drive.timeline.next_block < num_blocks:
         number, is_due = divmod(drive.num_ticks, 100)
@@ -68,9 +68,8 @@ def test_thousands_of_frames_in_flat_memory_with_flat_work(
         if drive.num_ticks == 500:
             warm_rss = psutil.Process().memory_info().rss
     assert drive.num_ticks >= num_blocks
-    assert state.cache._keys is buffers[0]
-    assert state.cache._values is buffers[1]
-    assert [(buffer.data_ptr(), buffer.shape) for buffer in buffers] == places
+    assert state.cache._rows is rows
+    assert (rows.data_ptr(), rows.shape) == place
     assert psutil.Process().memory_info().rss - warm_rss < 4 * MIB
     assert len(set(work[20:])) == 1, "from the full window on every tick attends to as many keys"
 

@@ -25,6 +25,8 @@ def cached(runner: Runner, next_block: int) -> dict[int, list[tuple[Tensor, Tens
     cache: KvCache = runner.sessions[0].cache
     sink, recent = cache.visible(next_block - runner.shape.window.window_blocks + 1)
     layers = range(runner.model.config.num_layers)
+    for layer in layers:
+        cache.turn_sink(layer, 0)  # where it was written, not where its last reader wanted it
     return {
         block: [tuple(part.clone() for part in cache.read(layer, [block])[0]) for layer in layers]
         for block in [*sink, *recent]
