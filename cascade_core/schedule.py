@@ -26,6 +26,8 @@ class Shape:
     inflight_attention: InflightAttention = "bidirectional"
     set_back: int = 0
     """Passes that blocks in flight go back by at an `immediate` switch."""
+    counts_behind: bool = False
+    """Whether the blocks behind that a pass sees count towards its window."""
 
     @property
     def context_pass(self) -> int:
@@ -47,6 +49,7 @@ def engine_shape(config: EngineConfig, card: ModelCard) -> Shape:
         window,
         config.inflight_attention,
         config.switch_set_back,
+        config.window_counts_behind,
     )
 
 
@@ -221,28 +224,28 @@ def choose_session(candidates: Iterable[Candidate]) -> int | None:
     return best.session if best else None
 
 
-def window_start(work: Work, shape: Shape) -> int:
-    """First block of the window that this pass sees (the sink comes besides); may be negative."""
-    is_context = work.pass_index == shape.context_pass
-    blocks = shape.window.context_window_blocks if is_context else shape.window.window_blocks
-    return work.block - blocks + 1
-
-
-def visible_in_flight(
-    work: Work, works: Sequence[Work], shape: Shape, attention: InflightAttention
-) -> list[int]:
-    """Blocks in flight whose keys this pass sees, itself included.
+def sight(
+    work: Work, works: Iterable[Work], shape: Shape, attention: InflightAttention
+) -> tuple[int, list[int]]:
+    """What this pass sees: the first block of its window (the sink comes besides; may be negative), and of
+    `works`, by ascending block, those in flight, itself included.
 
     A context pass never sees the noisier blocks behind it, so cached K/V do not depend on noisy futures.
     """
-    sees_future = attention == "bidirectional" and work.pass_index != shape.context_pass
-    oldest = window_start(work, shape)
-    return [
+    is_context = work.pass_index == shape.context_pass
+    num_blocks = shape.window.context_window_blocks if is_context else shape.window.window_blocks
+    sees_behind = attention == "bidirectional" and not is_context
+    behind = [other.block for other in works if other.block > work.block and sees_behind]
+    if shape.counts_behind:
+        behind = behind[: max(0, num_blocks - 2)]  # the nearest; the one before it stays in view as well
+        num_blocks -= len(behind)
+    oldest = work.block - num_blocks + 1
+    before = [
         other.block
         for other in works
-        if (other.block <= work.block or sees_future)
-        and (other.block >= oldest or other.block < shape.window.sink_blocks)
+        if other.block <= work.block and (other.block >= oldest or other.block < shape.window.sink_blocks)
     ]
+    return oldest, before + behind
 
 
 def _can_start(timeline: Timeline, shape: Shape) -> bool:

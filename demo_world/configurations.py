@@ -12,6 +12,8 @@ from demo_world.experiments import LONG_S, LONGEST_S, drift_takes, steady_takes,
 BASELINE = "sequential"
 IN_FP8 = "-fp8"
 """At the end of a name: with quantize = fp8."""
+COUNTED = "-counted"
+"""At the end of a name: with window_counts_behind."""
 EXPERIMENTS = ("steady", "switch", "drift")
 SWITCH_MODES: tuple[SwitchMode, ...] = get_args(SwitchMode)
 
@@ -27,6 +29,8 @@ class Configuration:
     set_back: int = 0
     """Passes that blocks in flight go back by at a switch; above 0 only switches are filmed."""
     quantize: Quantize = "none"
+    counts_behind: bool = False
+    """Whether the window counts the blocks behind."""
 
 
 def all_configurations(card: ModelCard) -> dict[str, Configuration]:
@@ -53,16 +57,22 @@ def all_configurations(card: ModelCard) -> dict[str, Configuration]:
 
 
 def choose(names: Sequence[str] | None, card: ModelCard) -> dict[str, Configuration]:
-    """Those of these names, in an order of ours; None: all that are not quantized."""
+    """Those of these names, in an order of ours; None: all without a suffix."""
     plain = all_configurations(card)
     known = plain | {
         name + IN_FP8: replace(configuration, quantize="fp8") for name, configuration in plain.items()
+    }
+    known |= {
+        name + COUNTED: replace(configuration, counts_behind=True)
+        for name, configuration in plain.items()
+        if configuration.attention == "bidirectional" and name != BASELINE
     }
     unknown = [name for name in names or () if name not in known]
     if unknown:
         listed = ", ".join(plain)
         raise InvalidConfig(
-            f"--configurations: {unknown[0]!r} is not one of {listed}, nor one of them with {IN_FP8}"
+            f"--configurations: {unknown[0]!r} is not one of {listed}, nor one of them with {IN_FP8}, nor a "
+            f"bidirectional one with {COUNTED}"
         )
     return {name: configuration for name, configuration in known.items() if name in (names or plain)}
 
@@ -117,6 +127,7 @@ def engine_config(model: str, weights: str | None, configuration: Configuration)
             "stagger": configuration.stagger,
             "inflight_attention": configuration.attention,
             "switch_set_back": configuration.set_back,
+            "window_counts_behind": configuration.counts_behind,
             "quantize": configuration.quantize,
             "threads_per_rank": 1,
         },

@@ -115,8 +115,10 @@ def make_shape(
     num_ranks: int = 1,
     attention: InflightAttention = "bidirectional",
     set_back: int = 0,
+    counts_behind: bool = False,
 ) -> Shape:
-    return Shape(card.sampling.num_passes, stagger, num_ranks, card.window, attention, set_back)
+    num_passes = card.sampling.num_passes
+    return Shape(num_passes, stagger, num_ranks, card.window, attention, set_back, counts_behind)
 
 
 def make_runner(
@@ -125,10 +127,11 @@ def make_runner(
     attention: InflightAttention = "bidirectional",
     model: CausalWanModel | None = None,
     set_back: int = 0,
+    counts_behind: bool = False,
 ) -> Runner:
     """The only rank, in this process."""
     model = model or tiny_model(card)
-    shape = make_shape(card, stagger, attention=attention, set_back=set_back)
+    shape = make_shape(card, stagger, 1, attention, set_back, counts_behind)
     return Runner(model, card, shape, 0, SoloExchange())
 
 
@@ -145,11 +148,12 @@ class Case:
     start: int = 0
     """Above 0 the session is primed with made-up clean blocks."""
     set_back: int = 0
+    counts_behind: bool = False
 
     def run(self, rank: int, num_ranks: int, exchange: Exchange) -> dict[int, Tensor]:
         """Clean latents of the blocks that live on this rank."""
         card = tiny_card(**dict(self.card_values))
-        shape = make_shape(card, self.stagger, num_ranks, self.attention, self.set_back)
+        shape = make_shape(card, self.stagger, num_ranks, self.attention, self.set_back, self.counts_behind)
         runner = Runner(tiny_model(card), card, shape, rank, exchange)
         latent_shape = card.latent_shape(SIDE, SIDE)
         context = {

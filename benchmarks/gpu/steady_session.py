@@ -10,8 +10,7 @@ from cascade_core.schedule import (
     Work,
     context_blocks,
     plan_tick,
-    visible_in_flight,
-    window_start,
+    sight,
 )
 
 ATTENTION: InflightAttention = "bidirectional"
@@ -47,6 +46,6 @@ class SteadySession:
         """Rank 0's work in this tick, and how many clean blocks and blocks in flight it attends to."""
         (work,) = plan.ranks[0]
         shape = self.runner.shape
-        sink, window = self.runner.sessions[0].cache.visible(window_start(work, shape))
-        in_flight = visible_in_flight(work, plan.works, shape, ATTENTION)
+        oldest, in_flight = sight(work, plan.works, shape, ATTENTION)
+        sink, window = self.runner.sessions[0].cache.visible(oldest)
         return work, len(sink) + len(window), len(in_flight)

@@ -11,7 +11,7 @@ from cascade_core.attention.attention import Kernel, KeyValue, Partial, attend_p
 from cascade_core.attention.exchange import Exchange, Gathering, Local
 from cascade_core.attention.kv_cache import KvCache, contiguous_runs
 from cascade_core.attention.rope import rotate
-from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, visible_in_flight, window_start
+from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, sight
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Reader:
     ) -> None:
         """`cached_own`: the block itself, where it lies in the cache before it is clean."""
         shape = setup.shape
-        oldest = window_start(work, shape)
+        oldest, self._in_flight = sight(work, plan.works, shape, plan.inflight_attention)
         self._cache = cache
         self._kernel = setup.kernel
         sink, window = cache.visible(oldest)
@@ -105,7 +105,6 @@ class Reader:
             sink, window = (sink if shift else []), []
         else:
             shift = max(0, oldest - shape.window.sink_blocks)
-            self._in_flight = visible_in_flight(work, plan.works, shape, plan.inflight_attention)
         # rope = window: the sink stays right in front of the window instead of falling ever further behind.
         self._shift = shift if shape.window.rope == "window" else 0
         self._moved_sink = range(shape.window.sink_blocks) if self._shift else range(0)

@@ -6,7 +6,7 @@ Exact for matrix products, attention and what ranks gather: tests/cuda_dry count
 from dataclasses import dataclass
 
 from cascade_core.config import ModelCard
-from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, visible_in_flight, window_start
+from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, sight
 
 PATCH = 4
 """Latent pixels that make a token."""
@@ -34,8 +34,8 @@ def views(plan: TickPlan, shape: Shape) -> tuple[tuple[View, ...], ...]:
     num_clean = works[0].block
 
     def view(work: Work) -> View:
-        clean = _clean_blocks(window_start(work, shape), num_clean, shape)
-        return View(clean, len(visible_in_flight(work, works, shape, plan.inflight_attention)))
+        oldest, in_flight = sight(work, works, shape, plan.inflight_attention)
+        return View(_clean_blocks(oldest, num_clean, shape), len(in_flight))
 
     return tuple(tuple(view(work) for work in rank) for rank in plan.ranks)
 

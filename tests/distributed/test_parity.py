@@ -49,6 +49,14 @@ CASES = [
 ] + [
     Case(1, "bidirectional", (("window_blocks", 3), ("sink_blocks", 1), ("rope", "window")), 3, start=10),
     Case(1, "bidirectional", (("window_blocks", 3),), 7, ((6, 1, "immediate"),), set_back=2),
+    Case(
+        1,
+        "bidirectional",
+        (("window_blocks", 4), ("sink_blocks", 1), ("rope", "window")),
+        7,
+        SWITCHES,
+        counts_behind=True,
+    ),
 ]
 
 

@@ -73,7 +73,9 @@ class Restatement:
         stagger: int,
         attention: InflightAttention,
         set_back: int = 0,
+        counts_behind: bool = False,
     ) -> None:
+        self.counts_behind = counts_behind
         self.weights = {name: tensor.double() for name, tensor in model.state_dict().items()}
         self.card, self.stagger, self.attention, self.set_back = card, stagger, attention, set_back
         window = card.window
@@ -154,6 +156,9 @@ class Restatement:
             is_context = flying.num_done == self.num_passes - 1
             bidirectional = self.attention == "bidirectional" and not is_context
             behind = [other for other in items if other.block > item.block and bidirectional]
+            if self.counts_behind and not is_context:
+                behind = behind[: max(0, self.window - 2)]
+                item.oldest += len(behind)
             before = [*self.clean.values(), *(other for other in items if other.block <= item.block)]
             item.sees = [other for other in before if self.in_reach(other.block, item)] + behind
         velocities = self.forward([*self.record, *items])[len(self.record) :]
@@ -350,10 +355,12 @@ def check(
     num_blocks: int,
     switches: Switches | None = None,
     set_back: int = 0,
+    counts_behind: bool = False,
 ) -> None:
     model = tiny_model(card, seed=stagger)
-    expected = Restatement(model, card, stagger, attention, set_back).generate(num_blocks, switches)
-    runner = make_runner(card, stagger, attention, model, set_back)
+    restatement = Restatement(model, card, stagger, attention, set_back, counts_behind)
+    expected = restatement.generate(num_blocks, switches)
+    runner = make_runner(card, stagger, attention, model, set_back, counts_behind)
     actual = run_blocks(runner, num_blocks, switches, seed=SEED, num_prompts=4)
     compare(actual, expected, range(num_blocks))
 
@@ -388,6 +395,15 @@ def test_window_smaller_than_what_is_in_flight(
 ) -> None:
     card = tiny_card(window_blocks=window_blocks, sink_blocks=sink_blocks, rope=rope)
     check(card, 1, attention, 8)
+
+
+@pytest.mark.parametrize(("window_blocks", "stagger"), [(1, 1), (2, 1), (3, 1), (6, 1), (4, 2)])
+@pytest.mark.parametrize(("rope", "sink_blocks"), [("absolute", 0), ("window", 1)])
+def test_a_window_that_counts_the_blocks_behind(
+    rope: str, sink_blocks: int, window_blocks: int, stagger: int
+) -> None:
+    card = tiny_card(window_blocks=window_blocks, sink_blocks=sink_blocks, rope=rope)
+    check(card, stagger, "bidirectional", 8, {9: (1, "recache")}, counts_behind=True)
 
 
 @pytest.mark.parametrize("stagger", [1, pytest.param(2, marks=pytest.mark.slow), 5])

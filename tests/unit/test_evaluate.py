@@ -208,6 +208,16 @@ def test_what_a_configuration_films() -> None:
     ]
 
 
+def test_a_window_that_counts_the_blocks_behind_is_asked_for_by_name() -> None:
+    chosen = choose(["sequential", "bidirectional-1-counted"], find_card("demo"))
+    assert [engine_config("demo", None, each).window_counts_behind for each in chosen.values()] == [
+        False,
+        True,
+    ]
+    with pytest.raises(InvalidConfig, match="'causal-1-counted' is not one of"):
+        choose(["causal-1-counted"], find_card("demo"))
+
+
 def test_fp8_is_asked_for_by_name_and_compared_with_the_same_without() -> None:
     card = find_card("demo")
     assert choose(None, card) == all_configurations(card)

@@ -22,10 +22,9 @@ from cascade_core.schedule import (
     engine_shape,
     plan_tick,
     recache_blocks,
+    sight,
     starting_block,
     switch_prompt,
-    visible_in_flight,
-    window_start,
 )
 from tests.support import tiny_card
 
@@ -370,7 +369,6 @@ def test_visible_in_flight(shape: Shape, tick: int, attention: str) -> None:
         is_context = work.pass_index == shape.num_passes - 1
         frames = window.context_window_frames if is_context else window.window_frames
         reach = (frames or window.window_frames) // window.block_frames
-        assert window_start(work, shape) == work.block - reach + 1
         expected = [
             other.block
             for other in plan.works
@@ -380,7 +378,26 @@ def test_visible_in_flight(shape: Shape, tick: int, attention: str) -> None:
                 or (other.block > work.block and attention == "bidirectional" and not is_context)
             )
         ]
-        assert visible_in_flight(work, plan.works, shape, attention) == expected  # type: ignore[arg-type]
+        assert sight(work, plan.works, shape, attention) == (work.block - reach + 1, expected)  # type: ignore[arg-type]
+
+
+@given(shape=shapes(), tick=st.integers(0, 40))
+@settings(max_examples=200, deadline=None)
+def test_a_window_that_counts_the_blocks_behind_holds_no_more_than_one_of_sequential(
+    shape: Shape, tick: int
+) -> None:
+    """The blocks behind take the places of the oldest, but never that of the block right before."""
+    plan = run_to_end(Timeline(0, end_block=12), shape)[: tick + 1][-1]
+    counted = replace(shape, counts_behind=True)
+    for work in plan.works:
+        oldest, in_flight = sight(work, plan.works, counted, "bidirectional")
+        before, all_in_flight = sight(work, plan.works, shape, "bidirectional")
+        most = work.block - before + 1  # of its window
+        behind = [block for block in in_flight if block > work.block]
+        assert work.block - oldest + 1 + len(behind) == most
+        assert work.block - oldest >= min(1, most - 1)
+        assert behind == [block for block in all_in_flight if block > work.block][: max(0, most - 2)]
+        assert sight(work, plan.works, counted, "causal") == sight(work, plan.works, shape, "causal")
 
 
 def test_engine_shape_is_what_the_engine_is_set_to() -> None:
