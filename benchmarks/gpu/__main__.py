@@ -84,7 +84,8 @@ def measure(options: argparse.Namespace, results: Row, device: torch.device) -> 
     if "engine" in options.only:
         model = "demo" if options.tiny else options.models[0]
         for setup in engine_setups(cases[0].card.sampling.num_passes, torch.cuda.device_count()):
-            results["engine"].append(asyncio.run(measure_engine(model, device, setup, options.passes)))
+            row = asyncio.run(measure_engine(model, device, setup, options.passes, options.quantize))
+            results["engine"].append(row)
             yield
 
 

@@ -5,7 +5,7 @@ import time
 import torch
 
 from benchmarks.gpu.samples import Row
-from cascade_core.config import EngineConfig, ModelCard, find_card, make
+from cascade_core.config import EngineConfig, ModelCard, Quantize, find_card, make
 from cascade_core.engine.engine import Engine
 from cascade_core.engine.session import LatentBlock
 from cascade_core.request import SessionRequest
@@ -19,11 +19,13 @@ def engine_setups(num_passes: int, num_gpus: int) -> list[tuple[int, int]]:
     return [(1, num_passes), *several, (1, 1)]
 
 
-async def measure_engine(model: str, device: torch.device, setup: tuple[int, int], repeats: int) -> Row:
+async def measure_engine(
+    model: str, device: torch.device, setup: tuple[int, int], repeats: int, quantize: Quantize = "none"
+) -> Row:
     """Seconds to start, to the first block, and per block once window and pipeline are full."""
     card = find_card(model)
     num_ranks, stagger = setup
-    values = {"model": model, "weights": "random", "device": device.type}
+    values = {"model": model, "weights": "random", "device": device.type, "quantize": quantize}
     config = make(EngineConfig, values | {"num_ranks": num_ranks, "stagger": stagger})
     started = time.monotonic()
     async with await Engine.start(config) as engine:
