@@ -26,7 +26,7 @@ from cascade_core.planning.plan import PlanRequest, as_json, make_plan
 from cascade_core.planning.timing import Roofline
 from cascade_core.planning.traces import cases_of, find_overheads, load_traces, nearest
 from cascade_core.ranks.runner import Runner
-from cascade_core.schedule import Shape, window_start
+from cascade_core.schedule import Shape, sight
 
 BIG = ("self-forcing-1.3b", "longlive-1.3b", "krea-14b")
 
@@ -111,7 +111,8 @@ def test_a_pass_is_taken_to_see_the_clean_blocks_that_the_cache_has(model: str, 
             cache.commit(block)
         for works, seen in zip(plan.ranks, views(plan, shape), strict=True):
             for work, view in zip(works, seen, strict=True):
-                sink, window = cache.visible(window_start(work, shape))
+                oldest, _ = sight(work, plan.works, shape, plan.inflight_attention)
+                sink, window = cache.visible(oldest)
                 assert view.clean == len(sink) + len(window)
 
 
