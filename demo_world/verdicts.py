@@ -37,9 +37,9 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
         found += [*_steady(results, name), *_drift(results, name)]
         for back in ("", "-back-1", "-back-2"):
             found += _switch(results, name + back)
-    batches = [results.get(batch, {}) for batch in ("steady", *(f"drift {s}" for s in DRIFT_MARGINS))]
-    for name in sorted({name for runs in batches for name in runs if name.endswith(IN_FP8)}):
-        found += [*_steady(results, name), *_drift(results, name)]
+    runs = {name for part in results.values() if isinstance(part, Mapping) for name in part}
+    for name in sorted({run.partition(" ")[0] for run in runs if IN_FP8 in run}):
+        found += [*_steady(results, name), *_settled(results, name), *_drift(results, name)]
     return found
 
 
@@ -62,12 +62,23 @@ def _baseline(results: Mapping[str, Any]) -> Iterator[Verdict]:
 
 
 def _steady(results: Mapping[str, Any], name: str) -> Iterator[Verdict]:
-    run = results.get("steady", {}).get(name)
-    if run and "paired" in run["prompt"]:
+    if run := results.get("steady", {}).get(name):
+        yield from _not_inferior(f"{name}, steady", name, run)
+
+
+def _settled(results: Mapping[str, Any], name: str) -> Iterator[Verdict]:
+    for batch, run in results.get("switch", {}).items():
+        if batch.startswith(f"{name} "):
+            title = f"{name}, switch, {batch.partition(' ')[2]}, last {SETTLED_BLOCKS} blocks"
+            yield from _not_inferior(title, name, run["settled"])
+
+
+def _not_inferior(title: str, name: str, run: Summary) -> Iterator[Verdict]:
+    if "paired" in run["prompt"]:
         paired = {score: run[score]["paired"] for score in ATTRIBUTES}
         worst = min(ATTRIBUTES, key=lambda score: float(paired[score]["difference"]["low"]))
         yield Verdict(
-            f"{name}, steady: not inferior to {baseline_of(name)} by {100 * MARGIN:g} points on every score",
+            f"{title}: not inferior to {baseline_of(name)} by {100 * MARGIN:g} points on every score",
             all(pair["non_inferior"] for pair in paired.values()),
             f"worst: {worst} {_points(paired[worst]['difference'])}",
             is_open=all(pair["difference"]["mean"] >= -MARGIN for pair in paired.values()),

@@ -21,7 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.trace.cases import Case, Row, Session, counting_cuda
 from benchmarks.trace.fake_cuda import CUDA
 from cascade_core.attention.exchange import SoloExchange
-from cascade_core.config import TransformerConfig
+from cascade_core.config import Quantize, TransformerConfig
+from cascade_core.model.fp8 import quantize_linears
 from cascade_core.model.model import Layer, keep_float32
 from cascade_core.ranks.compiling import compile_layer
 from cascade_core.ranks.loading import build_model
@@ -124,10 +125,12 @@ def made(value: Any) -> Any:
     return value
 
 
-def fused(config: TransformerConfig, call: Call) -> tuple[int, int]:
+def fused(config: TransformerConfig, call: Call, quantize: Quantize = "none") -> tuple[int, int]:
     """Kernels but matrix products, and the bytes that they read and write, as inductor plans them."""
     with FakeTensorMode(), torch.inference_mode(), lowering() as planned:
         layer = fake_layer(config)
+        if quantize == "fp8":
+            quantize_linears(layer)
         torch.compiler.reset()  # what earlier models left counts towards its limit
         with suppress(BackendCompilerFailed):
             compiled: Callable[..., Any] = torch.compile(getattr(layer, call.name))

@@ -51,11 +51,15 @@ def scaled_product(
 
 def quantize_model(model: CausalWanModel) -> None:
     """Put the Linears of all layers into FP8, one by one; a model on meta gets its weights later."""
-    names = [name for name, module in model.blocks.named_modules() if isinstance(module, nn.Linear)]
-    for name in names:
-        linear = model.blocks.get_submodule(name)
+    quantize_linears(model.blocks)
+
+
+def quantize_linears(module: nn.Module) -> None:
+    """Put all Linears below a module into FP8."""
+    for name in [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]:
+        linear = module.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        model.blocks.set_submodule(name, Fp8Linear(linear))
+        module.set_submodule(name, Fp8Linear(linear))
 
 
 def check_fp8(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> None:

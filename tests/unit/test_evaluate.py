@@ -455,6 +455,20 @@ def test_targets(changed: dict[str, Any], missed: list[str]) -> None:
         assert wanted in str(verdict)
 
 
+def test_fp8_has_targets_of_its_own() -> None:
+    figures = figures_of(shape=shares(0.97, -0.03, False), settled={"motion": shares(0.9, -0.1, False)})
+    figures["steady"]["sequential-fp8"] = figures["steady"]["bidirectional-1"]
+    figures["switch"]["sequential-fp8 recache"] = figures["switch"]["bidirectional-1 immediate"]
+    figures["drift 60"]["causal-1-fp8"] = figures["drift 60"]["bidirectional-1"]
+    found = {verdict.target: verdict.is_met for verdict in verdicts(figures) if "-fp8" in verdict.target}
+    inferior = "not inferior to sequential by 2 points on every score"
+    assert found == {
+        "causal-1-fp8, after 60 s: within 3 points of causal-1 on every score": True,
+        f"sequential-fp8, steady: {inferior}": False,
+        f"sequential-fp8, switch, recache, last 3 blocks: {inferior}": False,
+    }
+
+
 def test_two_trainings() -> None:
     one = figures_of()
     assert inside(one, one)[0].is_met
