@@ -36,6 +36,10 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers compiled by torch.compile (default: yes)",
     )  # fmt: skip
     parser.add_argument(
+        "--window-counts-behind", action="store_true",
+        help="blocks behind that a block sees count towards its window",
+    )  # fmt: skip
+    parser.add_argument(
         "--calibration", action="store_true", help="published speeds, and how far a plan is off; also alone"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -70,6 +74,7 @@ def plan_request(arguments: argparse.Namespace) -> PlanRequest:
         fps=arguments.fps,
         fp8=arguments.quantize == "fp8",
         compiled=arguments.compile,
+        counts_behind=arguments.window_counts_behind,
     )
 
 
@@ -80,6 +85,7 @@ def heading(plan: CapacityPlan) -> str:
             f"{plan.card.name} on {plan.num_ranks} x {plan.gpu.title}",
             f"{plan.width}x{plan.height} at {plan.fps:g} FPS, {how}",
             f"cascade of stagger {plan.stagger} · estimated",
+            *(["the window counts the blocks behind"] if plan.counts_behind else []),
         ]
     )
 

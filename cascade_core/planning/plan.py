@@ -39,6 +39,8 @@ class PlanRequest:
     """At which viewers play."""
     fp8: bool = False
     compiled: bool = True
+    counts_behind: bool = False
+    """As EngineConfig's `window_counts_behind`."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class CapacityPlan:
     fps: float
     fp8: bool
     compiled: bool
+    counts_behind: bool
     traced: str
     """The card whose trace it rests on."""
     pipelines: tuple[Pipeline, ...]
@@ -97,13 +100,15 @@ def make_plan(request: PlanRequest) -> CapacityPlan:
         raise InvalidConfig(f"fps: {fps:g} is not above 0")
     plan = CapacityPlan(
         card, gpu, num_ranks, request.stagger, width, height, fps, request.fp8,
-        request.compiled, nearest(card), (),
+        request.compiled, request.counts_behind, nearest(card), (),
     )  # fmt: skip
     tokens = card.tokens_per_block(height, width)
     roofline = Roofline(card, gpu, tokens, find_overheads(card, tokens, request.compiled), request.fp8)
     shapes = {"sequential": Shape(num_passes, num_passes, 1, card.window)} | {
-        attention: Shape(num_passes, request.stagger, num_ranks, card.window, attention)
-        for attention in ATTENTIONS
+        name: Shape(
+            num_passes, request.stagger, num_ranks, card.window, name, counts_behind=request.counts_behind
+        )
+        for name in ATTENTIONS
     }
     pipelines = tuple(_pipeline(plan, roofline, name, shape) for name, shape in shapes.items())
     return replace(plan, pipelines=pipelines)

@@ -206,6 +206,18 @@ def test_causal_is_never_slower_than_bidirectional_and_sequential_is_one_pass_af
     assert sequential.speed.hiding_gb_s == sequential.speed.pass_ms.gather == 0
 
 
+@pytest.mark.parametrize("model", BIG)
+def test_a_window_that_counts_the_blocks_behind_costs_what_one_ranks_does(model: str) -> None:
+    free, counted = (
+        make_plan(PlanRequest(model, "h100", counts_behind=counts_behind)).pipelines
+        for counts_behind in (False, True)
+    )
+    assert counted[0] == free[0], "no block is behind in the sequential pipeline"
+    assert counted[2] == free[2], "nor seen by causal attention"
+    assert counted[1].speed.pass_ms.attention < free[1].speed.pass_ms.attention
+    assert counted[1].speed.pass_ms.attention <= 1.05 * free[0].speed.pass_ms.attention
+
+
 def test_a_slow_link_is_waited_for_and_the_bandwidth_that_hides_it_is_enough() -> None:
     shape = shape_of("self-forcing-1.3b", 5)
     needed = measure(roofline(), shape).hiding_gb_s
