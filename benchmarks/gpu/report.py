@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from benchmarks.folders import write_whole
 from benchmarks.gpu.samples import Row
 from cascade_core.commands.bench import table
 
@@ -51,5 +52,5 @@ def render_case(case: Row) -> list[str]:
 
 def write(results: Row, folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
-    (folder / f"{name}.md").write_text(render(results))
+    write_whole(folder / f"{name}.json", json.dumps(results, indent=2) + "\n")
+    write_whole(folder / f"{name}.md", render(results))

@@ -37,6 +37,11 @@ def write_report(folder: Path, machine: dict[str, Any], command: str, outcomes: 
     gpus = f"{machine['num_gpus']} x {machine['gpu']}" if machine["num_gpus"] else "no GPU"
     head = f"`{command}` · {gpus} · torch {machine['torch']} · Python {machine['python']} · {machine['date']}"
     (folder / "report.md").write_text(render(head, outcomes, folder))
-    steps = [asdict(each) for each in outcomes]
-    content = {"command": command, "machine": machine, "steps": steps}
+    files = {each.step: folder / f"{each.step}.json" for each in outcomes}
+    content = {
+        "command": command,
+        "machine": machine,
+        "steps": [asdict(each) for each in outcomes],
+        "tables": {step: json.loads(file.read_text()) for step, file in files.items() if file.exists()},
+    }
     (folder / "report.json").write_text(json.dumps(content, indent=2) + "\n")

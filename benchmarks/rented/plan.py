@@ -20,6 +20,7 @@ def run_plan(options: argparse.Namespace, command: str) -> int:
     folder: Path = options.out or OUT
     folder.mkdir(parents=True, exist_ok=True)
     steps = chosen(options, folder)
+    forget(steps, folder)
     machine = look(options.device)
     print(f"torch {machine['torch']}, {machine['num_gpus']} x {machine['gpu'] or 'no GPU'}", flush=True)
     installed = install_missing(PACK, PACKAGES, folder / "packages.log")
@@ -36,6 +37,13 @@ def run_plan(options: argparse.Namespace, command: str) -> int:
     outcomes = run_steps(steps, deadline, folder, told, PACKAGES)
     print(f"tables: {folder / 'report.md'}")
     return 1 if any(each.state in ("failed", "ended") for each in outcomes) else 0
+
+
+def forget(steps: Sequence[Step], folder: Path) -> None:
+    """What an earlier run left: no table of it is to pass for one of this run."""
+    names = ("report", *(step.name for step in steps))
+    for path in (folder / f"{name}{kind}" for name in names for kind in (".md", ".json", ".log")):
+        path.unlink(missing_ok=True)
 
 
 def show_plan(options: argparse.Namespace) -> None:

@@ -35,13 +35,13 @@ def make_steps(device: str, folder: str, python: str = sys.executable) -> list[S
         return measure(f"gpu-{name}", estimate_s, "--only", "models", "--models", model, *words)
 
     return [
-        python_step("tests", 60, "-m", "pytest", "tests/gpu", "--quiet", "-p", "no:cacheprovider"),
+        python_step("tests", 90, "-m", "pytest", "tests/gpu", "--quiet", "-p", "no:cacheprovider"),
         models("1.3b", 50, MODEL_1B),
         models("1.3b-compiled", 90, MODEL_1B, "--compile"),
         measure("gpu-kernels", 30, "--only", "kernels", "ceilings"),
         models("longlive-compiled", 90, MODEL_LONG, "--compile", "--window", "own"),
         models("14b-compiled", 150, MODEL_14B, "--compile", "--window", "trained"),
-        measure("gpu-engine", 60, "--only", "engine", "--models", MODEL_1B),
+        measure("gpu-engine", 120, "--only", "engine", "--models", MODEL_1B),
         measure("gpu-decoders", 40, "--only", "decoders", "worker", "--models", MODEL_1B),
         models("1.3b-fp8", 90, MODEL_1B, "--compile", "--quantize", "fp8"),
         models("longlive", 50, MODEL_LONG, "--window", "own"),

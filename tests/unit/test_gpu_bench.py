@@ -116,6 +116,7 @@ def test_tables_grow_with_each_measurement(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr("benchmarks.gpu.modes.measure_joint", fails)
     with pytest.raises(RuntimeError, match="no memory"):
         main(["--tiny", "--passes", "1", "--out", str(tmp_path), "--only", "models"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu-tiny.json", "gpu-tiny.md"]
     (case,) = json.loads((tmp_path / "gpu-tiny.json").read_text())["cases"]
     assert list(case["modes"]) == ["sequential", "rank"]
     assert case["summary"]["ratio"] > 0

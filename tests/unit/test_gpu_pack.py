@@ -17,7 +17,6 @@ from benchmarks.rented.pack import MAX_MB, collect, pip
 from benchmarks.rented.packages import NEEDS, CannotRun, absent, install_missing, name_of, requirements
 from tests.paths import ROOT
 
-PYTHON = getattr(sys, "_base_executable", sys.executable)
 DEADLINE_S = 900
 
 
@@ -82,8 +81,10 @@ def test_versions_are_those_of_the_project() -> None:
     assert name_of("Pytest_Xdist[x]>=3") == "pytest_xdist"
 
 
-def bare_machine(folder: Path) -> Path:
-    """What a machine has on which torch alone was installed, numpy beside it."""
+def bare_python(folder: Path) -> Path:
+    """Has torch and what it needs, and numpy; no pip."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=DEADLINE_S)
+    (site,) = folder.glob("lib/python*/site-packages")
     wanted, seen = ["torch", "numpy"], set()
     while wanted:
         name = wanted.pop()
@@ -93,9 +94,9 @@ def bare_machine(folder: Path) -> Path:
         distribution = importlib.metadata.distribution(name)
         wanted += [name_of(need) for need in distribution.requires or () if ";" not in need]
         for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "bin")}:
-            if not (folder / top).exists():
-                (folder / top).symlink_to(distribution.locate_file(top))
-    return folder
+            if not (site / top).exists():
+                (site / top).symlink_to(distribution.locate_file(top))
+    return folder / "bin" / "python"
 
 
 @pytest.mark.slow
@@ -106,7 +107,7 @@ def test_a_bare_machine_runs_the_plan_from_the_pack(tmp_path: Path) -> None:
         pip("download", "--no-deps", "--dest", str(tmp_path), "tqdm")
     except Exception:
         pytest.skip("no package index within reach")
-    tree, system = tmp_path / "tree", tmp_path / "system"
+    tree = tmp_path / "tree"
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -119,14 +120,15 @@ def test_a_bare_machine_runs_the_plan_from_the_pack(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, tree / name)
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     assert collect(tree / "out" / "gpu-pack", [version], []) < MAX_MB
-    system.mkdir()
+    python = bare_python(tmp_path / "system")
     steps = ("tests", "gpu-1.3b", "gpu-engine", "gpu-decoders")
-    environment = {"PYTHONPATH": str(bare_machine(system)), "PYTHONNOUSERSITE": "1", "PIP_NO_INDEX": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [PYTHON, "-m", "benchmarks.rented", "--device", "cpu", "--steps", *steps], cwd=tree,
-        env=os.environ | environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+        [python, "-m", "benchmarks.rented", "--device", "cpu", "--steps", *steps], cwd=tree,
+        env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "pydantic==" in done.stdout
+    for name in ("pydantic==", "diffusers==0.42.1", "pytest=="):
+        assert name in done.stdout
     assert [line.split(":")[0] for line in done.stdout.splitlines() if ": done" in line] == list(steps)
     assert "| decoder | " in (tree / "out/gpu/report.md").read_text()

@@ -64,6 +64,7 @@ def test_a_step_that_fails_does_not_stop_the_rest(run: Run) -> None:
 
 
 def test_the_report_is_written_after_each_step(run: Run) -> None:
+    (run.folder / "one.json").write_text('{"figure": 3}')
     write = "open({!r}, 'w').write('# Tables of {}')"
     names = ("one", "two")
     run(*(step(name, write.format(str(run.folder / f"{name}.md"), name)) for name in names))
@@ -76,6 +77,7 @@ def test_the_report_is_written_after_each_step(run: Run) -> None:
     content = json.loads((run.folder / "report.json").read_text())
     assert [each["step"] for each in content["steps"]] == ["one", "two"]
     assert content["machine"] == MACHINE
+    assert content["tables"] == {"one": {"figure": 3}}
 
 
 def test_a_step_that_does_not_fit_is_left_out_and_a_shorter_one_is_not(run: Run) -> None:
@@ -137,7 +139,7 @@ def test_the_most_wanted_comes_first() -> None:
 
 
 def test_a_dry_run_names_every_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["--dry-run", "--seconds", "120", "--out", str(tmp_path / "none")]) == 0
+    assert main(["--dry-run", "--seconds", "150", "--out", str(tmp_path / "none")]) == 0
     said = capsys.readouterr().out
     for each in make_steps("cuda", ""):
         assert f"{each.name}: " in said
@@ -180,11 +182,14 @@ def test_a_machine_that_cannot_run_it(
 
 def test_the_plan_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two real steps of it; all of them by night."""
+    for name in ("tests.md", "gpu-kernels.md", "report.md"):
+        (tmp_path / name).write_text("of an earlier run")
     words = ["--device", "cpu", "--steps", "gpu-kernels", "tests", "--out", str(tmp_path)]
     assert main(words) == 0
     report = (tmp_path / "report.md").read_text()
     assert report.index("| tests | done |") < report.index("| gpu-kernels | done |")
     assert "## Attention kernels alone" in report
+    assert "of an earlier run" not in report
     assert re.search(r"\d+ (passed|skipped)", (tmp_path / "tests.log").read_text())
     assert f"tables: {tmp_path / 'report.md'}" in capsys.readouterr().out
 
