@@ -34,6 +34,7 @@ def make_steps(device: str, folder: str, python: str = sys.executable) -> list[S
     def models(name: str, estimate_s: float, model: str, *words: str) -> Step:
         return measure(f"gpu-{name}", estimate_s, "--only", "models", "--models", model, *words)
 
+    weights = ("cuda:0", "5") if device == "cuda" else ("cpu", "0.1")
     return [
         python_step("tests", 90, "-m", "pytest", "tests/gpu", "--quiet", "-p", "no:cacheprovider"),
         models("1.3b", 50, MODEL_1B),
@@ -47,4 +48,8 @@ def make_steps(device: str, folder: str, python: str = sys.executable) -> list[S
         models("longlive", 50, MODEL_LONG, "--window", "own"),
         models("14b", 110, MODEL_14B, "--window", "trained"),
         models("14b-fp8", 150, MODEL_14B, "--compile", "--quantize", "fp8", "--window", "trained"),
-    ]
+        python_step(
+            "weights", 60, "-m", "benchmarks.weights", "--device", weights[0], "--gigabytes", weights[1],
+            "--repeats", "1", "--out", folder,
+        ),
+    ]  # fmt: skip

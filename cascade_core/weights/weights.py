@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cascade_core.config import ModelCard
 from cascade_core.errors import WeightsError
 from cascade_core.fp8 import FP8, quantize
+from cascade_core.weights.ahead import read_ahead
 from cascade_core.weights.checkpoint import is_usable, read_tensors
 from cascade_core.weights.layouts import original_transformer, transformers_umt5
 from cascade_core.weights.locate import ModelFiles
@@ -55,7 +56,7 @@ def load_state(
     copies: dict[tuple[int, torch.dtype, bool], tuple[Tensor, ...]] = {}
     placed: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {}
-    for name, tensor in state.items():
+    for name, tensor in read_ahead(state.items()):
         key = (id(tensor), torch.float32 if keep_float32(name) else dtype, name in quantized)
         if key not in copies:
             cast = tensor.to(device, key[1])
