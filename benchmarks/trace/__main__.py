@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.trace.cases import Case, Row, trace
+from benchmarks.trace.cases import Case, Row, budget, rows, trace
 from benchmarks.trace.compiled import spared
 from benchmarks.trace.decoders import decoder_rows
 from benchmarks.trace.table import render
@@ -52,19 +52,19 @@ def cases(models: Sequence[str], ranks: Sequence[int]) -> Iterator[Case]:
         for num_ranks in ranks:
             for attention in ATTENTIONS:
                 yield Case(model, card, num_ranks, 1, attention)
+        if 5 in ranks:
+            yield Case(model, card, 5, 1, "bidirectional", counts_behind=True)
 
 
 def measure(models: Sequence[str], ranks: Sequence[int]) -> Row:
     """All cases, and what they were traced with."""
-    found = []
+    traced, found = commit(), []
     for case in cases(models, ranks):
-        print(
-            f"{case.model}, {case.num_ranks} ranks, stagger {case.stagger}, {case.attention}", file=sys.stderr
-        )
-        about = {"model": case.model, "num_ranks": case.num_ranks, "stagger": case.stagger}
-        found.append(about | {"inflight_attention": case.attention, "ticks": trace(case)})
+        print(*case.about.values(), sep=", ", file=sys.stderr)
+        ticks = trace(case)
+        found.append(case.about | {"budget": budget(ticks, case), "ticks": rows(ticks)})
     return {
-        "commit": commit(),
+        "commit": traced,
         "date": datetime.now(UTC).date().isoformat(),
         "torch": torch.__version__,
         "cases": found,
@@ -74,15 +74,14 @@ def measure(models: Sequence[str], ranks: Sequence[int]) -> Row:
 
 
 def commit() -> str:
-    """Of the tree that was traced; `+` where it has changes that are not committed."""
+    """The last that changed what is traced; `+` where there are changes that are not committed."""
+    what = ["--", "cascade_core", f":!{PLANNER}"]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=True, timeout=30
-        ).stdout
+        call = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=30)
+        return call.stdout.strip()
 
-    changes = git("status", "--porcelain", "--", "cascade_core", f":!{PLANNER}")
-    return git("rev-parse", "--short", "HEAD").strip() + "+" * bool(changes)
+    return git("log", "-1", "--format=%h", *what) + "+" * bool(git("status", "--porcelain", *what))
 
 
 def read(folder: Path) -> dict[str, Any]:

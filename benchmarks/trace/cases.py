@@ -1,6 +1,5 @@
 """One rank of a model in its steady state: what each of its ticks takes."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from benchmarks.trace.counts import Counter, Counts
-from benchmarks.trace.fake_cuda import CUDA, fake_cuda
+from benchmarks.trace.fake_cuda import CUDA, HOPPER, fake_cuda
 from cascade_core.attention.exchange import Exchange, GroupExchange, SoloExchange
 from cascade_core.config import InflightAttention, ModelCard
 from cascade_core.ranks.loading import build_model
@@ -33,6 +32,9 @@ FIGURES = (
 )
 
 
+BUDGETED = ("kernels", "casts", "elementwise_bytes")
+
+
 @dataclass(frozen=True)
 class Case:
     """What is traced."""
@@ -42,11 +44,31 @@ class Case:
     num_ranks: int
     stagger: int
     attention: InflightAttention
+    counts_behind: bool = False
+    """As `Shape.counts_behind`."""
+
+    @property
+    def about(self) -> Row:
+        """What tells it from others."""
+        return {
+            "model": self.model,
+            "num_ranks": self.num_ranks,
+            "stagger": self.stagger,
+            "inflight_attention": self.attention,
+            "window_counts_behind": self.counts_behind,
+        }
 
     @property
     def shape(self) -> Shape:
         num_passes, window = self.card.sampling.num_passes, self.card.window
-        return Shape(num_passes, self.stagger, self.num_ranks, window, self.attention)
+        return Shape(
+            num_passes,
+            self.stagger,
+            self.num_ranks,
+            window,
+            self.attention,
+            counts_behind=self.counts_behind,
+        )
 
 
 class Session:
@@ -73,14 +95,17 @@ class Session:
         return plan.ranks[self.runner.rank]
 
 
-def trace(case: Case) -> list[Row]:
-    """A row for each kind of tick that rank 0 has: means over a whole turn of the cache's ring."""
+Tick = tuple[tuple[int, ...], Counts]
+"""The passes that rank 0 makes in a tick, oldest block first, and what they take."""
+
+
+def trace(case: Case, limit: int | None = None) -> list[Tick]:
+    """The first ticks of rank 0 in its steady state, or as many as `num_ticks` says."""
     num_layers = case.card.transformer.num_layers
-    few, more = (count_ticks(case, count) for count in (FEW_LAYERS - 1, FEW_LAYERS))
+    few, more = (count_ticks(case, count, limit) for count in (FEW_LAYERS - 1, FEW_LAYERS))
     return [
-        {"passes": passes}
-        | mean([extend(*both, num_layers) for both in zip(few[passes], ticks, strict=True)])
-        for passes, ticks in sorted(more.items())
+        (passes, extend(one, counts, num_layers))
+        for (_, one), (passes, counts) in zip(few, more, strict=True)
     ]
 
 
@@ -94,25 +119,43 @@ def extend(few: Counts, more: Counts, num_layers: int) -> Counts:
     return Counts(**figures, waits=more.waits)
 
 
-def count_ticks(case: Case, num_layers: int) -> dict[tuple[int, ...], list[Counts]]:
-    """The ticks of rank 0 in its steady state, by the passes that it makes in them, oldest block first."""
+def count_ticks(
+    case: Case, num_layers: int, limit: int | None = None, num_before: int | None = None
+) -> list[Tick]:
+    """The same of a model with so many layers, each counted; `num_before`: ticks to get there."""
     card = replace(case.card, transformer=replace(case.card.transformer, num_layers=num_layers))
-    counted: dict[tuple[int, ...], list[Counts]] = {}
+    counted: list[Tick] = []
     with counting_cuda() as counter, group(case.num_ranks) as exchange:
         model = build_model(card, None, 0, CUDA, torch.bfloat16)
         session = Session(Runner(model, card, case.shape, 0, exchange))
-        for _ in range(1 + case.shape.num_passes):
+        for _ in range(num_before or 1 + case.shape.num_passes):
             session.tick()  # prime, then fill the pipeline
-        for _ in range(num_ticks(case.shape)):
+        for _ in range(limit or num_ticks(case.shape)):
             with counter.counting() as counts:
                 works = session.tick()
-            counted.setdefault(tuple(work.pass_index for work in works), []).append(counts)
+            counted.append((tuple(work.pass_index for work in works), counts))
     return counted
 
 
+def rows(ticks: Sequence[Tick]) -> list[Row]:
+    """A row for each kind of tick: means over its places of the ring."""
+    return [
+        {"passes": kind} | mean([counts for passes, counts in ticks if passes == kind])
+        for kind in sorted({passes for passes, _ in ticks})
+    ]
+
+
+def budget(ticks: Sequence[Tick], case: Case) -> Row:
+    """What the first ticks, one for each pass, may take together from now on."""
+    first = [counts for _, counts in ticks[: case.shape.num_passes]]
+    return {name: sum(getattr(counts, name) for counts in first) for name in BUDGETED}
+
+
 def num_ticks(shape: Shape) -> int:
-    """After so many, rank 0 and its ring are where they were."""
-    return shape.stagger * math.lcm(max(1, shape.window.window_blocks - 1), shape.num_ranks)
+    """Block by block a whole turn of the cache's ring; in the cascade, each kind once."""
+    if shape.stagger == 1:
+        return shape.num_passes
+    return shape.stagger * max(1, shape.window.window_blocks - 1)
 
 
 def mean(counts: Sequence[Counts]) -> Row:
@@ -126,20 +169,20 @@ def mean(counts: Sequence[Counts]) -> Row:
 
 
 @contextmanager
-def counting_cuda() -> Iterator[Counter]:
+def counting_cuda(capability: tuple[int, int] = HOPPER) -> Iterator[Counter]:
     """A CUDA device that is not there, and what counts on it."""
     counter = Counter()
-    with fake_cuda(counter.on_wait), counter:
+    with fake_cuda(counter.on_wait, capability), counter:
         yield counter
 
 
 @contextmanager
-def group(num_ranks: int) -> Iterator[Exchange]:
-    """The exchange of rank 0 as the engine has it, whose peers PyTorch pretends."""
+def group(num_ranks: int, rank: int = 0) -> Iterator[Exchange]:
+    """A rank's exchange as the engine has it, whose peers PyTorch pretends."""
     if num_ranks == 1:
         yield SoloExchange()
         return
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=num_ranks)
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=num_ranks)
     try:
         yield GroupExchange(num_ranks)
     finally:

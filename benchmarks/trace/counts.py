@@ -1,9 +1,4 @@
-"""Counts what reaches the device: kernels, casts, bytes, operations, memory, and where the host waits.
-
-An operator that PyTorch composes of others is taken apart as it is on a GPU; views and empty tensors are
-free; every other operator is one kernel. Element-wise are all kernels but matrix products, convolutions,
-attention and collectives: each reads its inputs and writes its outputs once.
-"""
+"""Counts what reaches the device: kernels, casts, bytes, operations, memory, and where the host waits."""
 
 import threading
 import traceback
@@ -11,7 +6,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from benchmarks.trace.operators import has_cuda_kernel
+from benchmarks.trace.kernels import is_cast, is_composed, is_kernel, name_of, traffic
 from benchmarks.trace.refusals import check
 
-SDPA = torch.ops.aten.scaled_dot_product_attention.default
-"""One kernel on a GPU, whichever PyTorch picks."""
 ALLOCATION_BYTES = 512
 """The caching allocator rounds up to this."""
-FREE = (
-    "empty",
-    "detach",
-    "_unsafe_view",
-    "lift_fresh",
-    "set_",
-    "resize_",
-    "wait_tensor",
-    "new_empty",
-    "alias",
-)
-"""Operators that launch nothing, besides views."""
-WRITES_ALONE = ("copy_", "fill_", "zero_")
-"""They do not read what they write to."""
-READS_PARTS = ("embedding", "index", "index_select", "gather")
-"""They read no more than they write."""
 INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
 MASKS = (torch.bool, torch.uint8)
 HERE = Path(__file__).parent
@@ -108,7 +84,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if _is_composed(func):
+        if is_composed(func):
             with self:
                 made = func.decompose(*args, **kwargs)
             if made is not NotImplemented:
@@ -145,13 +121,13 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live_bytes -= size
 
     def _count(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> None:
-        counts, name = self._counts, func._schema.name.partition("::")[2]
+        counts, name = self._counts, name_of(func)
         if func.namespace == "prim":
             return
         if func.namespace in ("c10d", "_c10d_functional"):
-            self._count_collective(name, args, made)
+            self._count_collective(args)
             return
-        if func.is_view or name.startswith(FREE):
+        if not is_kernel(func):
             return
         counts.kernels += 1
         size = 0
@@ -160,50 +136,17 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif flop := flop_registry.get(func._overloadpacket):
             counts.matmul_flop += flop(*args, **kwargs, out_val=made)
         else:
-            size = _traffic(func, args, kwargs, made)
+            size = traffic(func, args, kwargs, made)
             counts.elementwise_bytes += size
-            counts.casts += _is_cast(name, args, made)
+            counts.casts += is_cast(name, args, made)
         entry = counts.by_operator.setdefault(name, [0, 0])
         entry[0] += 1
         entry[1] += size
 
-    def _count_collective(self, name: str, args: tuple[Any, ...], made: Any) -> None:
+    def _count_collective(self, args: tuple[Any, ...]) -> None:
         sizes = [x.nbytes for x in tree_iter(args) if isinstance(x, Tensor)]
         self._counts.collectives += 1
         self._counts.gathered_bytes += max(sizes) - min(sizes)
-
-
-@cache
-def _is_composed(func: Any) -> bool:
-    if func.namespace != "aten" or func is SDPA or not func._can_decompose():
-        return False
-    return not has_cuda_kernel(func.name())
-
-
-def _traffic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> int:
-    """Bytes that one kernel reads and writes."""
-    name = func._schema.name.partition("::")[2]
-    if name in READS_PARTS:
-        return 2 * _distinct_bytes(made)
-    is_source = [not (name in WRITES_ALONE and number == 0) for number in range(len(args))]
-    sources = [arg for arg, counts in zip(args, is_source, strict=True) if counts]
-    sources += [value for key, value in kwargs.items() if key != "out"]
-    return sum(_distinct_bytes(x) for x in tree_iter((sources, made)) if isinstance(x, Tensor))
-
-
-def _distinct_bytes(x: Tensor) -> int:
-    """Bytes of the elements, an expanded one counted once."""
-    count = 1
-    for size, stride in zip(x.shape, x.stride(), strict=True):
-        count *= size if stride else 1
-    return count * x.element_size()
-
-
-def _is_cast(name: str, args: tuple[Any, ...], made: Any) -> bool:
-    if name not in ("_to_copy", "copy_"):
-        return False
-    source = args[1] if name == "copy_" else args[0]
-    return bool(source.dtype != made.dtype)
 
 
 def _place() -> str:

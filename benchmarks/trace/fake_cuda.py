@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
+from benchmarks.trace.indexing import read, write
 from benchmarks.trace.streams import OnWait, stream_stand_ins
 from cascade_core.attention import attention
 
@@ -113,10 +114,10 @@ def _bindings(on_wait: OnWait) -> dict[tuple[Any, str], Callable[..., Any]]:
             return numpy(x, **options)
 
     def get(x: Tensor, index: Any) -> Tensor:
-        return _get(x, index) if x.device.type == "cuda" else getitem(x, index)
+        return read(x, index) if x.device.type == "cuda" else getitem(x, index)
 
     def put(x: Tensor, index: Any, value: Any) -> None:
-        _set(x, index, value) if x.device.type == "cuda" else setitem(x, index, value)
+        write(x, index, value) if x.device.type == "cuda" else setitem(x, index, value)
 
     def lay_out(x: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
         call = aten.contiguous if x.device.type == "cuda" else contiguous
@@ -162,45 +163,3 @@ def _place(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         part._parameters.update({name: place(x) for name, x in part._parameters.items()})
         part._buffers.update({name: place(x) for name, x in part._buffers.items()})
     return module
-
-
-def _get(x: Tensor, index: Any) -> Tensor:
-    """x[index], as the operators that it is."""
-    advanced: dict[int, Tensor] = {}
-    dim = 0
-    for item in _items(x, index):
-        if isinstance(item, int):
-            x = x.select(dim, item)
-            continue
-        if item is None:
-            x = x.unsqueeze(dim)
-        elif isinstance(item, slice):
-            x = aten.slice(x, dim, item.start, item.stop, item.step or 1) if item != slice(None) else x
-        else:
-            advanced[dim] = item if isinstance(item, Tensor) else torch.tensor(item, device=x.device)
-        dim += 1
-    return aten.index(x, [advanced.get(at) for at in range(dim)]) if advanced else x
-
-
-def _set(x: Tensor, index: Any, value: Any) -> None:
-    """x[index] = value."""
-    items = _items(x, index)
-    if isinstance(index, Tensor) and index.dtype == torch.bool and not isinstance(value, Tensor):
-        x.masked_fill_(index, value)  # as PyTorch does it, which waits for nothing
-    elif any(isinstance(item, Tensor | list) for item in items):
-        indices = [torch.as_tensor(item, device=x.device) for item in items]
-        value = value if isinstance(value, Tensor) else torch.full((), value, dtype=x.dtype, device=x.device)
-        aten.index_put_(x, indices, value)
-    elif isinstance(value, Tensor):
-        _get(x, index).copy_(value)
-    else:
-        _get(x, index).fill_(value)
-
-
-def _items(x: Tensor, index: Any) -> list[Any]:
-    items = list(index) if isinstance(index, tuple) else [index]
-    if any(item is Ellipsis for item in items):
-        at = next(number for number, item in enumerate(items) if item is Ellipsis)
-        named = sum(item is not None for item in items) - 1
-        items[at : at + 1] = [slice(None)] * (x.dim() - named)
-    return items

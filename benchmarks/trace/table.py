@@ -71,7 +71,12 @@ def compiled(spared: Row, cases: list[Row]) -> Row:
 
 
 def key(case: Row) -> tuple[object, ...]:
-    return case["model"], case["num_ranks"], case["stagger"], case["inflight_attention"]
+    return case["model"], case["num_ranks"], case["stagger"], in_flight(case)
+
+
+def in_flight(case: Row) -> str:
+    counted = ", window counts behind" if case.get("window_counts_behind") else ""
+    return f"{case['inflight_attention']}{counted}"
 
 
 def line(case: Row, former: Row | None) -> Row:
@@ -80,7 +85,7 @@ def line(case: Row, former: Row | None) -> Row:
         "model": case["model"],
         "ranks": case["num_ranks"],
         "stagger": case["stagger"],
-        "in flight": case["inflight_attention"],
+        "in flight": in_flight(case),
     } | dict(cells(case, former))
 
 

@@ -1,0 +1,92 @@
+"""What computes beside the ranks, at full size: both decoders, the text encoder, and the queue of ticks."""
+
+import threading
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import UMT5Config, UMT5EncoderModel
+
+from benchmarks.trace.cases import counting_cuda
+from benchmarks.trace.fake_cuda import CUDA
+from cascade_core.config import find_card
+from cascade_core.media.taehv import load_taehv
+from cascade_core.media.vae import load_vae
+from cascade_core.model.text import Umt5Encoder
+from cascade_core.ranks.tick_queue import CudaTicks
+from cascade_core.schedule import Timeline, plan_tick
+from cascade_core.weights.weights import randomize
+from tests.cuda_dry.support import rank, shallow
+from tests.support import Drive
+
+WAN = find_card("self-forcing-1.3b")
+HEIGHT, WIDTH = WAN.video.height, WAN.video.width
+BF16 = torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["vae", "taehv"])
+def test_a_decoder_waits_for_its_pictures_alone(name: str) -> None:
+    with counting_cuda() as counter:
+        decoder: Any = load_vae(WAN, None, CUDA, BF16) if name == "vae" else load_taehv(None, CUDA, BF16)
+        state = decoder.open()
+        for num_frames in (9, 12, 12):
+            with counter.counting() as counts:
+                pixels = decoder.decode(state, torch.zeros(WAN.latent_shape(HEIGHT, WIDTH)))
+            assert (pixels.shape, pixels.dtype) == ((num_frames, HEIGHT, WIDTH, 3), torch.uint8)
+            assert pixels.device.type == "cpu"
+            given, taken = counts.waits
+            assert given.startswith("copy from pageable")
+            assert taken.startswith("copy to pageable memory of the host at media/video_decoder.py")
+            held = counter.live_bytes
+        assert counter.live_bytes == held
+
+
+class Tokenizer:
+    """As many tokens as Wan's takes, in the form that transformers' tokenizers give."""
+
+    def __call__(self, text: str, **options: object) -> Any:
+        return SimpleNamespace(input_ids=torch.zeros(1, 512, dtype=torch.int64))
+
+
+def test_umt5_xxl_waits_for_its_rows_alone() -> None:
+    config = UMT5Config(
+        vocab_size=256384,
+        d_model=4096,
+        d_kv=64,
+        d_ff=10240,
+        num_heads=64,
+        num_layers=2,
+        relative_attention_num_buckets=32,
+        feed_forward_proj="gated-gelu",
+    )
+    with counting_cuda() as counter:
+        with torch.device("meta"):
+            model = UMT5EncoderModel(config)
+        randomize(model, 0, CUDA, BF16, lambda name: False)
+        model.set_input_embeddings(model.shared)
+        encoder = Umt5Encoder(model, Tokenizer(), 512, CUDA, BF16)  # type: ignore[arg-type]
+        with counter.counting() as counts:
+            rows = encoder.encode("a red circle")
+        assert (rows.shape, rows.dtype, rows.device.type) == ((512, 4096), BF16, "cpu")
+        (wait,) = counts.waits
+        assert wait.startswith("torch.cuda.Event.synchronize at model/text.py")
+
+
+def test_a_tick_is_queued_and_its_latents_taken_without_a_wait() -> None:
+    answered = threading.Event()
+    with rank(shallow("demo"), stagger=5) as one:
+        video = one.runner.card.video
+        drive = Drive.open(one.runner, height=video.height, width=video.width)
+        queue = CudaTicks(
+            CUDA, lambda latents, compute_s: latents is not None and answered.set(), pytest.fail
+        )
+        timeline = Timeline(0)
+        with one.counter.counting() as counts:
+            for _ in range(drive.runner.shape.num_passes):
+                plan, timeline = plan_tick(timeline, one.runner.shape)
+                assert plan
+                queue.run(partial(one.runner.tick, plan))
+        assert answered.wait(60)
+        assert counts.waits == []
