@@ -148,6 +148,14 @@ def test_a_dry_run_names_every_step(capsys: pytest.CaptureFixture[str], tmp_path
     assert not (tmp_path / "none").exists()
 
 
+def test_an_old_python_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 10, 14))
+    assert main([]) == 2
+    assert "gpu: needs Python 3.11 or newer, this is" in capsys.readouterr().err
+
+
 def test_an_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--dry-run", "--steps", "gpu-2b"]) == 2
     assert "no step gpu-2b; there are tests, gpu-1.3b," in capsys.readouterr().err
