@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import lcm
 
 import torch
 
@@ -47,17 +48,18 @@ def warm_up(runner: Runner, config: EngineConfig, card: ModelCard) -> None:
 
 
 def rehearsals(shape: Shape, config: EngineConfig, card: ModelCard) -> list[Rehearsal]:
-    """Sessions that between them meet every shape: of all staggers and attentions that are allowed, through
-    two turns of the window's ring; and wherever one may be resumed, or its window be encoded anew."""
+    """Sessions that between them meet every shape: of all staggers and attentions that are allowed, until
+    every rank has been at every place of the window's ring; and wherever one may be resumed, or its window be
+    encoded anew."""
     window = shape.window
-    turns = window.sink_blocks + 2 * window.window_blocks
+    num_blocks = window.sink_blocks + window.window_blocks + lcm(window.window_blocks, shape.num_ranks)
     shapes = [
         replace(shape, stagger=stagger, inflight_attention=attention)
         for stagger in allowed_staggers(config, card)
         for attention in allowed_attentions(config)
     ]
-    long = [Rehearsal(each, 0, turns + each.max_in_flight) for each in shapes]
-    resumed = [Rehearsal(shape, start, start, recache=True) for start in range(1, turns + shape.num_ranks)]
+    long = [Rehearsal(each, 0, num_blocks + each.max_in_flight) for each in shapes]
+    resumed = [Rehearsal(shape, start, start, recache=True) for start in range(1, num_blocks)]
     return long + resumed
 
 

@@ -19,6 +19,7 @@ from cascade_core.config import EngineConfig, InflightAttention, ModelCard, Swit
 from cascade_core.errors import InvalidConfig
 from cascade_core.model.model import CausalWanModel
 from cascade_core.ranks import compiling
+from cascade_core.ranks.loading import build_model
 from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import Timeline, Work, context_blocks
 from tests.paths import ROOT
@@ -116,8 +117,8 @@ class TestCache:
         assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
 
 
-def compiled_model(card: ModelCard, backend: str) -> CausalWanModel:
-    model = tiny_model(card)
+def compiled_model(card: ModelCard, backend: str, model: CausalWanModel | None = None) -> CausalWanModel:
+    model = model or tiny_model(card)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", partial(torch.compile, backend=backend))
         compiling.compile_layers(model, card.tokens_per_block(card.video.height, card.video.width))
@@ -165,6 +166,17 @@ def test_no_session_compiles(backend: str, fresh: None) -> None:
     for made, plain in zip(compiled, all_kinds(card, tiny_model(card)), strict=True):
         assert len(made) == len(plain) == 6
         assert all(relative_error(one, other) < 1e-4 for one, other in zip(made, plain, strict=True))
+
+
+def test_nor_in_fp8(fresh: None) -> None:
+    card = tiny_card()
+    plain, model = (build_model(card, None, 0, CPU, torch.bfloat16, "fp8") for _ in range(2))
+    compiled_model(card, "eager", model)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        compiled = list(all_kinds(card, model))
+    assert counters["stats"]["unique_graphs"] == NUM_FORMS
+    for made, expected in zip(compiled, all_kinds(card, plain), strict=True):
+        assert all(relative_error(one, other) < 0.05 for one, other in zip(made, expected, strict=True))
 
 
 def test_what_fits_no_form_runs_as_it_is(fresh: None) -> None:

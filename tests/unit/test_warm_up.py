@@ -28,6 +28,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
     "window": {},
     "sink": {"sink_blocks": 2, "window_blocks": 5, "rope": "window"},
     "context window": {"window_blocks": 2, "context_window_blocks": 1},
+    "counts behind": {"sink_blocks": 1, "window_blocks": 6, "rope": "window"},
 }
 
 Met = set[tuple[object, ...]]
@@ -56,9 +57,9 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Iterator[Met]:
         yield met
 
 
-def make_rank(card: ModelCard, num_ranks: int, rank: int) -> Runner:
+def make_rank(card: ModelCard, num_ranks: int, rank: int, counts_behind: bool) -> Runner:
     exchange: Exchange = EmulatedExchange(num_ranks, rank, CPU) if num_ranks > 1 else SoloExchange()
-    shape = Shape(NUM_PASSES, 1, num_ranks, card.window)
+    shape = Shape(NUM_PASSES, 1, num_ranks, card.window, counts_behind=counts_behind)
     return Runner(tiny_model(card), card, shape, rank, exchange)
 
 
@@ -88,7 +89,7 @@ def test_no_session_meets_a_new_shape(
     window: str, num_ranks: int, rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = tiny_card(num_layers=1, **WINDOWS[window])
-    runner = make_rank(card, num_ranks, rank)
+    runner = make_rank(card, num_ranks, rank, counts_behind=window == "counts behind")
     config = make(EngineConfig, {"model": "demo", "num_ranks": num_ranks})
     with recording(monkeypatch) as met:
         for each in rehearsals(runner.shape, config, card):
