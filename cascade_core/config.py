@@ -251,7 +251,9 @@ class ModelCard:
         # The sink's keys lie there twice where they move (`rope = window`, which an engine may ask for).
         cached_blocks = 1.5 * window.sink_blocks + window.window_blocks
         tokens = self.tokens_per_block(height, width)
-        in_flight = 2 * self.sampling.num_passes * tokens * dims.dim * bytes_per_value
+        # Most blocks of one tick: the full cascade's, or those that a session is primed with.
+        most_blocks = max(self.sampling.num_passes, 2 * window.sink_blocks + window.window_blocks)
+        in_flight = 2 * most_blocks * tokens * dims.dim * bytes_per_value
         num_prompts = self.sampling.num_passes + 1  # every block in flight may have its own
         return int(kv_token * (cached_blocks * tokens + num_prompts * dims.text_len)) + in_flight
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cascade_core.attention.attention import Kernel, KeyValue, Partial, attend_partial, merge
@@ -39,17 +38,23 @@ class JointAttention:
             for slot, work in enumerate(works)
         }
         self._to_cache = cached_blocks(plan, setup.shape)
-        self._travels = len(self._rows) > 1 or bool(self._to_cache)
-        if not self._travels:
+        self._gathering: Gathering | None = None
+        self.travels = len(self._rows) > 1 or bool(self._to_cache)
+        """Whether ranks exchange anything in this tick."""
+        if not self.travels:
             self._rows = dict.fromkeys(self._rows, 0)
         works = plan.ranks[setup.rank]
         self._own = works[0].block if works and len(self._rows) == 1 else None
         """The block that is alone in flight, and here: it lies in the cache from its first pass on."""
         self._readers = [Reader(work, setup, cache, plan, self._own) for work in works]
 
+    def send(self, key: Tensor, value: Tensor) -> None:
+        """Start to gather keys and values [N, L, H, D] from all ranks, before the queries are there."""
+        self._gathering = self._setup.exchange.gather(key, value, self._slots)
+
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention output [N, L, H, D]; the gather runs while the clean cache is attended."""
-        gathering = self._gather(key, value)
+        gathering, self._gathering = self._gathering or Local(key, value), None
         if self._own is not None:
             self._cache.write(layer, self._own, key[0], value[0])
         clean = [reader.attend_clean(layer, q) for reader, q in zip(self._readers, query, strict=True)]
@@ -63,20 +68,12 @@ class JointAttention:
 
     def idle(self) -> None:
         """A rank without work still takes part in the gathers and fills its cache."""
-        if not self._travels:
+        if not self.travels:
             return
-        nothing = self._cache.empty_blocks(self._slots)
+        nothing = self._cache.no_blocks()
         for layer in range(self._cache.num_layers):
-            keys, values = self._setup.exchange.gather(nothing, nothing).wait()
+            keys, values = self._setup.exchange.gather(nothing, nothing, self._slots).wait()
             self._store(layer, keys, values)
-
-    def _gather(self, key: Tensor, value: Tensor) -> Gathering:
-        if not self._travels:
-            return Local(key, value)
-        missing = self._slots - key.shape[0]
-        if missing:
-            key, value = (F.pad(part, (0, 0, 0, 0, 0, 0, 0, missing)) for part in (key, value))
-        return self._setup.exchange.gather(key, value)
 
     def _store(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """After every reader of this rank has read: a block may take the place of one just left behind."""

@@ -67,9 +67,9 @@ class KvCache:
     def num_bytes(self) -> int:
         return int(self._rows.nbytes + self._sink_keys.nbytes)
 
-    def empty_blocks(self, count: int) -> Tensor:
-        """Zeros [count, L, H, D] in the place of keys or values that a rank does not have."""
-        return self._rows.new_zeros((count, self.tokens, *self._rows.shape[3:]))
+    def no_blocks(self) -> Tensor:
+        """[0, L, H, D]: the keys or values of a rank without work."""
+        return self._rows.new_empty((0, self.tokens, *self._rows.shape[3:]))
 
     def visible(self, oldest: int) -> tuple[list[int], list[int]]:
         """Clean blocks that a reader whose window starts at block `oldest` sees: (sink, window)."""

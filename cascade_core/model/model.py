@@ -26,6 +26,9 @@ TextCache = tuple[tuple[Tensor, Tensor], ...]
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q, k, v), each [N, L, H, D], to the attention output [N, L, H, D]."""
 
+Send = Callable[[Tensor, Tensor], None]
+"""Takes a layer's keys and values, each [N, L, H, D], before its queries are computed."""
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -113,10 +116,18 @@ class Layer(nn.Module):
 
     def qkv(self, x: Tensor, modulation: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries and keys, and values, of tokens x [N, L, dim]; modulation [6, N, 1, dim]."""
+        hidden, key, value = self.key_value(x, modulation, turns)
+        return self.query(hidden, turns), key, value
+
+    def key_value(self, x: Tensor, modulation: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `query` takes, rotated keys, and values."""
         hidden = modulated_norm(x, modulation[0], modulation[1], self.eps)
         key, value = self.self_attn.key_value(hidden)
-        query = self.self_attn.query(hidden)
-        return rotate(query, turns), rotate(key, turns), value
+        return hidden, rotate(key, turns), value
+
+    def query(self, hidden: Tensor, turns: Tensor) -> Tensor:
+        """Rotated queries."""
+        return rotate(self.self_attn.query(hidden), turns)
 
     def update(self, x: Tensor, attended: Tensor, modulation: Tensor, texts: list[KeyValue]) -> Tensor:
         """Tokens [N, L, dim] after self-attention output [N, L, H, D], text and feed-forward."""
@@ -217,13 +228,18 @@ class CausalWanModel(nn.Module):
 
         return tuple(cache(layer) for layer in self.layers)
 
-    def forward(self, latents: Tensor, cond: Conditioning, attend: Attend) -> Tensor:
+    def forward(
+        self, latents: Tensor, cond: Conditioning, attend: Attend, send: Send | None = None
+    ) -> Tensor:
         """Velocity [N, F, C, h, w] in float32 of noisy latents [N, F, C, h, w]."""
         patches = self.patch_embedding(latents.to(self.dtype).transpose(1, 2))  # [N, dim, F, h/2, w/2]
         x = patches.flatten(2).transpose(1, 2).contiguous()  # [N, L, dim]
         for index, layer in enumerate(self.layers):
             modulation = cond.modulation[index]
-            query, key, value = layer.qkv(x, modulation, cond.turns)
+            hidden, key, value = layer.key_value(x, modulation, cond.turns)
+            if send:
+                send(key, value)
+            query = layer.query(hidden, cond.turns)
             attended = attend(index, query, key, value)
             x = layer.update(x, attended, modulation, [text[index] for text in cond.text])
         return self._unpatchify(self.head(x, cond.time), latents.shape)

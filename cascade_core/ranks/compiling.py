@@ -86,7 +86,8 @@ def compile_layer(layer: Layer) -> None:
     The attentions stay outside: `read_text` groups blocks by the identity of their text cache, which, if
     traced, would compile anew for every layer and every prompt.
     """
-    layer.qkv = torch.compile(layer.qkv)  # type: ignore[method-assign]
+    layer.key_value = torch.compile(layer.key_value)  # type: ignore[method-assign]
+    layer.query = torch.compile(layer.query)  # type: ignore[method-assign]
     layer.after_attention = torch.compile(layer.after_attention)  # type: ignore[method-assign]
     layer.feed_forward = torch.compile(layer.feed_forward)  # type: ignore[method-assign]
 
@@ -106,7 +107,8 @@ def meet_form(layer: Layer, model: CausalWanModel, num_blocks: int, tokens: int)
     attended = any_size(zeros(num_blocks, tokens, dims.num_heads, dims.head_dim), 0, 1)
     modulation = any_size(zeros(6, num_blocks, 1, dims.dim), 1)
     turns = any_size(zeros(num_blocks, tokens, 1, dims.head_dim // 2, 2).float(), 0, 1)
-    layer.qkv(hidden, modulation, turns)
+    normed, *_ = layer.key_value(hidden, modulation, turns)
+    layer.query(any_size(normed, 0, 1), turns)
     layer.after_attention(hidden, attended, modulation)
     layer.feed_forward(hidden, read, modulation)
 

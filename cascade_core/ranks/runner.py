@@ -95,7 +95,8 @@ class Runner:
         attend = JointAttention(self._setup, state.cache, plan)
         if works:
             inputs = [self._input(state, work) for work in works]
-            velocity = self.model(torch.stack(inputs), self._conditioning(state, works), attend)
+            send = attend.send if attend.travels else None
+            velocity = self.model(torch.stack(inputs), self._conditioning(state, works), attend, send)
             for work, noisy, direction in zip(works, inputs, velocity, strict=True):
                 self._advance(state, work, noisy, direction)
         else:

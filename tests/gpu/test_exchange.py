@@ -39,7 +39,7 @@ def test_nccl_gathers_change_nothing(stagger: int, nccl: GroupExchange, device: 
 def test_nccl_buffers_follow_the_size(nccl: GroupExchange, device: torch.device) -> None:
     for count, tokens in ((1, 48), (2, 48), (1, 4680), (1, 48)):
         key, value = torch.randn(2, count, tokens, 2, 128, device=device, dtype=torch.bfloat16)
-        keys, values = nccl.gather(key, value).wait()
+        keys, values = nccl.gather(key, value, count).wait()
         assert torch.equal(keys, key)
         assert torch.equal(values, value)
 
@@ -51,7 +51,7 @@ def test_emulated_ranks_keep_the_own_part(rank: int, device: torch.device) -> No
     for layer in range(50):
         key, value = torch.randn(2, 1, 4680, 12, 128, device=device, dtype=torch.bfloat16)
         expected = key.clone(), value.clone()
-        gathering = exchange.gather(key, value)
+        gathering = exchange.gather(key, value, 1)
         del key, value
         busy = torch.full((2, 1, 4680, 12, 128), float("nan"), device=device, dtype=torch.bfloat16)
         keys, values = gathering.wait()

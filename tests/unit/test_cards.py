@@ -95,7 +95,9 @@ def kv_bytes(name: str) -> float:
     dims, tokens = card.transformer, card.tokens_per_block(card.video.height, card.video.width)
     prompts = card.sampling.num_passes + 1
     fixed = 2 * dims.num_layers * dims.dim * 2 * prompts * dims.text_len  # their text caches
-    in_flight = 2 * card.sampling.num_passes * tokens * dims.dim * 2
+    window = card.window
+    most_blocks = max(card.sampling.num_passes, 2 * window.sink_blocks + window.window_blocks)
+    in_flight = 2 * most_blocks * tokens * dims.dim * 2
     cached_frames = 1.5 * card.window.sink_frames + card.window.window_frames
     return (card.session_bytes(card.video.height, card.video.width) - fixed - in_flight) / cached_frames
 

@@ -28,8 +28,8 @@ from tests.support import CPU, Drive, Switches, make_runner, relative_error, tin
 CUDA = torch.device("cuda", 0)
 SIZES = [(32, 32), (48, 64), (16, 32), (96, 80)]
 """Height and width; the first is the card's."""
-NUM_FORMS = 2 * 3
-"""One block and several, of the three functions of a layer."""
+NUM_FORMS = 2 * 4
+"""One block and several, of the four functions of a layer."""
 
 
 def config(**values: object) -> EngineConfig:

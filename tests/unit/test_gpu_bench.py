@@ -165,7 +165,7 @@ def test_emulated_ranks_keep_the_own_part(rank: int) -> None:
     exchange = EmulatedExchange(5, rank, CPU)
     for count in (1, 2, 1):
         key, value = torch.randn(2, count, 12, 2, 8)
-        keys, values = exchange.gather(key, value).wait()
+        keys, values = exchange.gather(key, value, count).wait()
         assert keys.shape == values.shape == (5 * count, 12, 2, 8)
         own = slice(rank * count, (rank + 1) * count)
         assert torch.equal(keys[own], key)

@@ -27,7 +27,7 @@ def test_every_function_that_is_compiled_spares_kernels_and_bytes() -> None:
     card = find_card("demo")
     case = Case("demo", card, 1, card.sampling.num_passes, "bidirectional")
     calls = record(case)
-    assert [call.name for call in calls] == ["qkv", "after_attention", "feed_forward"]
+    assert [call.name for call in calls] == ["key_value", "query", "after_attention", "feed_forward"]
     for call in calls:
         kernels, num_bytes = fused(card.transformer, call)
         assert 0 < kernels < call.kernels
