@@ -79,6 +79,7 @@ def test_operations_and_gathers_are_those_of_the_trace(model: str) -> None:
             case["num_ranks"],
             card.window,
             case["inflight_attention"],
+            counts_behind=case.get("window_counts_behind", False),
         )
         planned = {}
         for plan in steady_plans(shape):
