@@ -7,12 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 
+from benchmarks.trace.cases import BUDGETED, Case, budget, trace
 from benchmarks.trace.counts import HostWaits
 from benchmarks.trace.fake_cuda import CUDA
 from benchmarks.trace.refusals import NotOnCuda
 from cascade_core.attention import attention
 from cascade_core.attention.attention import Kernel, Partial, kernels
+from cascade_core.config import find_card
+from cascade_core.model.model import Attention
 from tests.cuda_dry.support import Rank, rank, shallow
+from tests.cuda_dry.test_budgets import committed, excess
 
 
 def run_with(kernel: Kernel) -> Rank:
@@ -116,3 +120,11 @@ def test_memory_that_a_tick_takes() -> None:
     one = run_with(beside(lambda query: query.new_empty(2**33)))
     with pytest.raises(AssertionError, match="more than is left for activations"):
         one.check()
+
+
+def test_one_cast_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    query = Attention.query
+    monkeypatch.setattr(Attention, "query", lambda self, x: query(self, x.float().to(x.dtype)))
+    case = Case("demo", find_card("demo"), 1, 5, "bidirectional")
+    over = excess(budget(trace(case, limit=5), case), committed(case))
+    assert [line.partition(":")[0] for line in over] == list(BUDGETED)
