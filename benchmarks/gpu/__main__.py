@@ -90,8 +90,8 @@ def measure(options: argparse.Namespace, results: Row, device: torch.device) -> 
 
 
 def add_case(case: Case, options: argparse.Namespace, results: Row, device: torch.device) -> Iterator[None]:
-    if not fits(case.card, device):
-        needed = needed_bytes(case.card) / GIB
+    if not fits(case.card, device, options.quantize):
+        needed = needed_bytes(case.card, options.quantize) / GIB
         results["left_out"].append(f"{case.name}: needs {needed:.0f} GiB for weights and one session")
         return
     model = build(case, device, options.compile, options.quantize)

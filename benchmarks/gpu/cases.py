@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
-from cascade_core.config import ModelCard, find_card
-from cascade_core.model.model import CausalWanModel
+from cascade_core.config import ModelCard, Quantize, find_card
+from cascade_core.planning.memory import weights_bytes
 
 GIB = 2**30
 TRAINED_WINDOW_FRAMES = 21
@@ -46,18 +46,16 @@ def tiny_cases() -> list[Case]:
     return [Case("demo, tiny", replace(card, video=replace(card.video, width=32, height=32)))]
 
 
-def needed_bytes(card: ModelCard) -> float:
-    """Weights and one session, in bfloat16."""
-    with torch.device("meta"):
-        model = CausalWanModel(card.transformer)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return 2 * parameters + card.session_bytes(card.video.height, card.video.width)
+def needed_bytes(card: ModelCard, quantize: Quantize) -> float:
+    """Weights and one session, in bfloat16 but for what is quantized."""
+    weights = weights_bytes(card.transformer, fp8=quantize == "fp8")
+    return weights + card.session_bytes(card.video.height, card.video.width)
 
 
-def fits(card: ModelCard, device: torch.device) -> bool:
+def fits(card: ModelCard, device: torch.device, quantize: Quantize) -> bool:
     """Whether the device has the memory; gives back what earlier cases left in the allocator."""
     if device.type != "cuda":
         return True
     gc.collect()  # compiled layers refer to themselves
     torch.cuda.empty_cache()
-    return needed_bytes(card) <= MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+    return needed_bytes(card, quantize) <= MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
