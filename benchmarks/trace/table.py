@@ -53,21 +53,25 @@ def render(traces: dict[str, Row], last: str = "now") -> str:
         {f"- {wait}" for case in shown["cases"] for tick in case["ticks"] for wait in tick["waits_at"]}
     )
     parts = [HEAD.format(about="\n".join(about)), table(rows)]
-    if spared := shown.get("compiling_spares"):
-        parts += [COMPILED, table([compiled(row, shown["cases"]) for row in spared])]
+    if spared := list(compiled(shown)):
+        parts += [COMPILED, table(spared)]
     return "\n".join([*parts, *(["", WAITS, "", *waits] if waits else [])]) + "\n"
 
 
-def compiled(spared: Row, cases: list[Row]) -> Row:
-    """What compiling takes from the sequential pipeline's costliest tick."""
-    case = next(each for each in cases if each["model"] == spared["model"] and each["stagger"] > 1)
-    row: Row = {"model": spared["model"]}
-    for name in ("kernels", "elementwise_bytes"):
-        heading, unit = COLUMNS[name]
-        most = max(tick[name] for tick in case["ticks"])
-        texts = (figure({"ticks": [{name: value}]}, name, unit) for value in (most, most - spared[name]))
-        row[heading] = " → ".join(texts)
-    return row
+def compiled(shown: Row) -> Iterator[Row]:
+    """What compiling takes from the costliest tick of each sequential pipeline."""
+    sequential = {case["model"]: case for case in shown["cases"] if case["stagger"] > 1}
+    for spared in shown.get("compiling_spares", []):
+        if case := sequential.get(spared["model"]):
+            row: Row = {"model": spared["model"]}
+            for name in ("kernels", "elementwise_bytes"):
+                heading, unit = COLUMNS[name]
+                most = max(tick[name] for tick in case["ticks"])
+                texts = (
+                    figure({"ticks": [{name: value}]}, name, unit) for value in (most, most - spared[name])
+                )
+                row[heading] = " → ".join(texts)
+            yield row
 
 
 def key(case: Row) -> tuple[object, ...]:

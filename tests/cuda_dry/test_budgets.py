@@ -25,8 +25,8 @@ def excess(found: dict[str, int], allowed: dict[str, int]) -> list[str]:
     ]
 
 
-CASES = [case for case in cases(CARDS, (1,)) if case.stagger > 1]
-"""Each model block by block."""
+CASES = [case for case in cases(CARDS, (1, 5)) if case.stagger > 1 or case.num_ranks == 5]
+"""Each model block by block, and one rank of five."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.about.values())))
