@@ -77,6 +77,7 @@ async def run(options: Options, logs: Path) -> int:
     if wanted.http.number and not wanted.http.source and (moved := moved_page(plan, wanted.http.number)):
         note(f"port {wanted.http.number} is taken: the page will be at {moved}")
     supervisor = Supervisor(plan, logs, tell)
+    supervisor.heed_signals()
     note(f"starting {len(supervisor.services)} processes; logs in {logs}")
     hinting = asyncio.create_task(hint(options.model, tell))
     try:

@@ -36,12 +36,15 @@ class Supervisor:
             self._tell("stopping", {}, "stopping; Ctrl-C again kills what is left")
         (self._hurried if self._stopping.is_set() else self._stopping).set()
 
-    async def run(self, ready_within_s: float, announce: Callable[[], None]) -> None:
-        """Until `stop`. Raises CommandFailed where a service does not come up."""
+    def heed_signals(self) -> None:
+        """From now on they mean `stop`: to be called before anybody hears that there is something to stop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             with suppress(NotImplementedError):  # Windows
                 loop.add_signal_handler(number, self.stop)
+
+    async def run(self, ready_within_s: float, announce: Callable[[], None]) -> None:
+        """Until `stop`. Raises CommandFailed where a service does not come up."""
         try:
             await race(self._work(ready_within_s, announce), self._stopping.wait())
         finally:

@@ -166,7 +166,7 @@ def test_devices_stay_what_they_are() -> None:
 
 def test_ctrl_c_while_torch_is_still_being_imported() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "cascade_core.commands.entry", "models"],
+        [sys.executable, "-X", "importtime", "-m", "cascade_core.commands.entry", "bench"],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip

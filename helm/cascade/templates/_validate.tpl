@@ -213,7 +213,7 @@ tls.gatewayRequiresClientCertificates is true, and tls.enabled is false: set tls
 {{- range $field := list "labels" "podLabels" }}
 {{ include "cascade.labelProblems" (dict "path" (printf "%s.%s" $.path $field) "labels" (index $.values $field)) }}
 {{- end }}
-{{- $mine := list "tmp" "data" "tls" "peer-keys" "peer-key" "shm" "weights" "model" "api-access" "token-key" "quotas" "api-keys" "jwks" "redis-password" "redis-tls" "key" "client" }}
+{{- $mine := list "tmp" "data" "tls" "peer-keys" "peer-key" "shm" "weights" "model" "api-access" "token-key" "quotas" "api-keys" "jwks" "redis-password" "redis-tls" "key" "client" "compiled" }}
 {{- $seen := list }}
 {{- /* The API server refuses a name that stands twice. */}}
 {{- range .values.extraEnv }}
