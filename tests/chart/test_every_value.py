@@ -177,6 +177,7 @@ RANDOM = re.compile(r'(?<=: )"[A-Za-z0-9+/]{32,}={0,2}"')
 PATHS = [path for path in leaves(chart_values()) if ".".join(path) not in UNSEEN]
 
 
+@pytest.mark.slow
 def test_every_value_is_seen() -> None:
     marked = {path: value for path, mark in numbered() if (value := marked_value(path, mark)) is not None}
     alone = [path for path in PATHS if path not in marked]

@@ -255,6 +255,7 @@ def test_what_is_asked_of_other_hardware_is_told_with_the_flag(tmp_path: Path, h
     assert errors.splitlines()[-1].startswith("cascade-engine: --quantize-attention: needs FlashAttention 3 ")
 
 
+@pytest.mark.slow
 def test_generate_in_fp8(tmp_path: Path, here: Here, caplog: pytest.LogCaptureFixture) -> None:
     figures = tmp_path / "x.json"
     status, _, errors = here(

@@ -168,6 +168,7 @@ def test_no_session_compiles(backend: str, fresh: None) -> None:
         assert all(relative_error(one, other) < 1e-4 for one, other in zip(made, plain, strict=True))
 
 
+@pytest.mark.slow
 def test_nor_in_fp8(fresh: None) -> None:
     card = tiny_card()
     plain, model = (build_model(card, None, 0, CPU, torch.bfloat16, "fp8") for _ in range(2))

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 
+import pytest
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -35,6 +36,7 @@ def test_every_function_that_is_compiled_spares_kernels_and_bytes() -> None:
     assert spared(case)["kernels"] > 0
 
 
+@pytest.mark.slow
 def test_fp8_adds_no_more_than_the_planner_counts() -> None:
     """Compiled: a scale is found in the kernel that makes the product's input."""
     card = find_card("self-forcing-1.3b")

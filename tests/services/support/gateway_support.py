@@ -147,6 +147,19 @@ class Tenant:
         finally:
             await stream.cut()
 
+    async def attach_again(self, **attach: Any) -> "AttachedStream":
+        """After a loss, as a client does: again while the session is changing hands."""
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                stream = self.stream()
+                try:
+                    await stream.attach(**attach)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                else:
+                    return stream
+
     def stream(self, *, acks: bool = True, with_credential: bool = True) -> "AttachedStream":
         metadata = self.metadata if with_credential else ()
         return AttachedStream(self.stub.Connect(metadata=metadata), acks=acks)

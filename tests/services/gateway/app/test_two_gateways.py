@@ -389,10 +389,9 @@ async def test_a_client_may_be_ahead_of_what_redis_has_when_its_gateway_dies(
                 await both.first.kill()
             await stream.until_over()
         newest = stream.sequences[-1]
-        watching = both.second.acme.stream()
-        later = both.second.acme.stream()
-        await later.attach(name=name, after_sequence=newest, max_unacked_segments=max_unacked)
-        await watching.attach(name=name, after_sequence=viewer.sequences[-1], role=VIEWER)
+        client = both.second.acme
+        later = await client.attach_again(name=name, after_sequence=newest, max_unacked_segments=max_unacked)
+        watching = await client.attach_again(name=name, after_sequence=viewer.sequences[-1], role=VIEWER)
         assert both.second.registry.sessions[0].record.next_decoder_block < newest, "nothing was lost"
         await later.ack(newest)
         await later.until_over()

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,14 @@ async def check_plays(journal: ReplicatedJournal) -> None:
 
 
 async def says(server: RedisServer, text: str, *words: str) -> None:
-    """Until it does."""
-    await until(lambda: asyncio.to_thread(lambda: text in server.command(*words)))
+    """Until it does. One that becomes a replica cuts its connections."""
+
+    def met() -> bool:
+        with suppress(ConnectionError):
+            return text in server.command(*words)
+        return False
+
+    await until(lambda: asyncio.to_thread(met))
 
 
 def write(path: Path, text: str) -> None:
