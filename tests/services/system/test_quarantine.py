@@ -156,6 +156,7 @@ class TestDecoder:
 class TestSessions:
     """Real stages and a real decoder, each on GPUs of its own, behind a real gateway."""
 
+    @pytest.mark.slow
     async def test_they_go_on_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
         drivers = [FakeNvml() for _ in range(2)]
         async with demo_stages(drivers, monkeypatch) as stages, decoder_support.serving() as decoder:
