@@ -4,9 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.services.support.journal_support import (
-    Site,
-)
+from tests.services.support.journal_support import Site
 from tests.services.support.redis_support import RedisServer, needs_redis
 
 

@@ -1,7 +1,6 @@
 """How many open sessions a tenant has, counted by several gateways at once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -14,23 +13,6 @@ from tests.services.support.journal_support import LEASE_S, Site, new, replicate
 from tests.services.support.redis_support import RedisServer, needs_redis
 
 LIMIT = 5
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    server = RedisServer(persistent=False)
-    yield server
-    server.close()
-
-
-@pytest.fixture(params=["memory", pytest.param("redis", marks=needs_redis)])
-async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
-    server = None if request.param == "memory" else request.getfixturevalue(request.param)
-    if server:
-        server.command("FLUSHALL")
-    site = Site(server)
-    yield site
-    await site.close()
 
 
 async def create(journal: Journal, session: str, request_id: str = "", limit: int = LIMIT) -> Creation:
@@ -79,9 +61,9 @@ async def test_another_tenants_sessions_do_not_count(site: Site) -> None:
 
 
 @needs_redis
-async def test_what_a_gateway_left_half_made_counts_for_a_while(redis: RedisServer) -> None:
-    redis.command("FLUSHALL")
-    site = Site(redis)
+async def test_what_a_gateway_left_half_made_counts_for_a_while(server: RedisServer) -> None:
+    server.command("FLUSHALL")
+    site = Site(server)
     first, other = site.journal(0), site.journal(1)
     assert isinstance(first, ReplicatedJournal)
     record = new_record(new("s1"), int(site.clock() * 1000))
@@ -95,9 +77,9 @@ async def test_what_a_gateway_left_half_made_counts_for_a_while(redis: RedisServ
 
 
 @needs_redis
-async def test_a_creation_that_nobody_knows_of_counts_until_it_is_known(redis: RedisServer) -> None:
-    redis.command("FLUSHALL")
-    journal, other = replicated(redis), replicated(redis)
+async def test_a_creation_that_nobody_knows_of_counts_until_it_is_known(server: RedisServer) -> None:
+    server.command("FLUSHALL")
+    journal, other = replicated(server), replicated(server)
     make = journal._store.create
 
     async def losing(*arguments: object) -> bool:
