@@ -11,13 +11,14 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from cascade_core.config import find_card
-from cascade_core.errors import CascadeError, InvalidConfig, UserError
+from cascade_core.errors import InvalidConfig
 from cascade_core.machine import machine
+from demo_world.arguments import Parser, check_files, run, whole
 from demo_world.configurations import (
     EXPERIMENTS,
     IN_FP8,
@@ -38,23 +39,9 @@ WHOLE = {"clips": 504, "long": 84, "longest": 21, "modes": SWITCH_MODES}
 QUICK = {"clips": 42, "long": 6, "longest": 0, "modes": ("immediate",)}
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, without the usage in front."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
-    try:
-        evaluate(arguments)
-    except CascadeError as error:
-        print(f"demo_world.evaluate: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
-    except KeyboardInterrupt:
-        print("demo_world.evaluate: stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    run("demo_world.evaluate", lambda: evaluate(arguments), "stopped; the same command goes on")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -94,23 +81,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """An argparse type: a whole number in least..most."""
-
-    def number(text: str) -> int:
-        if not (text.isdecimal() and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number in {least}..{most}")
-        return int(text)
-
-    return number
-
-
 def evaluate(arguments: argparse.Namespace) -> None:
     """Film, judge and write everything. Raises CascadeError."""
     card = find_card(arguments.model)
     configurations = choose(arguments.configurations, card)
     sheets = arguments.sheets or arguments.json.with_suffix("")
-    check_files(arguments, sheets)
+    check_files(arguments.json, arguments.checkpoint)
+    make_folder(sheets)
     other = read_figures(arguments.other)
     amounts = Amounts(arguments.only, arguments.clips, arguments.long, arguments.longest, arguments.modes)
     batches = {name: plan(configuration, amounts) for name, configuration in configurations.items()}
@@ -159,15 +136,7 @@ def sum_up(batches: Batches, rows: Rows) -> dict[str, Any]:
     return results
 
 
-def check_files(arguments: argparse.Namespace, sheets: Path) -> None:
-    """Fail before hours of work, not after."""
-    figures, checkpoint = arguments.json, arguments.checkpoint
-    if figures.suffix != ".json":
-        raise InvalidConfig(f"--json {figures}: the name must end in .json")
-    if not figures.parent.is_dir():
-        raise InvalidConfig(f"--json {figures}: the folder {figures.parent} does not exist")
-    if checkpoint and not Path(checkpoint).is_dir():
-        raise InvalidConfig(f"--checkpoint {checkpoint}: there is no such folder")
+def make_folder(sheets: Path) -> None:
     try:
         sheets.mkdir(parents=True, exist_ok=True)
     except OSError as error:

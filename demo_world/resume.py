@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from cascade_core.attention.exchange import SoloExchange
 from cascade_core.config import ModelCard, find_card
-from cascade_core.errors import CascadeError
 from cascade_core.machine import has_fast_bfloat16, machine
 from cascade_core.media.vae import load_vae
 from cascade_core.media.video_decoder import VideoDecoder
@@ -30,8 +29,8 @@ from cascade_core.ranks.loading import build_model
 from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import Shape, Timeline, Work, context_blocks, plan_tick
 from cascade_core.weights.locate import locate, locate_part
+from demo_world.arguments import Parser, check_files, run, whole
 from demo_world.clips import WARM_UP, Take, first_frame
-from demo_world.evaluate import whole
 from demo_world.experiments import ATTRIBUTES, steady_takes
 from demo_world.report import TITLES
 from demo_world.score import judge, measure
@@ -75,7 +74,7 @@ class Player:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m demo_world.resume", description=__doc__)
+    parser = Parser(prog="python -m demo_world.resume", description=__doc__)
     add = parser.add_argument
     add("--json", type=Path, required=True, help="figures; the table goes beside it as .md")
     add("--clips", type=whole(1, 10_000), default=84, help="videos (default: 84)")
@@ -83,11 +82,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--checkpoint", metavar="FOLDER", help="as `demo_world.train --out` writes it (default: the demo's)")
     add("--threads", type=whole(1, 256), default=1, help="of this process (default: 1)")
     options = parser.parse_args(argv)
+    run("demo_world.resume", lambda: resume(options))
+
+
+def resume(options: argparse.Namespace) -> None:
+    """Measure, and write everything. Raises CascadeError."""
+    check_files(options.json, options.checkpoint)
     torch.set_num_threads(options.threads)
-    try:
-        results = compare(options)
-    except CascadeError as error:
-        sys.exit(f"demo_world.resume: {error}")
+    results = compare(options)
     options.json.write_text(json.dumps(results, indent=1) + "\n")
     tables = render(results)
     options.json.with_suffix(".md").write_text(tables)

@@ -29,9 +29,6 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=float, default=0.0, help="at which viewers play (default: the model's)")
     add_quantize(parser)
     parser.add_argument(
-        "--fp8", dest="quantize", action="store_const", const="fp8", help="short for --quantize fp8"
-    )
-    parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=True,
         help="layers compiled by torch.compile (default: yes)",
     )  # fmt: skip

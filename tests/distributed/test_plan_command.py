@@ -53,7 +53,7 @@ def test_programs_read_json(here: Here) -> None:
 
 
 def test_options_reach_the_plan(here: Here) -> None:
-    options = ("--stagger", 2, "--fps", 24, "--size", "1280x720", "--fp8", "--no-compile")
+    options = ("--stagger", 2, "--fps", 24, "--size", "1280x720", "--quantize", "fp8", "--no-compile")
     options += ("--window-counts-behind",)
     _, output, _ = here("plan", "--model", "longlive-1.3b", "--gpu", "gb200", *options)
     title, *about = output.splitlines()[:4]
