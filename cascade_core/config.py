@@ -218,6 +218,13 @@ class ModelCard:
     """Arguments of diffusers' AutoencoderKLWan for random weights; empty: the Wan 2.1 VAE."""
     note: str = ""
     """What a user should know: where this differs from the reference, what is not verified."""
+    image_start: Literal["first_frame", "clip"] = "clip"
+    """How it begins from a picture: `first_frame`, it was made for that; `clip`, it goes on from a clip that
+    shows the picture and stands still."""
+    still_blocks: Annotated[int, Field(ge=1, le=16)] = 1
+    """Length of that clip. No meaning with `first_frame`."""
+    start_note: Annotated[str, Field(max_length=512)] = ""
+    """For people: how well it begins from a picture or a clip. Empty: nobody has tried."""
     example_prompts: Annotated[tuple[ExamplePrompt, ...], Field(max_length=32)] = ()
     """Shown where a user writes a prompt: what the model is good at, in wording that it knows. At most 32."""
 

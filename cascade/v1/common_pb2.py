@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63\x61scade/v1/common.proto\x12\ncascade.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x01\n\x06Tensor\x12\x36\n\x05\x64type\x18\x01 \x01(\x0e\x32\x14.cascade.v1.DataTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x05\x64type\x12)\n\x05shape\x18\x02 \x03(\rB\x13\xbaH\x10\x92\x01\r\x08\x04\x10\x04\"\x07*\x05\x18\x80@(\x01R\x05shape\x12 \n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\x0c\xbaH\tz\x07\x10\x01\x18\x80\x80\x80\x08R\x04\x64\x61ta\"f\n\x0bLatentBlock\x12!\n\x05index\x18\x01 \x01(\x04\x42\x0b\xbaH\x08\x32\x06\x18\xff\xff\xff\xff\x07R\x05index\x12\x34\n\x07latents\x18\x02 \x01(\x0b\x32\x12.cascade.v1.TensorB\x06\xbaH\x03\xc8\x01\x01R\x07latents\"\xe4\x01\n\x04Tick\x12\x14\n\x05index\x18\x01 \x01(\x04R\x05index\x12<\n\x0c\x63ompute_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0b\x63omputeTime\x12\x37\n\x06passes\x18\x03 \x03(\x0b\x32\x15.cascade.v1.Tick.PassB\x08\xbaH\x05\x92\x01\x02\x10@R\x06passes\x1aO\n\x04Pass\x12\x14\n\x05\x62lock\x18\x01 \x01(\x04R\x05\x62lock\x12\x1d\n\npass_index\x18\x02 \x01(\rR\tpassIndex\x12\x12\n\x04rank\x18\x03 \x01(\rR\x04rank\"X\n\x0cUnknownWords\x12!\n\x05\x62lock\x18\x01 \x01(\x04\x42\x0b\xbaH\x08\x32\x06\x18\xff\xff\xff\xff\x07R\x05\x62lock\x12%\n\x05words\x18\x02 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80\x01R\x05words\"\xe0\x01\n\x0cMediaProfile\x12\'\n\x02id\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x10\x01\x18 2\x0c^[a-z0-9-]*$R\x02id\x12\x36\n\x05\x63odec\x18\x02 \x01(\x0e\x32\x16.cascade.v1.VideoCodecB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x05\x63odec\x12<\n\x07\x65ncoder\x18\x03 \x01(\x0e\x32\x18.cascade.v1.VideoEncoderB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x07\x65ncoder\x12\x31\n\x0c\x62itrate_kbps\x18\x04 \x01(\rB\x0e\xbaH\x0b*\x06\x18\xa0\x8d\x06(2\xd8\x01\x01R\x0b\x62itrateKbps\"y\n\tMediaInit\x12&\n\nprofile_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18 R\tprofileId\x12%\n\tmime_type\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x08mimeType\x12\x1d\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04R\x04\x64\x61ta\"\xc2\x02\n\x0cMediaSegment\x12&\n\nprofile_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18 R\tprofileId\x12!\n\x05\x62lock\x18\x02 \x01(\x04\x42\x0b\xbaH\x08\x32\x06\x18\xff\xff\xff\xff\x07R\x05\x62lock\x12\x1f\n\x0b\x66irst_frame\x18\x03 \x01(\x04R\nfirstFrame\x12\'\n\nnum_frames\x18\x04 \x01(\rB\x08\xbaH\x05*\x03\x18\x80\x08R\tnumFrames\x12\x46\n\x11presentation_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x10presentationTime\x12\x35\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\x1e\n\x04\x64\x61ta\x18\x07 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\x80\x04R\x04\x64\x61ta\"\xb0\x01\n\x0b\x44rainStatus\x12!\n\x0cnum_sessions\x18\x01 \x01(\rR\x0bnumSessions\x12\x36\n\ttime_left\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08timeLeft\x12$\n\x0esafe_to_delete\x18\x03 \x01(\x08R\x0csafeToDelete\x12 \n\x06reason\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\x06reason\"\x90\x02\n\x0b\x41\x63\x63\x65lerator\x12\x14\n\x05index\x18\x01 \x01(\rR\x05index\x12\"\n\x07product\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x07product\x12\x1c\n\x04uuid\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x04uuid\x12*\n\x11memory_used_bytes\x18\x04 \x01(\x04R\x0fmemoryUsedBytes\x12,\n\x12memory_total_bytes\x18\x05 \x01(\x04R\x10memoryTotalBytes\x12/\n\x13temperature_celsius\x18\x06 \x01(\x05R\x12temperatureCelsius\x12\x1e\n\x05\x66\x61ult\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\x05\x66\x61ult\"\x94\x01\n\nServerInfo\x12(\n\x0binstance_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\ninstanceId\x12!\n\x07version\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x07version\x12\x39\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime*\xf0\x08\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1f\n\x1b\x45RROR_REASON_INVALID_PROMPT\x10\x02\x12\x1e\n\x1a\x45RROR_REASON_UNKNOWN_MODEL\x10\x03\x12\"\n\x1e\x45RROR_REASON_UNSUPPORTED_MEDIA\x10\x04\x12#\n\x1f\x45RROR_REASON_INVALID_PAGE_TOKEN\x10\x05\x12#\n\x1f\x45RROR_REASON_PROTOCOL_VIOLATION\x10\x06\x12#\n\x1f\x45RROR_REASON_FIRST_MESSAGE_LATE\x10\x07\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x08\x12\x1f\n\x1b\x45RROR_REASON_SESSION_EXISTS\x10\t\x12\"\n\x1e\x45RROR_REASON_SESSION_NOT_FOUND\x10\n\x12\x1f\n\x1b\x45RROR_REASON_SESSION_CLOSED\x10\x0b\x12 \n\x1c\x45RROR_REASON_BLOCK_NOT_AHEAD\x10\x0c\x12\x1f\n\x1b\x45RROR_REASON_SEQUENCE_AHEAD\x10\r\x12\x1f\n\x1b\x45RROR_REASON_NOT_CONTROLLER\x10\x0e\x12$\n ERROR_REASON_CONTROLLER_REPLACED\x10\x0f\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x10\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x11\x12#\n\x1f\x45RROR_REASON_EXPIRED_CREDENTIAL\x10\x12\x12\x1f\n\x1b\x45RROR_REASON_QUOTA_EXCEEDED\x10\x13\x12\x1b\n\x17\x45RROR_REASON_QUEUE_FULL\x10\x14\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\x15\x12\"\n\x1e\x45RROR_REASON_TOO_MANY_SWITCHES\x10\x16\x12 \n\x1c\x45RROR_REASON_OUT_OF_CAPACITY\x10\x17\x12\x1a\n\x16\x45RROR_REASON_NOT_READY\x10\x18\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x19\x12\x1d\n\x19\x45RROR_REASON_SESSION_LOST\x10\x1a\x12$\n ERROR_REASON_JOURNAL_UNAVAILABLE\x10\x1b\x12\x17\n\x13\x45RROR_REASON_FENCED\x10\x1c\x12\x1a\n\x16\x45RROR_REASON_MALFORMED\x10\x1d\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x1e\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x1f\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10 \x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10!*T\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x02*w\n\nSwitchMode\x12\x1b\n\x17SWITCH_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15SWITCH_MODE_IMMEDIATE\x10\x01\x12\x18\n\x14SWITCH_MODE_BOUNDARY\x10\x02\x12\x17\n\x13SWITCH_MODE_RECACHE\x10\x03*|\n\x11InflightAttention\x12\"\n\x1eINFLIGHT_ATTENTION_UNSPECIFIED\x10\x00\x12$\n INFLIGHT_ATTENTION_BIDIRECTIONAL\x10\x01\x12\x1d\n\x19INFLIGHT_ATTENTION_CAUSAL\x10\x02*?\n\nVideoCodec\x12\x1b\n\x17VIDEO_CODEC_UNSPECIFIED\x10\x00\x12\x14\n\x10VIDEO_CODEC_H264\x10\x01*b\n\x0cVideoEncoder\x12\x1d\n\x19VIDEO_ENCODER_UNSPECIFIED\x10\x00\x12\x1a\n\x16VIDEO_ENCODER_SOFTWARE\x10\x01\x12\x17\n\x13VIDEO_ENCODER_NVENC\x10\x02*\xd8\x01\n\x0cServingState\x12\x1d\n\x19SERVING_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVING_STATE_STARTING\x10\x01\x12\x17\n\x13SERVING_STATE_READY\x10\x02\x12\x1c\n\x18SERVING_STATE_RESTARTING\x10\x03\x12\x1a\n\x16SERVING_STATE_DRAINING\x10\x04\x12\x1b\n\x17SERVING_STATE_UNHEALTHY\x10\x05\x12\x1d\n\x19SERVING_STATE_QUARANTINED\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63\x61scade/v1/common.proto\x12\ncascade.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x01\n\x06Tensor\x12\x36\n\x05\x64type\x18\x01 \x01(\x0e\x32\x14.cascade.v1.DataTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x05\x64type\x12)\n\x05shape\x18\x02 \x03(\rB\x13\xbaH\x10\x92\x01\r\x08\x04\x10\x04\"\x07*\x05\x18\x80@(\x01R\x05shape\x12 \n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\x0c\xbaH\tz\x07\x10\x01\x18\x80\x80\x80\x08R\x04\x64\x61ta\"f\n\x0bLatentBlock\x12!\n\x05index\x18\x01 \x01(\x04\x42\x0b\xbaH\x08\x32\x06\x18\xff\xff\xff\xff\x07R\x05index\x12\x34\n\x07latents\x18\x02 \x01(\x0b\x32\x12.cascade.v1.TensorB\x06\xbaH\x03\xc8\x01\x01R\x07latents\"\xa0\x02\n\tStartFile\x12$\n\x05image\x18\x01 \x01(\x0c\x42\x0c\xbaH\tz\x07\x10\x01\x18\x80\x80\x80\x04H\x00R\x05image\x12$\n\x05video\x18\x02 \x01(\x0c\x42\x0c\xbaH\tz\x07\x10\x01\x18\x80\x80\x80\x04H\x00R\x05video\x12+\n\x03\x66it\x18\x03 \x01(\x0e\x32\x0f.cascade.v1.FitB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x03\x66it\x12?\n\x04last\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x02\x08<2\x04\x10\xc0\x84=R\x04last:J\xbaHG\x1a\x45\n\nstart.last\x12\x13last is for a video\x1a\"has(this.video) || !has(this.last)B\r\n\x04\x66ile\x12\x05\xbaH\x02\x08\x01\"\xe4\x01\n\x04Tick\x12\x14\n\x05index\x18\x01 \x01(\x04R\x05index\x12<\n\x0c\x63ompute_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0b\x63omputeTime\x12\x37\n\x06passes\x18\x03 \x03(\x0b\x32\x15.cascade.v1.Tick.PassB\x08\xbaH\x05\x92\x01\x02\x10@R\x06passes\x1aO\n\x04Pass\x12\x14\n\x05\x62lock\x18\x01 \x01(\x04R\x05\x62lock\x12\x1d\n\npass_index\x18\x02 \x01(\rR\tpassIndex\x12\x12\n\x04rank\x18\x03 \x01(\rR\x04rank\"X\n\x0cUnknownWords\x12!\n\x05\x62lock\x18\x01 \x01(\x04\x42\x0b\xbaH\x08\x32\x06\x18\xff\xff\xff\xff\x07R\x05\x62lock\x12%\n\x05words\x18\x02 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80\x01R\x05words\"\xe0\x01\n\x0cMediaProfile\x12\'\n\x02id\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x10\x01\x18 2\x0c^[a-z0-9-]*$R\x02id\x12\x36\n\x05\x63odec\x18\x02 \x01(\x0e\x32\x16.cascade.v1.VideoCodecB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x05\x63odec\x12<\n\x07\x65ncoder\x18\x03 \x01(\x0e\x32\x18.cascade.v1.VideoEncoderB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x07\x65ncoder\x12\x31\n\x0c\x62itrate_kbps\x18\x04 \x01(\rB\x0e\xbaH\x0b*\x06\x18\xa0\x8d\x06(2\xd8\x01\x01R\x0b\x62itrateKbps\"y\n\tMediaInit\x12&\n\nprofile_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18 R\tprofileId\x12%\n\tmime_type\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x08mimeType\x12\x1d\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04R\x04\x64\x61ta\"\xc2\x02\n\x0cMediaSegment\x12&\n\nprofile_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18 R\tprofileId\x12!\n\x05\x62lock\x18\x02 \x01(\x04\x42\x0b\xbaH\x08\x32\x06\x18\xff\xff\xff\xff\x07R\x05\x62lock\x12\x1f\n\x0b\x66irst_frame\x18\x03 \x01(\x04R\nfirstFrame\x12\'\n\nnum_frames\x18\x04 \x01(\rB\x08\xbaH\x05*\x03\x18\x80\x08R\tnumFrames\x12\x46\n\x11presentation_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x10presentationTime\x12\x35\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\x1e\n\x04\x64\x61ta\x18\x07 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\x80\x04R\x04\x64\x61ta\"\xb0\x01\n\x0b\x44rainStatus\x12!\n\x0cnum_sessions\x18\x01 \x01(\rR\x0bnumSessions\x12\x36\n\ttime_left\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08timeLeft\x12$\n\x0esafe_to_delete\x18\x03 \x01(\x08R\x0csafeToDelete\x12 \n\x06reason\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\x06reason\"\x90\x02\n\x0b\x41\x63\x63\x65lerator\x12\x14\n\x05index\x18\x01 \x01(\rR\x05index\x12\"\n\x07product\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x07product\x12\x1c\n\x04uuid\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x04uuid\x12*\n\x11memory_used_bytes\x18\x04 \x01(\x04R\x0fmemoryUsedBytes\x12,\n\x12memory_total_bytes\x18\x05 \x01(\x04R\x10memoryTotalBytes\x12/\n\x13temperature_celsius\x18\x06 \x01(\x05R\x12temperatureCelsius\x12\x1e\n\x05\x66\x61ult\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\x05\x66\x61ult\"\x94\x01\n\nServerInfo\x12(\n\x0binstance_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\ninstanceId\x12!\n\x07version\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x07version\x12\x39\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime*\xf0\x08\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1f\n\x1b\x45RROR_REASON_INVALID_PROMPT\x10\x02\x12\x1e\n\x1a\x45RROR_REASON_UNKNOWN_MODEL\x10\x03\x12\"\n\x1e\x45RROR_REASON_UNSUPPORTED_MEDIA\x10\x04\x12#\n\x1f\x45RROR_REASON_INVALID_PAGE_TOKEN\x10\x05\x12#\n\x1f\x45RROR_REASON_PROTOCOL_VIOLATION\x10\x06\x12#\n\x1f\x45RROR_REASON_FIRST_MESSAGE_LATE\x10\x07\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x08\x12\x1f\n\x1b\x45RROR_REASON_SESSION_EXISTS\x10\t\x12\"\n\x1e\x45RROR_REASON_SESSION_NOT_FOUND\x10\n\x12\x1f\n\x1b\x45RROR_REASON_SESSION_CLOSED\x10\x0b\x12 \n\x1c\x45RROR_REASON_BLOCK_NOT_AHEAD\x10\x0c\x12\x1f\n\x1b\x45RROR_REASON_SEQUENCE_AHEAD\x10\r\x12\x1f\n\x1b\x45RROR_REASON_NOT_CONTROLLER\x10\x0e\x12$\n ERROR_REASON_CONTROLLER_REPLACED\x10\x0f\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x10\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x11\x12#\n\x1f\x45RROR_REASON_EXPIRED_CREDENTIAL\x10\x12\x12\x1f\n\x1b\x45RROR_REASON_QUOTA_EXCEEDED\x10\x13\x12\x1b\n\x17\x45RROR_REASON_QUEUE_FULL\x10\x14\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\x15\x12\"\n\x1e\x45RROR_REASON_TOO_MANY_SWITCHES\x10\x16\x12 \n\x1c\x45RROR_REASON_OUT_OF_CAPACITY\x10\x17\x12\x1a\n\x16\x45RROR_REASON_NOT_READY\x10\x18\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x19\x12\x1d\n\x19\x45RROR_REASON_SESSION_LOST\x10\x1a\x12$\n ERROR_REASON_JOURNAL_UNAVAILABLE\x10\x1b\x12\x17\n\x13\x45RROR_REASON_FENCED\x10\x1c\x12\x1a\n\x16\x45RROR_REASON_MALFORMED\x10\x1d\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x1e\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x1f\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10 \x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10!*T\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x02*5\n\x03\x46it\x12\x13\n\x0f\x46IT_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x46IT_CROP\x10\x01\x12\x0b\n\x07\x46IT_PAD\x10\x02*\\\n\nImageStart\x12\x1b\n\x17IMAGE_START_UNSPECIFIED\x10\x00\x12\x1b\n\x17IMAGE_START_FIRST_FRAME\x10\x01\x12\x14\n\x10IMAGE_START_CLIP\x10\x02*w\n\nSwitchMode\x12\x1b\n\x17SWITCH_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15SWITCH_MODE_IMMEDIATE\x10\x01\x12\x18\n\x14SWITCH_MODE_BOUNDARY\x10\x02\x12\x17\n\x13SWITCH_MODE_RECACHE\x10\x03*|\n\x11InflightAttention\x12\"\n\x1eINFLIGHT_ATTENTION_UNSPECIFIED\x10\x00\x12$\n INFLIGHT_ATTENTION_BIDIRECTIONAL\x10\x01\x12\x1d\n\x19INFLIGHT_ATTENTION_CAUSAL\x10\x02*?\n\nVideoCodec\x12\x1b\n\x17VIDEO_CODEC_UNSPECIFIED\x10\x00\x12\x14\n\x10VIDEO_CODEC_H264\x10\x01*b\n\x0cVideoEncoder\x12\x1d\n\x19VIDEO_ENCODER_UNSPECIFIED\x10\x00\x12\x1a\n\x16VIDEO_ENCODER_SOFTWARE\x10\x01\x12\x17\n\x13VIDEO_ENCODER_NVENC\x10\x02*\xd8\x01\n\x0cServingState\x12\x1d\n\x19SERVING_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVING_STATE_STARTING\x10\x01\x12\x17\n\x13SERVING_STATE_READY\x10\x02\x12\x1c\n\x18SERVING_STATE_RESTARTING\x10\x03\x12\x1a\n\x16SERVING_STATE_DRAINING\x10\x04\x12\x1b\n\x17SERVING_STATE_UNHEALTHY\x10\x05\x12\x1d\n\x19SERVING_STATE_QUARANTINED\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LATENTBLOCK'].fields_by_name['index']._serialized_options = b'\272H\0102\006\030\377\377\377\377\007'
   _globals['_LATENTBLOCK'].fields_by_name['latents']._loaded_options = None
   _globals['_LATENTBLOCK'].fields_by_name['latents']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_STARTFILE'].oneofs_by_name['file']._loaded_options = None
+  _globals['_STARTFILE'].oneofs_by_name['file']._serialized_options = b'\272H\002\010\001'
+  _globals['_STARTFILE'].fields_by_name['image']._loaded_options = None
+  _globals['_STARTFILE'].fields_by_name['image']._serialized_options = b'\272H\tz\007\020\001\030\200\200\200\004'
+  _globals['_STARTFILE'].fields_by_name['video']._loaded_options = None
+  _globals['_STARTFILE'].fields_by_name['video']._serialized_options = b'\272H\tz\007\020\001\030\200\200\200\004'
+  _globals['_STARTFILE'].fields_by_name['fit']._loaded_options = None
+  _globals['_STARTFILE'].fields_by_name['fit']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_STARTFILE'].fields_by_name['last']._loaded_options = None
+  _globals['_STARTFILE'].fields_by_name['last']._serialized_options = b'\272H\r\252\001\n\"\002\010<2\004\020\300\204='
+  _globals['_STARTFILE']._loaded_options = None
+  _globals['_STARTFILE']._serialized_options = b'\272HG\032E\n\nstart.last\022\023last is for a video\032\"has(this.video) || !has(this.last)'
   _globals['_TICK'].fields_by_name['passes']._loaded_options = None
   _globals['_TICK'].fields_by_name['passes']._serialized_options = b'\272H\005\222\001\002\020@'
   _globals['_UNKNOWNWORDS'].fields_by_name['block']._loaded_options = None
@@ -83,40 +95,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVERINFO'].fields_by_name['instance_id']._serialized_options = b'\272H\004r\002\030@'
   _globals['_SERVERINFO'].fields_by_name['version']._loaded_options = None
   _globals['_SERVERINFO'].fields_by_name['version']._serialized_options = b'\272H\004r\002\030@'
-  _globals['_ERRORREASON']._serialized_start=1954
-  _globals['_ERRORREASON']._serialized_end=3090
-  _globals['_DATATYPE']._serialized_start=3092
-  _globals['_DATATYPE']._serialized_end=3176
-  _globals['_SWITCHMODE']._serialized_start=3178
-  _globals['_SWITCHMODE']._serialized_end=3297
-  _globals['_INFLIGHTATTENTION']._serialized_start=3299
-  _globals['_INFLIGHTATTENTION']._serialized_end=3423
-  _globals['_VIDEOCODEC']._serialized_start=3425
-  _globals['_VIDEOCODEC']._serialized_end=3488
-  _globals['_VIDEOENCODER']._serialized_start=3490
-  _globals['_VIDEOENCODER']._serialized_end=3588
-  _globals['_SERVINGSTATE']._serialized_start=3591
-  _globals['_SERVINGSTATE']._serialized_end=3807
+  _globals['_ERRORREASON']._serialized_start=2245
+  _globals['_ERRORREASON']._serialized_end=3381
+  _globals['_DATATYPE']._serialized_start=3383
+  _globals['_DATATYPE']._serialized_end=3467
+  _globals['_FIT']._serialized_start=3469
+  _globals['_FIT']._serialized_end=3522
+  _globals['_IMAGESTART']._serialized_start=3524
+  _globals['_IMAGESTART']._serialized_end=3616
+  _globals['_SWITCHMODE']._serialized_start=3618
+  _globals['_SWITCHMODE']._serialized_end=3737
+  _globals['_INFLIGHTATTENTION']._serialized_start=3739
+  _globals['_INFLIGHTATTENTION']._serialized_end=3863
+  _globals['_VIDEOCODEC']._serialized_start=3865
+  _globals['_VIDEOCODEC']._serialized_end=3928
+  _globals['_VIDEOENCODER']._serialized_start=3930
+  _globals['_VIDEOENCODER']._serialized_end=4028
+  _globals['_SERVINGSTATE']._serialized_start=4031
+  _globals['_SERVINGSTATE']._serialized_end=4247
   _globals['_TENSOR']._serialized_start=105
   _globals['_TENSOR']._serialized_end=246
   _globals['_LATENTBLOCK']._serialized_start=248
   _globals['_LATENTBLOCK']._serialized_end=350
-  _globals['_TICK']._serialized_start=353
-  _globals['_TICK']._serialized_end=581
-  _globals['_TICK_PASS']._serialized_start=502
-  _globals['_TICK_PASS']._serialized_end=581
-  _globals['_UNKNOWNWORDS']._serialized_start=583
-  _globals['_UNKNOWNWORDS']._serialized_end=671
-  _globals['_MEDIAPROFILE']._serialized_start=674
-  _globals['_MEDIAPROFILE']._serialized_end=898
-  _globals['_MEDIAINIT']._serialized_start=900
-  _globals['_MEDIAINIT']._serialized_end=1021
-  _globals['_MEDIASEGMENT']._serialized_start=1024
-  _globals['_MEDIASEGMENT']._serialized_end=1346
-  _globals['_DRAINSTATUS']._serialized_start=1349
-  _globals['_DRAINSTATUS']._serialized_end=1525
-  _globals['_ACCELERATOR']._serialized_start=1528
-  _globals['_ACCELERATOR']._serialized_end=1800
-  _globals['_SERVERINFO']._serialized_start=1803
-  _globals['_SERVERINFO']._serialized_end=1951
+  _globals['_STARTFILE']._serialized_start=353
+  _globals['_STARTFILE']._serialized_end=641
+  _globals['_TICK']._serialized_start=644
+  _globals['_TICK']._serialized_end=872
+  _globals['_TICK_PASS']._serialized_start=793
+  _globals['_TICK_PASS']._serialized_end=872
+  _globals['_UNKNOWNWORDS']._serialized_start=874
+  _globals['_UNKNOWNWORDS']._serialized_end=962
+  _globals['_MEDIAPROFILE']._serialized_start=965
+  _globals['_MEDIAPROFILE']._serialized_end=1189
+  _globals['_MEDIAINIT']._serialized_start=1191
+  _globals['_MEDIAINIT']._serialized_end=1312
+  _globals['_MEDIASEGMENT']._serialized_start=1315
+  _globals['_MEDIASEGMENT']._serialized_end=1637
+  _globals['_DRAINSTATUS']._serialized_start=1640
+  _globals['_DRAINSTATUS']._serialized_end=1816
+  _globals['_ACCELERATOR']._serialized_start=1819
+  _globals['_ACCELERATOR']._serialized_end=2091
+  _globals['_SERVERINFO']._serialized_start=2094
+  _globals['_SERVERINFO']._serialized_end=2242
 # @@protoc_insertion_point(module_scope)

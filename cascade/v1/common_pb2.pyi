@@ -34,7 +34,7 @@ values that it does not know are refused.
 
 # Limits of a message
 
-SessionService receives messages of at most 4 MiB and sends at most 9 MiB; StageService and DecoderService 17 MiB
+SessionService receives messages of at most 9 MiB and sends at most 9 MiB; StageService and DecoderService 17 MiB
 both ways. The libraries' default limit on receiving is 4 MiB: raise it. A larger message ends its call with
 RESOURCE_EXHAUSTED, from the library, without details.
 """
@@ -261,6 +261,54 @@ DATA_TYPE_BFLOAT16: DataType.ValueType  # 2
 """bfloat16, 2 bytes."""
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
+class _Fit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FIT_UNSPECIFIED: _Fit.ValueType  # 0
+    """CROP."""
+    FIT_CROP: _Fit.ValueType  # 1
+    """It fills the frame; what is over at two sides is cut off."""
+    FIT_PAD: _Fit.ValueType  # 2
+    """All of it is seen, between black bars."""
+
+class Fit(_Fit, metaclass=_FitEnumTypeWrapper):
+    """How a picture of one shape comes into a frame of another."""
+
+FIT_UNSPECIFIED: Fit.ValueType  # 0
+"""CROP."""
+FIT_CROP: Fit.ValueType  # 1
+"""It fills the frame; what is over at two sides is cut off."""
+FIT_PAD: Fit.ValueType  # 2
+"""All of it is seen, between black bars."""
+Global___Fit: _TypeAlias = Fit  # noqa: Y015
+
+class _ImageStart:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImageStartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageStart.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMAGE_START_UNSPECIFIED: _ImageStart.ValueType  # 0
+    """Not known: the servers are of a former release, which begin from nothing but a prompt."""
+    IMAGE_START_FIRST_FRAME: _ImageStart.ValueType  # 1
+    """It was made for that: the picture is the video's first."""
+    IMAGE_START_CLIP: _ImageStart.ValueType  # 2
+    """It was not: the picture is a short clip that stands still, and the video goes on from there."""
+
+class ImageStart(_ImageStart, metaclass=_ImageStartEnumTypeWrapper):
+    """How a model begins from a picture."""
+
+IMAGE_START_UNSPECIFIED: ImageStart.ValueType  # 0
+"""Not known: the servers are of a former release, which begin from nothing but a prompt."""
+IMAGE_START_FIRST_FRAME: ImageStart.ValueType  # 1
+"""It was made for that: the picture is the video's first."""
+IMAGE_START_CLIP: ImageStart.ValueType  # 2
+"""It was not: the picture is a short clip that stands still, and the video goes on from there."""
+Global___ImageStart: _TypeAlias = ImageStart  # noqa: Y015
+
 class _SwitchMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -478,6 +526,44 @@ class LatentBlock(_message.Message):
 Global___LatentBlock: _TypeAlias = LatentBlock  # noqa: Y015
 
 @_typing.final
+class StartFile(_message.Message):
+    """A picture or a clip that a video begins from, as somebody sent it. Nobody but the decoder's worker process opens it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    VIDEO_FIELD_NUMBER: _builtins.int
+    FIT_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    image: _builtins.bytes
+    """A still picture: PNG, JPEG or WebP, at most 8 MiB."""
+    video: _builtins.bytes
+    """A clip: MP4, at most 8 MiB."""
+    fit: Global___Fit.ValueType
+    """What becomes of another shape than the session's."""
+    @_builtins.property
+    def last(self) -> _duration_pb2.Duration:
+        """Of a video: only so much of its end, 1 ms to 60 s; unset: as much of it as the model looks back on."""
+
+    def __init__(
+        self,
+        *,
+        image: _builtins.bytes = ...,
+        video: _builtins.bytes = ...,
+        fit: Global___Fit.ValueType = ...,
+        last: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "image", b"image", "last", b"last", "video", b"video"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "fit", b"fit", "image", b"image", "last", b"last", "video", b"video"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_file: _TypeAlias = _typing.Literal["image", "video"]  # noqa: Y015
+    _WhichOneofArgType_file: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_file) -> _WhichOneofReturnType_file | None: ...
+
+Global___StartFile: _TypeAlias = StartFile  # noqa: Y015
+
+@_typing.final
 class Tick(_message.Message):
     """One joint forward of all blocks of a session that are in flight: every rank does its passes, then all go on."""
 
@@ -654,9 +740,11 @@ class MediaSegment(_message.Message):
     block: _builtins.int
     """The block that this is."""
     first_frame: _builtins.int
-    """Index of the first picture in the session, from 0: 0 for block 0, 4F * block - 3 for the others."""
+    """Index of the first picture in the session, from 0: 0 for block 0, 4F * block - 3 for the others; 4F * block where a
+    clip that is not sent came before block 0.
+    """
     num_frames: _builtins.int
-    """Pictures: 4F, or 4F - 3 in block 0."""
+    """Pictures: 4F, or 4F - 3 in the very first block, that of a clip before block 0 included."""
     data: _builtins.bytes
     """The segment, at most 8 MiB."""
     @_builtins.property

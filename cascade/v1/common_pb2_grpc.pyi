@@ -34,7 +34,7 @@ values that it does not know are refused.
 
 # Limits of a message
 
-SessionService receives messages of at most 4 MiB and sends at most 9 MiB; StageService and DecoderService 17 MiB
+SessionService receives messages of at most 9 MiB and sends at most 9 MiB; StageService and DecoderService 17 MiB
 both ways. The libraries' default limit on receiving is 4 MiB: raise it. A larger message ends its call with
 RESOURCE_EXHAUSTED, from the library, without details.
 """

@@ -41,6 +41,7 @@ class DecodeRequest(_message.Message):
         PROFILES_FIELD_NUMBER: _builtins.int
         START_BLOCK_FIELD_NUMBER: _builtins.int
         NUM_WARMUP_BLOCKS_FIELD_NUMBER: _builtins.int
+        ORIGIN_BLOCK_FIELD_NUMBER: _builtins.int
         session: _builtins.str
         """Name of the session, only to be recognised: 1 to 128 characters."""
         epoch: _builtins.int
@@ -61,6 +62,10 @@ class DecodeRequest(_message.Message):
         """Blocks right before `start_block` that follow this message, at most 64: decoded for the picture decoder's memory,
         then dropped. DecoderStatus.warmup_blocks says how many are worth sending; 0 is allowed and shows for a moment.
         """
+        origin_block: _builtins.int
+        """The block that segments count from, at most `start_block`: it becomes MediaSegment.block 0, and its first picture
+        is due at 0 s. Above 0 where the video goes on from a clip that is not shown.
+        """
         @_builtins.property
         def profiles(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.MediaProfile]:
             """What to encode, 1 to 4, ids all different."""
@@ -77,10 +82,11 @@ class DecodeRequest(_message.Message):
             profiles: _abc.Iterable[_common_pb2.MediaProfile] | None = ...,
             start_block: _builtins.int = ...,
             num_warmup_blocks: _builtins.int = ...,
+            origin_block: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "fps", b"fps", "height", b"height", "model", b"model", "num_warmup_blocks", b"num_warmup_blocks", "profiles", b"profiles", "session", b"session", "start_block", b"start_block", "width", b"width"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "fps", b"fps", "height", b"height", "model", b"model", "num_warmup_blocks", b"num_warmup_blocks", "origin_block", b"origin_block", "profiles", b"profiles", "session", b"session", "start_block", b"start_block", "width", b"width"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -341,6 +341,8 @@ class SessionSpec(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     STAGGER_FIELD_NUMBER: _builtins.int
     INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    INCLUDE_START_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model card, at most 64 lower-case letters, digits, `.`, `_`, `-`; empty: the gateway's default."""
     switch_mode: _common_pb2.SwitchMode.ValueType
@@ -372,6 +374,10 @@ class SessionSpec(_message.Message):
     """What blocks in flight see of each other. INVALID_FIELD unless a stage allows it (Model.inflight_attentions); unset:
     the stage's default.
     """
+    include_start: _builtins.bool
+    """Whether a clip's own pictures are sent, too, as the first blocks: then all counts from their first. Only with
+    `start`; a picture that is the video's first (IMAGE_START_FIRST_FRAME) is always there.
+    """
     @_builtins.property
     def prompts(self) -> _containers.ScalarMap[_builtins.int, _builtins.str]:
         """Prompt timeline: from this block on, this prompt. 1 to 1024 entries, one for block 0; blocks below 2^31, prompts of
@@ -395,6 +401,12 @@ class SessionSpec(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The client's own notes, to find sessions by: at most 16, keys of 1 to 63 characters, values of at most 63."""
 
+    @_builtins.property
+    def start(self) -> _common_pb2.StartFile:
+        """What the video goes on from. It is encoded before CreateSession returns: INVALID_FIELD names what is wrong with the
+        file. Answers have it without its bytes. Blocks, sequences and times count from what comes after it.
+        """
+
     def __init__(
         self,
         *,
@@ -412,10 +424,12 @@ class SessionSpec(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         stagger: _builtins.int = ...,
         inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
+        start: _common_pb2.StartFile | None = ...,
+        include_start: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "_seed", b"_seed", "idle_timeout", b"idle_timeout", "num_blocks", b"num_blocks", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "_seed", b"_seed", "idle_timeout", b"idle_timeout", "num_blocks", b"num_blocks", "seed", b"seed", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "_seed", b"_seed", "fps", b"fps", "height", b"height", "idle_timeout", b"idle_timeout", "inflight_attention", b"inflight_attention", "labels", b"labels", "model", b"model", "num_blocks", b"num_blocks", "priority", b"priority", "profiles", b"profiles", "prompts", b"prompts", "seed", b"seed", "stagger", b"stagger", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "_seed", b"_seed", "fps", b"fps", "height", b"height", "idle_timeout", b"idle_timeout", "include_start", b"include_start", "inflight_attention", b"inflight_attention", "labels", b"labels", "model", b"model", "num_blocks", b"num_blocks", "priority", b"priority", "profiles", b"profiles", "prompts", b"prompts", "seed", b"seed", "stagger", b"stagger", "start", b"start", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_blocks: _TypeAlias = _typing.Literal["num_blocks"]  # noqa: Y015
     _WhichOneofArgType__num_blocks: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks"]  # noqa: Y015
@@ -523,6 +537,7 @@ class Session(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    NUM_GIVEN_BLOCKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `sessions/{session_id}`."""
     tenant: _builtins.str
@@ -549,6 +564,10 @@ class Session(_message.Message):
     """Licence of the model's weights."""
     prompt: _builtins.str
     """The prompt that took effect last, its first 200 characters."""
+    num_given_blocks: _builtins.int
+    """Blocks of the clip that it began from which are not sent: n of them come before block 0, which then has 4F pictures
+    as all others have.
+    """
     @_builtins.property
     def spec(self) -> Global___SessionSpec:
         """What was asked for, defaults filled in (those of the model from STARTING on)."""
@@ -595,10 +614,11 @@ class Session(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end: Global___SessionEnd | None = ...,
         prompt: _builtins.str = ...,
+        num_given_blocks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end", b"end", "queue", b"queue", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_sequence", b"acked_sequence", "block_frames", b"block_frames", "create_time", b"create_time", "end", b"end", "epoch", b"epoch", "has_controller", b"has_controller", "last_sequence", b"last_sequence", "model_licence", b"model_licence", "name", b"name", "num_blocks", b"num_blocks", "num_viewers", b"num_viewers", "paused", b"paused", "prompt", b"prompt", "queue", b"queue", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "unknown_words", b"unknown_words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_sequence", b"acked_sequence", "block_frames", b"block_frames", "create_time", b"create_time", "end", b"end", "epoch", b"epoch", "has_controller", b"has_controller", "last_sequence", b"last_sequence", "model_licence", b"model_licence", "name", b"name", "num_blocks", b"num_blocks", "num_given_blocks", b"num_given_blocks", "num_viewers", b"num_viewers", "paused", b"paused", "prompt", b"prompt", "queue", b"queue", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "unknown_words", b"unknown_words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1249,6 +1269,8 @@ class Model(_message.Message):
     DEFAULT_STAGGER_FIELD_NUMBER: _builtins.int
     INFLIGHT_ATTENTIONS_FIELD_NUMBER: _builtins.int
     DEFAULT_INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
+    IMAGE_START_FIELD_NUMBER: _builtins.int
+    START_NOTE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For SessionSpec.model."""
     licence: _builtins.str
@@ -1273,6 +1295,10 @@ class Model(_message.Message):
     """Of sessions that name none; 0: not known."""
     default_inflight_attention: _common_pb2.InflightAttention.ValueType
     """Of sessions that name none; unset: not known."""
+    image_start: _common_pb2.ImageStart.ValueType
+    """How it begins from a picture."""
+    start_note: _builtins.str
+    """For people: how well it begins from a picture or a clip."""
     @_builtins.property
     def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts that show what it can do, at most 32."""
@@ -1303,10 +1329,12 @@ class Model(_message.Message):
         default_stagger: _builtins.int = ...,
         inflight_attentions: _abc.Iterable[_common_pb2.InflightAttention.ValueType] | None = ...,
         default_inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
+        image_start: _common_pb2.ImageStart.ValueType = ...,
+        start_note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "inflight_attentions", b"inflight_attentions", "is_default", b"is_default", "licence", b"licence", "max_blocks", b"max_blocks", "max_prompt_tokens", b"max_prompt_tokens", "name", b"name", "staggers", b"staggers", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "is_default", b"is_default", "licence", b"licence", "max_blocks", b"max_blocks", "max_prompt_tokens", b"max_prompt_tokens", "name", b"name", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,6 +70,7 @@ class GenerateRequest(_message.Message):
         LATENT_DTYPE_FIELD_NUMBER: _builtins.int
         STAGGER_FIELD_NUMBER: _builtins.int
         INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
+        FIRST_FRAME_FIELD_NUMBER: _builtins.int
         session: _builtins.str
         """Name of the session, only to be recognised: 1 to 128 characters."""
         epoch: _builtins.int
@@ -113,6 +114,12 @@ class GenerateRequest(_message.Message):
             the context was made.
             """
 
+        @_builtins.property
+        def first_frame(self) -> _common_pb2.Tensor:
+            """The first latent frame of block 0, shape [1, C, h, w]: the video begins with this picture. Only with `start_block`
+            0, and with a model that was made for it (ModelInfo.image_start).
+            """
+
         def __init__(
             self,
             *,
@@ -132,10 +139,11 @@ class GenerateRequest(_message.Message):
             latent_dtype: _common_pb2.DataType.ValueType = ...,
             stagger: _builtins.int = ...,
             inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
+            first_frame: _common_pb2.Tensor | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "num_blocks", b"num_blocks"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "first_frame", b"first_frame", "num_blocks", b"num_blocks"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "credit_end_block", b"credit_end_block", "epoch", b"epoch", "fps", b"fps", "height", b"height", "inflight_attention", b"inflight_attention", "latent_dtype", b"latent_dtype", "model", b"model", "num_blocks", b"num_blocks", "num_context_blocks", b"num_context_blocks", "prompts", b"prompts", "seed", b"seed", "session", b"session", "stagger", b"stagger", "start_block", b"start_block", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "credit_end_block", b"credit_end_block", "epoch", b"epoch", "first_frame", b"first_frame", "fps", b"fps", "height", b"height", "inflight_attention", b"inflight_attention", "latent_dtype", b"latent_dtype", "model", b"model", "num_blocks", b"num_blocks", "num_context_blocks", b"num_context_blocks", "prompts", b"prompts", "seed", b"seed", "session", b"session", "stagger", b"stagger", "start_block", b"start_block", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__num_blocks: _TypeAlias = _typing.Literal["num_blocks"]  # noqa: Y015
         _WhichOneofArgType__num_blocks: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks"]  # noqa: Y015
@@ -630,6 +638,8 @@ class ModelInfo(_message.Message):
     DEFAULT_STAGGER_FIELD_NUMBER: _builtins.int
     INFLIGHT_ATTENTIONS_FIELD_NUMBER: _builtins.int
     DEFAULT_INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
+    IMAGE_START_FIELD_NUMBER: _builtins.int
+    START_NOTE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model card."""
     revision: _builtins.str
@@ -666,6 +676,10 @@ class ModelInfo(_message.Message):
     """Of sessions that name none; 0: the stage does not say."""
     default_inflight_attention: _common_pb2.InflightAttention.ValueType
     """Of sessions that name none; unset: the stage does not say."""
+    image_start: _common_pb2.ImageStart.ValueType
+    """How it begins from a picture."""
+    start_note: _builtins.str
+    """For people: how well it begins from a picture or a clip."""
     @_builtins.property
     def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts that show what the model can do, at most 32."""
@@ -700,10 +714,12 @@ class ModelInfo(_message.Message):
         default_stagger: _builtins.int = ...,
         inflight_attentions: _abc.Iterable[_common_pb2.InflightAttention.ValueType] | None = ...,
         default_inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
+        image_start: _common_pb2.ImageStart.ValueType = ...,
+        start_note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "inflight_attentions", b"inflight_attentions", "licence", b"licence", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "max_prompt_tokens", b"max_prompt_tokens", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "staggers", b"staggers", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "licence", b"licence", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "max_prompt_tokens", b"max_prompt_tokens", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

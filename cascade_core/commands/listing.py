@@ -7,6 +7,11 @@ from cascade_core.config import ModelCard, load_cards
 from cascade_core.planning.memory import GIB, num_parameters, weights_bytes
 from cascade_core.weights.locate import missing_files
 
+BEGINNINGS = {
+    "first_frame": "from a picture as its first, from a clip",
+    "clip": "from a clip, and from a picture as one that stands still",
+}
+
 
 def describe(card: ModelCard, weights: str | None) -> dict[str, Any]:
     """What a person needs to choose a model. A session's size is that in bfloat16."""
@@ -19,6 +24,8 @@ def describe(card: ModelCard, weights: str | None) -> dict[str, Any]:
         "commercial_use": card.commercial_use,
         "source": card.source,
         "note": card.note,
+        "image_start": card.image_start,
+        "start_note": card.start_note,
         "width": card.video.width,
         "height": card.video.height,
         "num_parameters": parameters,
@@ -54,6 +61,7 @@ def _lines(model: dict[str, Any]) -> list[str]:
         f"    licence  {model['licence']} ({use}) · {model['source']}",
         f"    size     {parameters}; {session}",
         f"    files    {files}",
+        f"    begins   {BEGINNINGS[model['image_start']]}: {model['start_note'] or 'how well was not tried'}",
     ]
 
 

@@ -184,6 +184,7 @@ class DecodeStream:
             data=block.latents.data,
             is_warmup=is_warmup,
             arrived_s=time.monotonic(),
+            origin=self._opening.origin_block,
         )
 
     async def _wait_for_room(self) -> None:

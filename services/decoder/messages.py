@@ -38,6 +38,8 @@ class DecodeBlock:
     """Decode only to fill the decoder's memory."""
     arrived_s: float
     """time.monotonic, which all processes of a machine share."""
+    origin: int = 0
+    """The block that segments and their times count from."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Piece:
 class BlockEncoded:
     session: int
     block: int
+    """Counted from the origin."""
     first_frame: int
     num_frames: int
     pieces: tuple[Piece, ...]

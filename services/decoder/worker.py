@@ -123,21 +123,27 @@ def encode(
     times: tuple[float, float],
 ) -> Reply:
     """Every profile of one block; `times`: in the queue and decoding, seconds."""
-    first_frame = max(0, 4 * block.shape[0] * block.block - 3)
+    index, first_frame = place_of(block)
     pieces = []
-    for index, encoder in enumerate(encoders):
+    for profile, encoder in enumerate(encoders):
         started_s = time.monotonic()
         try:
-            data = encoder.encode(pictures, index=block.block, first_frame=first_frame).data
+            data = encoder.encode(pictures, index=index, first_frame=first_frame).data
         except CascadeError as error:
             return SessionFailed(block.session, str(error))
         if len(data) > MAX_SEGMENT_BYTES:
             wrong = (
-                f"block {block.block} takes {len(data)} bytes, more than {MAX_SEGMENT_BYTES}: set it lower"
+                f"block {index} takes {len(data)} bytes, more than {MAX_SEGMENT_BYTES}: set it lower"
             )
-            return SessionRefused(block.session, f"open.profiles[{index}].bitrate_kbps", wrong)
+            return SessionRefused(block.session, f"open.profiles[{profile}].bitrate_kbps", wrong)
         pieces.append(Piece(data, time.monotonic() - started_s))
-    return BlockEncoded(block.session, block.block, first_frame, len(pictures), tuple(pieces), *times)
+    return BlockEncoded(block.session, index, first_frame, len(pictures), tuple(pieces), *times)
+
+
+def place_of(block: DecodeBlock) -> tuple[int, int]:
+    """The block's number and that of its first picture, both from the origin on."""
+    before, origin = (max(0, 4 * block.shape[0] * each - 3) for each in (block.block, block.origin))
+    return block.block - block.origin, before - origin
 
 
 def or_die(work: Callable[[], Reply]) -> Reply:

@@ -1,6 +1,7 @@
 """The state of a stage as WatchStatus tells it."""
 
 from collections.abc import Hashable
+from typing import Final
 
 from cascade.v1 import common_pb2, stage_pb2
 from cascade_core.config import allowed_attentions, allowed_staggers
@@ -9,6 +10,11 @@ from services.common.durations import to_duration
 from services.common.server_info import server_info
 from services.stage.opening import ATTENTIONS
 from services.stage.stage import Stage
+
+IMAGE_STARTS: Final = {
+    "first_frame": common_pb2.IMAGE_START_FIRST_FRAME,
+    "clip": common_pb2.IMAGE_START_CLIP,
+}
 
 MAX_MESSAGE = 512
 
@@ -82,6 +88,8 @@ def model_info(engine: Engine, revision: str) -> stage_pb2.ModelInfo:
         default_stagger=config.stagger,
         inflight_attentions=[attentions[name] for name in allowed_attentions(config)],
         default_inflight_attention=attentions[config.inflight_attention],
+        image_start=IMAGE_STARTS[card.image_start],
+        start_note=card.start_note,
     )
 
 

@@ -32,4 +32,6 @@ def model_of(info: stage_pb2.ModelInfo, offers: list[stage_pb2.ModelInfo], defau
         default_stagger=info.default_stagger,
         inflight_attentions=sorted({each for offer in offers for each in offer.inflight_attentions}),
         default_inflight_attention=info.default_inflight_attention,
+        image_start=info.image_start,
+        start_note=info.start_note,
     )

@@ -99,6 +99,19 @@ async def test_each_session_has_its_own_fps_and_equal_latents_give_equal_bytes(
 
 
 @shared
+async def test_a_video_that_goes_on_from_a_clip_counts_from_what_comes_after_it(decoder: Serving) -> None:
+    _, shown = await whole(decoder.stub, range(4), profiles=[MEDIA])
+    (init,), hidden = await whole(decoder.stub, [2, 3], num_warmup_blocks=2, origin_block=2)
+    _, resumed = await whole(decoder.stub, [3], num_warmup_blocks=3, origin_block=2)
+    assert [(each.block, each.first_frame, each.num_frames) for each in hidden] == [(0, 0, 12), (1, 12, 12)]
+    assert [each.presentation_time.ToNanoseconds() for each in hidden] == [0, 12 * 10**9 // 16]
+    assert_gapless(init.data, [each.data for each in hidden], [12, 12], Fraction(16))
+    assert resumed[0].data == hidden[1].data, "after a loss the same"
+    pictures = decode(joined(init, hidden))
+    assert psnr(pictures, decode(joined(init, shown))[-24:]) == math.inf
+
+
+@shared
 async def test_bfloat16_gives_the_picture_too(decoder: Serving) -> None:
     (init,), exact = await whole(decoder.stub, range(3), demo_latents())
     _, rounded = await whole(decoder.stub, range(3), demo_latents(), bfloat16=True)
