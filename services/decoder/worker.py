@@ -132,9 +132,7 @@ def encode(
         except CascadeError as error:
             return SessionFailed(block.session, str(error))
         if len(data) > MAX_SEGMENT_BYTES:
-            wrong = (
-                f"block {index} takes {len(data)} bytes, more than {MAX_SEGMENT_BYTES}: set it lower"
-            )
+            wrong = f"block {index} takes {len(data)} bytes, more than {MAX_SEGMENT_BYTES}: set it lower"
             return SessionRefused(block.session, f"open.profiles[{profile}].bitrate_kbps", wrong)
         pieces.append(Piece(data, time.monotonic() - started_s))
     return BlockEncoded(block.session, index, first_frame, len(pictures), tuple(pieces), *times)
