@@ -2,13 +2,14 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import SchemaError
 
 from cascade_core.config import LoraConfig, Positive, make
 from cascade_core.errors import InvalidConfig, WeightsError
@@ -19,8 +20,25 @@ from cascade_core.weights.shards import reading
 METADATA: Final = "lora_adapter_metadata"
 """Where diffusers keeps PEFT's configuration inside a safetensors file, as JSON."""
 
+MAX_PATTERNS: Final = 4096
+"""A file may have one for each of its layers."""
+MAX_PATTERN_CHARACTERS: Final = 1024
+
 T = TypeVar("T")
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _check_pattern(pattern: str) -> str:
+    try:
+        _matcher(pattern)
+    except SchemaError:
+        raise ValueError(
+            "not a regular expression, or one with look-around or back-references, which are not supported"
+        ) from None
+    return pattern
+
+
+Pattern = Annotated[str, Field(max_length=MAX_PATTERN_CHARACTERS), AfterValidator(_check_pattern)]
 
 
 @dataclass(frozen=True)
@@ -30,9 +48,9 @@ class Adapter:
     r: Positive | None = None
     lora_alpha: Finite | None = None
     """None: each pair's rank."""
-    rank_pattern: Mapping[re.Pattern[str], Positive] = Field(default_factory=dict)
+    rank_pattern: Mapping[Pattern, Positive] = Field(default_factory=dict, max_length=MAX_PATTERNS)
     """For layers whose names end with a match of the regular expression; `alpha_pattern` likewise."""
-    alpha_pattern: Mapping[re.Pattern[str], Finite] = Field(default_factory=dict)
+    alpha_pattern: Mapping[Pattern, Finite] = Field(default_factory=dict, max_length=MAX_PATTERNS)
     use_rslora: bool = False
     use_dora: Literal[False] = False
     peft_type: Literal["LORA"] = "LORA"
@@ -77,9 +95,21 @@ def _parse(text: str | bytes, path: Path) -> Adapter:
         raise WeightsError(f"{path}: the LoRA's configuration is not a JSON object") from None
 
 
-def _of_layer(layer: str, patterns: Mapping[re.Pattern[str], T], otherwise: T | None) -> T | None:
+def _of_layer(layer: str, patterns: Mapping[str, T], otherwise: T | None) -> T | None:
     layer = layer.removeprefix("base_model.model.").removeprefix("transformer.")
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern.pattern})$", layer):
-            return value
-    return otherwise
+    return next((value for pattern, value in patterns.items() if _matches(pattern, layer)), otherwise)
+
+
+def _matches(pattern: str, layer: str) -> bool:
+    try:
+        _matcher(pattern).validate_python(layer)
+    except ValidationError:
+        return False
+    return True
+
+
+@cache
+def _matcher(pattern: str) -> TypeAdapter[str]:
+    """As PEFT reads a pattern, but in time that grows with the text alone (pydantic takes Rust's engine):
+    Python's own would let a file hold the start up for ever. Raises SchemaError."""
+    return TypeAdapter(Annotated[str, StringConstraints(pattern=rf"^(.*\.)?({pattern})$")])

@@ -34,6 +34,9 @@ MEANINGS: Final = {
 }
 """Which parameter of a layer a key is for, and its role there."""
 
+MAX_KEY_CHARACTERS: Final = 1024
+"""Some expressions here take time that grows with its square."""
+
 REFUSED: Final = {
     r"\.(dora_scale|lora_magnitude_vector)\b": "DoRA",
     r"\.hada_": "LoHa",
@@ -119,8 +122,8 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def _entry(key: str, tensor: Tensor) -> Entry:
-    if not key.isprintable():
-        raise WeightsError(f"{key!r} is no key of a LoRA")
+    if len(key) > MAX_KEY_CHARACTERS or not key.isprintable():
+        raise WeightsError(f"{key[:80]!r} is no key of a LoRA")
     for form, what in REFUSED.items():
         if re.search(form, key):
             raise WeightsError(f"{key}: {what} is not supported")

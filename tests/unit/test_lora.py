@@ -350,6 +350,21 @@ def test_pefts_configuration_gives_the_scale(
         torch.testing.assert_close(result[name], expected[name], msg=name)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("pattern", [r"(.*)*x", r"((\w+)*\.?)*#", r"(.*a){24}", r"(.|\w)+(.|\w)+(.|\w)+#"])
+def test_no_pattern_of_a_file_stalls_the_start(pattern: str, tmp_path: Path) -> None:
+    """Python's engine takes years for some of them, of which a thread cannot be stopped."""
+    told = ADAPTER | {"alpha_pattern": {pattern: 9}, "rank_pattern": {pattern: 9}}
+    assert_same(in_folder(lora("peft", [Q, FFN]), told, tmp_path), with_pairs([Q, FFN], 2.0))
+
+
+@pytest.mark.timeout(20)
+def test_nor_does_a_key(tmp_path: Path) -> None:
+    key = "diffusion_model" + ".lora_B" * 100_000 + ".x"
+    with pytest.raises(WeightsError, match=r"'diffusion_model.*' is no key of a LoRA"):
+        merged(tmp_path, {key: torch.zeros(1)})
+
+
 def test_a_configuration_beside_several_files_is_that_of_pefts_own(tmp_path: Path) -> None:
     """People keep many LoRAs in one folder; these others have their rank for an alpha."""
     (tmp_path / "adapter_config.json").write_text(json.dumps(ADAPTER))
@@ -404,7 +419,11 @@ def test_a_folder_that_peft_saved(tmp_path: Path) -> None:
         ({"lora_alpha": math.nan}, "lora_alpha: Input should be a finite number"),
         ({"r": 4}, "diffusion_model.blocks.0.self_attn.q.lora_A.weight has rank 3, not 4"),
         ({"rank_pattern": {"q": 9}}, "diffusion_model.blocks.0.self_attn.q.lora_A.weight has rank 3, not 9"),
-        ({"alpha_pattern": {"(": 1}}, r"alpha_pattern\.\(.*: Input should be a valid regular expression"),
+        ({"alpha_pattern": {"(": 1}}, r"alpha_pattern\.\(.*: .*not a regular expression"),
+        ({"rank_pattern": {"(?=q)q": 3}}, r"rank_pattern\..*: .*look-around or back-references"),
+        ({"rank_pattern": {"q" * 1025: 3}}, r"rank_pattern\..*: .*at most 1024 characters"),
+        ({"alpha_pattern": {str(n): 1 for n in range(4097)}}, "alpha_pattern: .* at most 4096 items"),
+        ({"alpha_pattern": {"(a{1000}){1000}{1000}": 1}}, r"alpha_pattern\."),
         ("[1, 2]", "not a JSON object"),
         ("[[1, 2]]", "not a JSON object"),
         ('["ab"]', "not a JSON object"),
