@@ -4,6 +4,7 @@ Every value is checked once, when the object is made; an unknown key or a value 
 `InvalidConfig` that names the field. Cards are TOML files in `cascade_core/cards/`.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import field
@@ -138,7 +139,7 @@ class WindowConfig:
 
 
 MAX_SIDE = 4096
-FrameSide = Annotated[int, Field(ge=16, le=MAX_SIDE, multiple_of=16)]
+FrameSide = Annotated[int, Field(ge=16, le=MAX_SIDE)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -146,11 +147,32 @@ class VideoConfig:
     """What playback expects."""
 
     width: FrameSide
-    """Default width in pixels; a session may choose its own multiple of 16."""
+    """Default width in pixels; a session may choose its own multiple of `size_multiple`."""
     height: FrameSide
     """Default height in pixels, as `width`."""
     fps: Annotated[float, Field(gt=0, le=240)] = 16.0
     """Playback speed that the model was trained for."""
+    vae_factor: Literal[8, 16] = 8
+    """Pixels along a side of a latent pixel: 8 with the VAE of Wan 2.1, 16 with that of Wan 2.2."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "VideoConfig":
+        for name in ("width", "height"):
+            if complaint := self.side_complaint(getattr(self, name)):
+                raise ValueError(f"{name} {complaint}")
+        return self
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels that a token covers along each side; a frame has whole tokens."""
+        return 2 * self.vae_factor
+
+    def side_complaint(self, pixels: int) -> str:
+        """What is wrong with a frame's side; empty: nothing."""
+        least = self.size_multiple
+        if pixels % least or not least <= pixels <= MAX_SIDE:
+            return f"{pixels} is not a multiple of {least} in {least}..{MAX_SIDE}"
+        return ""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -240,11 +262,17 @@ class ModelCard:
         return bool(self.files or self.bundled)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Shape [F, C, h, w] of one block's latents, from pixels (the VAE is 8x in space)."""
-        return (self.window.block_frames, self.transformer.in_channels, height // 8, width // 8)
+        """Shape [F, C, h, w] of one block's latents, from pixels."""
+        factor = self.video.vae_factor
+        return (self.window.block_frames, self.transformer.in_channels, height // factor, width // factor)
+
+    def grid(self, height: int, width: int) -> tuple[int, int, int]:
+        """Tokens of a block in time, height and width, from pixels."""
+        size = self.video.size_multiple
+        return (self.window.block_frames, height // size, width // size)
 
     def tokens_per_block(self, height: int, width: int) -> int:
-        return self.window.block_frames * (height // 16) * (width // 16)
+        return math.prod(self.grid(height, width))
 
     def num_frames(self, block: int) -> int:
         """RGB frames of a block: the VAE is 4x in time, but the first latent frame gives one."""

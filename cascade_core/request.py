@@ -8,7 +8,6 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cascade_core.config import (
-    MAX_SIDE,
     EngineConfig,
     InflightAttention,
     ModelCard,
@@ -41,7 +40,7 @@ class SessionRequest:
     seed: int = 0
     """Seed of the noise, 0..2**63 - 1."""
     width: int = 0
-    """Pixels, a multiple of 16; 0: the card's."""
+    """Pixels, a multiple of the card's `size_multiple`; 0: the card's."""
     height: int = 0
     """Pixels, as `width`."""
     start_block: int = 0
@@ -126,8 +125,8 @@ def check_request(request: SessionRequest, config: EngineConfig, card: ModelCard
     check_types(request)
     check_schedule(request, config, card)
     for name, size in (("width", request.width), ("height", request.height)):
-        if size % 16 or not 16 <= size <= MAX_SIDE:
-            raise InvalidRequest(f"{name}: {size} is not a multiple of 16 in 16..{MAX_SIDE}")
+        if complaint := card.video.side_complaint(size):
+            raise InvalidRequest(f"{name}: {complaint}")
     if not 0 <= request.seed < 2**63:
         raise InvalidRequest(f"seed: {request.seed} is not in 0..2^63-1")
     for name, count, least in (("num_blocks", request.num_blocks, 1), ("credit", request.credit, 0)):

@@ -34,6 +34,7 @@ def tiny_values(
     context_window_blocks: int | None = None,
     rope: str = "absolute",
     max_positions: int = 1024,
+    vae_factor: int = 8,
     **transformer: Any,
 ) -> dict[str, Any]:
     """The values of a tiny card, as they would stand in a TOML file; windows count in blocks."""
@@ -57,7 +58,7 @@ def tiny_values(
         "transformer": dims | transformer,
         "sampling": {"steps": list(steps)},
         "window": window,
-        "video": {"width": SIDE, "height": SIDE},
+        "video": {"width": SIDE, "height": SIDE, "vae_factor": vae_factor},
     }
 
 

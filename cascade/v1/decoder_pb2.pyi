@@ -51,9 +51,9 @@ class DecodeRequest(_message.Message):
         model: _builtins.str
         """The model card that made the latents, which says how to read them: 1 to 64 characters."""
         width: _builtins.int
-        """Pixels, 16 to 4096, a multiple of 16."""
+        """Pixels, 16 to 4096, a multiple of 16, and of 32 where the VAE is Wan 2.2's."""
         height: _builtins.int
-        """Pixels, 16 to 4096, a multiple of 16."""
+        """Pixels, as `width`."""
         fps: _builtins.float
         """Pictures per second of playback, 1 to 120. Times of segments follow from it."""
         start_block: _builtins.int

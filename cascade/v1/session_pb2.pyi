@@ -352,8 +352,8 @@ class SessionSpec(_message.Message):
     video where no recovery happens.
     """
     width: _builtins.int
-    """Pixels, a multiple of 16 from 16 to 4096; 0: the model's default. Stages may allow fewer pixels in all
-    (UNSUPPORTED_MEDIA).
+    """Pixels, a multiple of 16 from 16 to 4096, and of the model's `size_multiple`; 0: the model's default. Stages may
+    allow fewer pixels in all (UNSUPPORTED_MEDIA).
     """
     height: _builtins.int
     """Pixels, as `width`."""
@@ -1271,6 +1271,7 @@ class Model(_message.Message):
     DEFAULT_INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
     IMAGE_START_FIELD_NUMBER: _builtins.int
     START_NOTE_FIELD_NUMBER: _builtins.int
+    SIZE_MULTIPLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For SessionSpec.model."""
     licence: _builtins.str
@@ -1299,6 +1300,8 @@ class Model(_message.Message):
     """How it begins from a picture."""
     start_note: _builtins.str
     """For people: how well it begins from a picture or a clip."""
+    size_multiple: _builtins.int
+    """What width and height are multiples of; 0: not known."""
     @_builtins.property
     def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts that show what it can do, at most 32."""
@@ -1331,10 +1334,11 @@ class Model(_message.Message):
         default_inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
         image_start: _common_pb2.ImageStart.ValueType = ...,
         start_note: _builtins.str = ...,
+        size_multiple: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "is_default", b"is_default", "licence", b"licence", "max_blocks", b"max_blocks", "max_prompt_tokens", b"max_prompt_tokens", "name", b"name", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "is_default", b"is_default", "licence", b"licence", "max_blocks", b"max_blocks", "max_prompt_tokens", b"max_prompt_tokens", "name", b"name", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

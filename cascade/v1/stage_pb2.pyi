@@ -80,8 +80,8 @@ class GenerateRequest(_message.Message):
         model: _builtins.str
         """The model card, 1 to 64 characters; UNKNOWN_MODEL where the stage runs another."""
         width: _builtins.int
-        """Pixels, a multiple of 16 from 16 to 4096; 0: the model's default. The stage may allow fewer pixels in all
-        (ModelInfo.max_pixels).
+        """Pixels, a multiple of 16 from 16 to 4096, and of the model's `size_multiple`; 0: the model's default. The stage
+        may allow fewer pixels in all (ModelInfo.max_pixels).
         """
         height: _builtins.int
         """Pixels, as `width`."""
@@ -640,6 +640,7 @@ class ModelInfo(_message.Message):
     DEFAULT_INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
     IMAGE_START_FIELD_NUMBER: _builtins.int
     START_NOTE_FIELD_NUMBER: _builtins.int
+    SIZE_MULTIPLE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model card."""
     revision: _builtins.str
@@ -680,6 +681,8 @@ class ModelInfo(_message.Message):
     """How it begins from a picture."""
     start_note: _builtins.str
     """For people: how well it begins from a picture or a clip."""
+    size_multiple: _builtins.int
+    """What width and height are multiples of: 16, or 32 where the VAE is Wan 2.2's; 0: the stage does not say."""
     @_builtins.property
     def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts that show what the model can do, at most 32."""
@@ -716,10 +719,11 @@ class ModelInfo(_message.Message):
         default_inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
         image_start: _common_pb2.ImageStart.ValueType = ...,
         start_note: _builtins.str = ...,
+        size_multiple: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "licence", b"licence", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "max_prompt_tokens", b"max_prompt_tokens", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "licence", b"licence", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "max_prompt_tokens", b"max_prompt_tokens", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

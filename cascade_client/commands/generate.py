@@ -64,7 +64,11 @@ def add_commands(commands: Commands) -> None:
     )
     parser.add_argument("--seed", type=parse_seed, help="the same seed makes the same video (default: any)")
     parser.add_argument(
-        "--size", type=parse_size, default=(0, 0), metavar="WxH", help="pixels, multiples of 16"
+        "--size",
+        type=parse_size,
+        default=(0, 0),
+        metavar="WxH",
+        help="pixels, multiples of 16; some models want 32",
     )
     parser.add_argument(
         "--stagger", type=parse_count, default=0, metavar="PASSES",

@@ -62,7 +62,7 @@ FLAGS = {
     "fps": "--fps",
 }
 """What the library's fields are called here."""
-SIZE_HELP = "WIDTHxHEIGHT in pixels, multiples of 16 (default: the model's)"
+SIZE_HELP = "WIDTHxHEIGHT in pixels, multiples of 16, of 32 with Wan 2.2's VAE (default: the model's)"
 
 
 class Parser(argparse.ArgumentParser):
@@ -166,7 +166,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         "--switch-mode", choices=get_args(SwitchMode), default="immediate", metavar="MODE",
         help="how later prompts take over: immediate (default), boundary or recache",
     )  # fmt: skip
-    parser.add_argument("--blocks", type=int, default=20, help="12 frames each, the first 9 (default: 20)")
+    parser.add_argument("--blocks", type=int, default=20, help="mostly 12 pictures each (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same video (default: 0)")
     parser.add_argument("--size", type=parse_size, default=(0, 0), help=SIZE_HELP)
     parser.add_argument(

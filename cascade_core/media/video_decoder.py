@@ -1,7 +1,7 @@
 """Latents to frames, streamed block by block with explicit per-session state: what its two kinds share.
 
-Wan VAEs are 8x spatial and 4x temporal. The very first latent frame of a session decodes to one frame,
-each later one to four, so a first block of 3 gives 9 frames and every other block 12.
+Wan VAEs are 8x or 16x spatial and 4x temporal. The very first latent frame of a session decodes to one
+frame, each later one to four, so of 3 a first block gives 9 frames and every other block 12.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class VideoDecoder(Protocol):
         ...
 
     def decode(self, state: DecoderState, latents: Tensor) -> Tensor:
-        """Decode the session's next latents [F, C, h, w] to uint8 RGB [T, 8h, 8w, 3] on the CPU.
+        """Decode the session's next latents [F, C, h, w] to uint8 RGB [T, H, W, 3] on the CPU.
 
         T is 4 * F, less 3 for the first call of a session (see ModelCard.num_frames).
         """

@@ -5,7 +5,6 @@ from math import isfinite
 from typing import Any
 
 from cascade_core.config import (
-    MAX_SIDE,
     EngineConfig,
     InflightAttention,
     ModelCard,
@@ -93,8 +92,10 @@ def make_plan(request: PlanRequest) -> CapacityPlan:
     num_ranks = num_passes if request.num_ranks is None else request.num_ranks
     values = {"model": request.model, "num_ranks": num_ranks, "stagger": request.stagger}
     check_engine(make(EngineConfig, values), card)
-    width = _side("width", request.width or card.video.width)
-    height = _side("height", request.height or card.video.height)
+    width, height = request.width or card.video.width, request.height or card.video.height
+    for name, side in (("width", width), ("height", height)):
+        if complaint := card.video.side_complaint(side):
+            raise InvalidConfig(f"{name}: {complaint}")
     fps = request.fps or card.video.fps
     if not (isfinite(fps) and fps > 0):
         raise InvalidConfig(f"fps: {fps:g} is not above 0")
@@ -124,12 +125,6 @@ def as_json(plan: CapacityPlan) -> dict[str, Any]:
             values["speed"]["hiding_gb_s"] = None
         pipelines.append(values)
     return asdict(plan) | {"card": plan.card.name, "model": plan.card.name, "pipelines": pipelines}
-
-
-def _side(name: str, pixels: int) -> int:
-    if pixels % 16 or not 16 <= pixels <= MAX_SIDE:
-        raise InvalidConfig(f"{name}: {pixels} is not a multiple of 16 in 16..{MAX_SIDE}")
-    return pixels
 
 
 def _pipeline(plan: CapacityPlan, roofline: Roofline, name: str, shape: Shape) -> Pipeline:

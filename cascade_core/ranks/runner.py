@@ -70,8 +70,8 @@ class Runner:
         window = self.shape.window
         cache = KvCache(self.model.config, window, tokens, self.model.device, self.model.dtype)
         latent_shape = self.card.latent_shape(height, width)
-        size = self.shape.window.block_frames, height // 16, width // 16
-        positions = RotaryTable(*size, self.model.config.head_dim, self.model.device)
+        grid = self.card.grid(height, width)
+        positions = RotaryTable(*grid, self.model.config.head_dim, self.model.device)
         state = SessionState(cache, SessionNoise(self._noise, seed, latent_shape), positions)
         state.noise.expect(first_noise(1 + max(context, default=-1), self.shape, self.rank))
         state.clean = {block: upload(latents, self.model.device) for block, latents in context.items()}

@@ -43,6 +43,9 @@ def make_plan(opening: Open, card: ModelCard, settings: DecoderSettings) -> Plan
     """Raises UnknownModel or UnsupportedMedia."""
     if opening.model != card.name:
         raise UnknownHere(card.name)
+    for field, side in (("width", opening.width), ("height", opening.height)):
+        if complaint := card.video.side_complaint(side):
+            raise UnsupportedMedia(complaint, field=f"open.{field}")
     pixels, default = opening.width * opening.height, card.video.width * card.video.height
     max_pixels = settings.max_pixels or 4 * default
     if pixels > max_pixels:

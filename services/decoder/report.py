@@ -59,7 +59,7 @@ class Reporter:
             models=[self._card.name],
             codecs=[common_pb2.VIDEO_CODEC_H264],
             encoders=[software, nvenc] if has_nvenc else [software],
-            warmup_blocks=self._settings.warmup_blocks,
+            warmup_blocks=self._settings.num_warmup_blocks(self._card),
             num_pending_blocks=worker.num_pending,
             last_block_time=to_duration(worker.last_block_s),
             num_restarts=worker.num_restarts,

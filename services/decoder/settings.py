@@ -1,14 +1,18 @@
 """Settings of the decoder: `CASCADE_DECODER_<FIELD>`, or `[decoder]` in the settings file."""
 
+import math
 from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from cascade_core.config import RANDOM, STRICT
+from cascade_core.config import RANDOM, STRICT, ModelCard
 from services.common.settings import GpuSettings, PeerGrpcSettings, Port, Seconds, ServerSettings
 from services.decoder.video_settings import Preset
+
+WARMUP_BLOCK_FRAMES = 3
+"""Latent frames of a block that `warmup_blocks` counts."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -49,17 +53,22 @@ class DecoderSettings(GpuSettings):
     encoder_threads: Annotated[int, Field(ge=1, le=16)] = 1
     """Slices of a picture that x264 encodes at once; alike on all decoders, as `preset`."""
     warmup_blocks: Annotated[int, Field(ge=0, le=64)] = 2
-    """Blocks that a client should send before the first one after a loss; told in DecoderStatus. Measured on
-    2026-11-21 with the demo model (96x96, VAE, over a prompt switch): the worst first block after 0, 1, 2,
-    3, 4 warm-up blocks is 29, 44, 59, 71, 84 dB PSNR from the undisturbed decode in float32, and 31, 36, 55,
-    58, 58 dB in bfloat16, whose rounding allows no more. From 50 dB on no difference is seen. Other models'
-    decoders may look back further: measure, and set it."""
+    """Blocks of 3 latent frames that a client should send before the first one after a loss; of a model with
+    other blocks as many as hold as many frames. Told in DecoderStatus. Measured on 2026-11-21 with the demo
+    model (96x96, VAE, over a prompt switch): the worst first block after 0, 1, 2, 3, 4 warm-up blocks is 29,
+    44, 59, 71, 84 dB PSNR from the undisturbed decode in float32, and 31, 36, 55, 58, 58 dB in bfloat16,
+    whose rounding allows no more. From 50 dB on no difference is seen. Other models' decoders may look back
+    further: measure, and set it."""
 
     @model_validator(mode="after")
     def _check(self) -> "DecoderSettings":
         if self.kind == "taehv" and self.weights is None:
             raise ValueError(f"kind = taehv needs weights: the file of taew2_1, or `{RANDOM}`")
         return self
+
+    def num_warmup_blocks(self, card: ModelCard) -> int:
+        """Of this model's blocks."""
+        return math.ceil(self.warmup_blocks * WARMUP_BLOCK_FRAMES / card.window.block_frames)
 
 
 @dataclass(frozen=True, config=STRICT)

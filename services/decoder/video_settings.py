@@ -24,7 +24,7 @@ class VideoSettings:
     """Two encoders with equal settings make equal segments; recovery relies on it, so all of it is here."""
 
     width: FrameSide
-    """Pixels. yuv420p halves them for colour, so they have to be even; the model wants multiples of 16."""
+    """Pixels. yuv420p halves them for colour, so they have to be even; models want multiples of 16 or 32."""
     height: FrameSide
     """Pixels, as `width`."""
     fps: Annotated[Fraction, Field(ge=1, le=240), AfterValidator(_readable)] = Fraction(16)

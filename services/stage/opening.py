@@ -50,6 +50,9 @@ def check_open(message: Open, engine: Engine) -> SessionRequest:
     except InvalidRequest as error:
         field, _, wrong = str(error).partition(": ")
         raise InvalidField([(f"open.{field}", wrong)]) from None
+    for field, side in (("width", request.width), ("height", request.height)):
+        if complaint := card.video.side_complaint(side):
+            raise InvalidField([(f"open.{field}", complaint)])
     if request.width * request.height > engine.max_pixels:
         size = f"{request.width}x{request.height} has more than {engine.max_pixels} pixels"
         raise UnsupportedMedia(size, field="open.width")

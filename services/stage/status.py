@@ -83,6 +83,7 @@ def model_info(engine: Engine, revision: str) -> stage_pb2.ModelInfo:
         width=card.video.width,
         height=card.video.height,
         max_pixels=engine.max_pixels,
+        size_multiple=card.video.size_multiple,
         example_prompts=card.example_prompts,
         staggers=allowed_staggers(config, card),
         default_stagger=config.stagger,

@@ -219,7 +219,7 @@ class Restatement:
 
     def forward(self, items: list[Item]) -> list[Tensor]:
         """Velocity [F, C, h, w] of every item; T is all their tokens."""
-        config, rows = self.card.transformer, self.height // 16
+        config, rows = self.card.transformer, self.height // self.card.video.size_multiple
         per_block = self.card.tokens_per_block(self.height, self.width)
         owner = torch.arange(len(items)).repeat_interleave(per_block)  # [T]
         index = {id(item): number for number, item in enumerate(items)}
@@ -293,7 +293,8 @@ class Restatement:
 
     def positions(self, block: int) -> Tensor:
         """(frame, row, column) of every token of a block, [L, 3]."""
-        first, rows, columns = block * self.frames, self.height // 16, self.width // 16
+        token = 2 * self.card.video.vae_factor
+        first, rows, columns = block * self.frames, self.height // token, self.width // token
         frames = torch.arange(first, first + self.frames)
         return torch.cartesian_prod(frames, torch.arange(rows), torch.arange(columns))
 
@@ -356,13 +357,16 @@ def check(
     switches: Switches | None = None,
     set_back: int = 0,
     counts_behind: bool = False,
+    height: int = SIDE,
+    width: int = SIDE,
 ) -> None:
     model = tiny_model(card, seed=stagger)
     restatement = Restatement(model, card, stagger, attention, set_back, counts_behind)
+    restatement.height, restatement.width = height, width
     expected = restatement.generate(num_blocks, switches)
     runner = make_runner(card, stagger, attention, model, set_back, counts_behind)
-    actual = run_blocks(runner, num_blocks, switches, seed=SEED, num_prompts=4)
-    compare(actual, expected, range(num_blocks))
+    opening = {"seed": SEED, "num_prompts": 4, "height": height, "width": width}
+    compare(run_blocks(runner, num_blocks, switches, **opening), expected, range(num_blocks))
 
 
 def compare(actual: Mapping[int, Tensor], expected: Mapping[int, Tensor], blocks: Iterable[int]) -> None:
@@ -446,6 +450,13 @@ def test_recache_of_a_young_session(tick: int) -> None:
     """While it is short enough to be encoded whole, the sink is replaced; after that it stays."""
     card = tiny_card(window_blocks=3, sink_blocks=2, rope="window")
     check(card, 1, "bidirectional", 6, {tick: (1, "recache")})
+
+
+@pytest.mark.parametrize("block_frames", [1, 8])
+def test_frames_of_wan_2_2(block_frames: int) -> None:
+    """Another factor of the VAE, other channels, other blocks, and a frame of more tokens along one side."""
+    card = tiny_card(vae_factor=16, block_frames=block_frames, window_blocks=2, sink_blocks=1, in_channels=6)
+    check(card, 1, "bidirectional", 5, height=64, width=96)
 
 
 def test_context_noise_and_other_step_counts() -> None:

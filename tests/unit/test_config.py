@@ -176,6 +176,21 @@ class TestModelCard:
         assert card.tokens_per_block(480, 832) == 4680
         assert [card.num_frames(block) for block in range(3)] == [9, 12, 12]
 
+    def test_wan_2_2(self) -> None:
+        """1280x704 in blocks of 8 latent frames, as LongLive 2.0 has them."""
+        card = card_with(
+            transformer__in_channels=48,
+            window__block_frames=8,
+            window__window_frames=24,
+            window__sink_frames=8,
+            video__width=1280,
+            video__height=704,
+            video__vae_factor=16,
+        )
+        assert card.latent_shape(704, 1280) == (8, 48, 44, 80)
+        assert card.tokens_per_block(704, 1280) == 7040
+        assert [card.num_frames(block) for block in range(2)] == [29, 32]
+
     def test_session_bytes(self) -> None:
         """A session holds, on each rank, at least the keys and values of its window."""
         card = card_with()
@@ -207,7 +222,9 @@ class TestModelCard:
             ({"transformer__dim": 50}, "transformer: .*dim 50 must be num_heads 2 times an even number"),
             ({"transformer__num_layers": 0}, "transformer.num_layers: .*greater than or equal to 1"),
             ({"transformer__freq_dim": 3}, "transformer.freq_dim: .*multiple of 2"),
-            ({"video__width": 830}, "video.width: .*multiple of 16"),
+            ({"video__width": 830}, "video: .*width 830 is not a multiple of 16 in 16..4096"),
+            ({"video__height": 720, "video__vae_factor": 16}, "video: .*height 720 is not a multiple of 32"),
+            ({"video__vae_factor": 4}, "video.vae_factor: .*8 or 16"),
             ({"video__height": 8192}, "video.height: .*less than or equal to 4096"),
             ({"video__fps": 0}, "video.fps: .*greater than 0"),
             ({"video__bitrate": 1}, "video.bitrate: "),

@@ -71,6 +71,10 @@ def check_servable(spec: session_pb2.SessionSpec, shared: Shared) -> None:
         return
     for block, prompt in sorted(spec.prompts.items()):
         check_prompt(f"spec.prompts[{block}]", prompt, model)
+    for field, side in (("spec.width", spec.width), ("spec.height", spec.height)):
+        if model.size_multiple and side % model.size_multiple:
+            wrong = f"{side} is not a multiple of {model.size_multiple}, which {spec.model} wants"
+            raise InvalidField([(field, wrong)])
     if spec.width * spec.height > model.max_pixels:
         size = f"{spec.width}x{spec.height}"
         message = f"{size} is more than {model.max_pixels} pixels in all"

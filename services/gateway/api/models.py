@@ -23,6 +23,7 @@ def model_of(info: stage_pb2.ModelInfo, offers: list[stage_pb2.ModelInfo], defau
         fps=info.fps,
         width=info.width,
         height=info.height,
+        size_multiple=info.size_multiple,
         block_frames=info.block_frames,
         max_blocks=info.max_blocks,
         example_prompts=info.example_prompts,

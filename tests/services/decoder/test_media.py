@@ -159,4 +159,6 @@ def test_after_the_warm_up_no_difference_is_seen(capsys: pytest.CaptureFixture[s
         worst[num_warmup] = min(psnr(pictures[start], undisturbed[start]) for start in starts)
     with capsys.disabled():
         print("\nwarm-up blocks, worst first block in dB PSNR:", {k: round(v, 1) for k, v in worst.items()})
-    assert min(k for k, db in worst.items() if db >= INVISIBLE_DB) == settings.warmup_blocks
+    assert min(k for k, db in worst.items() if db >= INVISIBLE_DB) == settings.num_warmup_blocks(
+        find_card("demo")
+    )

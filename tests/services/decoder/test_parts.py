@@ -1,5 +1,6 @@
 """The decoder's small parts, without a process: fair shares, settings, plans."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from services.decoder.admission import make_plan
 from services.decoder.fair_queue import FairQueue
 from services.decoder.settings import DecoderSettings, Settings
 from tests.services.support.decoder_support import opening
+from tests.support import tiny_card
 
 
 def test_a_long_line_does_not_hold_back_a_short_one() -> None:
@@ -60,3 +62,22 @@ def test_a_plan_says_what_a_session_takes() -> None:
     with pytest.raises(UnsupportedMedia) as caught:
         plan(width=208, height=192)
     assert caught.value.violations[0][0] == "open.width"
+
+
+def test_a_plan_for_the_vae_of_wan_2_2() -> None:
+    """Its sides are multiples of 32, and its blocks need not be of 3 frames."""
+    card = tiny_card(vae_factor=16, block_frames=8, in_channels=48)
+    opening_of = partial(opening, model="tiny")
+    assert make_plan(opening_of(width=64, height=32).open, card, DecoderSettings()).latent_shape == (
+        8,
+        48,
+        2,
+        4,
+    )
+    with pytest.raises(UnsupportedMedia, match=r"48 is not a multiple of 32 in 32\.\.4096"):
+        make_plan(opening_of(width=64, height=48).open, card, DecoderSettings())
+
+
+@pytest.mark.parametrize(("block_frames", "num_blocks"), [(1, 6), (3, 2), (8, 1)])
+def test_a_decoder_is_warmed_up_by_as_many_frames(block_frames: int, num_blocks: int) -> None:
+    assert DecoderSettings().num_warmup_blocks(tiny_card(block_frames=block_frames)) == num_blocks

@@ -8,6 +8,7 @@ import torch
 
 from cascade.v1 import common_pb2, stage_pb2
 from cascade_core.config import EngineConfig, LoraConfig, find_card, make
+from cascade_core.engine.engine import Engine
 from cascade_core.engine.session import TickTiming
 from cascade_core.errors import WeightsError
 from cascade_core.schedule import Work
@@ -16,9 +17,11 @@ from services.common.errors import RequestIdReused
 from services.common.validation import InvalidField
 from services.stage import receipts as receipts_module
 from services.stage.messages import tick, words_of
+from services.stage.opening import check_open
 from services.stage.receipts import Receipts
 from services.stage.revision import digest, find_revision
 from services.stage.tensors import BFLOAT16, FLOAT32, from_tensor, to_tensor
+from tests.support import write_card
 
 
 class TestTensors:
@@ -55,6 +58,23 @@ class TestTensors:
         tensor.data = tensor.data[:-1]
         with pytest.raises(InvalidField, match=r"x\.data: must be 16 bytes"):
             from_tensor("x", tensor, (1, 1, 2, 2))
+
+
+class TestOpening:
+    @pytest.mark.parametrize(
+        ("width", "height", "field"), [(48, 64, "width"), (64, 48, "height"), (64, 32, "")]
+    )
+    def test_sides_are_multiples_of_what_the_vae_wants(
+        self, tmp_path: Path, width: int, height: int, field: str
+    ) -> None:
+        path = write_card(tmp_path / "tiny.toml", vae_factor=16)
+        engine = Engine(make(EngineConfig, {"model": str(path)}))
+        message = stage_pb2.GenerateRequest.Open(model="tiny", prompts={0: "x"}, width=width, height=height)
+        if not field:
+            assert check_open(message, engine).height == height
+            return
+        with pytest.raises(InvalidField, match=rf"open\.{field}: 48 is not a multiple of 32 in 32\.\.4096"):
+            check_open(message, engine)
 
 
 class TestReceipts:

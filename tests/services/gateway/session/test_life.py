@@ -280,6 +280,20 @@ async def test_an_unknown_model_and_media_nobody_offers_are_refused() -> None:
         assert details[0]["BadRequest"].field_violations[0].field.startswith("spec.profiles")
 
 
+async def test_a_size_that_the_models_vae_does_not_take_is_refused() -> None:
+    stage = FakeStage()
+    stage.info.size_multiple = 32
+    async with town(stages=[stage]) as place:
+        assert await place.anybody.create(width=96, height=64)
+        with fails("INVALID_ARGUMENT INVALID_FIELD") as details:
+            await place.anybody.create(width=96, height=48)
+        (violation,) = details[0]["BadRequest"].field_violations
+        assert (violation.field, violation.description) == (
+            "spec.height",
+            "48 is not a multiple of 32, which demo wants",
+        )
+
+
 async def test_a_pause_stops_at_the_next_block_and_keeps_the_place() -> None:
     async with town(stages=[FakeStage(block_s=0.02)]) as place:
         name = await place.anybody.name()
