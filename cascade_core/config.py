@@ -199,6 +199,30 @@ class LoraConfig(FileConfig):
     """Multiplies all that the file adds."""
 
 
+@dataclass(frozen=True, config=STRICT)
+class ListedLora:
+    """A LoRA that sessions may use: low-rank pairs of the layers' Linears, kept beside the weights."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    """What sessions call it: 1 to 64 lower-case letters, digits, `.`, `_`, `-`, a letter or digit first."""
+    path: Annotated[str, Field(min_length=1)]
+    """File, or a folder of PEFT; with `repo` inside that repository."""
+    repo: str | None = None
+    """Hub id, `owner/name`; None: it is on this machine."""
+    licence: Annotated[str, Field(max_length=128)] = "unknown"
+    """SPDX id or the licence's own name; shown where a user picks it."""
+    commercial_use: bool = False
+    """Whether the licence allows it."""
+    key: str | None = None
+    """As of a file of the card; so are `rank` and `alpha`."""
+    rank: Positive | None = None
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+MAX_LORAS = 16
+"""That an engine may list."""
+
+
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, Mapping) else value
 
@@ -354,6 +378,10 @@ class EngineConfig:
     """Time the ranks have to answer an open or to embed a prompt (UMT5-XXL on a CPU takes seconds)."""
     start_deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 900.0
     """Time the ranks have to load weights; the start-up probe must allow more."""
+    loras: Annotated[tuple[ListedLora, ...], Field(max_length=MAX_LORAS)] = ()
+    """LoRAs that a session may use, at most 16, of rank 512 at most, kept in memory beside the weights:
+    `name`, `path` (with `repo`: on the hub), `licence`, `commercial_use`, and for files that do not tell them
+    `alpha`, `rank` and `key`. Tables in a file, a JSON list in a variable."""
     threads_per_rank: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of a rank; None: OMP_NUM_THREADS, else the cores shared out evenly."""
     text_cache_entries: Annotated[int, Field(ge=1, le=4096)] = 64
@@ -386,6 +414,9 @@ def check_engine(config: EngineConfig, card: ModelCard) -> None:
         if value not in allowed:
             listed = ", ".join(map(str, allowed))
             raise InvalidConfig(f"{name}: {value}, the default, is not one of allowed_{name}s: {listed}")
+    names = [lora.name for lora in config.loras]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise InvalidConfig(f"loras: {', '.join(twice)} is listed twice")
     widths = {name: getattr(card.transformer, name) for name in ("dim", "ffn_dim")}
     if config.quantize == "fp8" and any(width % FP8_MULTIPLE for width in widths.values()):
         listed = ", ".join(f"{name} {width}" for name, width in widths.items())

@@ -17,6 +17,7 @@ from cascade_core.config import (
     complaints,
 )
 from cascade_core.errors import InvalidPrompt, InvalidRequest
+from cascade_core.loras import Choices, check_choices
 from cascade_core.schedule import Shape, Timeline, Work, context_blocks, engine_shape
 
 MAX_PROMPTS = 1024
@@ -60,6 +61,9 @@ class SessionRequest:
     engine's own."""
     inflight_attention: InflightAttention | None = None
     """One of the engine's `allowed_inflight_attentions`; None: the engine's own."""
+    loras: Mapping[int, Choices] = field(default_factory=dict)
+    """LoRAs that prompts of the timeline bring, at most three of the engine's `loras`, by the prompt's block.
+    A prompt without has those of the one before it; the first has none."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class SwitchRequest:
     """Comes back in the receipt."""
     at_block: int | None = None
     """Switch when this block starts; None: now."""
+    loras: Choices | None = None
+    """LoRAs from then on, as in a session's request; None: those that were used before."""
 
 
 def check_types(request: SessionRequest | SwitchRequest) -> None:
@@ -144,7 +150,22 @@ def check_request(request: SessionRequest, config: EngineConfig, card: ModelCard
         check_prompt(f"prompts: the one for block {block}", prompt)
     if not initial_prompts(request):
         raise InvalidRequest(f"prompts: none at or before start_block {request.start_block}")
+    check_loras(request, config)
     _check_context(request, card, shape)
+
+
+def check_loras(request: SessionRequest, config: EngineConfig) -> None:
+    """Raise InvalidRequest, whose text begins with the field, where these cannot be used."""
+    if strange := sorted(request.loras.keys() - request.prompts.keys()):
+        raise InvalidRequest(f"loras: block {strange[0]} has no prompt, which they would come with")
+    for choices in request.loras.values():
+        check_choices("loras", choices, config.loras)
+
+
+def loras_at(request: SessionRequest, block: int) -> Choices:
+    """Those of the prompt that rules at this block."""
+    entries = sorted(entry for entry in request.loras if entry <= block)
+    return request.loras[entries[-1]] if entries else ()
 
 
 def check_schedule(request: SessionRequest, config: EngineConfig, card: ModelCard) -> None:

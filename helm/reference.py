@@ -72,21 +72,28 @@ def section_schema(name: str, kind: type) -> dict[str, Any]:
     whole = TypeAdapter(kind).json_schema()
     meanings = meanings_of(kind)
     properties = {
-        field.name: {"description": meanings[field.name], **plain(whole["properties"][field.name])}
+        field.name: {"description": meanings[field.name], **plain(whole["properties"][field.name], whole)}
         for field in fields(kind)
         if (name, field.name) not in OWNED_FIELDS
     }
     return closed(properties, f"The section [{name}].")
 
 
-def plain(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Without titles, and without null: a setting that has no value is left out."""
+def plain(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Without titles, and without null: a setting that has no value is left out. What a list holds stands in
+    its place."""
+    if "$ref" in schema:
+        table = whole["$defs"][schema["$ref"].rpartition("/")[2]]
+        columns = {name: plain(column, whole) for name, column in table["properties"].items()}
+        return {**plain({**table, "properties": {}}, whole), "properties": columns}
     branches = [branch for branch in schema.get("anyOf", ()) if branch != {"type": "null"}]
     assert len(branches) <= 1, "a setting has one type"
     kept = {key: value for key, value in schema.items() if key not in {"anyOf", "title", "prefixItems"}}
     found = {**(branches[0] if branches else {}), **kept}
     if found.get("default", 0) is None:
         del found["default"]
+    if "items" in found:
+        found["items"] = plain(found["items"], whole)
     return {key: value for key, value in found.items() if key != "title"}
 
 

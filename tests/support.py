@@ -11,6 +11,8 @@ from torch import Tensor
 
 from cascade_core.attention.exchange import Exchange, SoloExchange, join_group
 from cascade_core.config import InflightAttention, ModelCard, SwitchMode, TransformerConfig, make
+from cascade_core.model import low_rank
+from cascade_core.model.lora_bank import Choice, LoraBank
 from cascade_core.model.model import CausalWanModel
 from cascade_core.model.sampler import block_noise
 from cascade_core.ranks.runner import Runner
@@ -103,6 +105,27 @@ def tiny_model(card_or_config: ModelCard | TransformerConfig, seed: int = 0) -> 
     return model.eval().requires_grad_(False)
 
 
+def tiny_bank(card: ModelCard, ranks: Sequence[int] = (3, 1, 4)) -> LoraBank:
+    """One LoRA of each rank, all but the first without some of the layers' Linears."""
+    dims, generator = card.transformer, torch.Generator().manual_seed(9)
+    widths = low_rank.widths(dims)
+
+    def pair(target: str, rank: int) -> tuple[Tensor, Tensor]:
+        fan_in, fan_out = widths[target]
+        a, b = (torch.randn(shape, generator=generator) for shape in ((rank, fan_in), (fan_out, rank)))
+        return a / math.sqrt(fan_in), b / math.sqrt(rank)
+
+    loras = [
+        {
+            target: low_rank.stack([pair(target, rank) for _ in range(dims.num_layers)], *widths[target])
+            for at, target in enumerate(low_rank.TARGETS)
+            if not number or at % (number + 1)
+        }
+        for number, rank in enumerate(ranks)
+    ]
+    return LoraBank(loras, widths, dims.num_layers)
+
+
 def prompt_embedding(card: ModelCard, prompt: int) -> Tensor:
     """Embedding [num_tokens, text_dim] of an imagined prompt; shorter than text_len."""
     num_tokens = 1 + (prompt + 2) % card.transformer.text_len
@@ -129,11 +152,12 @@ def make_runner(
     model: CausalWanModel | None = None,
     set_back: int = 0,
     counts_behind: bool = False,
+    loras: LoraBank | None = None,
 ) -> Runner:
     """The only rank, in this process."""
     model = model or tiny_model(card)
     shape = make_shape(card, stagger, 1, attention, set_back, counts_behind)
-    return Runner(model, card, shape, 0, SoloExchange())
+    return Runner(model, card, shape, 0, SoloExchange(), None, loras)
 
 
 @dataclass(frozen=True)
@@ -150,12 +174,15 @@ class Case:
     """Above 0 the session is primed with made-up clean blocks."""
     set_back: int = 0
     counts_behind: bool = False
+    choices: tuple[Choice, ...] = ()
+    """LoRAs of `tiny_bank` by prompt; none: there is no bank."""
 
     def run(self, rank: int, num_ranks: int, exchange: Exchange) -> dict[int, Tensor]:
         """Clean latents of the blocks that live on this rank."""
         card = tiny_card(**dict(self.card_values))
         shape = make_shape(card, self.stagger, num_ranks, self.attention, self.set_back, self.counts_behind)
-        runner = Runner(tiny_model(card), card, shape, rank, exchange)
+        bank = tiny_bank(card) if self.choices else None
+        runner = Runner(tiny_model(card), card, shape, rank, exchange, None, bank)
         latent_shape = card.latent_shape(SIDE, SIDE)
         context = {
             block: block_noise(1, block, 0, latent_shape) for block in context_blocks(card.window, self.start)
@@ -164,7 +191,8 @@ class Case:
         timeline = Timeline(0, next_block=self.start, to_prime=primed)
         switches: Switches = {tick: (prompt, mode) for tick, prompt, mode in self.switches}
         end = self.start + self.num_blocks
-        return run_blocks(runner, end, switches, timeline=timeline, context=context, num_prompts=4)
+        opening = {"timeline": timeline, "context": context, "num_prompts": 4, "choices": self.choices}
+        return run_blocks(runner, end, switches, **opening)
 
 
 def run_rank(rank: int, num_ranks: int, folder: str, cases: Sequence[Case]) -> None:
@@ -196,12 +224,14 @@ class Drive:
         num_prompts: int = 3,
         timeline: Timeline | None = None,
         context: Mapping[int, Tensor] | None = None,
+        choices: Sequence[Choice] = (),
     ) -> "Drive":
-        """A session with `num_prompts` imagined prompts, numbered from 0."""
+        """A session with `num_prompts` imagined prompts, numbered from 0; `choices`: LoRAs of the first."""
         timeline = timeline or Timeline(0)
         runner.open(timeline.session, seed, height, width, context or {})
         for prompt in range(num_prompts):
-            runner.add_prompt(timeline.session, prompt, prompt_embedding(runner.card, prompt))
+            choice = choices[prompt] if prompt < len(choices) else ()
+            runner.add_prompt(timeline.session, prompt, prompt_embedding(runner.card, prompt), choice)
         return cls(runner, timeline)
 
     def switch(self, prompt: int, mode: SwitchMode) -> None:

@@ -61,16 +61,18 @@ def variables() -> Iterator[tuple[str, Any]]:
     for service, kind in (SETTINGS | {"web": WebSettings}).items():
         for section, settings in get_type_hints(kind).items():
             schema = TypeAdapter(settings).json_schema()
-            assert "$defs" not in schema, f"{section} refers to other types"
             for name, value in schema["properties"].items():
-                yield f"{service}: {f'CASCADE_{section}_{name}'.upper()}", untitled(value)
+                yield f"{service}: {f'CASCADE_{section}_{name}'.upper()}", untitled(value, schema)
 
 
-def untitled(schema: Any) -> Any:
+def untitled(schema: Any, whole: Mapping[str, Any]) -> Any:
+    """Types that it refers to stand in their place."""
     if isinstance(schema, list):
-        return [untitled(each) for each in schema]
+        return [untitled(each, whole) for each in schema]
+    if isinstance(schema, Mapping) and "$ref" in schema:
+        return untitled(whole["$defs"][schema["$ref"].rpartition("/")[2]], whole)
     if isinstance(schema, Mapping):
-        return {key: untitled(value) for key, value in schema.items() if key != "title"}
+        return {key: untitled(value, whole) for key, value in schema.items() if key != "title"}
     return schema
 
 

@@ -23,6 +23,7 @@ from cascade_core.engine.embeddings import EmbeddingCache
 from cascade_core.engine.session import BlockTiming, Ended, LatentBlock, PendingSwitch, PromptApplied, Session
 from cascade_core.engine.status import Counters, EngineObserver, EngineStatus
 from cascade_core.errors import CascadeError, SessionClosed, SessionLost
+from cascade_core.loras import check_choices, numbered
 from cascade_core.ranks.group import GroupLost
 from cascade_core.ranks.messages import AddPrompt, Drop, Tick, Ticked
 from cascade_core.ranks.ranks import CLOSED, Ranks
@@ -157,7 +158,10 @@ class Engine:
         self._require_room(request)  # embedding took a while
         session = Session(self, next(self._numbers), request, self.shape)
         for block in later:
-            session.switches.append(PendingSwitch(block, "", embeddings[block], request.switch_mode))
+            switch = PendingSwitch(
+                block, "", embeddings[block], request.switch_mode, request.loras.get(block)
+            )
+            session.switches.append(switch)
         session.unknown_words = {
             request.prompts[block]: embedding.unknown_words
             for block, embedding in embeddings.items()
@@ -185,6 +189,8 @@ class Engine:
         self._forget(session)
 
     async def switch(self, session: Session, request: SwitchRequest) -> None:
+        if request.loras is not None:
+            check_choices("loras", request.loras, self.config.loras)
         async with session.switching():
             try:
                 embedding = await self._embeddings.get(request.prompt)
@@ -192,7 +198,9 @@ class Engine:
                 session.require_open()  # what happened to the session counts more
                 raise
             session.require_open()
-            session.schedule(PendingSwitch(request.at_block, request.request_id, embedding, request.mode))
+            session.schedule(
+                PendingSwitch(request.at_block, request.request_id, embedding, request.mode, request.loras)
+            )
             self._apply_switches(session)
         self.wake()
 
@@ -238,8 +246,9 @@ class Engine:
         self._apply_switches(session)
         plan, session.timeline = plan_tick(session.timeline, session.shape)
         assert plan is not None, "a session that can tick has work"
-        for prompt, embedding in session.take_prompts(plan).items():
-            self._ranks.group.send(AddPrompt(session.number, prompt, embedding))
+        for prompt, new in session.take_prompts(plan).items():
+            choice = numbered(new.loras, self.config.loras)
+            self._ranks.group.send(AddPrompt(session.number, prompt, new.rows, choice))
         session.book(plan, time.monotonic())
         return plan
 
@@ -279,13 +288,15 @@ class Engine:
         while switch := session.due_switch(starting_block(session.timeline, session.shape)):
             prompt = next(session.prompt_numbers)
             session.timeline, receipt = switch_prompt(session.timeline, session.shape, prompt, switch.mode)
-            session.add_prompt(prompt, switch.embedding.rows)
+            loras = session.loras if switch.loras is None else switch.loras
+            session.add_prompt(prompt, switch.embedding.rows, loras)
             session.push(
                 PromptApplied(
                     request_id=switch.request_id,
                     first_block_touched=receipt.first_block_touched,
                     first_block_full=receipt.first_block_full,
                     unknown_words=switch.embedding.unknown_words,
+                    loras=loras,
                 )
             )
 

@@ -13,6 +13,7 @@ import torch
 
 from cascade_core.config import SwitchMode
 from cascade_core.errors import CascadeError, InvalidRequest, OutOfCapacity, SessionClosed
+from cascade_core.loras import Choices
 from cascade_core.ranks.messages import Array, Embedding
 from cascade_core.request import (
     MAX_PROMPTS,
@@ -22,6 +23,7 @@ from cascade_core.request import (
     check_types,
     first_timeline,
     initial_prompts,
+    loras_at,
     session_shape,
 )
 from cascade_core.schedule import Shape, TickPlan, Work
@@ -91,6 +93,8 @@ class PromptApplied:
     """The first block made under the new prompt alone."""
     unknown_words: tuple[str, ...] = ()
     """Words of the new prompt that the model does not know and ignores."""
+    loras: Choices = ()
+    """LoRAs that are used from then on."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,17 @@ class PendingSwitch:
     request_id: str
     embedding: Embedding
     mode: SwitchMode
+    loras: Choices | None = None
+    """None: those that are used before it."""
+
+
+@dataclass(frozen=True)
+class NewPrompt:
+    """What the ranks get with the first tick that needs it."""
+
+    rows: Array
+    """[num_tokens, text_dim]."""
+    loras: Choices
 
 
 class Host(Protocol):
@@ -145,8 +160,10 @@ class Session:
         self.switches: list[PendingSwitch] = []
         """Switches that wait for their block, by block."""
         self.prompt_numbers = itertools.count(len(initial_prompts(request)))
-        self.new_prompts: dict[int, Array] = {}
-        """Embeddings that the ranks get with the first tick that needs them, by prompt number."""
+        self.loras = loras_at(request, request.start_block)
+        """Of the newest prompt."""
+        self.new_prompts: dict[int, NewPrompt] = {}
+        """By prompt number."""
         self.started: dict[int, float] = {}
         """When each block in flight was first planned."""
         self._num_ticks = 0
@@ -170,15 +187,21 @@ class Session:
         return not stopped and has_credit and self._events.qsize() < MAX_UNREAD_EVENTS
 
     async def switch(
-        self, prompt: str, mode: SwitchMode = "immediate", request_id: str = "", at_block: int | None = None
+        self,
+        prompt: str,
+        mode: SwitchMode = "immediate",
+        request_id: str = "",
+        at_block: int | None = None,
+        loras: Choices | None = None,
     ) -> None:
-        """Change the prompt now, or when block `at_block` starts; the receipt is a PromptApplied event.
+        """Change the prompt, and with `loras` what it is made with, now or when block `at_block` starts; the
+        receipt is a PromptApplied event.
 
         Returns when the prompt is embedded and accepted. Raises InvalidPrompt, InvalidRequest,
         OutOfCapacity (too many wait), SessionClosed or SessionLost.
         """
         self.require_open()
-        request = SwitchRequest(prompt, mode, request_id, at_block)
+        request = SwitchRequest(prompt, mode, request_id, at_block, loras)
         check_types(request)
         check_prompt("prompt", prompt)
         await self._host.switch(self, request)
@@ -289,14 +312,14 @@ class Session:
         if plan.emits is not None and self.credit is not None:
             self.credit -= 1
 
-    def take_prompts(self, plan: TickPlan) -> dict[int, Array]:
-        """Embeddings that this tick is the first to need."""
+    def take_prompts(self, plan: TickPlan) -> dict[int, NewPrompt]:
+        """Those that this tick is the first to need."""
         needed = sorted({work.prompt for work in plan.works} & self.new_prompts.keys())
         return {prompt: self.new_prompts.pop(prompt) for prompt in needed}
 
-    def add_prompt(self, prompt: int, rows: Array) -> None:
-        """Keep a new prompt's embedding; forget those that no tick will ever use now."""
-        self.new_prompts[prompt] = rows
+    def add_prompt(self, prompt: int, rows: Array, loras: Choices) -> None:
+        """Keep a new prompt's embedding and LoRAs; forget those that no tick will ever use now."""
+        self.new_prompts[prompt], self.loras = NewPrompt(rows, loras), loras
         used = {self.timeline.prompt, *(work.prompt for work in self.timeline.in_flight)}
         self.new_prompts = {number: kept for number, kept in self.new_prompts.items() if number in used}
 

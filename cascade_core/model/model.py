@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cascade_core.attention.attention import KeyValue
 from cascade_core.attention.rope import rotate
 from cascade_core.config import TransformerConfig
+from cascade_core.model.low_rank import NONE, LayerLow, Low, LowRanks, beside, of_layer
 
 PATCH = (1, 2, 2)
 
@@ -42,6 +43,8 @@ class Conditioning:
     """[N, L, 1, head_dim / 2, 2], float32; see `RotaryTable`."""
     text: tuple[TextCache, ...]
     """One per block; blocks in flight can straddle a prompt switch."""
+    low: LowRanks | None = None
+    """What LoRAs add, to each block its own; None: nothing."""
 
 
 def keep_float32(name: str) -> bool:
@@ -86,12 +89,14 @@ class Attention(nn.Module):
         self.norm_q = RmsNorm(config.dim, config.eps)
         self.norm_k = RmsNorm(config.dim, config.eps)
 
-    def query(self, x: Tensor) -> Tensor:
-        query: Tensor = self.norm_q(self.q(x))
+    def query(self, x: Tensor, low: Low | None) -> Tensor:
+        query: Tensor = self.norm_q(beside(self.q, x, low))
         return query.view(*x.shape[:2], self.heads, -1)  # [N, L, H, D]
 
-    def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        key, value = self.norm_k(self.k(x)), self.v(x)
+    def key_value(
+        self, x: Tensor, low_k: Low | None = None, low_v: Low | None = None
+    ) -> tuple[Tensor, Tensor]:
+        key, value = self.norm_k(beside(self.k, x, low_k)), beside(self.v, x, low_v)
         shape = (*x.shape[:2], self.heads, -1)
         return key.view(shape), value.view(shape)
 
@@ -119,25 +124,37 @@ class Layer(nn.Module):
         hidden, key, value = self.key_value(x, modulation, turns)
         return self.query(hidden, turns), key, value
 
-    def key_value(self, x: Tensor, modulation: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def key_value(
+        self, x: Tensor, modulation: Tensor, turns: Tensor, low: LayerLow = NONE
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What `query` takes, rotated keys, and values."""
         hidden = modulated_norm(x, modulation[0], modulation[1], self.eps)
-        key, value = self.self_attn.key_value(hidden)
+        key, value = self.self_attn.key_value(hidden, low.get("self_attn.k"), low.get("self_attn.v"))
         return hidden, rotate(key, turns), value
 
-    def query(self, hidden: Tensor, turns: Tensor) -> Tensor:
+    def query(self, hidden: Tensor, turns: Tensor, low: LayerLow = NONE) -> Tensor:
         """Rotated queries."""
-        return rotate(self.self_attn.query(hidden), turns)
+        return rotate(self.self_attn.query(hidden, low.get("self_attn.q")), turns)
 
-    def update(self, x: Tensor, attended: Tensor, modulation: Tensor, texts: list[KeyValue]) -> Tensor:
+    def update(
+        self,
+        x: Tensor,
+        attended: Tensor,
+        modulation: Tensor,
+        texts: list[KeyValue],
+        low: LayerLow = NONE,
+    ) -> Tensor:
         """Tokens [N, L, dim] after self-attention output [N, L, H, D], text and feed-forward."""
-        x, query = self.after_attention(x, attended, modulation)
-        return self.feed_forward(x, self.read_text(query, texts), modulation)
+        x, query = self.after_attention(x, attended, modulation, low)
+        return self.feed_forward(x, self.read_text(query, texts), modulation, low)
 
-    def after_attention(self, x: Tensor, attended: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+    def after_attention(
+        self, x: Tensor, attended: Tensor, modulation: Tensor, low: LayerLow = NONE
+    ) -> tuple[Tensor, Tensor]:
         """Tokens with the attention output added, and their queries [N, L, H, D] to the text."""
-        x = torch.addcmul(x, self.self_attn.o(attended.flatten(2)), modulation[2])
-        return x, self.cross_attn.query(self.norm3(x))
+        added = beside(self.self_attn.o, attended.flatten(2), low.get("self_attn.o"))
+        x = torch.addcmul(x, added, modulation[2])
+        return x, self.cross_attn.query(self.norm3(x), low.get("cross_attn.q"))
 
     def read_text(self, query: Tensor, texts: list[KeyValue]) -> Tensor:
         """Cross-attention output [N, L, dim]; neighbouring blocks of one prompt share a call."""
@@ -150,11 +167,12 @@ class Layer(nn.Module):
             first += len(members)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def feed_forward(self, x: Tensor, read: Tensor, modulation: Tensor) -> Tensor:
+    def feed_forward(self, x: Tensor, read: Tensor, modulation: Tensor, low: LayerLow = NONE) -> Tensor:
         """Tokens with what was read from the text, and then the feed-forward, added."""
-        x = x + self.cross_attn.o(read)
+        x = x + beside(self.cross_attn.o, read, low.get("cross_attn.o"))
         hidden = modulated_norm(x, modulation[3], modulation[4], self.eps)
-        return torch.addcmul(x, self.ffn(hidden), modulation[5])
+        wide = self.ffn[1](beside(self.ffn[0], hidden, low.get("ffn.0")))
+        return torch.addcmul(x, beside(self.ffn[2], wide, low.get("ffn.2")), modulation[5])
 
 
 class Head(nn.Module):
@@ -213,8 +231,8 @@ class CausalWanModel(nn.Module):
         modulation = own[:, :, None] + projected + one[:, None, None]
         return time, modulation[:, :, :, None].to(self.dtype)
 
-    def embed_text(self, embedding: Tensor) -> TextCache:
-        """Text cache of a prompt embedding [num_tokens <= text_len, text_dim].
+    def embed_text(self, embedding: Tensor, low: LowRanks | None = None) -> TextCache:
+        """Text cache of a prompt embedding [num_tokens <= text_len, text_dim], with what LoRAs add to it.
 
         Rows up to text_len are zeros, and they are attended: the reference has no mask.
         """
@@ -222,11 +240,11 @@ class CausalWanModel(nn.Module):
         padded = F.pad(embedding.to(self.device, self.dtype), (0, 0, 0, padding))
         hidden = self.text_embedding(padded[None])
 
-        def cache(layer: Layer) -> tuple[Tensor, Tensor]:
-            key, value = layer.cross_attn.key_value(hidden)
+        def cache(layer: Layer, low: LayerLow) -> tuple[Tensor, Tensor]:
+            key, value = layer.cross_attn.key_value(hidden, low.get("cross_attn.k"), low.get("cross_attn.v"))
             return key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
 
-        return tuple(cache(layer) for layer in self.layers)
+        return tuple(cache(layer, of_layer(low, index)) for index, layer in enumerate(self.layers))
 
     def forward(
         self, latents: Tensor, cond: Conditioning, attend: Attend, send: Send | None = None
@@ -235,13 +253,13 @@ class CausalWanModel(nn.Module):
         patches = self.patch_embedding(latents.to(self.dtype).transpose(1, 2))  # [N, dim, F, h/2, w/2]
         x = patches.flatten(2).transpose(1, 2).contiguous()  # [N, L, dim]
         for index, layer in enumerate(self.layers):
-            modulation = cond.modulation[index]
-            hidden, key, value = layer.key_value(x, modulation, cond.turns)
+            modulation, low = cond.modulation[index], of_layer(cond.low, index)
+            hidden, key, value = layer.key_value(x, modulation, cond.turns, low)
             if send:
                 send(key, value)
-            query = layer.query(hidden, cond.turns)
+            query = layer.query(hidden, cond.turns, low)
             attended = attend(index, query, key, value)
-            x = layer.update(x, attended, modulation, [text[index] for text in cond.text])
+            x = layer.update(x, attended, modulation, [text[index] for text in cond.text], low)
         return self._unpatchify(self.head(x, cond.time), latents.shape)
 
     def _unpatchify(self, x: Tensor, shape: torch.Size) -> Tensor:

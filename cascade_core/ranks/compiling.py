@@ -1,7 +1,8 @@
 """torch.compile of the layers: the element-wise parts between the attentions become a few kernels.
 
 All of it happens at start. Two forms serve every session: one block, and several; how many, and how many
-tokens each has, is left open. A shape that neither fits would run uncompiled (`never_again`).
+tokens each has, is left open. Where LoRAs are listed there are two more, with low-rank products of any width.
+A shape that none fits would run uncompiled (`never_again`).
 """
 
 import errno
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from cascade_core.config import EngineConfig, ModelCard
 from cascade_core.errors import InvalidConfig
+from cascade_core.model.lora_bank import LoraBank
+from cascade_core.model.low_rank import NONE, LayerLow
 from cascade_core.model.model import CausalWanModel, Layer
 
 
@@ -35,22 +38,24 @@ def missing_tool(device: torch.device) -> str:
     return "Triton" if on_cuda and not find_spec("triton") else ""
 
 
-def compile_model(model: CausalWanModel, config: EngineConfig, card: ModelCard) -> bool:
+def compile_model(
+    model: CausalWanModel, config: EngineConfig, card: ModelCard, loras: LoraBank | None = None
+) -> bool:
     """Compile the layers if that is wanted, and say whether. Raises InvalidConfig where it cannot be."""
     if not wants_compiling(config, model.device):
         return False
     if lacking := missing_tool(model.device):
         raise InvalidConfig(f"compile: needs {lacking}; false does without")
     use_cache(config.compile_cache)
-    compile_layers(model, card.tokens_per_block(card.video.height, card.video.width))
+    compile_layers(model, card.tokens_per_block(card.video.height, card.video.width), loras)
     return True
 
 
-def compile_layers(model: CausalWanModel, tokens: int) -> None:
+def compile_layers(model: CausalWanModel, tokens: int, loras: LoraBank | None = None) -> None:
     """Compile all layers for any number of blocks and tokens; for `tokens` a block they are fastest."""
     for layer in model.layers:
         compile_layer(layer)
-    meet_forms(next(iter(model.layers)), model, tokens)
+    meet_forms(next(iter(model.layers)), model, tokens, loras)
 
 
 def use_cache(folder: str | None) -> None:
@@ -93,13 +98,14 @@ def compile_layer(layer: Layer) -> None:
 
 
 @torch.inference_mode()
-def meet_forms(layer: Layer, model: CausalWanModel, tokens: int) -> None:
+def meet_forms(layer: Layer, model: CausalWanModel, tokens: int, loras: LoraBank | None = None) -> None:
     """Have one block and several compiled; all layers share what was made for one of them."""
     for num_blocks in (1, 2):
-        meet_form(layer, model, num_blocks, max(2, tokens))  # a size of 1 never stands for others
+        for low in (NONE, loras.samples(num_blocks)) if loras else (NONE,):
+            meet_form(layer, model, num_blocks, max(2, tokens), low)  # a size of 1 never stands for others
 
 
-def meet_form(layer: Layer, model: CausalWanModel, num_blocks: int, tokens: int) -> None:
+def meet_form(layer: Layer, model: CausalWanModel, num_blocks: int, tokens: int, low: LayerLow) -> None:
     """2 blocks stand for any number above 1."""
     dims = model.config
     zeros = partial(torch.zeros, dtype=model.dtype, device=model.device)
@@ -107,10 +113,14 @@ def meet_form(layer: Layer, model: CausalWanModel, num_blocks: int, tokens: int)
     attended = any_size(zeros(num_blocks, tokens, dims.num_heads, dims.head_dim), 0, 1)
     modulation = any_size(zeros(6, num_blocks, 1, dims.dim), 1)
     turns = any_size(zeros(num_blocks, tokens, 1, dims.head_dim // 2, 2).float(), 0, 1)
-    normed, *_ = layer.key_value(hidden, modulation, turns)
-    layer.query(any_size(normed, 0, 1), turns)
-    layer.after_attention(hidden, attended, modulation)
-    layer.feed_forward(hidden, read, modulation)
+    low = {
+        target: (any_size(a, 0), any_size(b, 0), any_size(scales, 0, 2))
+        for target, (a, b, scales) in low.items()
+    }
+    normed, *_ = layer.key_value(hidden, modulation, turns, low)
+    layer.query(any_size(normed, 0, 1), turns, low)
+    layer.after_attention(hidden, attended, modulation, low)
+    layer.feed_forward(hidden, read, modulation, low)
 
 
 def any_size(x: Tensor, *dims: int) -> Tensor:

@@ -31,6 +31,7 @@ from cascade_core.ranks.messages import (
 )
 from cascade_core.ranks.pipe import pack, read_message
 from cascade_core.ranks.processes import ForkServer, RankProcess
+from cascade_core.weights.listed import Located
 from cascade_core.weights.locate import ModelFiles
 
 CLOSE_GRACE_S = 3.0
@@ -92,13 +93,19 @@ class RankGroup:
     """All ranks of one engine. It lives and dies as a whole: collectives leave no other choice."""
 
     def __init__(
-        self, config: EngineConfig, card: ModelCard, files: ModelFiles | None, forks: ForkServer
+        self,
+        config: EngineConfig,
+        card: ModelCard,
+        files: ModelFiles | None,
+        forks: ForkServer,
+        loras: Located = (),
     ) -> None:
         """`files` None: random weights."""
         self._forks = forks
         self._config = config
         self._card = card
         self._files = files
+        self._loras = loras
         self._folder = tempfile.TemporaryDirectory(prefix="cascade-ranks-", ignore_cleanup_errors=True)
         self._ranks: list[Rank] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -214,7 +221,8 @@ class RankGroup:
         rank = Rank(index, process, writer)
         threads = self._config.threads_per_rank or num_threads(self._config.num_ranks)
         rendezvous = Path(self._folder.name) / "rendezvous"
-        writer.write(pack(Load(self._card, self._config, self._files, index, threads, rendezvous)))
+        load = Load(self._card, self._config, self._files, index, threads, rendezvous, self._loras)
+        writer.write(pack(load))
         self._tasks.append(asyncio.create_task(self._listen(rank, reader), name=f"rank-{index}"))
         return rank
 

@@ -1,6 +1,7 @@
 """From a card and a configuration to a Runner on this rank's device."""
 
 import time
+from pathlib import Path
 
 import psutil
 import torch
@@ -8,14 +9,17 @@ from torch import Tensor
 
 from cascade_core.attention.exchange import join_group
 from cascade_core.attention.quantized import pick_quantized
-from cascade_core.config import EngineConfig, ModelCard, Quantize
+from cascade_core.config import EngineConfig, ListedLora, ModelCard, Quantize
 from cascade_core.errors import InvalidConfig
 from cascade_core.fp8 import FP8
 from cascade_core.model.fp8 import check_fp8, quantize_model
+from cascade_core.model.lora_bank import LoraBank
+from cascade_core.model.low_rank import TARGETS, Stacks, stack, widths
 from cascade_core.model.model import CausalWanModel, keep_float32
 from cascade_core.ranks.messages import Load
 from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import engine_shape
+from cascade_core.weights.listed import Located, read_listed
 from cascade_core.weights.locate import ModelFiles
 from cascade_core.weights.weights import load_state, randomize, read_transformer
 
@@ -70,6 +74,35 @@ def build_model(
     return model.eval().requires_grad_(False)
 
 
+@torch.inference_mode()
+def build_bank(
+    loras: Located, model: CausalWanModel, device: torch.device, dtype: torch.dtype
+) -> LoraBank | None:
+    """The listed LoRAs on the device; None: there are none.
+
+    Raises WeightsError, or InvalidConfig where the machine lacks the memory for them.
+    """
+    if not loras:
+        return None
+    dims, state = model.config, model.state_dict()
+    sides = widths(dims)
+
+    def load(lora: ListedLora, path: Path) -> Stacks:
+        pairs = read_listed(lora, path, state, TARGETS)
+        stacks = {
+            target: stack(map(pairs[target].get, range(dims.num_layers)), *sides[target]).to(dtype)
+            for target in TARGETS
+            if target in pairs
+        }
+        needed, free = sum(each.num_bytes for each in stacks.values()), free_bytes(device, num_ranks=1)
+        if needed > free:
+            sizes = f"{needed / 2**20:.0f} MiB on each rank, {free / 2**20:.0f} MiB are free"
+            raise InvalidConfig(f"loras: not enough memory for {lora.name}: it takes {sizes}")
+        return {target: each.to(device) for target, each in stacks.items()}
+
+    return LoraBank([load(lora, path) for lora, path in loras], sides, dims.num_layers)
+
+
 def check_memory(card: ModelCard, model: CausalWanModel, device: torch.device, dtype: torch.dtype) -> None:
     """Refuse a model that cannot fit, before the kernel kills whatever it picks. `model` is on meta."""
     needed = loaded_bytes(model, dtype)
@@ -95,7 +128,8 @@ def build_runner(load: Load, device: torch.device, dtype: torch.dtype) -> tuple[
     check_fp8(config, device, dtype)
     kernel = pick_quantized(config, device, dtype)
     model = build_model(card, load.files, config.seed, device, dtype, config.quantize)
+    bank = build_bank(load.loras, model, device, dtype)
     loaded = time.monotonic()
     exchange = join_group(load.rank, config.num_ranks, str(load.rendezvous), device, config.start_deadline_s)
-    runner = Runner(model, card, engine_shape(config, card), load.rank, exchange, kernel)
+    runner = Runner(model, card, engine_shape(config, card), load.rank, exchange, kernel, bank)
     return runner, time.monotonic() - loaded

@@ -4,7 +4,7 @@ How it travels: `pipe.py`. Latents and embeddings are NumPy arrays there.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from cascade_core.config import EngineConfig, ModelCard
 from cascade_core.errors import CascadeError
+from cascade_core.model.lora_bank import Choice
 from cascade_core.schedule import TickPlan
+from cascade_core.weights.listed import Located
 from cascade_core.weights.locate import ModelFiles
 
 Array = NDArray[np.float32]
@@ -40,6 +42,8 @@ class Load:
     threads: int
     rendezvous: Path
     """Path of a file that does not exist yet, for the ranks to find each other."""
+    loras: Located = ()
+    """Listed ones, and where their files are."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Open:
     """Clean latents [F, C, h, w] per block to prime with."""
     prompts: Mapping[int, Array]
     """Embeddings [num_tokens, text_dim] by prompt number."""
+    choices: Mapping[int, Choice] = field(default_factory=dict)
+    """LoRAs of those prompts that have any."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class AddPrompt:
     session: int
     prompt: int
     embedding: Array
+    choice: Choice = ()
+    """LoRAs that it has."""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ from functools import partial
 
 from cascade_core.config import EngineConfig, ModelCard, uses_random_weights
 from cascade_core.errors import OutOfCapacity, SessionClosed, SessionLost
+from cascade_core.loras import numbered
 from cascade_core.ranks.group import GroupLost, RankGroup, in_daemon_thread
 from cascade_core.ranks.messages import Array, Embedding, Open
 from cascade_core.ranks.processes import ForkServer
-from cascade_core.request import SessionRequest
+from cascade_core.request import SessionRequest, initial_prompts, loras_at
+from cascade_core.weights.listed import Located, locate_listed
 from cascade_core.weights.locate import ModelFiles, locate
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ class Ranks:
         self._config = config
         self._card = card
         self._files: ModelFiles | None = None
+        self._loras: Located = ()
         self._forks = ForkServer()
         self._closed = False
         self.are_up = False
@@ -40,7 +43,8 @@ class Ranks:
         if not uses_random_weights(self._config, self._card):
             # Once and here: a download must not run against the ranks' deadline, nor again at a restart.
             self._files = await in_daemon_thread(partial(locate, self._card, self._config.weights))
-        self.group = RankGroup(self._config, self._card, self._files, self._forks)
+        self._loras = await in_daemon_thread(partial(locate_listed, self._config.loras))
+        self.group = self._new_group()
         try:
             await self.group.start()
         except GroupLost as error:
@@ -59,13 +63,16 @@ class Ranks:
             await self.group.close()
             await asyncio.sleep(RESTART_DELAYS_S[min(attempt, len(RESTART_DELAYS_S) - 1)])
             try:
-                self.group = RankGroup(self._config, self._card, self._files, self._forks)
+                self.group = self._new_group()
                 await self.group.start()
             except Exception as error:  # no weights, no processes, no disk: whatever it is may pass
                 log.error("ranks did not start, attempt %d: %s", attempt + 1, error)
                 continue
             self._up()
             return
+
+    def _new_group(self) -> RankGroup:
+        return RankGroup(self._config, self._card, self._files, self._forks, self._loras)
 
     def _up(self) -> None:
         self.are_up = True
@@ -118,6 +125,10 @@ class Ranks:
                 block: latents.detach().cpu().float().numpy() for block, latents in request.context.items()
             },
             prompts=dict(enumerate(prompts)),
+            choices={
+                number: numbered(loras_at(request, block), self._config.loras)
+                for number, block in enumerate(initial_prompts(request))
+            },
         )
         try:
             with self._lost_is_retryable():

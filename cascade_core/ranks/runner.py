@@ -1,6 +1,6 @@
 """One rank executes one TickPlan."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,8 @@ from cascade_core.attention.kv_cache import KvCache
 from cascade_core.attention.rope import RotaryTable
 from cascade_core.config import ModelCard
 from cascade_core.model.host_memory import upload
+from cascade_core.model.lora_bank import Choice, LoraBank
+from cascade_core.model.low_rank import LowRanks
 from cascade_core.model.model import CausalWanModel, Conditioning, TextCache
 from cascade_core.model.sampler import (
     clean_estimate,
@@ -33,6 +35,8 @@ class SessionState:
     noise: SessionNoise
     positions: RotaryTable
     prompts: dict[int, TextCache] = field(default_factory=dict)
+    choices: dict[int, Choice] = field(default_factory=dict)
+    """LoRAs by prompt, of those that have any."""
     noisy: dict[int, tuple[int, Tensor]] = field(default_factory=dict)
     """This rank's blocks in flight: the coming pass, unless the block is set back, and its input."""
     clean: dict[int, Tensor] = field(default_factory=dict)
@@ -50,13 +54,16 @@ class Runner:
         rank: int,
         exchange: Exchange,
         kernel: Kernel | None = None,
+        loras: LoraBank | None = None,
     ) -> None:
         """`shape.window` counts, not the card's: the engine may override its rope. Stagger and attention
-        come with each plan. `kernel`: of self-attention; None: the preferred one."""
+        come with each plan. `kernel`: of self-attention; None: the preferred one. `loras`: those that prompts
+        may have."""
         self.model = model
         self.card = card
         self.shape = shape
         self.rank = rank
+        self.loras = loras
         self.sessions: dict[int, SessionState] = {}
         self._setup = RankSetup(shape, rank, exchange, kernel)
         self._noise = NoiseThread(model.device)
@@ -82,10 +89,13 @@ class Runner:
             state.noise.expect(())
 
     @torch.inference_mode()
-    def add_prompt(self, session: int, prompt: int, embedding: Tensor) -> None:
-        """Compute the text cache of a prompt embedding [num_tokens, text_dim]."""
-        rows = upload(embedding, self.model.device)
-        self.sessions[session].prompts[prompt] = self.model.embed_text(rows)
+    def add_prompt(self, session: int, prompt: int, embedding: Tensor, choice: Choice = ()) -> None:
+        """Compute the text cache of a prompt embedding [num_tokens, text_dim], whose blocks have these
+        LoRAs."""
+        rows, state = upload(embedding, self.model.device), self.sessions[session]
+        state.prompts[prompt] = self.model.embed_text(rows, self._low_ranks([choice]))
+        if choice:
+            state.choices[prompt] = choice
 
     @torch.inference_mode()
     def tick(self, plan: TickPlan) -> Tensor | None:
@@ -139,7 +149,11 @@ class Runner:
             modulation=of_passes(self._modulation, 2),
             turns=state.positions.turns([work.block * frames for work in works]),
             text=tuple(state.prompts[work.prompt] for work in works),
+            low=self._low_ranks([state.choices.get(work.prompt, ()) for work in works]),
         )
+
+    def _low_ranks(self, choices: Sequence[Choice]) -> LowRanks | None:
+        return self.loras.low_ranks(choices) if self.loras else None
 
     def _commit(self, state: SessionState, plan: TickPlan) -> None:
         """Book what the tick made clean, and forget what no later tick reads."""
@@ -150,3 +164,4 @@ class Runner:
         state.clean = {block: x for block, x in state.clean.items() if block >= min(kept, default=0)}
         oldest_prompt = min(work.prompt for work in works)
         state.prompts = {number: text for number, text in state.prompts.items() if number >= oldest_prompt}
+        state.choices = {number: kept for number, kept in state.choices.items() if number >= oldest_prompt}

@@ -8,6 +8,8 @@ from math import lcm
 import torch
 
 from cascade_core.config import EngineConfig, ModelCard, allowed_attentions, allowed_staggers
+from cascade_core.loras import MAX_CHOSEN
+from cascade_core.model.lora_bank import Choice
 from cascade_core.model.model import CausalWanModel
 from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import Shape, Timeline, Work, context_blocks, plan_tick
@@ -27,6 +29,8 @@ class Rehearsal:
     """The block before which it ends."""
     recache: bool = False
     """It re-encodes its window first."""
+    choice: Choice = ()
+    """LoRAs that it has."""
 
 
 def warm_up(runner: Runner, config: EngineConfig, card: ModelCard) -> None:
@@ -42,6 +46,9 @@ def warm_up(runner: Runner, config: EngineConfig, card: ModelCard) -> None:
             for each in rehearsals(runner.shape, config, card):
                 rehearse(runner, each)
     rehearse(runner, Rehearsal(runner.shape, 0, 1))
+    if config.loras:
+        everything = tuple((place, 1.0) for place in range(len(config.loras)))
+        rehearse(runner, Rehearsal(runner.shape, 0, 1, choice=everything[:MAX_CHOSEN]))
     if on_cuda:
         torch.cuda.synchronize(model.device)
         torch.cuda.empty_cache()
@@ -70,7 +77,7 @@ def rehearse(runner: Runner, rehearsal: Rehearsal) -> None:
     blocks = context_blocks(window, rehearsal.start)
     context = {block: torch.zeros(card.latent_shape(height, width)) for block in blocks}
     runner.open(SESSION, 0, height, width, context)
-    runner.add_prompt(SESSION, 0, torch.zeros(1, card.transformer.text_dim))
+    runner.add_prompt(SESSION, 0, torch.zeros(1, card.transformer.text_dim), rehearsal.choice)
     primed = tuple(Work(block, shape.context_pass, 0) for block in blocks)
     timeline = Timeline(SESSION, rehearsal.start, rehearsal.end, to_prime=primed, recache=rehearsal.recache)
     plan, timeline = plan_tick(timeline, shape)

@@ -60,12 +60,13 @@ class RankWorker:
             self._text = load_text_encoder(card, load.files, device, dtype)
             self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
         loaded = time.monotonic()
-        compiled = compile_model(self._runner.model, config, card)
+        loras = self._runner.loras
+        compiled = compile_model(self._runner.model, config, card, loras)
         warm_up(self._runner, config, card)
         if compiled:
             never_again()
         times = StartTimes(loaded - started - join_s, join_s, time.monotonic() - loaded)
-        memory = free_bytes(device, config.num_ranks)
+        memory = free_bytes(device, config.num_ranks) - (loras.copied_bytes if loras else 0)
         pipe.send(Ready(str(device), memory, dtype.itemsize, compiled, times))
 
     def handle(self, command: Command) -> None:
@@ -77,7 +78,8 @@ class RankWorker:
             case Open():
                 self._open(command)
             case AddPrompt():
-                self._runner.add_prompt(command.session, command.prompt, torch.from_numpy(command.embedding))
+                rows = torch.from_numpy(command.embedding)
+                self._runner.add_prompt(command.session, command.prompt, rows, command.choice)
             case Drop():
                 self._runner.close(command.session)
 
@@ -89,7 +91,8 @@ class RankWorker:
             context = {block: torch.from_numpy(latents) for block, latents in command.context.items()}
             self._runner.open(command.session, command.seed, command.height, command.width, context)
             for prompt, embedding in command.prompts.items():
-                self._runner.add_prompt(command.session, prompt, torch.from_numpy(embedding))
+                choice = command.choices.get(prompt, ())
+                self._runner.add_prompt(command.session, prompt, torch.from_numpy(embedding), choice)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -94,14 +94,14 @@ def _find(card: ModelCard, weights: str | None, part: Wanted, local_only: bool =
     if weights is None and card.bundled:
         return _in_folder(_bundled_folder(card.name, card.bundled), _names(card, part), config)
     if weights is None:
-        return _in_hub(config.repo, (config.path,), local_only) if config else None
+        return in_hub(config.repo, (config.path,), local_only) if config else None
     place = Path(weights).expanduser()
     if place.is_file():
         return _beside(place, part)
     if place.is_dir():
         return _in_folder(place, _names(card, part), config)
     if HUB_ID.fullmatch(weights):
-        return _in_hub(weights, _names(card, part), local_only)
+        return in_hub(weights, _names(card, part), local_only)
     raise WeightsError(f"weights {weights!r}: no such file or folder, and not a hub id `owner/name`")
 
 
@@ -140,7 +140,7 @@ def _beside(file: Path, part: Wanted) -> Path | None:
     return None
 
 
-def _in_hub(repo: str, names: tuple[str, ...], local_only: bool) -> Path | None:
+def in_hub(repo: str, names: tuple[str, ...], local_only: bool) -> Path | None:
     """The first of the names that the repository, or offline the cache, has."""
     from huggingface_hub.errors import (
         EntryNotFoundError,  # 0.3 s, which ranks and local folders need not spend

@@ -1,11 +1,12 @@
 """Reads settings from environment variables over a TOML file; every complaint names its source.
 
-A variable is `CASCADE_<SECTION>_<FIELD>`; lists are comma-separated; an empty variable counts as absent,
-so that a chart can leave one blank. Unknown variables and keys are fatal, with two exceptions: sections of
-other services (one environment can serve all of them), and what Kubernetes injects for Services in the
-namespace (`CASCADE_STAGE_SERVICE_HOST`, `CASCADE_STAGE_PORT=tcp://...`).
+A variable is `CASCADE_<SECTION>_<FIELD>`; lists are comma-separated, those of tables JSON; an empty variable
+counts as absent, so that a chart can leave one blank. Unknown variables and keys are fatal, with two
+exceptions: sections of other services (one environment can serve all of them), and what Kubernetes injects
+for Services in the namespace (`CASCADE_STAGE_SERVICE_HOST`, `CASCADE_STAGE_PORT=tcp://...`).
 """
 
+import json
 import os
 import re
 import tomllib
@@ -92,8 +93,19 @@ def place(
     if not isinstance(table, dict):
         return  # the file's section is no table: told when it is checked
     is_list = get_origin(get_type_hints(sections[section])[key]) is tuple
-    table[key] = [part.strip() for part in value.split(",") if part.strip()] if is_list else value
+    table[key] = listed(variable, value) if is_list else value
     sources[(section, key)] = variable
+
+
+def listed(variable: str, value: str) -> list[Any]:
+    """The parts of a list; one that begins with `[` is JSON."""
+    if not value.lstrip().startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        parts: list[Any] = json.loads(value)
+    except ValueError as error:
+        raise InvalidConfig(f"{variable}: not a JSON list: {error}") from None
+    return parts
 
 
 def complaint(item: Any, sources: Mapping[tuple[str, ...], str]) -> str:

@@ -36,28 +36,46 @@ def compare(actual: Video, expected: Video, tolerance: float = 1e-4) -> None:
 # The ranks' own code in bare processes: every mode, every world size.
 
 SWITCHES = ((3, 1, "immediate"), (11, 2, "recache"), (19, 3, "boundary"))
-CASES = [
-    Case(stagger, attention, tuple(values.items()), 7, SWITCHES[: 1 if stagger == 5 else 3])
-    for stagger, attention, values in (
-        (1, "bidirectional", {"window_blocks": 3, "sink_blocks": 1, "rope": "window"}),
-        (1, "causal", {"window_blocks": 2, "sink_blocks": 0, "rope": "absolute"}),
-        (2, "bidirectional", {"window_blocks": 4, "sink_blocks": 0, "rope": "window"}),
-        (2, "causal", {"window_blocks": 3, "sink_blocks": 2, "rope": "window", "context_window_blocks": 1}),
-        (5, "bidirectional", {"window_blocks": 3, "sink_blocks": 1, "rope": "absolute"}),
-        (1, "bidirectional", {"window_blocks": 1, "sink_blocks": 0, "rope": "window", "steps": (1000,)}),
-    )
-] + [
-    Case(1, "bidirectional", (("window_blocks", 3), ("sink_blocks", 1), ("rope", "window")), 3, start=10),
-    Case(1, "bidirectional", (("window_blocks", 3),), 7, ((6, 1, "immediate"),), set_back=2),
-    Case(
-        1,
-        "bidirectional",
-        (("window_blocks", 4), ("sink_blocks", 1), ("rope", "window")),
-        7,
-        SWITCHES,
-        counts_behind=True,
-    ),
-]
+CASES = (
+    [
+        Case(stagger, attention, tuple(values.items()), 7, SWITCHES[: 1 if stagger == 5 else 3])
+        for stagger, attention, values in (
+            (1, "bidirectional", {"window_blocks": 3, "sink_blocks": 1, "rope": "window"}),
+            (1, "causal", {"window_blocks": 2, "sink_blocks": 0, "rope": "absolute"}),
+            (2, "bidirectional", {"window_blocks": 4, "sink_blocks": 0, "rope": "window"}),
+            (
+                2,
+                "causal",
+                {"window_blocks": 3, "sink_blocks": 2, "rope": "window", "context_window_blocks": 1},
+            ),
+            (5, "bidirectional", {"window_blocks": 3, "sink_blocks": 1, "rope": "absolute"}),
+            (1, "bidirectional", {"window_blocks": 1, "sink_blocks": 0, "rope": "window", "steps": (1000,)}),
+        )
+    ]
+    + [
+        Case(1, "bidirectional", (("window_blocks", 3), ("sink_blocks", 1), ("rope", "window")), 3, start=10),
+        Case(1, "bidirectional", (("window_blocks", 3),), 7, ((6, 1, "immediate"),), set_back=2),
+        Case(
+            1,
+            "bidirectional",
+            (("window_blocks", 4), ("sink_blocks", 1), ("rope", "window")),
+            7,
+            SWITCHES,
+            counts_behind=True,
+        ),
+    ]
+    + [
+        Case(
+            stagger,
+            "bidirectional",
+            (("window_blocks", 3), ("sink_blocks", 1), ("rope", "window")),
+            7,
+            SWITCHES[: 1 if stagger == 5 else 3],
+            choices=(((0, 1.0),), (), ((0, 0.5), (2, -1.0)), ((1, 1.0), (0, 0.7), (2, 0.3))),
+        )
+        for stagger in (1, 2, 5)
+    ]
+)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ operators as they are; one that is marked slow takes the real one.
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +17,24 @@ from torch._dynamo.utils import counters
 
 from cascade_core.config import EngineConfig, InflightAttention, ModelCard, SwitchMode, make
 from cascade_core.errors import InvalidConfig
+from cascade_core.model.lora_bank import Choice, LoraBank
 from cascade_core.model.model import CausalWanModel
 from cascade_core.ranks import compiling
 from cascade_core.ranks.loading import build_model
 from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import Timeline, Work, context_blocks
 from tests.paths import ROOT
-from tests.support import CPU, Drive, Switches, make_runner, relative_error, tiny_card, tiny_model
+from tests.support import (
+    CPU,
+    Drive,
+    Switches,
+    make_runner,
+    relative_error,
+    run_blocks,
+    tiny_bank,
+    tiny_card,
+    tiny_model,
+)
 
 CUDA = torch.device("cuda", 0)
 SIZES = [(32, 32), (48, 64), (16, 32), (96, 80)]
@@ -117,11 +128,13 @@ class TestCache:
         assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
 
 
-def compiled_model(card: ModelCard, backend: str, model: CausalWanModel | None = None) -> CausalWanModel:
+def compiled_model(
+    card: ModelCard, backend: str, model: CausalWanModel | None = None, loras: LoraBank | None = None
+) -> CausalWanModel:
     model = model or tiny_model(card)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-        compiling.compile_layers(model, card.tokens_per_block(card.video.height, card.video.width))
+        compiling.compile_layers(model, card.tokens_per_block(card.video.height, card.video.width), loras)
     return model
 
 
@@ -166,6 +179,30 @@ def test_no_session_compiles(backend: str, fresh: None) -> None:
     for made, plain in zip(compiled, all_kinds(card, tiny_model(card)), strict=True):
         assert len(made) == len(plain) == 6
         assert all(relative_error(one, other) < 1e-4 for one, other in zip(made, plain, strict=True))
+
+
+CHOICES: list[Choice] = [(), ((0, 1.0),), ((1, 0.5), (2, 1.0)), ((0, 1.0), (1, -0.5), (2, 2.0))]
+"""Of prompts, each with ranks of its own: none, all Linears, some of them, and everything together."""
+
+
+def test_no_change_of_loras_compiles(backend: str, fresh: None) -> None:
+    """Nor do blocks of one tick whose LoRAs differ, nor those of another session."""
+    card = tiny_card(sink_blocks=1, window_blocks=3, rope="window")
+    bank = tiny_bank(card)
+    model = compiled_model(card, backend, loras=bank)
+    assert counters["stats"]["unique_graphs"] == 2 * NUM_FORMS
+    switches: Switches = {2: (1, "immediate"), 4: (2, "boundary"), 6: (3, "recache")}
+
+    def sessions(model: CausalWanModel) -> Iterator[Mapping[int, torch.Tensor]]:
+        for stagger, choices in ((1, CHOICES), (5, CHOICES[::-1])):
+            runner = make_runner(card, stagger, model=model, loras=bank)
+            yield run_blocks(runner, 5, switches, num_prompts=4, choices=choices)
+
+    with torch.compiler.set_stance("fail_on_recompile"):
+        compiled = list(sessions(model))
+    assert counters["stats"]["unique_graphs"] == 2 * NUM_FORMS
+    for made, plain in zip(compiled, sessions(tiny_model(card)), strict=True):
+        assert all(relative_error(made[block], plain[block]) < 1e-4 for block in plain)
 
 
 @pytest.mark.slow

@@ -24,7 +24,9 @@
 
 {{/* A value as an environment variable says it: 67108864 and not 6.7108864e+07. */}}
 {{- define "cascade.text" -}}
-{{- if kindIs "slice" . -}}
+{{- if and (kindIs "slice" .) (kindIs "map" (first .)) -}}
+{{ toJson . }}
+{{- else if kindIs "slice" . -}}
 {{ join "," . }}
 {{- else if and (kindIs "float64" .) (eq . (floor .)) -}}
 {{ printf "%.0f" . }}

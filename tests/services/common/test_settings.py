@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from pydantic.dataclasses import dataclass
 
-from cascade_core.config import STRICT
+from cascade_core.config import STRICT, ListedLora
 from cascade_core.errors import InvalidConfig
 from services.common.environment import load_settings
 from services.common.settings import ServerSettings
+from services.stage.settings import Settings as StageProcess
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -39,6 +40,26 @@ def test_environment_over_file_over_default(tmp_path: Path) -> None:
     assert (settings.grpc.port, settings.grpc.host) == (8, "0.0.0.0")
     assert settings.grpc.keepalive_time_s == 20
     assert settings.stage == StageSection(peers=("a:1", "b:2"), slots=3)
+
+
+def test_a_list_of_tables_is_json() -> None:
+    """As the chart writes it; commas may stand in its texts."""
+    text = '[{"name": "ink", "path": "/weights/ink.safetensors", "licence": "MIT, or so"}]'
+    settings = load_settings(StageProcess, {"CASCADE_STAGE_LORAS": text})
+    assert settings.stage.loras == (
+        ListedLora(name="ink", path="/weights/ink.safetensors", licence="MIT, or so"),
+    )
+    for wrong, complaint in (
+        ("[{", "CASCADE_STAGE_LORAS: not a JSON list: "),
+        ('[{"name": "ink"}]', "CASCADE_STAGE_LORAS: Field required"),
+        (
+            '[{"name": "a", "path": "b"}, {"name": "a", "path": "c"}]',
+            "CASCADE_STAGE_LORAS: .*a is listed twice",
+        ),
+        ("ink=/weights/ink.safetensors", "CASCADE_STAGE_LORAS: Input should be a dictionary"),
+    ):
+        with pytest.raises(InvalidConfig, match=complaint):
+            load_settings(StageProcess, {"CASCADE_STAGE_LORAS": wrong})
 
 
 def test_settings_are_frozen() -> None:
