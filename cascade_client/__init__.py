@@ -15,6 +15,7 @@ from cascade_client.channel import Tls
 from cascade_client.client import Client
 from cascade_client.errors import (
     AlreadyExists,
+    CannotPush,
     CannotSave,
     CascadeClientError,
     EndedEarly,
@@ -53,6 +54,7 @@ from cascade_client.sync import SyncClient, SyncStream
 __all__ = [
     "AlreadyExists",
     "Attached",
+    "CannotPush",
     "CannotSave",
     "CascadeClientError",
     "Client",

@@ -112,14 +112,17 @@ def add_json(parser: CommandParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
-def read_api_key(options: Options) -> str | None:
-    if options.api_key_file is None:
-        return None
+def read_secret(argument: str, path: Path) -> str:
+    """What a file holds that belongs on no command line. Raises CommandFailed."""
     try:
-        return str(options.api_key_file.read_text()).strip()
+        return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise CommandFailed(f"cannot read --api-key-file {options.api_key_file}: {why}") from None
+        raise CommandFailed(f"cannot read {argument} {path}: {why}") from None
+
+
+def read_api_key(options: Options) -> str | None:
+    return read_secret("--api-key-file", options.api_key_file) if options.api_key_file else None
 
 
 def read_tls(options: Options) -> Tls | None:

@@ -13,6 +13,7 @@ CascadeClientError
 ├── SequenceGap          segments are missing for good
 ├── EndedEarly           the session failed or was evicted, or ended before its first segment
 ├── CannotSave           the file could not be written
+├── CannotPush           a receiver cannot be reached, refuses the video, or is gone for too long
 └── MissingExtra         an optional part of this package is not installed; the message names it
 """
 
@@ -128,6 +129,13 @@ class SequenceGap(CascadeClientError):
 
 class CannotSave(CascadeClientError):
     """The file could not be written."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, grpc.StatusCode.ABORTED)
+
+
+class CannotPush(CascadeClientError):
+    """The receiver cannot be reached, refuses the video, or is gone for too long."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, grpc.StatusCode.ABORTED)

@@ -4,9 +4,9 @@ import asyncio
 
 from cascade_client.commands.arguments import parse_session
 from cascade_client.commands.output import add_out, choose_out, saved_sentence
-from cascade_client.commands.wording import describe
+from cascade_client.commands.wording import describe_watched
 from cascade_client.console import Commands, Options, add_command, add_gateway, make_client, note
-from cascade_client.events import Ended, Event, Skipped
+from cascade_client.events import Event
 from cascade_client.save import STANDARD_OUTPUT, Saved, save
 
 VIDEO = "watched.mp4"
@@ -47,9 +47,5 @@ async def watch(options: Options) -> int:
 
 
 def show(event: Event, saved: Saved | None) -> None:
-    if isinstance(event, Skipped):
-        note(f"skipped segments {event.first_sequence} to {event.next_sequence - 1}: this end is too slow")
-    elif isinstance(event, Ended):
-        note(f"the session has ended: {event.reason.lower()}")
-    elif text := describe(event):
+    if text := describe_watched(event, "this end"):
         note(text)

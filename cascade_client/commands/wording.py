@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 from cascade_client.events import (
+    Ended,
     Event,
     PromptReceipt,
     QueueChanged,
     Reconnected,
     RecoveryDone,
     RecoveryStarted,
+    Skipped,
     StateChanged,
 )
 
@@ -38,6 +40,16 @@ def describe(event: Event) -> str:
         case Reconnected():
             return f"reconnected after {event.gap_s:.1f} s: {event.reason}"
     return ""
+
+
+def describe_watched(event: Event, slow: str) -> str:
+    """The same for who did not start the session. `slow`: what is too slow where segments are skipped."""
+    match event:
+        case Skipped():
+            return f"skipped segments {event.first_sequence} to {event.next_sequence - 1}: {slow} is too slow"
+        case Ended():
+            return f"the session has ended: {event.reason.lower()}"
+    return describe(event)
 
 
 def unknown_words(words: Sequence[str]) -> str:

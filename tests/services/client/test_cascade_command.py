@@ -61,6 +61,7 @@ async def test_help_and_usage() -> None:
         "up",
         "generate",
         "watch",
+        "push",
         "sessions",
         "switch",
         "pause",
