@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -16,14 +17,13 @@ from cascade_core.config import (
     allowed_staggers,
     complaints,
 )
-from cascade_core.errors import InvalidPrompt, InvalidRequest
+from cascade_core.errors import InvalidRequest
 from cascade_core.loras import Choices, check_choices
+from cascade_core.prompts import Prompt, Transition, check_prompt, check_transition
 from cascade_core.schedule import Shape, Timeline, Work, context_blocks, engine_shape
 
 MAX_PROMPTS = 1024
 """Entries of a prompt timeline."""
-MAX_PROMPT_CHARACTERS = 32_768
-"""A longer prompt is refused before it travels; the text encoder counts the tokens that the model takes."""
 
 MAX_FPS = 240
 
@@ -36,8 +36,12 @@ class SessionRequest:
 
     __pydantic_config__ = STRICT
 
-    prompts: Mapping[int, str]
+    prompts: Mapping[int, Prompt]
     """Prompt timeline: from this block on, this prompt. Must have one for `start_block` or before."""
+    transitions: Mapping[int, Transition] = field(default_factory=dict)
+    """By block of the timeline: how its prompt takes over, where that is gradual. Of entries up to
+    `start_block`, each sets out from what the block before had; the first of all has nothing to set out from,
+    and rules alone."""
     seed: int = 0
     """Seed of the noise, 0..2**63 - 1."""
     width: int = 0
@@ -72,7 +76,7 @@ class SwitchRequest:
 
     __pydantic_config__ = STRICT
 
-    prompt: str
+    prompt: Prompt
     mode: SwitchMode = "immediate"
     request_id: str = ""
     """Comes back in the receipt."""
@@ -80,6 +84,8 @@ class SwitchRequest:
     """Switch when this block starts; None: now."""
     loras: Choices | None = None
     """LoRAs from then on, as in a session's request; None: those that were used before."""
+    transition: Transition | None = None
+    """None: at once, as the mode has it."""
 
 
 def check_types(request: SessionRequest | SwitchRequest) -> None:
@@ -88,14 +94,6 @@ def check_types(request: SessionRequest | SwitchRequest) -> None:
         TypeAdapter(type(request)).validate_python(request)
     except ValidationError as error:
         raise InvalidRequest(complaints(error)) from None
-
-
-def check_prompt(name: str, prompt: str) -> None:
-    """Raise InvalidPrompt where it is empty or absurdly long."""
-    if not prompt.strip():
-        raise InvalidPrompt(f"{name} is empty")
-    if len(prompt) > MAX_PROMPT_CHARACTERS:
-        raise InvalidPrompt(f"{name} has {len(prompt)} characters, more than {MAX_PROMPT_CHARACTERS}")
 
 
 def with_defaults(request: SessionRequest, config: EngineConfig, card: ModelCard) -> SessionRequest:
@@ -125,6 +123,33 @@ def initial_prompts(request: SessionRequest) -> list[int]:
     return sorted({entries[max(0, bisect_right(entries, block) - 1)] for block in blocks if entries})
 
 
+def course_entries(request: SessionRequest) -> list[int]:
+    """Blocks of the timeline entries that those blocks' embeddings follow from: besides the initial ones
+    those that a transition among them set out from, where it is not over."""
+    entries = sorted(block for block in request.prompts if block <= request.start_block)
+    needed = set(initial_prompts(request))
+    blocks = sorted({*request.context, request.start_block})
+    for entry in sorted(needed):
+        seen = next((block for block in blocks if block >= entry), entry)
+        while entry > entries[0] and seen < entry + num_mixed(request, entry):
+            seen, entry = entry - 1, entries[entries.index(entry) - 1]
+            needed.add(entry)
+    return sorted(needed)
+
+
+def num_mixed(request: SessionRequest, entry: int) -> int:
+    """Blocks of the transition to an entry of the timeline."""
+    return request.transitions[entry].num_blocks if entry in request.transitions else 0
+
+
+def prompt_numbers(request: SessionRequest) -> dict[int, int]:
+    """By block of `course_entries`: the number of its prompt, or of its transition's first block, as
+    `engine.course.Course` counts them."""
+    entries = course_entries(request)
+    sizes = accumulate((1 + num_mixed(request, entry) for entry in entries), initial=0)
+    return dict(zip(entries, sizes, strict=False))
+
+
 def check_request(request: SessionRequest, config: EngineConfig, card: ModelCard) -> None:
     """Raise InvalidRequest or InvalidPrompt, naming the field, where the request does not fit the model."""
     shape = engine_shape(config, card)
@@ -151,6 +176,10 @@ def check_request(request: SessionRequest, config: EngineConfig, card: ModelCard
     if not initial_prompts(request):
         raise InvalidRequest(f"prompts: none at or before start_block {request.start_block}")
     check_loras(request, config)
+    for block, transition in request.transitions.items():
+        if block not in request.prompts:
+            raise InvalidRequest(f"transitions: block {block} has no entry in prompts")
+        check_transition(f"transitions: the one for block {block}", transition)
     _check_context(request, card, shape)
 
 
@@ -194,19 +223,23 @@ def _check_context(request: SessionRequest, card: ModelCard, shape: Shape) -> No
 
 def first_timeline(number: int, request: SessionRequest, shape: Shape) -> Timeline:
     """Prime the context blocks, each under the prompt it was made with, then start."""
-    entries = initial_prompts(request)
-
-    def prompt_of(block: int) -> int:
-        return max(0, bisect_right(entries, block) - 1)
-
+    numbers = prompt_numbers(request)
+    entries = list(numbers)
     limits = [shape.window.max_blocks]
     if request.num_blocks is not None:
         limits.append(request.start_block + request.num_blocks)
-    primed = (Work(block, shape.context_pass, prompt_of(block)) for block in sorted(request.context))
-    return Timeline(
+    start = Timeline(
         session=number,
         next_block=request.start_block,
         end_block=min((limit for limit in limits if limit is not None), default=None),
-        prompt=len(entries) - 1,
-        to_prime=tuple(primed),
     )
+
+    def at(block: int) -> Timeline:
+        """With the prompts as they are for this block."""
+        entry = entries[max(0, bisect_right(entries, block) - 1)]
+        return replace(start, prompt=numbers[entry], first_mixed=entry, num_mixed=num_mixed(request, entry))
+
+    primed = (
+        Work(block, shape.context_pass, at(block).prompt_of(block)) for block in sorted(request.context)
+    )
+    return replace(at(request.start_block), to_prime=tuple(primed))

@@ -93,19 +93,32 @@ class Timeline:
     end_block: int | None = None
     """No block from here on is started; None: endless."""
     prompt: int = 0
-    """Prompt of the blocks that start from now on."""
+    """Prompt of the blocks that start from now on; in a transition, of its first block."""
+    first_mixed: int = 0
+    """The first block of the latest transition."""
+    num_mixed: int = 0
+    """Its blocks, each with a prompt of its own, and so has the one after them; 0: it was none."""
+    prompt_before: int = 0
+    """Of a block that starts before `first_mixed`: block 0, where the transition came before it."""
     in_flight: tuple[Work, ...] = ()
     """Each block's coming pass, oldest block first."""
     to_prime: tuple[Work, ...] = ()
     """Context passes of given clean blocks, done first, in one tick."""
     recache: bool = False
     """LongLive's switch: let blocks in flight finish, re-encode the window, then start the next block."""
+    recache_to: int = 0
+    """Each block up to this one waits for a recache, as the transition goes."""
     settled_from: int = 0
     """Blocks below this had started when some were last set back."""
 
     @property
     def finished(self) -> bool:
         return not self.in_flight and not self.to_prime and self.next_block == self.end_block
+
+    def prompt_of(self, block: int) -> int:
+        """Number of the prompt that a block has which starts now, or turns to the latest prompt."""
+        step = min(block - self.first_mixed, self.num_mixed)
+        return self.prompt + step if step >= 0 else self.prompt_before
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,9 @@ class SwitchReceipt:
     first_block_touched: int
     """The first block with a pass under the new prompt that still changes its picture."""
     first_block_full: int
-    """The first block made under the new prompt from its first pass on."""
+    """The first block made under the new prompt alone, from its first pass on."""
+    last_block_mixed: int | None = None
+    """The last block of the transition; None: there was none."""
 
 
 def recache_blocks(window: WindowConfig, next_block: int) -> list[int]:
@@ -147,7 +162,8 @@ def plan_tick(timeline: Timeline, shape: Shape) -> tuple[TickPlan | None, Timeli
         return _plan(timeline, shape, timeline.to_prime), replace(timeline, to_prime=())
     if timeline.recache and not timeline.in_flight:
         blocks = recache_blocks(shape.window, timeline.next_block)
-        works = [Work(block, shape.context_pass, timeline.prompt) for block in blocks]
+        prompt = timeline.prompt_of(timeline.next_block)
+        works = [Work(block, shape.context_pass, prompt) for block in blocks]
         after = replace(timeline, recache=False)
         return (_plan(timeline, shape, works, recache=True), after) if works else plan_tick(after, shape)
     timeline = _start_block(timeline, shape)
@@ -160,26 +176,42 @@ def plan_tick(timeline: Timeline, shape: Shape) -> tuple[TickPlan | None, Timeli
 
 
 def switch_prompt(
-    timeline: Timeline, shape: Shape, prompt: int, mode: SwitchMode
+    timeline: Timeline, shape: Shape, prompt: int, mode: SwitchMode, num_mixed: int = 0
 ) -> tuple[Timeline, SwitchReceipt]:
-    """Apply a switch between two ticks; the modes: docs/engine.md."""
+    """Apply a switch between two ticks; the modes: docs/engine.md.
+
+    Over `num_mixed` blocks it is gradual: the first block touched has the prompt of this number, those behind
+    it have those that follow, up to `prompt + num_mixed`, which is the new one. Block 0 is never mixed.
+    """
     if mode == "immediate":
         timeline = _set_back(timeline, shape)
-    touched = full = timeline.next_block
-    in_flight = timeline.in_flight
+    first = full = timeline.next_block
     if mode == "immediate":
-        # A block left with its context pass keeps its prompt: what is cached fits what was shown, and a
-        # journal of receipts finds the same cache again.
-        in_flight = tuple(
-            replace(work, prompt=prompt) if work.pass_index < shape.context_pass else work
-            for work in in_flight
-        )
-        full = min((work.block for work in in_flight if work.pass_index == 0), default=full)
-        touched = min((work.block for work in in_flight if work.prompt == prompt), default=full)
+        turning = [work for work in timeline.in_flight if work.pass_index < shape.context_pass]
+        first = min((work.block for work in turning), default=first)
+        full = min((work.block for work in turning if work.pass_index == 0), default=full)
+    if num_mixed:
+        first = max(1, first)
+        full = max(full, first + num_mixed)
     after = replace(
-        timeline, prompt=prompt, in_flight=in_flight, recache=timeline.recache or mode == "recache"
+        timeline,
+        prompt=prompt,
+        first_mixed=first,
+        num_mixed=num_mixed,
+        prompt_before=timeline.prompt_of(first - 1),
+        recache=timeline.recache or mode == "recache",
+        recache_to=first + num_mixed if mode == "recache" else 0,
     )
-    return after, SwitchReceipt(touched, full)
+    # A block left with its context pass keeps its prompt: what is cached fits what was shown, and a journal
+    # of receipts finds the same cache again.
+    in_flight = tuple(
+        replace(work, prompt=after.prompt_of(work.block))
+        if mode == "immediate" and work.pass_index < shape.context_pass and work.block >= first
+        else work
+        for work in timeline.in_flight
+    )
+    receipt = SwitchReceipt(first, full, first + num_mixed - 1 if num_mixed else None)
+    return replace(after, in_flight=in_flight), receipt
 
 
 def _set_back(timeline: Timeline, shape: Shape) -> Timeline:
@@ -257,8 +289,13 @@ def _can_start(timeline: Timeline, shape: Shape) -> bool:
 def _start_block(timeline: Timeline, shape: Shape) -> Timeline:
     if not _can_start(timeline, shape):
         return timeline
-    started = Work(timeline.next_block, 0, timeline.prompt)
-    return replace(timeline, in_flight=(*timeline.in_flight, started), next_block=timeline.next_block + 1)
+    block = timeline.next_block
+    return replace(
+        timeline,
+        in_flight=(*timeline.in_flight, Work(block, 0, timeline.prompt_of(block))),
+        next_block=block + 1,
+        recache=block < timeline.recache_to,
+    )
 
 
 def _plan(timeline: Timeline, shape: Shape, works: Sequence[Work], recache: bool = False) -> TickPlan:

@@ -25,12 +25,12 @@ from tqdm import tqdm
 from cascade_core.commands.arguments import add_bench_arguments, add_quantize
 from cascade_core.commands.listing import list_models
 from cascade_core.commands.plan import add_plan_arguments, run_plan
+from cascade_core.commands.prompts import add_prompts, switches, transition
 from cascade_core.config import (
     MAX_SIDE,
     EngineConfig,
     InflightAttention,
     Rope,
-    SwitchMode,
     find_card,
     make,
     uses_random_weights,
@@ -153,19 +153,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
-    parser.add_argument("--prompt", required=True, help="what to show")
-    for flag, text in (
-        ("--at", "change the prompt when this block starts; may be repeated"),
-        ("--switch", argparse.SUPPRESS),  # the former name
-    ):
-        parser.add_argument(
-            flag, dest="switch", type=parse_switch, action="append", default=[],
-            metavar="BLOCK=PROMPT", help=text,
-        )  # fmt: skip
-    parser.add_argument(
-        "--switch-mode", choices=get_args(SwitchMode), default="immediate", metavar="MODE",
-        help="how later prompts take over: immediate (default), boundary or recache",
-    )  # fmt: skip
+    add_prompts(parser)
     parser.add_argument("--blocks", type=int, default=20, help="mostly 12 pictures each (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same video (default: 0)")
     parser.add_argument("--size", type=parse_size, default=(0, 0), help=SIZE_HELP)
@@ -181,22 +169,6 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latents", type=Path, metavar="FILE", help="safetensors to write, or -")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measured figures, or -")
     parser.add_argument("--overwrite", action="store_true", help="replace files of these names")
-
-
-def parse_switch(text: str) -> tuple[int, str]:
-    """`8=a blue square`, as `cascade generate --at` has it; `8:` is the former way."""
-    found = re.fullmatch(r"\s*(\d+)\s*[=:](.*\S.*)", text, re.DOTALL)
-    if not found:
-        raise argparse.ArgumentTypeError(f'{text!r} is not BLOCK=PROMPT, such as 8="a blue square"')
-    return int(found[1]), found[2]
-
-
-def switches(given: Sequence[tuple[int, str]]) -> dict[int, str]:
-    blocks = [block for block, _ in given]
-    twice = [block for block in blocks if blocks.count(block) > 1]
-    if twice:
-        raise InvalidConfig(f"--switch: block {twice[0]} is given twice")
-    return dict(given)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -241,6 +213,7 @@ def run_generate(arguments: argparse.Namespace) -> None:
         json=arguments.json,
         switches=switches(arguments.switch),
         switch_mode=arguments.switch_mode,
+        transition=transition(arguments, card),
         seed=arguments.seed,
         width=arguments.size[0],
         height=arguments.size[1],

@@ -40,6 +40,7 @@ from cascade_core.machine import machine
 from cascade_core.media.decoding import DecodeJob, Decoding
 from cascade_core.media.media import partial_path
 from cascade_core.media.piped import STANDARD_OUTPUT, is_piped
+from cascade_core.prompts import Prompt, Transition, readable
 from cascade_core.ranks.group import in_daemon_thread
 from cascade_core.request import SessionRequest, check_request, with_defaults
 from cascade_core.weights.locate import locate_part
@@ -52,7 +53,7 @@ class GenerateOptions:
     """One run of `cascade-engine generate`."""
 
     engine: EngineConfig
-    prompt: str
+    prompt: Prompt
     num_blocks: int
     output: Path | None = None
     """MP4; None: latents only."""
@@ -60,8 +61,10 @@ class GenerateOptions:
     """safetensors with `latents` [blocks, F, C, h, w]."""
     json: Path | None = None
     """The measured figures."""
-    switches: dict[int, str] = field(default_factory=dict)
+    switches: Mapping[int, Prompt] = field(default_factory=dict)
     """Block at whose start the prompt changes."""
+    transition: Transition | None = None
+    """How these take over; None: at once, as `switch_mode` has it."""
     switch_mode: SwitchMode = "immediate"
     seed: int = 0
     width: int = 0
@@ -101,8 +104,11 @@ async def generate(
         async with Decoding(job) if job else nullcontext() as decoding:
             session = await engine.open(session_request(options))
             run.opened_s = time.monotonic()
-            run.unknown_words = session.unknown_words
-            for prompt, words in session.unknown_words.items():
+            run.unknown_words = {
+                readable(session.request.prompts[block]): words
+                for block, words in session.unknown_words.items()
+            }
+            for prompt, words in run.unknown_words.items():
                 warn(unknown_words_warning(prompt, words))
             report(run.progress())
             async for event in session:
@@ -210,8 +216,10 @@ def share_cores(config: EngineConfig, cores: int) -> EngineConfig:
 
 def session_request(options: GenerateOptions) -> SessionRequest:
     """The whole prompt timeline is known from the start."""
+    gradual = options.transition
     return SessionRequest(
         prompts={**options.switches, 0: options.prompt},
+        transitions=dict.fromkeys(options.switches, gradual) if gradual else {},
         seed=options.seed,
         width=options.width,
         height=options.height,

@@ -5,6 +5,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from cascade_core.errors import OutOfCapacity
+from cascade_core.model.mixing import mix
+from cascade_core.prompts import Prompt, parts
 from cascade_core.ranks.messages import Embedding
 
 MAX_WAITING = 64
@@ -21,6 +23,14 @@ class EmbeddingCache:
         # One at a time, as the ranks do: a deadline then spans no queue, and equal prompts are embedded once.
         self._lock = asyncio.Lock()
         self._num_waiting = 0
+
+    async def of(self, prompt: Prompt) -> Embedding:
+        """Of a text or a mix. Raises what the encoder raises, or OutOfCapacity."""
+        mixed = parts(prompt)
+        embeddings = [await self.get(part.text) for part in mixed]
+        words = (word for embedding in embeddings for word in embedding.unknown_words)
+        rows = mix([embedding.rows for embedding in embeddings], [part.weight for part in mixed])
+        return Embedding(rows, tuple(dict.fromkeys(words)))
 
     async def get(self, prompt: str) -> Embedding:
         """Raises what the encoder raises, or OutOfCapacity."""

@@ -20,7 +20,7 @@ import torch
 from cascade_core.config import EngineConfig, ModelCard, check_engine, find_card
 from cascade_core.engine.capacity import check_room, max_pixels, num_slots
 from cascade_core.engine.embeddings import EmbeddingCache
-from cascade_core.engine.session import BlockTiming, Ended, LatentBlock, PendingSwitch, PromptApplied, Session
+from cascade_core.engine.session import BlockTiming, Ended, LatentBlock, PendingSwitch, Session
 from cascade_core.engine.status import Counters, EngineObserver, EngineStatus
 from cascade_core.errors import CascadeError, SessionClosed, SessionLost
 from cascade_core.loras import check_choices, numbered
@@ -32,7 +32,7 @@ from cascade_core.request import (
     SwitchRequest,
     check_request,
     check_types,
-    initial_prompts,
+    course_entries,
     with_defaults,
 )
 from cascade_core.schedule import (
@@ -43,7 +43,6 @@ from cascade_core.schedule import (
     engine_shape,
     plan_tick,
     starting_block,
-    switch_prompt,
 )
 
 log = logging.getLogger(__name__)
@@ -150,26 +149,25 @@ class Engine:
         request = with_defaults(request, self.config, self.card)
         check_request(request, self.config, self.card)
         self._require_room(request)
-        initial = initial_prompts(request)
+        initial = course_entries(request)
         later = sorted(block for block in request.prompts if block > request.start_block)
         embeddings = {
-            block: await self._embeddings.get(request.prompts[block]) for block in (*initial, *later)
+            block: await self._embeddings.of(request.prompts[block]) for block in (*initial, *later)
         }
         self._require_room(request)  # embedding took a while
         session = Session(self, next(self._numbers), request, self.shape)
         for block in later:
-            switch = PendingSwitch(
-                block, "", embeddings[block], request.switch_mode, request.loras.get(block)
-            )
+            loras, transition = request.loras.get(block), request.transitions.get(block)
+            switch = PendingSwitch(block, "", embeddings[block], request.switch_mode, loras, transition)
             session.switches.append(switch)
         session.unknown_words = {
-            request.prompts[block]: embedding.unknown_words
+            block: embedding.unknown_words
             for block, embedding in embeddings.items()
             if embedding.unknown_words
         }
         self._sessions[session.number] = session
         try:
-            rows = [embeddings[block].rows for block in initial]
+            rows = session.set_prompts({block: embeddings[block].rows for block in initial})
             await self._ranks.open(session.number, request, rows)
             session.open()
             self.wake()
@@ -193,13 +191,20 @@ class Engine:
             check_choices("loras", request.loras, self.config.loras)
         async with session.switching():
             try:
-                embedding = await self._embeddings.get(request.prompt)
+                embedding = await self._embeddings.of(request.prompt)
             except CascadeError:
                 session.require_open()  # what happened to the session counts more
                 raise
             session.require_open()
             session.schedule(
-                PendingSwitch(request.at_block, request.request_id, embedding, request.mode, request.loras)
+                PendingSwitch(
+                    request.at_block,
+                    request.request_id,
+                    embedding,
+                    request.mode,
+                    request.loras,
+                    request.transition,
+                )
             )
             self._apply_switches(session)
         self.wake()
@@ -246,9 +251,10 @@ class Engine:
         self._apply_switches(session)
         plan, session.timeline = plan_tick(session.timeline, session.shape)
         assert plan is not None, "a session that can tick has work"
-        for prompt, new in session.take_prompts(plan).items():
-            choice = numbered(new.loras, self.config.loras)
-            self._ranks.group.send(AddPrompt(session.number, prompt, new.rows, choice))
+        for rank, prompts in enumerate(session.take_prompts(plan)):
+            for prompt, new in prompts.items():
+                choice = numbered(new.loras, self.config.loras)
+                self._ranks.group.send_to(rank, AddPrompt(session.number, prompt, new.rows, choice))
         session.book(plan, time.monotonic())
         return plan
 
@@ -286,19 +292,7 @@ class Engine:
     def _apply_switches(self, session: Session) -> None:
         """Make the switches that are due, right before the tick in which their block starts."""
         while switch := session.due_switch(starting_block(session.timeline, session.shape)):
-            prompt = next(session.prompt_numbers)
-            session.timeline, receipt = switch_prompt(session.timeline, session.shape, prompt, switch.mode)
-            loras = session.loras if switch.loras is None else switch.loras
-            session.add_prompt(prompt, switch.embedding.rows, loras)
-            session.push(
-                PromptApplied(
-                    request_id=switch.request_id,
-                    first_block_touched=receipt.first_block_touched,
-                    first_block_full=receipt.first_block_full,
-                    unknown_words=switch.embedding.unknown_words,
-                    loras=loras,
-                )
-            )
+            session.apply(switch)
 
     def _require_room(self, request: SessionRequest) -> None:
         self._ranks.require_up()

@@ -1,7 +1,6 @@
 """The handle of one session, and the events that come back."""
 
 import asyncio
-import itertools
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -12,21 +11,21 @@ from typing import Literal, Protocol
 import torch
 
 from cascade_core.config import SwitchMode
+from cascade_core.engine.course import Course
 from cascade_core.errors import CascadeError, InvalidRequest, OutOfCapacity, SessionClosed
 from cascade_core.loras import Choices
-from cascade_core.ranks.messages import Array, Embedding
+from cascade_core.prompts import Prompt, Transition, check_prompt, check_transition
+from cascade_core.ranks.messages import Array, Embedding, NewPrompt
 from cascade_core.request import (
     MAX_PROMPTS,
     SessionRequest,
     SwitchRequest,
-    check_prompt,
     check_types,
     first_timeline,
-    initial_prompts,
     loras_at,
     session_shape,
 )
-from cascade_core.schedule import Shape, TickPlan, Work
+from cascade_core.schedule import Shape, TickPlan, Work, switch_prompt
 
 MAX_UNREAD_EVENTS = 32
 """Events that may wait for the reader; beyond it a session takes no ticks and no switches."""
@@ -95,6 +94,8 @@ class PromptApplied:
     """Words of the new prompt that the model does not know and ignores."""
     loras: Choices = ()
     """LoRAs that are used from then on."""
+    last_block_mixed: int | None = None
+    """The last block made under a mix of the old prompt and the new one; None: there was no transition."""
 
 
 @dataclass(frozen=True)
@@ -118,15 +119,7 @@ class PendingSwitch:
     mode: SwitchMode
     loras: Choices | None = None
     """None: those that are used before it."""
-
-
-@dataclass(frozen=True)
-class NewPrompt:
-    """What the ranks get with the first tick that needs it."""
-
-    rows: Array
-    """[num_tokens, text_dim]."""
-    loras: Choices
+    transition: Transition | None = None
 
 
 class Host(Protocol):
@@ -150,8 +143,9 @@ class Session:
         self.number = number
         self.request = request
         self.shape = session_shape(request, shape)
-        self.unknown_words: Mapping[str, tuple[str, ...]] = {}
-        """By prompt of the request, where it has any: words that the model does not know and ignores."""
+        self.unknown_words: Mapping[int, tuple[str, ...]] = {}
+        """By block of the request's prompt, where it has any: words that the model does not know, and so
+        ignores."""
         self.timeline = first_timeline(number, request, shape)
         self.credit = request.credit
         self.paused = False
@@ -159,11 +153,11 @@ class Session:
         """When the next block is due on the viewer's screen, on the engine's clock."""
         self.switches: list[PendingSwitch] = []
         """Switches that wait for their block, by block."""
-        self.prompt_numbers = itertools.count(len(initial_prompts(request)))
         self.loras = loras_at(request, request.start_block)
         """Of the newest prompt."""
-        self.new_prompts: dict[int, NewPrompt] = {}
-        """By prompt number."""
+        self.course = Course()
+        self._sent: tuple[set[int], ...] = tuple(set() for _ in range(self.shape.num_ranks))
+        """By rank: numbers of the prompts that it has."""
         self.started: dict[int, float] = {}
         """When each block in flight was first planned."""
         self._num_ticks = 0
@@ -188,11 +182,12 @@ class Session:
 
     async def switch(
         self,
-        prompt: str,
+        prompt: Prompt,
         mode: SwitchMode = "immediate",
         request_id: str = "",
         at_block: int | None = None,
         loras: Choices | None = None,
+        transition: Transition | None = None,
     ) -> None:
         """Change the prompt, and with `loras` what it is made with, now or when block `at_block` starts; the
         receipt is a PromptApplied event.
@@ -201,9 +196,10 @@ class Session:
         OutOfCapacity (too many wait), SessionClosed or SessionLost.
         """
         self.require_open()
-        request = SwitchRequest(prompt, mode, request_id, at_block, loras)
+        request = SwitchRequest(prompt, mode, request_id, at_block, loras, transition)
         check_types(request)
         check_prompt("prompt", prompt)
+        check_transition("transition", transition)
         await self._host.switch(self, request)
 
     def grant(self, num_blocks: int) -> None:
@@ -312,16 +308,52 @@ class Session:
         if plan.emits is not None and self.credit is not None:
             self.credit -= 1
 
-    def take_prompts(self, plan: TickPlan) -> dict[int, NewPrompt]:
-        """Those that this tick is the first to need."""
-        needed = sorted({work.prompt for work in plan.works} & self.new_prompts.keys())
-        return {prompt: self.new_prompts.pop(prompt) for prompt in needed}
+    def set_prompts(self, prompts: Mapping[int, Array]) -> dict[int, NewPrompt]:
+        """Begin with these, by block of `course_entries`; returns those that all ranks need to open, by
+        number."""
+        for block, rows in prompts.items():
+            transition, loras = self.request.transitions.get(block), loras_at(self.request, block)
+            self.course.turn(block, rows, transition, loras)
+        start = self.timeline.prompt_of(self.timeline.next_block)
+        numbers = {start, *(work.prompt for work in self.timeline.to_prime)}
+        for sent in self._sent:
+            sent |= numbers
+        return {number: self.course.prompt_of(number) for number in sorted(numbers)}
 
-    def add_prompt(self, prompt: int, rows: Array, loras: Choices) -> None:
-        """Keep a new prompt's embedding and LoRAs; forget those that no tick will ever use now."""
-        self.new_prompts[prompt], self.loras = NewPrompt(rows, loras), loras
-        used = {self.timeline.prompt, *(work.prompt for work in self.timeline.in_flight)}
-        self.new_prompts = {number: kept for number, kept in self.new_prompts.items() if number in used}
+    def apply(self, switch: PendingSwitch) -> None:
+        """Have it take effect in the coming tick."""
+        transition, number = switch.transition, self.course.next_prompt
+        num_mixed = transition.num_blocks if transition else 0
+        self.loras = self.loras if switch.loras is None else switch.loras
+        self.timeline, receipt = switch_prompt(self.timeline, self.shape, number, switch.mode, num_mixed)
+        self.course.turn(receipt.first_block_touched, switch.embedding.rows, transition, self.loras)
+        self.push(
+            PromptApplied(
+                request_id=switch.request_id,
+                first_block_touched=receipt.first_block_touched,
+                first_block_full=receipt.first_block_full,
+                unknown_words=switch.embedding.unknown_words,
+                loras=self.loras,
+                last_block_mixed=receipt.last_block_mixed,
+            )
+        )
+
+    def take_prompts(self, plan: TickPlan) -> list[dict[int, NewPrompt]]:
+        """By rank, the prompts that it is to have before this tick, by number: those of its own blocks alone,
+        and only what it has not."""
+        oldest = min(work.prompt for work in plan.works)  # those before it, the ranks forget
+        taken: dict[int, NewPrompt] = {}
+        new = []
+        for sent, works in zip(self._sent, plan.ranks, strict=True):
+            numbers = {work.prompt for work in works} - sent
+            taken |= {number: self.course.prompt_of(number) for number in numbers - taken.keys()}
+            new.append({number: taken[number] for number in sorted(numbers)})
+            sent |= numbers
+            sent -= {number for number in sent if number < oldest}
+        in_flight = self.timeline.in_flight
+        first = in_flight[0].block if in_flight else self.timeline.next_block
+        self.course.forget_before(first - 1)
+        return new
 
     @asynccontextmanager
     async def switching(self) -> AsyncIterator[None]:

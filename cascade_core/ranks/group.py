@@ -175,6 +175,10 @@ class RankGroup:
         for rank in self._ranks:
             rank.writer.write(data)
 
+    def send_to(self, rank: int, command: Command) -> None:
+        """Send to one rank, behind what all were sent; does not wait."""
+        self._ranks[rank].writer.write(pack(command))
+
     async def close(self) -> None:
         """Ask (close the links), wait a little, kill."""
         if not self.failure.done():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cascade_core.config import EngineConfig, ModelCard
 from cascade_core.errors import CascadeError
+from cascade_core.loras import Choices
 from cascade_core.model.lora_bank import Choice
 from cascade_core.schedule import TickPlan
 from cascade_core.weights.listed import Located
@@ -28,6 +29,15 @@ class Embedding:
     """[num_tokens, text_dim]."""
     unknown_words: tuple[str, ...] = ()
     """What the tokenizer has no token for, which the model therefore ignores."""
+
+
+@dataclass(frozen=True)
+class NewPrompt:
+    """What a rank gets before the first tick that needs it."""
+
+    rows: Array
+    """[num_tokens, text_dim]."""
+    loras: Choices = ()
 
 
 @dataclass(frozen=True)

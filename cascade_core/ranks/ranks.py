@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -11,9 +11,9 @@ from cascade_core.config import EngineConfig, ModelCard, uses_random_weights
 from cascade_core.errors import OutOfCapacity, SessionClosed, SessionLost
 from cascade_core.loras import numbered
 from cascade_core.ranks.group import GroupLost, RankGroup, in_daemon_thread
-from cascade_core.ranks.messages import Array, Embedding, Open
+from cascade_core.ranks.messages import Embedding, NewPrompt, Open
 from cascade_core.ranks.processes import ForkServer
-from cascade_core.request import SessionRequest, initial_prompts, loras_at
+from cascade_core.request import SessionRequest
 from cascade_core.weights.listed import Located, locate_listed
 from cascade_core.weights.locate import ModelFiles, locate
 
@@ -113,9 +113,9 @@ class Ranks:
         with self._lost_is_retryable():
             return await self.group.encode(prompt)
 
-    async def open(self, session: int, request: SessionRequest, prompts: list[Array]) -> None:
-        """Give a session its memory; `prompts`: embeddings of its initial ones. Raises OutOfCapacity,
-        SessionClosed or SessionLost."""
+    async def open(self, session: int, request: SessionRequest, prompts: Mapping[int, NewPrompt]) -> None:
+        """Give a session its memory; `prompts`: those that it begins with, by number. Raises
+        OutOfCapacity, SessionClosed or SessionLost."""
         command = Open(
             session=session,
             seed=request.seed,
@@ -124,10 +124,11 @@ class Ranks:
             context={
                 block: latents.detach().cpu().float().numpy() for block, latents in request.context.items()
             },
-            prompts=dict(enumerate(prompts)),
+            prompts={number: new.rows for number, new in prompts.items()},
             choices={
-                number: numbered(loras_at(request, block), self._config.loras)
-                for number, block in enumerate(initial_prompts(request))
+                number: numbered(new.loras, self._config.loras)
+                for number, new in prompts.items()
+                if new.loras
             },
         )
         try:

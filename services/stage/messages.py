@@ -25,9 +25,8 @@ def opened(
 ) -> Response:
     request = session.request
     unknown = (
-        common_pb2.UnknownWords(block=block, words=words_of(session.unknown_words[prompt]))
-        for block, prompt in sorted(request.prompts.items())
-        if prompt in session.unknown_words
+        common_pb2.UnknownWords(block=block, words=words_of(words))
+        for block, words in sorted(session.unknown_words.items())
     )
     return Response(
         opened=Response.Opened(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
@@ -19,7 +20,9 @@ from cascade_core.engine import engine as engine_module
 from cascade_core.engine.engine import Engine
 from cascade_core.engine.session import MAX_UNREAD_EVENTS, Ended, Event, LatentBlock, PromptApplied, Session
 from cascade_core.errors import InvalidPrompt, InvalidRequest, OutOfCapacity, SessionClosed
-from cascade_core.ranks.messages import AddPrompt, Command, Open
+from cascade_core.model.mixing import between
+from cascade_core.prompts import Transition, WeightedPrompt
+from cascade_core.ranks.messages import AddPrompt, Command, Embedding, Open
 from cascade_core.request import MAX_PROMPTS, SessionRequest
 from tests.engine_support import (
     NUM_PASSES,
@@ -35,6 +38,7 @@ from tests.engine_support import (
     wait_until,
     write_card,
 )
+from tests.support import relative_error
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.filterwarnings("error")]
 
@@ -78,13 +82,18 @@ async def expected(engine: Engine) -> dict[int, torch.Tensor]:
 def sent(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[Command]:
     """What the ranks are told."""
     commands: list[Command] = []
-    send = engine._ranks.group.send
+    send, send_to = engine._ranks.group.send, engine._ranks.group.send_to
 
     def spy(command: Command) -> None:
         commands.append(command)
         send(command)
 
+    def spy_one(rank: int, command: Command) -> None:
+        commands.append(command)
+        send_to(rank, command)
+
     monkeypatch.setattr(engine._ranks.group, "send", spy)
+    monkeypatch.setattr(engine._ranks.group, "send_to", spy_one)
     return commands
 
 
@@ -227,7 +236,8 @@ class TestReading:
             session.grant(1)
             await read_blocks(session, 1)
         assert len(session.started) <= NUM_PASSES
-        assert len(session.new_prompts) + len(session.switches) <= NUM_PASSES
+        assert len(session.course._legs) + len(session.switches) <= NUM_PASSES
+        assert all(len(sent) <= NUM_PASSES for sent in session._sent)
         await session.close()
 
 
@@ -529,7 +539,9 @@ class TestSwitch:
         assert not [command for command in sent if isinstance(command, AddPrompt)]
         session.grant(NUM_BLOCKS)
         latents |= latents_of(await collect(session))
-        assert len([command for command in sent if isinstance(command, AddPrompt)]) == 1
+        added = [command for command in sent if isinstance(command, AddPrompt)]
+        assert len(added) == 2  # on each of the two ranks, the last
+        assert len({command.prompt for command in added}) == 1
         assert_same(latents, expected)
 
 
@@ -608,6 +620,105 @@ class TestContinuing:
         assert list(latents_of(events)) == [41, 42]
         opening = next(command for command in sent if isinstance(command, Open))
         assert len(opening.prompts) == 3  # of blocks 36, 38 and 40
+
+
+OLD, NEW = "a red circle", "a blue square moves up"
+"""Of unequal lengths."""
+GRADUAL = {3: Transition(2), 5: Transition(1, "slerp")}
+
+
+async def check_transitions(engine: Engine, monkeypatch: pytest.MonkeyPatch, **asked: Any) -> None:
+    """A transition is the same as each block with a prompt of its own whose embedding is the mix, from the
+    start and from the middle of it."""
+    encode = engine._ranks.group.encode
+    old, new = [(await encode(text)).rows for text in (OLD, NEW)]
+    missing = np.zeros((len(new) - len(old), old.shape[1]), np.float32)
+    long = np.concatenate([old, missing])
+    second = (long + 2 * new) / 3
+    mixes = {"1/3": (2 * long + new) / 3, "2/3": second, "back": between(second, old, 1 / 2, "slerp")}
+
+    async def encoded(prompt: str) -> Embedding:
+        return Embedding(mixes[prompt]) if prompt in mixes else await encode(prompt)
+
+    monkeypatch.setattr(engine._ranks.group, "encode", encoded)
+    asked |= {"switch_mode": "boundary"}
+    gradual = {"prompts": {0: OLD, 3: NEW, 5: OLD}, "transitions": GRADUAL, **asked}
+    by_block = {"prompts": {0: OLD, 3: "1/3", 4: "2/3", 5: "back", 6: OLD}, **asked}
+    video = await generate(engine, 8, **gradual)
+    expected = await generate(engine, 8, **by_block)
+    for block in range(8):
+        assert relative_error(video[block], expected[block]) < 1e-4, block
+    for start in (4, 6):
+        given = {block: video[block] for block in engine.context_blocks(start)}
+        opening = {"start_block": start, "context": given}
+        again = await generate(engine, 8 - start, **gradual, **opening)
+        expected = await generate(engine, 8 - start, **by_block, **opening)
+        for block in range(start, 8):
+            assert relative_error(again[block], expected[block]) < 1e-4, (start, block)
+            if asked["stagger"] == NUM_PASSES and start == 4:  # all of it lies in the window
+                assert relative_error(again[block], video[block]) < 1e-4, block
+
+
+class TestTransitions:
+    @pytest.mark.parametrize("stagger", [1, 2, NUM_PASSES])
+    async def test_on_two_ranks(self, engine: Engine, monkeypatch: pytest.MonkeyPatch, stagger: int) -> None:
+        await check_transitions(engine, monkeypatch, stagger=stagger)
+
+    @pytest.mark.parametrize("stagger", [1, NUM_PASSES])
+    async def test_on_one(self, sequential: Engine, monkeypatch: pytest.MonkeyPatch, stagger: int) -> None:
+        await check_transitions(sequential, monkeypatch, stagger=stagger)
+
+    @pytest.mark.slow
+    async def test_on_five(self, card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with running_engine(card, num_ranks=5) as five:
+            for stagger in (1, 2, NUM_PASSES):
+                await check_transitions(five, monkeypatch, stagger=stagger)
+                monkeypatch.undo()
+
+    async def test_ranks_get_the_prompts_of_their_own_blocks(
+        self, engine: Engine, sent: list[Command]
+    ) -> None:
+        """One text cache a block, on the rank where it lives."""
+        session = await engine.open(replace(REQUEST, num_blocks=8, credit=0))
+        await session.switch(NEW, "boundary", "over", 2, transition=Transition(4))
+        session.grant(8)
+        events = await collect(session)
+        receipt = next(event for event in events if isinstance(event, PromptApplied))
+        assert receipt == PromptApplied("over", 2, 6, last_block_mixed=5)
+        added = [command.prompt for command in sent if isinstance(command, AddPrompt)]
+        assert sorted(added) == [1, 2, 3, 4, 5, 5]  # the last one rules blocks 6 and 7
+
+    async def test_a_mix_is_the_mean_of_its_embeddings(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encode = engine._ranks.group.encode
+        rows = [(await encode(text)).rows for text in (OLD, NEW)]
+        mean = 0.25 * np.pad(rows[0], ((0, len(rows[1]) - len(rows[0])), (0, 0))) + 0.75 * rows[1]
+
+        async def encoded(prompt: str) -> Embedding:
+            return Embedding(mean.astype(np.float32)) if prompt == "mean" else await encode(prompt)
+
+        monkeypatch.setattr(engine._ranks.group, "encode", encoded)
+        parts = (WeightedPrompt(OLD, 1.0), WeightedPrompt(NEW, 3.0))
+        mixed = await generate(engine, 3, prompts={0: parts})
+        expected = await generate(engine, 3, prompts={0: "mean"})
+        for block in range(3):
+            assert relative_error(mixed[block], expected[block]) < 1e-4
+
+    async def test_bad_ones_are_refused_and_nothing_is_lost(self, engine: Engine) -> None:
+        session = await engine.open(replace(ENDLESS, credit=0))
+        for length in (0, 65):
+            with pytest.raises(InvalidRequest, match=rf"transition.num_blocks: {length} is not in 1\.\.64"):
+                await session.switch(NEW, transition=Transition(length))
+        with pytest.raises(InvalidRequest, match="interpolation"):
+            await session.switch(NEW, transition=Transition(2, "cubic"))  # type: ignore[arg-type]
+        with pytest.raises(InvalidPrompt, match=r"prompt has a weight of -2\.0"):
+            await session.switch((WeightedPrompt(OLD, -2.0),))
+        with pytest.raises(InvalidRequest, match="transitions: block 4 has no entry in prompts"):
+            await engine.open(replace(REQUEST, transitions={4: Transition(2)}))
+        session.grant(1)
+        await read_blocks(session, 1)
+        await session.close()
 
 
 class TestPositions:
