@@ -41,6 +41,7 @@ LONG = "minutes or hours"
 ELSEWHERE = {
     "docs/clients.md": {
         "pip install cascade-client": UNRELEASED,
+        "pip install 'cascade-client[push]'": UNRELEASED + "; tests/services/client/test_push.py",
         "buf generate proto/released.binpb": "needs another language's plugin; test_guide.py makes Python's",
         "cd examples/node": "tests/services/client/test_node_example.py",
         '{"type": "urn:cascade:reason': SHOWN,
