@@ -6,6 +6,7 @@
     │   ├── UnknownModel         no card of that name: lists the known ones
     │   ├── InvalidPrompt        empty, or longer than the text encoder takes
     │   ├── InvalidRequest       a session request that does not fit the model
+    │   ├── UnusableFile         a picture or clip to begin from: damaged, too large, too short
     │   └── WeightsError         a checkpoint that is absent, damaged, unsafe or of another shape
     ├── OutOfCapacity        no room for another session now; retry later or elsewhere
     ├── SessionClosed        a call on a session that has ended
@@ -39,6 +40,11 @@ class InvalidPrompt(UserError):
 
 class InvalidRequest(UserError):
     """The session request does not fit the model or the engine."""
+
+
+class UnusableFile(UserError):
+    """The picture or clip to begin with is damaged, of another type, or outside its bounds. Its text goes on
+    after the file's name: `is a GIF, must be PNG, JPEG or WebP`."""
 
 
 class WeightsError(UserError):

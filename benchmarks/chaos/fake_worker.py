@@ -88,7 +88,7 @@ def main(descriptor: int) -> None:
     pipe: ChildEnd[Command, Reply] = ChildEnd(descriptor)
     assert isinstance(pipe.commands.get(), LoadDecoder)
     worker = FakeWorker(pipe)
-    pipe.send(DecoderReady("cpu", NUM_FITTING, False))
+    pipe.send(DecoderReady("cpu", NUM_FITTING, False, False))
     while True:
         worker.handle(pipe.commands.get())
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.trace.cases import Row
 from cascade_core.config import find_card
 from cascade_core.media.taehv import LATENT_CHANNELS, TaehvDecoder, TaehvModel
-from cascade_core.media.vae import WanVaeDecoder
+from cascade_core.media.vae import WanVae
 from cascade_core.media.video_decoder import VideoDecoder
 
 CARD = "self-forcing-1.3b"
@@ -42,5 +42,5 @@ def make_decoder(name: str) -> VideoDecoder:
     """With weights that are not there."""
     device = torch.device("cpu")
     if name == "vae":
-        return WanVaeDecoder(AutoencoderKLWan(), device, torch.float32)
+        return WanVae(AutoencoderKLWan(), device, torch.float32)
     return TaehvDecoder(TaehvModel(), device, torch.float32)

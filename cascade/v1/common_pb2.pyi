@@ -145,6 +145,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 33
     """INTERNAL, once. A defect of the server: report it with the id of RequestInfo."""
+    ERROR_REASON_UNUSABLE_FILE: _ErrorReason.ValueType  # 34
+    """INVALID_ARGUMENT, never. The picture or clip that a video was to begin with cannot be used: of another type, cut
+    short, too large, too short; BadRequest names the field, and says what is allowed.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the reasons of ErrorInfo, without the prefix, in the domain "cascade".
@@ -235,6 +239,10 @@ effect, which a repeat with the same request_id finds out.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 33
 """INTERNAL, once. A defect of the server: report it with the id of RequestInfo."""
+ERROR_REASON_UNUSABLE_FILE: ErrorReason.ValueType  # 34
+"""INVALID_ARGUMENT, never. The picture or clip that a video was to begin with cannot be used: of another type, cut
+short, too large, too short; BadRequest names the field, and says what is allowed.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 class _DataType:
@@ -527,7 +535,9 @@ Global___LatentBlock: _TypeAlias = LatentBlock  # noqa: Y015
 
 @_typing.final
 class StartFile(_message.Message):
-    """A picture or a clip that a video begins from, as somebody sent it. Nobody but the decoder's worker process opens it."""
+    """A picture or a clip that a video begins from, as somebody sent it. A decoder alone opens it, in a process of its own
+    that is bounded in memory and time.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -536,14 +546,20 @@ class StartFile(_message.Message):
     FIT_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
-    """A still picture: PNG, JPEG or WebP, at most 8 MiB."""
+    """A picture: PNG, JPEG or WebP, not an animation, at most 8 MiB. Turned as its EXIF data say; what
+    is transparent lies on white.
+    """
     video: _builtins.bytes
-    """A clip: MP4, at most 8 MiB."""
+    """A clip: MP4 with H.264, H.265, VP9, AV1 or MPEG-4 video, at most 8 MiB; sound is ignored. Its pictures
+    are taken at the video's fps, by their times, so that it is as fast as it was.
+    """
     fit: Global___Fit.ValueType
     """What becomes of another shape than the session's."""
     @_builtins.property
     def last(self) -> _duration_pb2.Duration:
-        """Of a video: only so much of its end, 1 ms to 60 s; unset: as much of it as the model looks back on."""
+        """Of a video: only so much of its end, 1 ms to 60 s; rounded to whole blocks, one
+        at least; unset: as much of it as the model looks back on.
+        """
 
     def __init__(
         self,

@@ -294,6 +294,82 @@ class DecodeResponse(_message.Message):
 Global___DecodeResponse: _TypeAlias = DecodeResponse  # noqa: Y015
 
 @_typing.final
+class EncodeRequest(_message.Message):
+    """What is to be encoded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    FPS_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    MAX_BLOCKS_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    """Name of the session that it is for, for the logs alone: 1 to 128 characters."""
+    tenant: _builtins.str
+    """Whose session it is, for the turns: at most 128 characters. Calls without a tenant share one turn."""
+    model: _builtins.str
+    """The model card that is to go on with the latents: 1 to 64 characters."""
+    width: _builtins.int
+    """Pixels, 16 to 4096, a multiple of 16."""
+    height: _builtins.int
+    """Pixels, 16 to 4096, a multiple of 16."""
+    fps: _builtins.float
+    """Pictures per second at which a clip is taken, 1 to 120; 0: the model's."""
+    max_blocks: _builtins.int
+    """Of a clip, at most so many blocks, 1 to 64."""
+    @_builtins.property
+    def file(self) -> _common_pb2.StartFile:
+        """The picture or clip."""
+
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        model: _builtins.str = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        fps: _builtins.float = ...,
+        file: _common_pb2.StartFile | None = ...,
+        max_blocks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "fps", b"fps", "height", b"height", "max_blocks", b"max_blocks", "model", b"model", "session", b"session", "tenant", b"tenant", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncodeRequest: _TypeAlias = EncodeRequest  # noqa: Y015
+
+@_typing.final
+class EncodeResponse(_message.Message):
+    """One block of latents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def block(self) -> _common_pb2.LatentBlock:
+        """Indices ascending from 0, in BFLOAT16, normalised as the model makes them."""
+
+    def __init__(
+        self,
+        *,
+        block: _common_pb2.LatentBlock | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncodeResponse: _TypeAlias = EncodeResponse  # noqa: Y015
+
+@_typing.final
 class DecoderServiceWatchStatusRequest(_message.Message):
     """How often to hear."""
 
@@ -361,6 +437,7 @@ class DecoderStatus(_message.Message):
     NUM_RESTARTS_FIELD_NUMBER: _builtins.int
     ACCELERATORS_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    CAN_ENCODE_FIELD_NUMBER: _builtins.int
     state: _common_pb2.ServingState.ValueType
     """Whether it takes sessions."""
     message: _builtins.str
@@ -375,6 +452,8 @@ class DecoderStatus(_message.Message):
     """Blocks that wait, over all sessions."""
     num_restarts: _builtins.int
     """Times that its worker process had to start again."""
+    can_encode: _builtins.bool
+    """Whether it makes latents of pictures: Encode."""
     @_builtins.property
     def server(self) -> _common_pb2.ServerInfo:
         """Which process this is."""
@@ -420,10 +499,11 @@ class DecoderStatus(_message.Message):
         num_restarts: _builtins.int = ...,
         accelerators: _abc.Iterable[_common_pb2.Accelerator] | None = ...,
         drain: _common_pb2.DrainStatus | None = ...,
+        can_encode: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "last_block_time", b"last_block_time", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "codecs", b"codecs", "drain", b"drain", "encoders", b"encoders", "last_block_time", b"last_block_time", "max_sessions", b"max_sessions", "message", b"message", "models", b"models", "num_pending_blocks", b"num_pending_blocks", "num_restarts", b"num_restarts", "num_sessions", b"num_sessions", "server", b"server", "state", b"state", "warmup_blocks", b"warmup_blocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "can_encode", b"can_encode", "codecs", b"codecs", "drain", b"drain", "encoders", b"encoders", "last_block_time", b"last_block_time", "max_sessions", b"max_sessions", "message", b"message", "models", b"models", "num_pending_blocks", b"num_pending_blocks", "num_restarts", b"num_restarts", "num_sessions", b"num_sessions", "server", b"server", "state", b"state", "warmup_blocks", b"warmup_blocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

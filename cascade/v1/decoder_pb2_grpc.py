@@ -41,6 +41,11 @@ class DecoderServiceStub:
                 request_serializer=cascade_dot_v1_dot_decoder__pb2.DecodeRequest.SerializeToString,
                 response_deserializer=cascade_dot_v1_dot_decoder__pb2.DecodeResponse.FromString,
                 _registered_method=True)
+        self.Encode = channel.unary_stream(
+                '/cascade.v1.DecoderService/Encode',
+                request_serializer=cascade_dot_v1_dot_decoder__pb2.EncodeRequest.SerializeToString,
+                response_deserializer=cascade_dot_v1_dot_decoder__pb2.EncodeResponse.FromString,
+                _registered_method=True)
         self.WatchStatus = channel.unary_stream(
                 '/cascade.v1.DecoderService/WatchStatus',
                 request_serializer=cascade_dot_v1_dot_decoder__pb2.DecoderServiceWatchStatusRequest.SerializeToString,
@@ -83,6 +88,24 @@ class DecoderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Encode(self, request, context):
+        """Makes latents of a picture or a clip, for a session that begins from it: they are the session's first blocks, as if
+        the model had made them.
+
+        A clip gives whole blocks, the last ones of it: its last picture is the last of the last block. n blocks of F latent
+        frames are 4F * n - 3 pictures; a clip that has fewer than one block's is refused. A picture gives what the model
+        takes one as: a still clip of a few blocks, or one message with a single latent frame (shape [1, C, h, w]). The
+        same bytes give the same latents at each decoder of one kind.
+
+        Tenants take turns, and each of them has its share of the decoder beside the sessions that are decoded. A deadline
+        should be set. Errors: INVALID_FIELD, UNUSABLE_FILE, UNKNOWN_MODEL, UNSUPPORTED_MEDIA (the size, or a decoder that
+        cannot encode), NOT_READY, OVERLOADED, DRAINING, SESSION_LOST (repeat it, here or elsewhere), DEADLINE_EXCEEDED,
+        UNAUTHENTICATED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchStatus(self, request, context):
         """The state of this decoder: now, at every change, and at least every `interval`. Ends only with the server or the
         client; reconnect with backoff. A silence of three intervals means that the decoder is gone. Errors: INVALID_FIELD,
@@ -108,6 +131,11 @@ def add_DecoderServiceServicer_to_server(servicer, server):
                     servicer.Decode,
                     request_deserializer=cascade_dot_v1_dot_decoder__pb2.DecodeRequest.FromString,
                     response_serializer=cascade_dot_v1_dot_decoder__pb2.DecodeResponse.SerializeToString,
+            ),
+            'Encode': grpc.unary_stream_rpc_method_handler(
+                    servicer.Encode,
+                    request_deserializer=cascade_dot_v1_dot_decoder__pb2.EncodeRequest.FromString,
+                    response_serializer=cascade_dot_v1_dot_decoder__pb2.EncodeResponse.SerializeToString,
             ),
             'WatchStatus': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStatus,
@@ -149,6 +177,33 @@ class DecoderService:
             '/cascade.v1.DecoderService/Decode',
             cascade_dot_v1_dot_decoder__pb2.DecodeRequest.SerializeToString,
             cascade_dot_v1_dot_decoder__pb2.DecodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Encode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cascade.v1.DecoderService/Encode',
+            cascade_dot_v1_dot_decoder__pb2.EncodeRequest.SerializeToString,
+            cascade_dot_v1_dot_decoder__pb2.EncodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

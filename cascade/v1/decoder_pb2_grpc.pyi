@@ -56,6 +56,20 @@ class DecoderServiceStub:
     INVALID_FIELD, UNKNOWN_MODEL, UNSUPPORTED_MEDIA, PROTOCOL_VIOLATION, FIRST_MESSAGE_LATE, OUT_OF_CAPACITY, NOT_READY,
     DRAINING, SESSION_LOST (open again, here or elsewhere, with the next epoch), FENCED, UNAUTHENTICATED.
     """
+    Encode: _grpc.UnaryStreamMultiCallable[_decoder_pb2.EncodeRequest, _decoder_pb2.EncodeResponse]
+    """Makes latents of a picture or a clip, for a session that begins from it: they are the session's first blocks, as if
+    the model had made them.
+
+    A clip gives whole blocks, the last ones of it: its last picture is the last of the last block. n blocks of F latent
+    frames are 4F * n - 3 pictures; a clip that has fewer than one block's is refused. A picture gives what the model
+    takes one as: a still clip of a few blocks, or one message with a single latent frame (shape [1, C, h, w]). The
+    same bytes give the same latents at each decoder of one kind.
+
+    Tenants take turns, and each of them has its share of the decoder beside the sessions that are decoded. A deadline
+    should be set. Errors: INVALID_FIELD, UNUSABLE_FILE, UNKNOWN_MODEL, UNSUPPORTED_MEDIA (the size, or a decoder that
+    cannot encode), NOT_READY, OVERLOADED, DRAINING, SESSION_LOST (repeat it, here or elsewhere), DEADLINE_EXCEEDED,
+    UNAUTHENTICATED.
+    """
     WatchStatus: _grpc.UnaryStreamMultiCallable[_decoder_pb2.DecoderServiceWatchStatusRequest, _decoder_pb2.DecoderServiceWatchStatusResponse]
     """The state of this decoder: now, at every change, and at least every `interval`. Ends only with the server or the
     client; reconnect with backoff. A silence of three intervals means that the decoder is gone. Errors: INVALID_FIELD,
@@ -94,6 +108,20 @@ class DecoderServiceAsyncStub(DecoderServiceStub):
     No deadline should be set; cancelling the call ends the session here at once. Errors that end the stream:
     INVALID_FIELD, UNKNOWN_MODEL, UNSUPPORTED_MEDIA, PROTOCOL_VIOLATION, FIRST_MESSAGE_LATE, OUT_OF_CAPACITY, NOT_READY,
     DRAINING, SESSION_LOST (open again, here or elsewhere, with the next epoch), FENCED, UNAUTHENTICATED.
+    """
+    Encode: _aio.UnaryStreamMultiCallable[_decoder_pb2.EncodeRequest, _decoder_pb2.EncodeResponse]  # type: ignore[assignment]
+    """Makes latents of a picture or a clip, for a session that begins from it: they are the session's first blocks, as if
+    the model had made them.
+
+    A clip gives whole blocks, the last ones of it: its last picture is the last of the last block. n blocks of F latent
+    frames are 4F * n - 3 pictures; a clip that has fewer than one block's is refused. A picture gives what the model
+    takes one as: a still clip of a few blocks, or one message with a single latent frame (shape [1, C, h, w]). The
+    same bytes give the same latents at each decoder of one kind.
+
+    Tenants take turns, and each of them has its share of the decoder beside the sessions that are decoded. A deadline
+    should be set. Errors: INVALID_FIELD, UNUSABLE_FILE, UNKNOWN_MODEL, UNSUPPORTED_MEDIA (the size, or a decoder that
+    cannot encode), NOT_READY, OVERLOADED, DRAINING, SESSION_LOST (repeat it, here or elsewhere), DEADLINE_EXCEEDED,
+    UNAUTHENTICATED.
     """
     WatchStatus: _aio.UnaryStreamMultiCallable[_decoder_pb2.DecoderServiceWatchStatusRequest, _decoder_pb2.DecoderServiceWatchStatusResponse]  # type: ignore[assignment]
     """The state of this decoder: now, at every change, and at least every `interval`. Ends only with the server or the
@@ -136,6 +164,26 @@ class DecoderServiceServicer(metaclass=_abc_1.ABCMeta):
         No deadline should be set; cancelling the call ends the session here at once. Errors that end the stream:
         INVALID_FIELD, UNKNOWN_MODEL, UNSUPPORTED_MEDIA, PROTOCOL_VIOLATION, FIRST_MESSAGE_LATE, OUT_OF_CAPACITY, NOT_READY,
         DRAINING, SESSION_LOST (open again, here or elsewhere, with the next epoch), FENCED, UNAUTHENTICATED.
+        """
+
+    @_abc_1.abstractmethod
+    def Encode(
+        self,
+        request: _decoder_pb2.EncodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_decoder_pb2.EncodeResponse], _abc.AsyncIterator[_decoder_pb2.EncodeResponse]]:
+        """Makes latents of a picture or a clip, for a session that begins from it: they are the session's first blocks, as if
+        the model had made them.
+
+        A clip gives whole blocks, the last ones of it: its last picture is the last of the last block. n blocks of F latent
+        frames are 4F * n - 3 pictures; a clip that has fewer than one block's is refused. A picture gives what the model
+        takes one as: a still clip of a few blocks, or one message with a single latent frame (shape [1, C, h, w]). The
+        same bytes give the same latents at each decoder of one kind.
+
+        Tenants take turns, and each of them has its share of the decoder beside the sessions that are decoded. A deadline
+        should be set. Errors: INVALID_FIELD, UNUSABLE_FILE, UNKNOWN_MODEL, UNSUPPORTED_MEDIA (the size, or a decoder that
+        cannot encode), NOT_READY, OVERLOADED, DRAINING, SESSION_LOST (repeat it, here or elsewhere), DEADLINE_EXCEEDED,
+        UNAUTHENTICATED.
         """
 
     @_abc_1.abstractmethod

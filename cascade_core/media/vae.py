@@ -1,4 +1,5 @@
-"""Latents to frames: the Wan VAE. Importing it takes seconds (diffusers): only where it is the decoder."""
+"""Latents to frames and back: the Wan VAE. Importing it takes seconds (diffusers): only where it is the
+decoder."""
 
 import json
 from pathlib import Path
@@ -6,22 +7,23 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
 from torch import Tensor, nn
 
 from cascade_core.config import ModelCard
 from cascade_core.media.video_decoder import DecoderState, suit_processor, to_pixels
+from cascade_core.media.video_encoder import EncoderState, chunks, from_pixels
 from cascade_core.weights.checkpoint import read_tensors
 from cascade_core.weights.shards import reading
 from cascade_core.weights.weights import load_state, read_vae
 
 
-class WanVaeDecoder:
+class WanVae:
     """diffusers' AutoencoderKLWan, streamed.
 
-    The class has no public streaming: its `_decode` walks over the latent frames with a feature cache that
-    it forgets at the end. The same walk with the cache kept by the session gives the same frames, but
-    relies on private parts, so diffusers is pinned and the tests compare with the whole decode.
+    The class has no public streaming: its `_decode` and `_encode` walk over the latent frames with a feature
+    cache that they forget at the end. The same walks with the cache kept by the session give the same frames
+    and latents, but rely on private parts, so diffusers is pinned and the tests compare with the whole.
     """
 
     def __init__(self, model: AutoencoderKLWan, device: torch.device, dtype: torch.dtype) -> None:
@@ -50,6 +52,26 @@ class WanVaeDecoder:
             video = unpatchify(video, patch_size=self._model.config.patch_size)
         return video[0].transpose(0, 1).clamp(-1, 1)
 
+    def open_encoder(self) -> EncoderState:
+        return EncoderState([None] * self._model._cached_conv_counts["encoder"])
+
+    @torch.inference_mode()
+    def encode(self, state: EncoderState, pictures: Tensor) -> Tensor:
+        video = from_pixels(pictures, self._device, self._dtype)
+        parts = [self._encode_chunk(state, part) for part in chunks(video, state.num_latents == 0)]
+        moments = self._model.quant_conv(torch.cat(parts, dim=2)).float()
+        mean, _ = moments.chunk(2, dim=1)  # the distribution's mode; the other half is its width
+        latents: Tensor = (mean - self._mean) / self._std
+        return latents[0].transpose(0, 1).contiguous().cpu()
+
+    def _encode_chunk(self, state: EncoderState, pictures: Tensor) -> Tensor:
+        video = pictures.transpose(0, 1)[None]  # [1, 3, T, H, W]
+        if self._model.config.patch_size is not None:
+            video = patchify(video, patch_size=self._model.config.patch_size)
+        state.num_latents += 1
+        encoded: Tensor = self._model.encoder(video, feat_cache=state.memory, feat_idx=[0])
+        return encoded
+
     def _decode_latent(self, state: DecoderState, latent: Tensor) -> Tensor:
         is_first = state.num_latents == 0
         state.num_latents += 1
@@ -61,19 +83,19 @@ class WanVaeDecoder:
 
 def load_vae(
     card: ModelCard, path: Path | None, device: torch.device, dtype: torch.dtype, seed: int = 0
-) -> WanVaeDecoder:
+) -> WanVae:
     """The card's VAE from a diffusers folder, an original `.pth`, or (None) with random weights.
 
     Raises WeightsError when the file is absent, damaged, or does not fit.
     """
     if path is None:
-        return WanVaeDecoder(_random_model(card, seed), device, dtype)
+        return WanVae(_random_model(card, seed), device, dtype)
     if path.is_dir():
         model, state = _folder_model(path / "config.json"), read_tensors(path)
     else:
         model, state = _empty_model(dict(card.vae)), read_vae(path)
     load_state(model, state, path, device, dtype)
-    return WanVaeDecoder(model, device, dtype)
+    return WanVae(model, device, dtype)
 
 
 def _folder_model(config_file: Path) -> AutoencoderKLWan:

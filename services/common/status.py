@@ -42,6 +42,7 @@ TABLE: dict[type[BaseException], Row] = {
     core.UserError: Row(StatusCode.INVALID_ARGUMENT, reason="INVALID_REQUEST"),
     core.InvalidRequest: Row(StatusCode.INVALID_ARGUMENT),
     core.InvalidPrompt: Row(StatusCode.INVALID_ARGUMENT),
+    core.UnusableFile: Row(StatusCode.INVALID_ARGUMENT),
     core.UnknownModel: Row(StatusCode.NOT_FOUND),
     core.OutOfCapacity: Row(StatusCode.RESOURCE_EXHAUSTED, retry_after_s=1.0),
     core.SessionClosed: Row(StatusCode.FAILED_PRECONDITION),

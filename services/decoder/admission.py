@@ -41,21 +41,29 @@ class UnknownHere(UnknownModel):
 
 def make_plan(opening: Open, card: ModelCard, settings: DecoderSettings) -> Plan:
     """Raises UnknownModel or UnsupportedMedia."""
-    if opening.model != card.name:
-        raise UnknownHere(card.name)
-    for field, side in (("width", opening.width), ("height", opening.height)):
-        if complaint := card.video.side_complaint(side):
-            raise UnsupportedMedia(complaint, field=f"open.{field}")
+    check_model(opening, card, settings, "open.")
     pixels, default = opening.width * opening.height, card.video.width * card.video.height
-    max_pixels = settings.max_pixels or 4 * default
-    if pixels > max_pixels:
-        size = f"{opening.width}x{opening.height}"
-        raise UnsupportedMedia(f"{size} is more than {max_pixels} pixels", field="open.width")
     return Plan(
         profiles=tuple(video_settings(opening, profile, settings) for profile in opening.profiles),
         places=math.ceil(pixels / default),
         latent_shape=card.latent_shape(opening.height, opening.width),
     )
+
+
+def check_model(
+    asked: Open | decoder_pb2.EncodeRequest, card: ModelCard, settings: DecoderSettings, path: str
+) -> None:
+    """Raise UnknownModel or UnsupportedMedia where model or size are not for this decoder. `path`: before the
+    names of fields."""
+    if asked.model != card.name:
+        raise UnknownHere(card.name)
+    for field, side in (("width", asked.width), ("height", asked.height)):
+        if complaint := card.video.side_complaint(side):
+            raise UnsupportedMedia(complaint, field=f"{path}{field}")
+    max_pixels = settings.max_pixels or 4 * card.video.width * card.video.height
+    if asked.width * asked.height > max_pixels:
+        size = f"{asked.width}x{asked.height}"
+        raise UnsupportedMedia(f"{size} is more than {max_pixels} pixels", field=f"{path}width")
 
 
 def video_settings(

@@ -28,6 +28,7 @@ from services.decoder.messages import (
     Job,
     LoadDecoder,
     OpenSession,
+    PicturesEncoded,
     Pong,
     Reply,
 )
@@ -45,10 +46,11 @@ FIRST_RESTART_S, LONGEST_RESTART_S = 0.1, 30.0
 
 @dataclass(eq=False)
 class DecoderSession:
-    """One session at the worker."""
+    """One session at the worker, or one clip that is encoded."""
 
     id: int
     places: int
+    """0 for a clip."""
     deliver: Callable[[Answer | Exception], None] = field(repr=False)
     """Gets each answer in order; an exception is the last. Must return at once."""
 
@@ -67,7 +69,7 @@ class Dispatcher:
         self._load = LoadDecoder(card, settings)
         self._settings = settings
         self._progress = progress
-        self._metrics = metrics
+        self.metrics = metrics
         self._on_change = on_change
         self._sessions: dict[int, DecoderSession] = {}
         self._ids = itertools.count()
@@ -87,7 +89,7 @@ class Dispatcher:
 
     @property
     def num_sessions(self) -> int:
-        return len(self._sessions)
+        return sum(session.places > 0 for session in self._sessions.values())
 
     @property
     def num_pending(self) -> int:
@@ -122,12 +124,21 @@ class Dispatcher:
         self.submit(session, OpenSession(session.id, profiles))
         return session
 
+    def open_clip(self, deliver: Callable[[Answer | Exception], None]) -> DecoderSession:
+        """A clip to be encoded, which takes no session's place; raises NotReady. `close` has to follow."""
+        if self._feeder is None:
+            raise NotReady(self.message)
+        clip = DecoderSession(next(self._ids), 0, deliver)
+        self._sessions[clip.id] = clip
+        return clip
+
     def submit(self, session: DecoderSession, job: Job) -> None:
-        """Put a job at the end of the session's own line; of a session that is over, nothing comes of it."""
+        """Put a job at the end of the session's or clip's own line; of a session that is over, nothing comes
+        of it."""
         if session.id in self._sessions:
             self._queue.push(session.id, job)
             if isinstance(job, DecodeBlock):
-                self._metrics.latent_bytes.inc(len(job.data))
+                self.metrics.latent_bytes.inc(len(job.data))
             if self._feeder:
                 self._feeder.wakeup.set()
             self._changed()
@@ -155,7 +166,7 @@ class Dispatcher:
                 self._lose(common_pb2.SERVING_STATE_RESTARTING, f"the worker was lost: {error}")
             await asyncio.sleep(restarts.wait_s(time.monotonic() - started_s))
             self.num_restarts += 1
-            self._metrics.restarts.inc()
+            self.metrics.restarts.inc()
             self._changed()
 
     async def _serve(self, process: WorkerProcess) -> None:
@@ -177,29 +188,32 @@ class Dispatcher:
 
     def _hand_out(self, reply: Answer) -> None:
         if isinstance(reply, BlockEncoded):
-            self._metrics.note(reply)
+            self.metrics.note(reply)
             self.last_block_s = reply.decode_s + sum(piece.encode_s for piece in reply.pieces)
         elif isinstance(reply, BlockWarmed):
-            self._metrics.warmup_blocks.inc()
+            self.metrics.warmup_blocks.inc()
+        elif isinstance(reply, PicturesEncoded):
+            self.metrics.latents_made.inc()
         session = self._sessions.get(reply.session)
         if session:
             session.deliver(reply)
 
     def _lose(self, state: State, message: str) -> None:
         """All sessions end; whoever opens again finds NOT_READY until the next worker is up."""
-        log.error("worker lost", reason=message, num_sessions=len(self._sessions))
+        num_sessions = self.num_sessions
+        log.error("worker lost", reason=message, num_sessions=num_sessions)
         self._feeder = None
         self.state, self.message = state, message
         self._queue.clear()
         sessions = list(self._sessions.values())
         self._sessions.clear()
-        self._metrics.sessions_lost.inc(len(sessions))
+        self.metrics.sessions_lost.inc(num_sessions)
         for session in sessions:
             session.deliver(SessionLost(message))
         self._changed()
 
     def _changed(self) -> None:
         self._progress.set_waiting(self.num_pending > 0)
-        self._metrics.sessions.set(len(self._sessions))
-        self._metrics.pending.set(self.num_pending)
+        self.metrics.sessions.set(self.num_sessions)
+        self.metrics.pending.set(self.num_pending)
         self._on_change()

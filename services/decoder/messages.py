@@ -43,8 +43,20 @@ class DecodeBlock:
 
 
 @dataclass(frozen=True)
+class EncodePictures:
+    """The next latent frame of a clip. Answered by PicturesEncoded."""
+
+    session: int
+    """Clips count with the sessions; the first of these opens one."""
+    shape: tuple[int, int, int, int]
+    """[T, H, W, 3]: one picture at a clip's beginning, then four at a time."""
+    data: bytes
+    """RGB."""
+
+
+@dataclass(frozen=True)
 class DropSession:
-    """Forget the session. Not answered."""
+    """Forget the session or clip. Not answered."""
 
     session: int
 
@@ -54,7 +66,7 @@ class Ping:
     """Are you there? Answered by Pong."""
 
 
-Job = OpenSession | DecodeBlock | Ping
+Job = OpenSession | DecodeBlock | EncodePictures | Ping
 """Every job is answered once."""
 Command = LoadDecoder | Job | DropSession
 
@@ -67,6 +79,8 @@ class DecoderReady:
     num_fitting: int
     """Sessions of the card's size that fit into the free memory."""
     has_nvenc: bool
+    can_encode: bool
+    """Whether it makes latents of pictures."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,15 @@ class BlockEncoded:
 
 
 @dataclass(frozen=True)
+class PicturesEncoded:
+    """One latent frame."""
+
+    session: int
+    data: bytes
+    """bfloat16 [1, C, h, w]."""
+
+
+@dataclass(frozen=True)
 class SessionFailed:
     """This session cannot go on; the others can."""
 
@@ -134,6 +157,6 @@ class Pong:
     pass
 
 
-Answer = SessionOpened | SessionRefused | BlockWarmed | BlockEncoded | SessionFailed
+Answer = SessionOpened | SessionRefused | BlockWarmed | BlockEncoded | PicturesEncoded | SessionFailed
 """What concerns one session."""
 Reply = DecoderReady | DecoderUnusable | Answer | Pong

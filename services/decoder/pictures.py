@@ -1,4 +1,5 @@
-"""Latents to pictures, inside the worker process: the one file of the decoder service that knows torch."""
+"""Latents to pictures and back, inside the worker process: the one file of the decoder service that knows
+torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from cascade_core.errors import InvalidConfig
 from cascade_core.machine import has_fast_bfloat16, num_threads
 from cascade_core.media.taehv import load_taehv
 from cascade_core.media.video_decoder import DecoderState, VideoDecoder
+from cascade_core.media.video_encoder import EncoderState, VideoEncoder
 from cascade_core.weights.locate import locate_part
-from services.decoder.messages import DecodeBlock
+from services.decoder.messages import DecodeBlock, EncodePictures
 from services.decoder.settings import DecoderSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,7 +45,11 @@ class PictureDecoder:
         self._card = card
         self.device = pick_device(settings.device)
         dtype = torch.bfloat16 if self.device.type == "cuda" or has_fast_bfloat16() else torch.float32
-        self._decoder = load(card, settings, self.device, dtype)
+        self._decoder, self._encoder = load(card, settings, self.device, dtype)
+
+    @property
+    def can_encode(self) -> bool:
+        return self._encoder is not None
 
     def open(self) -> PictureState:
         return PictureState(self._decoder.open())
@@ -62,15 +68,29 @@ class PictureDecoder:
         state.is_fresh = False
         return self._decoder.decode(state.memory, latents).numpy()
 
-    def warm_up(self) -> int:
-        """Run at the card's size, so that no session pays for kernels; returns how many such sessions fit."""
+    def open_encoder(self) -> EncoderState:
+        """The state of a new clip; only where `can_encode`."""
+        assert self._encoder
+        return self._encoder.open_encoder()
+
+    def encode(self, state: EncoderState, job: EncodePictures) -> bytes:
+        """Latents in bfloat16 [F, C, h, w] of the clip's next pictures."""
+        assert self._encoder
+        pictures = torch.frombuffer(bytearray(job.data), dtype=torch.uint8).reshape(job.shape)
+        latents = self._encoder.encode(state, pictures)
+        return latents.bfloat16().view(torch.uint8).numpy().tobytes()
+
+    def warm_up(self, max_encodings: int) -> int:
+        """Run at the card's size, so that no session pays for kernels; returns how many such sessions fit,
+        beside so many clips that are encoded, of which each is taken to need as much."""
         video = self._card.video
         latents = torch.zeros(self._card.latent_shape(video.height, video.width))
         memory = self._decoder.open()
         for _ in range(NUM_WARMING_BLOCKS):
             self._decoder.decode(memory, latents)
         num_bytes = sum(part.nbytes for part in memory.memory if isinstance(part, Tensor))
-        return int(FREE_SHARE * free_bytes(self.device) // max(1, num_bytes))
+        num_fitting = int(FREE_SHARE * free_bytes(self.device) // max(1, num_bytes))
+        return max(1, num_fitting - max_encodings) if self.can_encode else num_fitting
 
 
 def to_tensor(block: DecodeBlock) -> Tensor:
@@ -81,14 +101,16 @@ def to_tensor(block: DecodeBlock) -> Tensor:
 
 def load(
     card: ModelCard, settings: DecoderSettings, device: torch.device, dtype: torch.dtype
-) -> VideoDecoder:
+) -> tuple[VideoDecoder, VideoEncoder | None]:
+    """What decodes, and what encodes, if it can."""
     if settings.kind == "taehv":
         file = None if settings.weights == RANDOM else Path(settings.weights or "")
-        return load_taehv(file, device, dtype)
+        return load_taehv(file, device, dtype), None
     from cascade_core.media.vae import load_vae  # takes seconds, and TAEHV does without
 
     uses_random = settings.weights == RANDOM or (settings.weights is None and not card.has_weights)
-    return load_vae(card, None if uses_random else locate_part(card, settings.weights, "vae"), device, dtype)
+    vae = load_vae(card, None if uses_random else locate_part(card, settings.weights, "vae"), device, dtype)
+    return vae, vae
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -65,6 +65,7 @@ class Reporter:
             num_restarts=worker.num_restarts,
             accelerators=self._gpus.accelerators(),
             drain=drain.status(num_streams),
+            can_encode=worker.ready is not None and worker.ready.can_encode,
         )
 
     def _message(self, drain: Drain) -> str:
@@ -91,6 +92,7 @@ def change_of(status: decoder_pb2.DecoderStatus) -> Hashable:
         status.max_sessions,
         status.num_sessions,
         len(status.encoders),
+        status.can_encode,
         status.num_pending_blocks,
         status.last_block_time.ToNanoseconds(),
         status.num_restarts,

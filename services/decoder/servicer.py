@@ -11,12 +11,15 @@ from services.common.board import Board
 from services.common.drain import MAX_REASON, OVER, Drain
 from services.common.durations import to_seconds
 from services.common.epochs import Epochs
-from services.common.errors import Draining, NotReady
+from services.common.errors import Draining, NotReady, UnsupportedMedia
+from services.common.interceptors.deadlines import limited
 from services.common.interceptors.logs import bind_session
 from services.common.streams import next_message
-from services.decoder.admission import Open, check_encoders, make_plan
+from services.common.turns import Turns
+from services.decoder.admission import Open, check_encoders, check_model, make_plan
 from services.decoder.decode_stream import DecodeStream
 from services.decoder.dispatcher import Dispatcher, State
+from services.decoder.encoding import Encoding, make_task
 from services.decoder.report import Reporter, change_of
 from services.decoder.settings import DecoderSettings
 
@@ -25,6 +28,8 @@ DEFAULT_DRAIN_S = 300.0
 """Both as the contract says."""
 Request = decoder_pb2.DecodeRequest
 Response = decoder_pb2.DecodeResponse
+EncodeRequest = decoder_pb2.EncodeRequest
+EncodeResponse = decoder_pb2.EncodeResponse
 WatchRequest = decoder_pb2.DecoderServiceWatchStatusRequest
 WatchResponse = decoder_pb2.DecoderServiceWatchStatusResponse
 DrainRequest = decoder_pb2.DecoderServiceDrainRequest
@@ -43,6 +48,12 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         self._reporter = reporter
         self._epochs = Epochs()
         self._streams: set[DecodeStream] = set()
+        self._turns = Turns(
+            "pictures and clips",
+            settings.max_waiting_encodings,
+            at_once=settings.max_encodings,
+            patience_s=settings.encode_deadline_s,
+        )
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._drain = Drain(self._announce_drain, self._expire_drain)
@@ -60,6 +71,19 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
                         yield response
             finally:
                 self._leave(stream)
+
+    async def Encode(self, request: EncodeRequest, context: Any) -> None:  # type: ignore[override]
+        """Writes by itself: its deadline bounds that, too."""
+        bind_session(request.session)
+        self._admit_file(request)
+        encoding = Encoding(make_task(request, self._card, self._settings), self._card, self._dispatcher)
+        async with (
+            limited("Encode", self._settings.encode_deadline_s),
+            self._turns.of(request.tenant),
+            aclosing(encoding.blocks()) as blocks,
+        ):
+            async for block in blocks:
+                await context.write(EncodeResponse(block=block))
 
     async def WatchStatus(self, request: WatchRequest, context: Any) -> AsyncIterator[WatchResponse]:
         given = request.HasField("interval")
@@ -106,6 +130,16 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         assert self._dispatcher.ready
         check_encoders(opening, self._dispatcher.ready.has_nvenc)
         return DecodeStream(opening, plan, self._settings.max_pending_blocks, lambda: self._drain.time_left_s)
+
+    def _admit_file(self, request: EncodeRequest) -> None:
+        """Raise what keeps it from being encoded here."""
+        self._drain.require_idle()
+        check_model(request, self._card, self._settings, "")
+        if complaint := self._reporter.complaint():
+            raise NotReady(complaint)
+        assert self._dispatcher.ready
+        if not self._dispatcher.ready.can_encode:
+            raise UnsupportedMedia("this decoder makes no latents of pictures", field="model")
 
     def _join(self, stream: DecodeStream) -> None:
         stream.start(self._dispatcher)

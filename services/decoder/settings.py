@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from cascade_core.config import RANDOM, STRICT, ModelCard
-from services.common.settings import GpuSettings, PeerGrpcSettings, Port, Seconds, ServerSettings
+from services.common.settings import MIB, GpuSettings, PeerGrpcSettings, Port, Seconds, ServerSettings
 from services.decoder.video_settings import Preset
 
 WARMUP_BLOCK_FRAMES = 3
@@ -59,6 +59,24 @@ class DecoderSettings(GpuSettings):
     44, 59, 71, 84 dB PSNR from the undisturbed decode in float32, and 31, 36, 55, 58, 58 dB in bfloat16,
     whose rounding allows no more. From 50 dB on no difference is seen. Other models' decoders may look back
     further: measure, and set it."""
+
+    max_encodings: Annotated[int, Field(ge=1, le=16)] = 2
+    """Pictures and clips made into latents at once, each of another tenant; others wait for their turn. Each
+    may take `start_memory_bytes` beside the sessions."""
+    max_waiting_encodings: Annotated[int, Field(ge=0, le=1024)] = 8
+    """Of one tenant; more are refused as retryable."""
+    encode_deadline_s: Seconds = 60.0
+    """Time for a picture or clip from its arrival to its last latents, waiting included; a caller may allow
+    less."""
+    start_max_pixels: Annotated[int, Field(ge=256, le=400_000_000)] = 50_000_000
+    """Width x height of a picture that a video begins with; a clip may have 4K."""
+    start_max_s: Seconds = 600.0
+    """Length of a clip that a video begins with, from its first picture to its last."""
+    start_cpu_s: Seconds = 20.0
+    """Time of one core that opening a picture or clip may take."""
+    start_memory_bytes: Annotated[int, Field(ge=64 * MIB, le=64 * 1024 * MIB)] = 640 * MIB
+    """Memory that opening a picture or clip may take, in a process of its own; count it into the container's,
+    once for each of `max_encodings`."""
 
     @model_validator(mode="after")
     def _check(self) -> "DecoderSettings":

@@ -29,8 +29,10 @@ from services.decoder.messages import (
     DecoderReady,
     DecoderUnusable,
     DropSession,
+    EncodePictures,
     LoadDecoder,
     OpenSession,
+    PicturesEncoded,
     Piece,
     Ping,
     Pong,
@@ -43,6 +45,7 @@ from services.decoder.segments import SegmentEncoder
 from services.decoder.video_settings import VideoSettings
 
 if TYPE_CHECKING:
+    from cascade_core.media.video_encoder import EncoderState
     from services.decoder.pictures import PictureDecoder, PictureState
 
 MAX_SEGMENT_BYTES = 8 * 2**20
@@ -69,6 +72,7 @@ class DecodingWorker:
         self._pipe = pipe
         self._decoder = decoder
         self._sessions: dict[int, WorkerSession] = {}
+        self._clips: dict[int, EncoderState] = {}
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encoding")
 
     def handle(self, command: Command) -> None:
@@ -77,8 +81,11 @@ class DecodingWorker:
                 self._decode(command)
             case OpenSession():
                 self._open(command)
+            case EncodePictures():
+                self._encode_pictures(command)
             case DropSession():
                 self._sessions.pop(command.session, None)
+                self._clips.pop(command.session, None)
             case Ping():
                 self._pipe.send(Pong())
 
@@ -110,6 +117,12 @@ class DecodingWorker:
             times = (started_s - block.arrived_s, time.monotonic() - started_s)
             task = self._encoding.submit(encode, block, session.encoders, pictures, times)
             task.add_done_callback(self._answer)
+
+    def _encode_pictures(self, job: EncodePictures) -> None:
+        if job.session not in self._clips:
+            self._clips[job.session] = self._decoder.open_encoder()
+        latents = self._decoder.encode(self._clips[job.session], job)
+        self._pipe.send(PicturesEncoded(job.session, latents))
 
     def _answer(self, task: "Future[Reply]") -> None:
         reply = or_die(task.result)
@@ -174,7 +187,8 @@ def main(descriptor: int) -> None:
         pipe.send(DecoderUnusable(str(error)))
         return
     worker = DecodingWorker(pipe, decoder)
-    pipe.send(DecoderReady(str(decoder.device), decoder.warm_up(), has_nvenc()))
+    num_fitting = decoder.warm_up(command.settings.max_encodings)
+    pipe.send(DecoderReady(str(decoder.device), num_fitting, has_nvenc(), decoder.can_encode))
     while True:
         worker.handle(pipe.commands.get())
 

@@ -18,7 +18,9 @@ from proto import generate
 FILES = [module.DESCRIPTOR for module in (common_pb2, stage_pb2, decoder_pb2, session_pb2, operator_pb2)]
 SERVICES = [service for file in FILES for service in file.services_by_name.values()]
 METHODS = [method for service in SERVICES for method in service.methods]
-READS = {"GetSession", "ListSessions", "ListModels", "GetOverview", "WatchStatus", "IssueResumeToken"}
+READS = {"GetSession", "ListSessions", "ListModels", "GetOverview", "WatchStatus", "IssueResumeToken"} | {
+    "Encode"
+}
 """Calls that leave nothing behind."""
 REQUEST_PARTS = {"SessionSpec", "PromptSwitch", "MediaProfile", "Tensor"}
 STREAM_MUTATIONS = [

@@ -7,10 +7,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from cascade_core.config import ModelCard, find_card
 from cascade_core.errors import WeightsError
-from cascade_core.media.vae import WanVaeDecoder, load_vae
+from cascade_core.media.vae import WanVae, load_vae
+from cascade_core.weights.locate import locate_part
+from demo_world.world import Scene, World
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
 SMALL: dict[str, Any] = {"base_dim": 4, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1}
@@ -49,7 +52,7 @@ def card() -> ModelCard:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_streamed_equals_whole(name: str) -> None:
     latents, expected = make_latents(), whole_decode(make_model(CONFIGS[name]), make_latents())
-    decoder = WanVaeDecoder(make_model(CONFIGS[name]), CPU, FLOAT)
+    decoder = WanVae(make_model(CONFIGS[name]), CPU, FLOAT)
     session = decoder.open()
     blocks = [decoder.decode_float(session, block) for block in torch.split(latents, 3)]
     assert [len(block) for block in blocks] == [9, 12, 12]
@@ -59,7 +62,7 @@ def test_streamed_equals_whole(name: str) -> None:
 
 def test_frames_are_pixels(card: ModelCard) -> None:
     expected = whole_decode(make_model(CONFIGS["demo"]), make_latents(3))
-    decoder = WanVaeDecoder(make_model(CONFIGS["demo"]), CPU, FLOAT)
+    decoder = WanVae(make_model(CONFIGS["demo"]), CPU, FLOAT)
     frames = decoder.decode(decoder.open(), make_latents(3))
     assert (frames.dtype, frames.shape) == (torch.uint8, (9, 32, 48, 3))
     assert (frames.float() - (expected.permute(0, 2, 3, 1) / 2 + 0.5) * 255).abs().max() <= 0.51
@@ -70,7 +73,7 @@ def test_bfloat16_is_as_good_on_the_screen(name: str) -> None:
     """Off by less than one of 255 levels on average, though random weights forgive less than trained ones."""
     frames: dict[torch.dtype, Tensor] = {}
     for dtype in (FLOAT, torch.bfloat16):
-        decoder = WanVaeDecoder(make_model(CONFIGS[name]), CPU, dtype)
+        decoder = WanVae(make_model(CONFIGS[name]), CPU, dtype)
         session = decoder.open()
         blocks = [decoder.decode(session, block) for block in torch.split(make_latents(), 3)]
         frames[dtype] = torch.cat(blocks).float()
@@ -80,7 +83,7 @@ def test_bfloat16_is_as_good_on_the_screen(name: str) -> None:
 
 
 def test_sessions_do_not_disturb_each_other() -> None:
-    decoder = WanVaeDecoder(make_model(SMALL), CPU, FLOAT)
+    decoder = WanVae(make_model(SMALL), CPU, FLOAT)
     clips = [make_latents(seed=seed) for seed in (1, 2)]
     alone = []
     for clip in clips:
@@ -152,3 +155,67 @@ def test_a_damaged_config_is_refused_by_name(card: ModelCard, tmp_path: Path, co
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(WeightsError, match=r"^reading .*config\.json failed: [^\n]+$"):
         load_vae(card, tmp_path, CPU, FLOAT)
+
+
+def make_pictures(num_pictures: int = 33, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(num_pictures, 3, 6, 8, generator=generator)
+    smooth = interpolate(coarse, size=(32, 48), mode="bilinear")
+    return (smooth * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+@torch.no_grad()
+def whole_encode(model: AutoencoderKLWan, pictures: Tensor) -> Tensor:
+    """[T, H, W, 3] -> [F, C, h, w] as the transformer wants them, by diffusers' public `encode`."""
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1, 1)
+        for values in (model.config.latents_mean, model.config.latents_std)
+    )
+    video = pictures.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    latents: Tensor = (model.encode(video).latent_dist.mode() - mean) / std
+    return latents[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_encoded_by_blocks_equals_encoded_whole(name: str) -> None:
+    pictures, expected = make_pictures(), whole_encode(make_model(CONFIGS[name]), make_pictures())
+    vae = WanVae(make_model(CONFIGS[name]), CPU, FLOAT)
+    state = vae.open_encoder()
+    blocks = [vae.encode(state, block) for block in pictures.split([9, 12, 12])]
+    assert expected.std() > 0.01
+    assert [len(block) for block in blocks] == [3, 3, 3]
+    torch.testing.assert_close(torch.cat(blocks), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_picture_alone_is_the_first_latent_of_its_clip(name: str) -> None:
+    vae = WanVae(make_model(CONFIGS[name]), CPU, FLOAT)
+    alone = vae.encode(vae.open_encoder(), make_pictures()[:1])
+    clip = vae.encode(vae.open_encoder(), make_pictures()[:9])
+    torch.testing.assert_close(alone, clip[:1], atol=1e-5, rtol=0)
+
+
+def test_clips_do_not_disturb_each_other() -> None:
+    vae = WanVae(make_model(SMALL), CPU, FLOAT)
+    clips = [make_pictures(21, seed).split([9, 12]) for seed in (1, 2)]
+    alone = [[vae.encode(state, block) for block in clip] for clip in clips for state in [vae.open_encoder()]]
+    states = [vae.open_encoder(), vae.open_encoder()]
+    together = [
+        [vae.encode(state, clip[index]) for state, clip in zip(states, clips, strict=True)]
+        for index in (0, 1)
+    ]
+    for clip, blocks in zip(alone, zip(*together, strict=True), strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(clip, blocks, strict=True))
+
+
+def test_the_demos_vae_knows_its_own_pictures_again(card: ModelCard) -> None:
+    """Trained weights: what it encodes it decodes to nearly the same, and its latents have the scale of
+    noise."""
+    vae = load_vae(card, locate_part(card, None, "vae"), CPU, FLOAT)
+    frames = torch.from_numpy(World(seed=1).frames(Scene("red", "circle", "right", "white"), 21))
+    encoder, decoder = vae.open_encoder(), vae.open()
+    latents = [vae.encode(encoder, block) for block in frames.split([9, 12])]
+    assert 0.5 < torch.cat(latents).std() < 2
+    again = torch.cat([vae.decode(decoder, block) for block in latents])
+    error = (again.float() - frames.float()).square().mean()
+    assert 10 * torch.log10(255**2 / error) > 30  # dB

@@ -22,12 +22,18 @@ class DeadlineInterceptor(Interceptor):
             yield
             return
         asked_s = call.context.time_remaining()
-        limit_s = min(self._default_s if asked_s is None else asked_s, self._max_s)
-        timer = asyncio.timeout(limit_s)
-        try:
-            async with timer:
-                yield
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            raise DeadlineExceeded(f"{call.name} took longer than {limit_s:g} s") from None
+        async with limited(call.name, min(self._default_s if asked_s is None else asked_s, self._max_s)):
+            yield
+
+
+@asynccontextmanager
+async def limited(name: str, limit_s: float) -> AsyncIterator[None]:
+    """Raises DeadlineExceeded where the block takes longer. `name`: of the call."""
+    timer = asyncio.timeout(limit_s)
+    try:
+        async with timer:
+            yield
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded(f"{name} took longer than {limit_s:g} s") from None

@@ -34,6 +34,7 @@ class LogInterceptor(Interceptor):
             tell("call ended", code=call.code.name if call.code else None, duration_ms=duration_ms)
 
 
-def bind_session(session: str, epoch: int) -> None:
-    """For the rest of this call, and in tasks started from here on."""
-    structlog.contextvars.bind_contextvars(session=session, epoch=epoch)
+def bind_session(session: str, epoch: int | None = None) -> None:
+    """For the rest of this call, and in tasks started from here on. None: nothing that has an epoch."""
+    epochs = {} if epoch is None else {"epoch": epoch}
+    structlog.contextvars.bind_contextvars(session=session, **epochs)

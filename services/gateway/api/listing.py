@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from cascade.v1 import session_pb2
 from services.common.errors import InvalidPageToken
-from services.gateway.api.turns import Turns
+from services.common.turns import Turns
 from services.gateway.journal import Journal, Summary
 from services.gateway.journal.errors import InvalidEntry
 from services.gateway.session import views

@@ -22,6 +22,7 @@ from services.common.interceptors.logs import bind_session
 from services.common.remote import RemoteError
 from services.common.resume_tokens import ResumeToken, Role
 from services.common.streams import next_message
+from services.common.turns import Turns
 from services.gateway.api import commands
 from services.gateway.api.connect import ClientStream, Requests, replay
 from services.gateway.api.creation import check_room, check_servable, complete
@@ -29,7 +30,6 @@ from services.gateway.api.forward import Forwarder, check_not_forwarded, is_chan
 from services.gateway.api.listing import Lists
 from services.gateway.api.models import list_models
 from services.gateway.api.rates import Rates
-from services.gateway.api.turns import Turns
 from services.gateway.journal import Record, errors
 from services.gateway.session import views
 from services.gateway.session.live import LiveSession

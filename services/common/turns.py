@@ -8,19 +8,22 @@ from contextlib import asynccontextmanager
 from services.common.errors import Overloaded
 
 AT_ONCE = 4
-"""Turns at a time, each of a different tenant."""
 PATIENCE_S = 10.0
-"""How long a call waits for its turn."""
 
 
 class Turns:
-    """One per tenant at a time, first come, first served, and AT_ONCE in all."""
+    """One per tenant at a time, first come, first served, and so many in all."""
 
-    def __init__(self, what: str, max_waiting: int) -> None:
-        """`what`: such as `lists`. `max_waiting`: per tenant."""
+    def __init__(
+        self, what: str, max_waiting: int, *, at_once: int = AT_ONCE, patience_s: float | None = None
+    ) -> None:
+        """`what`: such as `lists`. `max_waiting`: per tenant. `at_once`: turns at a time, each of a different
+        tenant. `patience_s`: how long a call waits for its turn; None:
+        PATIENCE_S."""
         self._what = what
         self._max_waiting = max_waiting
-        self._all = asyncio.Semaphore(AT_ONCE)
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
+        self._all = asyncio.Semaphore(at_once)
         self._of: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._num_of: Counter[str] = Counter()
 
@@ -46,7 +49,7 @@ class Turns:
 
     async def _enter(self, own: asyncio.Lock) -> None:
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(self._patience_s):
                 await own.acquire()
                 try:
                     await self._all.acquire()
@@ -54,4 +57,4 @@ class Turns:
                     own.release()
                     raise
         except TimeoutError:
-            raise Overloaded(f"this gateway reads as many {self._what} as it may") from None
+            raise Overloaded(f"this server works at as many {self._what} as it may") from None
