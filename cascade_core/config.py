@@ -21,6 +21,7 @@ from cascade_core.errors import InvalidConfig, UnknownModel
 InflightAttention = Literal["bidirectional", "causal"]
 Rope = Literal["absolute", "window"]
 SwitchMode = Literal["immediate", "boundary", "recache"]
+Solver = Literal["renoise", "unipc"]
 Quantize = Literal["none", "fp8"]
 
 T = TypeVar("T")
@@ -68,12 +69,27 @@ class TransformerConfig:
         return self.dim // self.num_heads
 
 
+NUM_TRAIN_STEPS = 1000
+Steps = Annotated[
+    tuple[Annotated[float, Field(ge=1, le=NUM_TRAIN_STEPS)], ...], Field(min_length=1, max_length=16)
+]
+
+
+def _listed_steps(steps: tuple[float, ...]) -> str:
+    return f"[{', '.join(f'{step:g}' for step in steps)}]"
+
+
 @dataclass(frozen=True, config=STRICT)
 class SamplingConfig:
     """Few-step flow matching, as in the inference of the Self-Forcing family."""
 
-    steps: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(min_length=1, max_length=16)]
-    """Descending indices into the shifted table of 1000 timesteps; 1000 is pure noise."""
+    steps: Steps
+    """Descending places in the shifted table of 1000 timesteps; 1000 is pure noise."""
+    first_steps: Steps | None = None
+    """Of block 0, where that takes more of them; None: `steps`."""
+    solver: Solver = "renoise"
+    """renoise: the clean block that a pass estimates gets new noise for the next. unipc: a multistep solver,
+    which begins below 1000 and tells the model its timesteps as whole numbers, rounded down."""
     shift: Annotated[float, Field(gt=0)] = 5.0
     """Moves the table towards noise: sigma' = shift * s / (1 + (shift - 1) * s)."""
     context_noise: Annotated[float, Field(ge=0, lt=1000)] = 0.0
@@ -81,14 +97,28 @@ class SamplingConfig:
 
     @model_validator(mode="after")
     def _check(self) -> "SamplingConfig":
-        if list(self.steps) != sorted(set(self.steps), reverse=True):
-            raise ValueError(f"steps {list(self.steps)} must descend without repeats")
+        for name, steps in (("steps", self.steps), ("first_steps", self.first_steps or self.steps)):
+            if list(steps) != sorted(set(steps), reverse=True):
+                raise ValueError(f"{name} {_listed_steps(steps)} must descend without repeats")
+            if self.solver == "unipc" and steps[0] == NUM_TRAIN_STEPS:
+                raise ValueError(f"{name} {_listed_steps(steps)} must begin below 1000 with solver unipc")
+        if self.num_extra_passes < 0:
+            raise ValueError(f"first_steps must not be fewer than steps, which are {len(self.steps)}")
         return self
 
     @property
     def num_passes(self) -> int:
         """P: the denoising passes of a block and its context pass."""
         return len(self.steps) + 1
+
+    @property
+    def num_extra_passes(self) -> int:
+        """Passes that block 0 makes before its last P."""
+        return len(self.first_steps or self.steps) - len(self.steps)
+
+    def steps_of(self, block: int) -> tuple[float, ...]:
+        """Of the denoising passes of this block."""
+        return self.first_steps or self.steps if block == 0 else self.steps
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -265,8 +295,8 @@ class ModelCard:
     note: str = ""
     """What a user should know: where this differs from the reference, what is not verified."""
     image_start: Literal["first_frame", "clip"] = "clip"
-    """How it begins from a picture: `first_frame`, it was made for that; `clip`, it goes on from a clip that
-    shows the picture and stands still."""
+    """How it begins from a picture: `first_frame`, it was made for that, and takes it as the clean first
+    latent frame of block 0; `clip`, it goes on from a clip that shows the picture and stands still."""
     still_blocks: Annotated[int, Field(ge=1, le=16)] = 1
     """Length of that clip. No meaning with `first_frame`."""
     start_note: Annotated[str, Field(max_length=512)] = ""
@@ -278,6 +308,8 @@ class ModelCard:
     def _check(self) -> "ModelCard":
         if self.files and self.bundled:
             raise ValueError("files and bundled exclude each other")
+        if self.image_start == "first_frame" and self.window.block_frames == 1:
+            raise ValueError("image_start first_frame needs blocks of more than one frame")
         return self
 
     @property

@@ -52,6 +52,9 @@ class SessionRequest:
     """First block to generate; above 0 the session continues from `context`."""
     context: Mapping[int, torch.Tensor] = field(default_factory=dict)
     """Clean latents [F, C, h, w] of the blocks `Engine.context_blocks(start_block)`."""
+    first_frame: torch.Tensor | None = None
+    """One clean latent frame [1, C, h, w] that block 0 begins with, for models made for it (the card's
+    `image_start`). Later openings have it in their context."""
     num_blocks: int | None = None
     """Blocks to generate; None: endless."""
     credit: int | None = None
@@ -181,6 +184,8 @@ def check_request(request: SessionRequest, config: EngineConfig, card: ModelCard
             raise InvalidRequest(f"transitions: block {block} has no entry in prompts")
         check_transition(f"transitions: the one for block {block}", transition)
     _check_context(request, card, shape)
+    if request.first_frame is not None:
+        _check_first_frame(request.first_frame, request, card)
 
 
 def check_loras(request: SessionRequest, config: EngineConfig) -> None:
@@ -219,6 +224,20 @@ def _check_context(request: SessionRequest, card: ModelCard, shape: Shape) -> No
             )
         if not latents.isfinite().all():
             raise InvalidRequest(f"context: block {block} has values that are not finite")
+
+
+def _check_first_frame(latents: torch.Tensor, request: SessionRequest, card: ModelCard) -> None:
+    if card.image_start != "first_frame":
+        raise InvalidRequest(
+            f"first_frame: {card.name} was not made for it; begin with whole blocks (context)"
+        )
+    if request.start_block:
+        raise InvalidRequest(f"first_frame: only with start_block 0, not {request.start_block}")
+    shape = (1, *card.latent_shape(request.height, request.width)[1:])
+    if tuple(latents.shape) != shape:
+        raise InvalidRequest(f"first_frame: it has shape {tuple(latents.shape)}, not {shape}")
+    if not latents.isfinite().all():
+        raise InvalidRequest("first_frame: it has values that are not finite")
 
 
 def first_timeline(number: int, request: SessionRequest, shape: Shape) -> Timeline:

@@ -28,6 +28,12 @@ class Shape:
     """Passes that blocks in flight go back by at an `immediate` switch."""
     counts_behind: bool = False
     """Whether the blocks behind that a pass sees count towards its window."""
+    num_extra_passes: int = 0
+    """Passes that block 0 makes before its last P: their numbers are below 0."""
+
+    def first_pass(self, block: int) -> int:
+        """Number of the pass that a block begins with."""
+        return -self.num_extra_passes if block == 0 else 0
 
     @property
     def context_pass(self) -> int:
@@ -50,6 +56,7 @@ def engine_shape(config: EngineConfig, card: ModelCard) -> Shape:
         config.inflight_attention,
         config.switch_set_back,
         config.window_counts_behind,
+        card.sampling.num_extra_passes,
     )
 
 
@@ -59,7 +66,7 @@ class Work:
 
     block: int
     pass_index: int
-    """0 is the noisiest; P - 1 is the context pass."""
+    """0 is the noisiest, but for passes that block 0 may make before it; P - 1 is the context pass."""
     prompt: int
     """Number of the prompt within its session; grows with every switch."""
 
@@ -189,7 +196,8 @@ def switch_prompt(
     if mode == "immediate":
         turning = [work for work in timeline.in_flight if work.pass_index < shape.context_pass]
         first = min((work.block for work in turning), default=first)
-        full = min((work.block for work in turning if work.pass_index == 0), default=full)
+        untouched = (work.block for work in turning if work.pass_index == shape.first_pass(work.block))
+        full = min(untouched, default=full)
     if num_mixed:
         first = max(1, first)
         full = max(full, first + num_mixed)
@@ -229,7 +237,7 @@ def _set_back(timeline: Timeline, shape: Shape) -> Timeline:
         else replace(work, pass_index=work.pass_index - shape.set_back)
         for work in timeline.in_flight
     )
-    kept = tuple(work for work in back if work.pass_index >= 0)
+    kept = tuple(work for work in back if work.pass_index >= shape.first_pass(work.block))
     next_block = timeline.next_block - (len(timeline.in_flight) - len(kept))
     return replace(timeline, in_flight=kept, next_block=next_block, settled_from=timeline.next_block)
 
@@ -292,7 +300,7 @@ def _start_block(timeline: Timeline, shape: Shape) -> Timeline:
     block = timeline.next_block
     return replace(
         timeline,
-        in_flight=(*timeline.in_flight, Work(block, 0, timeline.prompt_of(block))),
+        in_flight=(*timeline.in_flight, Work(block, shape.first_pass(block), timeline.prompt_of(block))),
         next_block=block + 1,
         recache=block < timeline.recache_to,
     )

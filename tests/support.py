@@ -20,6 +20,8 @@ from cascade_core.schedule import Shape, Timeline, Work, context_blocks, plan_ti
 
 CPU = torch.device("cpu")
 STEPS = (1000, 750, 500, 250)
+UNIPC_STEPS = (999, 749.25, 499.5, 249.75)
+"""LongLive 2.0's: an even grid from 999 down to 0, which is not among them."""
 SIDE = 32
 """Default frame side in pixels: latents of 4x4, so 2x2 patches."""
 
@@ -29,7 +31,10 @@ Switches = Mapping[int, tuple[int, SwitchMode]]
 
 def tiny_values(
     *,
-    steps: Sequence[int] = STEPS,
+    steps: Sequence[float] = STEPS,
+    first_steps: Sequence[float] | None = None,
+    solver: str = "renoise",
+    image_start: str = "clip",
     block_frames: int = 3,
     window_blocks: int = 4,
     sink_blocks: int = 0,
@@ -49,6 +54,7 @@ def tiny_values(
     }
     if context_window_blocks is not None:
         window["context_window_frames"] = context_window_blocks * block_frames
+    extra = {} if first_steps is None else {"first_steps": list(first_steps)}
     dims = {"dim": 48, "ffn_dim": 64, "num_heads": 2, "num_layers": 2, "text_dim": 12, "text_len": 8}
     dims |= {"in_channels": 4, "freq_dim": 16}
     return {
@@ -58,7 +64,8 @@ def tiny_values(
         "commercial_use": True,
         "source": "this repository",
         "transformer": dims | transformer,
-        "sampling": {"steps": list(steps)},
+        "image_start": image_start,
+        "sampling": {"steps": list(steps), "solver": solver} | extra,
         "window": window,
         "video": {"width": SIDE, "height": SIDE, "vae_factor": vae_factor},
     }
@@ -77,6 +84,7 @@ def write_card(path: Path, **values: Any) -> Path:
         return [f"{key} = {toml(value)}" for key, value in plain.items()]
 
     def toml(value: object) -> str:
+        value = list(value) if isinstance(value, tuple) else value
         return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
 
     card = tiny_values(**values)
@@ -141,8 +149,9 @@ def make_shape(
     set_back: int = 0,
     counts_behind: bool = False,
 ) -> Shape:
-    num_passes = card.sampling.num_passes
-    return Shape(num_passes, stagger, num_ranks, card.window, attention, set_back, counts_behind)
+    sampling, window = card.sampling, card.window
+    extra = sampling.num_extra_passes
+    return Shape(sampling.num_passes, stagger, num_ranks, window, attention, set_back, counts_behind, extra)
 
 
 def make_runner(
@@ -176,6 +185,8 @@ class Case:
     counts_behind: bool = False
     choices: tuple[Choice, ...] = ()
     """LoRAs of `tiny_bank` by prompt; none: there is no bank."""
+    first_frame: bool = False
+    """Whether block 0 begins with a made-up clean frame."""
 
     def run(self, rank: int, num_ranks: int, exchange: Exchange) -> dict[int, Tensor]:
         """Clean latents of the blocks that live on this rank."""
@@ -192,7 +203,8 @@ class Case:
         switches: Switches = {tick: (prompt, mode) for tick, prompt, mode in self.switches}
         end = self.start + self.num_blocks
         opening = {"timeline": timeline, "context": context, "num_prompts": 4, "choices": self.choices}
-        return run_blocks(runner, end, switches, **opening)
+        first_frame = block_noise(2, 0, 0, (1, *latent_shape[1:])) if self.first_frame else None
+        return run_blocks(runner, end, switches, **opening, first_frame=first_frame)
 
 
 def run_rank(rank: int, num_ranks: int, folder: str, cases: Sequence[Case]) -> None:
@@ -225,10 +237,11 @@ class Drive:
         timeline: Timeline | None = None,
         context: Mapping[int, Tensor] | None = None,
         choices: Sequence[Choice] = (),
+        first_frame: Tensor | None = None,
     ) -> "Drive":
         """A session with `num_prompts` imagined prompts, numbered from 0; `choices`: LoRAs of the first."""
         timeline = timeline or Timeline(0)
-        runner.open(timeline.session, seed, height, width, context or {})
+        runner.open(timeline.session, seed, height, width, context or {}, first_frame)
         for prompt in range(num_prompts):
             choice = choices[prompt] if prompt < len(choices) else ()
             runner.add_prompt(timeline.session, prompt, prompt_embedding(runner.card, prompt), choice)

@@ -60,14 +60,15 @@ class Case:
 
     @property
     def shape(self) -> Shape:
-        num_passes, window = self.card.sampling.num_passes, self.card.window
+        sampling, window = self.card.sampling, self.card.window
         return Shape(
-            num_passes,
+            sampling.num_passes,
             self.stagger,
             self.num_ranks,
             window,
             self.attention,
             counts_behind=self.counts_behind,
+            num_extra_passes=sampling.num_extra_passes,
         )
 
 

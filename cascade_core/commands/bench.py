@@ -197,7 +197,10 @@ class Bench:
 
     def __init__(self, card: ModelCard, quantize: Quantize = "none", stagger: int = 1) -> None:
         self.card = card
-        self.shape = Shape(card.sampling.num_passes, stagger, 1, card.window)
+        sampling = card.sampling
+        self.shape = Shape(
+            sampling.num_passes, stagger, 1, card.window, num_extra_passes=sampling.num_extra_passes
+        )
         model = build_model(card, None, 0, torch.device("cpu"), torch.float32, quantize)
         self.runner = Runner(model, card, self.shape, 0, SoloExchange())
         self.runner.open(0, 0, card.video.height, card.video.width, {})

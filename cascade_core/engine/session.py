@@ -303,7 +303,7 @@ class Session:
     def book(self, plan: TickPlan, now: float) -> None:
         """Note a planned tick: when its blocks started, and the credit of the one it finishes."""
         for work in plan.works:
-            if work.pass_index == 0:
+            if work.pass_index == self.shape.first_pass(work.block):
                 self.started[work.block] = now
         if plan.emits is not None and self.credit is not None:
             self.credit -= 1

@@ -1,4 +1,4 @@
-"""LoRAs beside the weights: low-rank products next to the layers' Linears, with scales for each block.
+"""LoRAs beside the weights: low-rank products next to the layers' Linears, with scales by row of tokens.
 
 A LoRA lies stacked over layers, so that several are put together by one copy for each kind of Linear.
 """
@@ -20,7 +20,7 @@ MIN_RANK = 2
 """A lower one is filled up with zeros: a size of 1 never stands for others in a compiled form."""
 
 Low = tuple[Tensor, Tensor, Tensor]
-"""Of one Linear from K to M: a [R, K], b [R, M], and each block's scales [N, 1, R]."""
+"""Of one Linear from K to M: a [R, K], b [R, M], and each row's scales [N, 1, R]."""
 LayerLow = Mapping[str, Low]
 """Of one layer, by target."""
 NONE: LayerLow = {}
@@ -80,7 +80,7 @@ def stack(pairs: Iterable[tuple[Tensor, Tensor] | None], fan_in: int, fan_out: i
 
 @dataclass(frozen=True)
 class LowRanks:
-    """What one forward adds: the chosen LoRAs side by side, with each block's scales."""
+    """What one forward adds: the chosen LoRAs side by side, with each row's scales."""
 
     layers: tuple[LayerLow, ...]
 

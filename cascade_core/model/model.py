@@ -1,8 +1,9 @@
 """The causal Wan diffusion transformer, for any dimensions, under its original key names.
 
-The model computes N blocks side by side, each at its own timestep, position and prompt. It knows neither
-ranks nor caches: self-attention is a function given to `forward`, so that parallelism is put on from
-outside. Source: Wan 2.1 and its causal descendants (Self-Forcing, LongLive), whose maths it reproduces.
+The model computes N blocks side by side, each at its own timestep, position and prompt. Its layers take rows
+of tokens: the blocks or, where frames have timesteps of their own, all their frames. It knows neither ranks
+nor caches: self-attention is a function given to `forward`, so that parallelism is put on from outside.
+Source: Wan 2.1 and its causal descendants (Self-Forcing, LongLive), whose maths it reproduces.
 """
 
 import math
@@ -33,7 +34,7 @@ Send = Callable[[Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a forward needs besides latents, for N blocks."""
+    """What a forward needs besides latents, for N rows: blocks, or all frames of all blocks."""
 
     time: Tensor
     """[N, dim], float32; see `CausalWanModel.embed_time`."""
@@ -42,14 +43,19 @@ class Conditioning:
     turns: Tensor
     """[N, L, 1, head_dim / 2, 2], float32; see `RotaryTable`."""
     text: tuple[TextCache, ...]
-    """One per block; blocks in flight can straddle a prompt switch."""
+    """One per row; blocks in flight can straddle a prompt switch."""
     low: LowRanks | None = None
-    """What LoRAs add, to each block its own; None: nothing."""
+    """What LoRAs add, to each row its own; None: nothing."""
 
 
 def keep_float32(name: str) -> bool:
     """Parameters that stay in float32 whatever the compute type: small, and sensitive."""
     return name.endswith("modulation") or name.startswith("time_")
+
+
+def regrouped(x: Tensor, count: int) -> Tensor:
+    """The same tokens [N, L, ...] in as many rows, [count, N * L / count, ...]."""
+    return x.reshape(count, -1, *x.shape[2:])
 
 
 def timestep_embedding(timesteps: Tensor, freq_dim: int) -> Tensor:
@@ -250,15 +256,18 @@ class CausalWanModel(nn.Module):
         self, latents: Tensor, cond: Conditioning, attend: Attend, send: Send | None = None
     ) -> Tensor:
         """Velocity [N, F, C, h, w] in float32 of noisy latents [N, F, C, h, w]."""
+        num_blocks, num_rows = len(latents), len(cond.time)
         patches = self.patch_embedding(latents.to(self.dtype).transpose(1, 2))  # [N, dim, F, h/2, w/2]
         x = patches.flatten(2).transpose(1, 2).contiguous()  # [N, L, dim]
+        x = regrouped(x, num_rows)
         for index, layer in enumerate(self.layers):
             modulation, low = cond.modulation[index], of_layer(cond.low, index)
-            hidden, key, value = layer.key_value(x, modulation, cond.turns, low)
+            hidden, *key_value = layer.key_value(x, modulation, cond.turns, low)
+            key, value = (regrouped(each, num_blocks) for each in key_value)
             if send:
                 send(key, value)
-            query = layer.query(hidden, cond.turns, low)
-            attended = attend(index, query, key, value)
+            query = regrouped(layer.query(hidden, cond.turns, low), num_blocks)
+            attended = regrouped(attend(index, query, key, value), num_rows)
             x = layer.update(x, attended, modulation, [text[index] for text in cond.text], low)
         return self._unpatchify(self.head(x, cond.time), latents.shape)
 

@@ -9,27 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cascade_core.config import SamplingConfig
-
-NUM_TRAIN_STEPS = 1000
+from cascade_core.config import NUM_TRAIN_STEPS, SamplingConfig
 
 
-def shifted_sigma(step: int, shift: float) -> float:
+def shifted_sigma(step: float, shift: float) -> float:
     """Noise level of table index `step` (1000: pure noise): shift*s / (1 + (shift-1)*s)."""
     linear = step / NUM_TRAIN_STEPS
     return shift * linear / (1 + (shift - 1) * linear)
 
 
-def pass_sigmas(sampling: SamplingConfig) -> tuple[float, ...]:
-    """Noise level of each of the P passes of a block; the last is the context pass."""
-    denoising = tuple(shifted_sigma(step, sampling.shift) for step in sampling.steps)
+def pass_sigmas(sampling: SamplingConfig, block: int = 1) -> tuple[float, ...]:
+    """Noise level of each pass of a block; the last is the context pass. Block 0 may have more of them."""
+    denoising = tuple(shifted_sigma(step, sampling.shift) for step in sampling.steps_of(block))
     return (*denoising, sampling.context_noise / NUM_TRAIN_STEPS)
 
 
-def pass_timesteps(sampling: SamplingConfig) -> tuple[float, ...]:
+def pass_timesteps(sampling: SamplingConfig, block: int = 1) -> tuple[float, ...]:
     """What the network is told at each pass, 0..1000: 1000, 937.5, 833.3, 625, 0 for steps
     1000, 750, 500, 250 and shift 5."""
-    return tuple(NUM_TRAIN_STEPS * sigma for sigma in pass_sigmas(sampling))
+    exact = (NUM_TRAIN_STEPS * sigma for sigma in pass_sigmas(sampling, block))
+    return tuple(math.floor(each) if sampling.solver == "unipc" else each for each in exact)
 
 
 def clean_estimate(noisy: Tensor, velocity: Tensor, sigma: float) -> Tensor:

@@ -105,12 +105,11 @@ def make_plan(request: PlanRequest) -> CapacityPlan:
     )  # fmt: skip
     tokens = card.tokens_per_block(height, width)
     roofline = Roofline(card, gpu, tokens, find_overheads(card, tokens, request.compiled), request.fp8)
-    shapes = {"sequential": Shape(num_passes, num_passes, 1, card.window)} | {
-        name: Shape(
-            num_passes, request.stagger, num_ranks, card.window, name, counts_behind=request.counts_behind
-        )
-        for name in ATTENTIONS
-    }
+    alone = Shape(num_passes, num_passes, 1, card.window, num_extra_passes=card.sampling.num_extra_passes)
+    cascade = replace(
+        alone, stagger=request.stagger, num_ranks=num_ranks, counts_behind=request.counts_behind
+    )
+    shapes = {"sequential": alone} | {name: replace(cascade, inflight_attention=name) for name in ATTENTIONS}
     pipelines = tuple(_pipeline(plan, roofline, name, shape) for name, shape in shapes.items())
     return replace(plan, pipelines=pipelines)
 

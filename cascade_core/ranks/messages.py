@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cascade_core.config import EngineConfig, ModelCard
 from cascade_core.errors import CascadeError
@@ -19,6 +20,12 @@ from cascade_core.weights.listed import Located
 from cascade_core.weights.locate import ModelFiles
 
 Array = NDArray[np.float32]
+
+
+def as_array(latents: Tensor) -> Array:
+    """As it travels."""
+    array: Array = latents.detach().cpu().float().numpy()
+    return array
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ class Open:
     """Embeddings [num_tokens, text_dim] by prompt number."""
     choices: Mapping[int, Choice] = field(default_factory=dict)
     """LoRAs of those prompts that have any."""
+    first_frame: Array | None = None
+    """Clean latents [1, C, h, w] that block 0 begins with."""
 
 
 @dataclass(frozen=True)

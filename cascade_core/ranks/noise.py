@@ -19,23 +19,35 @@ Name = tuple[int, int]
 """Block and number of the noise within it, as in `block_noise`."""
 
 
-def first_noise(block: int, shape: Shape, rank: int) -> list[Name]:
-    """What this rank takes in the tick in which a block starts."""
+def noise_of(block: int, pass_index: int, shape: Shape) -> Name:
+    """What a block has in its input at this pass."""
+    return block, pass_index - shape.first_pass(block)
+
+
+def setting_back_noise(block: int, pass_index: int, shape: Shape) -> Name:
+    """What is added to a block that goes back to this pass."""
+    return block, shape.num_passes + pass_index - 2 * shape.first_pass(block)
+
+
+def first_noise(block: int, shape: Shape, rank: int, renoises: bool = True) -> list[Name]:
+    """What this rank takes in the tick in which a block starts; `renoises`: each pass takes some."""
     mine = block % shape.num_ranks == rank
-    return [(block, number) for number in range(min(2, shape.context_pass)) if mine]
+    first = shape.first_pass(block)
+    last = min(first + 1 + renoises, shape.context_pass)
+    return [noise_of(block, number, shape) for number in range(first, last) if mine]
 
 
-def following_noise(plan: TickPlan, shape: Shape, rank: int) -> list[Name]:
+def following_noise(plan: TickPlan, shape: Shape, rank: int, renoises: bool = True) -> list[Name]:
     """What this rank may take in the session's tick after this one, unless blocks are set back before it.
 
     A pass takes the noise of the next one, and a block that starts that of its first as well.
     """
     going_on = [
-        (work.block, work.pass_index + 2)
+        noise_of(work.block, work.pass_index + 2, shape)
         for work in plan.ranks[rank]
-        if work.pass_index + 2 < shape.context_pass
+        if renoises and work.pass_index + 2 < shape.context_pass
     ]
-    return going_on + first_noise(plan.works[-1].block + 1, shape, rank)
+    return going_on + first_noise(plan.works[-1].block + 1, shape, rank, renoises)
 
 
 class NoiseThread:

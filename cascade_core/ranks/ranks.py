@@ -11,7 +11,7 @@ from cascade_core.config import EngineConfig, ModelCard, uses_random_weights
 from cascade_core.errors import OutOfCapacity, SessionClosed, SessionLost
 from cascade_core.loras import numbered
 from cascade_core.ranks.group import GroupLost, RankGroup, in_daemon_thread
-from cascade_core.ranks.messages import Embedding, NewPrompt, Open
+from cascade_core.ranks.messages import Embedding, NewPrompt, Open, as_array
 from cascade_core.ranks.processes import ForkServer
 from cascade_core.request import SessionRequest
 from cascade_core.weights.listed import Located, locate_listed
@@ -121,15 +121,14 @@ class Ranks:
             seed=request.seed,
             height=request.height,
             width=request.width,
-            context={
-                block: latents.detach().cpu().float().numpy() for block, latents in request.context.items()
-            },
+            context={block: as_array(latents) for block, latents in request.context.items()},
             prompts={number: new.rows for number, new in prompts.items()},
             choices={
                 number: numbered(new.loras, self._config.loras)
                 for number, new in prompts.items()
                 if new.loras
             },
+            first_frame=None if request.first_frame is None else as_array(request.first_frame),
         )
         try:
             with self._lost_is_retryable():

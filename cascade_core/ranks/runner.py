@@ -16,14 +16,15 @@ from cascade_core.model.host_memory import upload
 from cascade_core.model.lora_bank import Choice, LoraBank
 from cascade_core.model.low_rank import LowRanks
 from cascade_core.model.model import CausalWanModel, Conditioning, TextCache
-from cascade_core.model.sampler import (
-    clean_estimate,
-    pass_sigmas,
-    pass_timesteps,
-    renoise,
-    set_back,
+from cascade_core.ranks.noise import (
+    NoiseThread,
+    SessionNoise,
+    first_noise,
+    following_noise,
+    noise_of,
+    setting_back_noise,
 )
-from cascade_core.ranks.noise import NoiseThread, SessionNoise, first_noise, following_noise
+from cascade_core.ranks.passes import CLEAN, Noisy, Passes
 from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, recache_blocks
 
 
@@ -37,8 +38,10 @@ class SessionState:
     prompts: dict[int, TextCache] = field(default_factory=dict)
     choices: dict[int, Choice] = field(default_factory=dict)
     """LoRAs by prompt, of those that have any."""
-    noisy: dict[int, tuple[int, Tensor]] = field(default_factory=dict)
-    """This rank's blocks in flight: the coming pass, unless the block is set back, and its input."""
+    first_frame: Tensor | None = None
+    """[1, C, h, w], clean: block 0 begins with it, whatever its passes make of that frame."""
+    noisy: dict[int, Noisy] = field(default_factory=dict)
+    """This rank's blocks in flight."""
     clean: dict[int, Tensor] = field(default_factory=dict)
     """This rank's clean blocks that a recache or the context pass still needs."""
 
@@ -67,12 +70,19 @@ class Runner:
         self.sessions: dict[int, SessionState] = {}
         self._setup = RankSetup(shape, rank, exchange, kernel)
         self._noise = NoiseThread(model.device)
-        self._sigmas = pass_sigmas(card.sampling)
-        with torch.inference_mode():
-            self._time, self._modulation = model.embed_time(pass_timesteps(card.sampling))
+        self._passes = Passes(model, card.sampling, shape)
 
-    def open(self, session: int, seed: int, height: int, width: int, context: Mapping[int, Tensor]) -> None:
-        """Make room for a session; `context` holds the clean latents [F, C, h, w] it is primed with."""
+    def open(
+        self,
+        session: int,
+        seed: int,
+        height: int,
+        width: int,
+        context: Mapping[int, Tensor],
+        first_frame: Tensor | None = None,
+    ) -> None:
+        """Make room for a session; `context` holds the clean latents [F, C, h, w] it is primed with,
+        `first_frame` those [1, C, h, w] that block 0 begins with."""
         tokens = self.card.tokens_per_block(height, width)
         window = self.shape.window
         cache = KvCache(self.model.config, window, tokens, self.model.device, self.model.dtype)
@@ -80,7 +90,10 @@ class Runner:
         grid = self.card.grid(height, width)
         positions = RotaryTable(*grid, self.model.config.head_dim, self.model.device)
         state = SessionState(cache, SessionNoise(self._noise, seed, latent_shape), positions)
-        state.noise.expect(first_noise(1 + max(context, default=-1), self.shape, self.rank))
+        first = 1 + max(context, default=-1)
+        state.noise.expect(first_noise(first, self.shape, self.rank, self._passes.renoises))
+        if first_frame is not None:
+            state.first_frame = upload(first_frame, self.model.device)
         state.clean = {block: upload(latents, self.model.device) for block, latents in context.items()}
         self.sessions[session] = state
 
@@ -106,51 +119,65 @@ class Runner:
         if works:
             inputs = [self._input(state, work) for work in works]
             send = attend.send if attend.travels else None
-            velocity = self.model(torch.stack(inputs), self._conditioning(state, works), attend, send)
+            latents = torch.stack([noisy.latents for noisy in inputs])
+            velocity = self.model(latents, self._conditioning(state, works), attend, send)
             for work, noisy, direction in zip(works, inputs, velocity, strict=True):
                 self._advance(state, work, noisy, direction)
         else:
             attend.idle()
         self._commit(state, plan)
-        state.noise.expect(following_noise(plan, self.shape, self.rank))
+        state.noise.expect(following_noise(plan, self.shape, self.rank, self._passes.renoises))
         emitted = next((work.block for work in works if work.block == plan.emits), None)
         return None if emitted is None else state.clean[emitted]
 
-    def _input(self, state: SessionState, work: Work) -> Tensor:
+    def _input(self, state: SessionState, work: Work) -> Noisy:
         if work.pass_index == self.shape.context_pass:
-            return state.clean[work.block]
-        coming, noisy = state.noisy.pop(work.block, (0, None))
-        if noisy is None or work.pass_index == 0:
-            return state.noise.take(work.block, 0)
-        if work.pass_index == coming:
-            return noisy
-        noise = state.noise.take(work.block, self.shape.num_passes + work.pass_index)
-        return set_back(noisy, noise, self._sigmas[coming], self._sigmas[work.pass_index])
+            return Noisy(work.pass_index, state.clean[work.block])
+        noisy = state.noisy.pop(work.block, None)
+        if noisy is None or work.pass_index == self.shape.first_pass(work.block):
+            noise = state.noise.take(*noise_of(work.block, work.pass_index, self.shape))
+            noisy = Noisy(work.pass_index, noise)
+        elif work.pass_index < noisy.coming:
+            noise = state.noise.take(*setting_back_noise(work.block, work.pass_index, self.shape))
+            noisy = self._passes.set_back(noisy, work, noise)
+        if (frame := self._first_frame(state, work)) is not None:
+            noisy.latents[:1] = frame
+        return noisy
 
-    def _advance(self, state: SessionState, work: Work, noisy: Tensor, velocity: Tensor) -> None:
+    def _advance(self, state: SessionState, work: Work, noisy: Noisy, velocity: Tensor) -> None:
         if work.pass_index == self.shape.context_pass:
             return
-        clean = clean_estimate(noisy, velocity, self._sigmas[work.pass_index])
+        clean = self._passes.estimate(noisy, work, velocity)
         following = work.pass_index + 1
         if following == self.shape.context_pass:
+            if (frame := self._first_frame(state, work)) is not None:
+                clean[:1] = frame
             state.clean[work.block] = clean
         else:
-            noise = state.noise.take(work.block, following)
-            state.noisy[work.block] = following, renoise(clean, noise, self._sigmas[following])
+            name = noise_of(work.block, following, self.shape)
+            noise = state.noise.take(*name) if self._passes.renoises else None
+            state.noisy[work.block] = self._passes.follow(noisy, work, clean, noise)
+
+    def _first_frame(self, state: SessionState, work: Work) -> Tensor | None:
+        """The frame of this pass that is clean while the others are not."""
+        is_denoising = work.pass_index < self.shape.context_pass
+        return state.first_frame if work.block == 0 and is_denoising else None
 
     def _conditioning(self, state: SessionState, works: tuple[Work, ...]) -> Conditioning:
+        """Of the blocks, or of all their frames where one of these is clean and the others are not."""
         frames = self.shape.window.block_frames
-
-        def of_passes(table: Tensor, dim: int) -> Tensor:
-            return torch.cat([table.narrow(dim, work.pass_index, 1) for work in works], dim)
-
-        return Conditioning(
-            time=of_passes(self._time, 0),
-            modulation=of_passes(self._modulation, 2),
-            turns=state.positions.turns([work.block * frames for work in works]),
-            text=tuple(state.prompts[work.prompt] for work in works),
-            low=self._low_ranks([state.choices.get(work.prompt, ()) for work in works]),
-        )
+        turns = state.positions.turns([work.block * frames for work in works])
+        timesteps = [self._passes.timestep(work) for work in works]
+        prompts = [work.prompt for work in works]
+        if self._first_frame(state, works[0]) is not None:  # block 0 is the oldest, if it is among them
+            turns = turns.view(len(works) * frames, -1, *turns.shape[2:])
+            timesteps = [each for each in timesteps for _ in range(frames)]
+            timesteps[0] = CLEAN
+            prompts = [each for each in prompts for _ in range(frames)]
+        time, modulation = self._passes.embedded(timesteps)
+        texts = tuple(state.prompts[prompt] for prompt in prompts)
+        low = self._low_ranks([state.choices.get(prompt, ()) for prompt in prompts])
+        return Conditioning(time, modulation, turns, texts, low)
 
     def _low_ranks(self, choices: Sequence[Choice]) -> LowRanks | None:
         return self.loras.low_ranks(choices) if self.loras else None

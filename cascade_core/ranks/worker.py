@@ -89,7 +89,9 @@ class RankWorker:
     def _open(self, command: Open) -> None:
         try:
             context = {block: torch.from_numpy(latents) for block, latents in command.context.items()}
-            self._runner.open(command.session, command.seed, command.height, command.width, context)
+            first_frame = None if command.first_frame is None else torch.from_numpy(command.first_frame)
+            size = command.height, command.width
+            self._runner.open(command.session, command.seed, *size, context, first_frame)
             for prompt, embedding in command.prompts.items():
                 choice = command.choices.get(prompt, ())
                 self._runner.add_prompt(command.session, prompt, torch.from_numpy(embedding), choice)

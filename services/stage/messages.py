@@ -53,9 +53,10 @@ def block(event: LatentBlock, dtype: common_pb2.DataType.ValueType) -> Response:
 
 
 def tick(timing: TickTiming) -> common_pb2.Tick:
-    """A priming one may have more passes than the contract allows: it has the first of them then."""
+    """A priming one may have more passes than the contract allows: it has the first of them then. Those that
+    block 0 makes besides a block's usual ones count as its noisiest."""
     passes = (
-        common_pb2.Tick.Pass(block=work.block, pass_index=work.pass_index, rank=rank)
+        common_pb2.Tick.Pass(block=work.block, pass_index=max(0, work.pass_index), rank=rank)
         for work, rank in timing.passes[:MAX_PASSES]
     )
     return common_pb2.Tick(index=timing.index, compute_time=to_duration(timing.compute_s), passes=passes)

@@ -19,7 +19,7 @@ from cascade_core.engine.session import Ended, LatentBlock, PromptApplied, Sessi
 from cascade_core.errors import InvalidRequest
 from cascade_core.request import SessionRequest
 from cascade_core.schedule import context_blocks
-from tests.support import Case, relative_error, run_rank, tiny_card, write_card
+from tests.support import STEPS, UNIPC_STEPS, Case, relative_error, run_rank, tiny_card, write_card
 
 Video = dict[int, Tensor]
 
@@ -76,6 +76,26 @@ CASES = (
         for stagger in (1, 2, 5)
     ]
 )
+
+WAN_2_2: dict[str, Any] = {
+    "vae_factor": 16,
+    "block_frames": 8,
+    "in_channels": 6,
+    "window_blocks": 2,
+    "sink_blocks": 1,
+    "solver": "unipc",
+    "steps": UNIPC_STEPS,
+}
+FRAME_BY_FRAME: dict[str, Any] = {
+    "block_frames": 1,
+    "window_blocks": 6,
+    "steps": (1000,),
+    "first_steps": STEPS,
+}
+CASES += [
+    Case(stagger, "bidirectional", tuple(WAN_2_2.items()), 6, SWITCHES[:1], first_frame=True)
+    for stagger in (1, 2, 5)
+] + [Case(1, "causal", tuple(FRAME_BY_FRAME.items()), 7, SWITCHES[:1])]
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +260,29 @@ async def test_only_what_the_engine_allows_is_opened(card: Path) -> None:
             with pytest.raises(InvalidRequest, match=message):
                 await engine.open(replace(SWITCHED, **asked))
         await generate(engine, replace(SWITCHED, stagger=4, inflight_attention="bidirectional"))
+
+
+async def test_a_session_begins_with_the_frame_that_it_is_given(tmp_path: Path) -> None:
+    """And can be opened again in the middle, from its latents alone."""
+    card = write_card(tmp_path / "tiny.toml", **WAN_2_2, image_start="first_frame")
+    frame = torch.randn(1, 6, 4, 2, generator=torch.Generator().manual_seed(1))
+    request = SessionRequest({0: "a red circle"}, num_blocks=4, width=32, height=64, first_frame=frame)
+    async with await start(card, 2) as engine:
+        video, _, reason = await watch(await engine.open(request))
+        assert reason == "complete"
+        assert torch.equal(video[0][:1], frame)
+        other, _, _ = await watch(await engine.open(replace(request, first_frame=2 * frame)))
+        assert relative_error(other[0][1:], video[0][1:]) > 1e-4, "the rest of the block follows it"
+        again = replace(request, start_block=1, num_blocks=1, context={0: video[0]})
+        for changes, message in (
+            ({"first_frame": frame[:, :5]}, r"first_frame: it has shape \(1, 5, 4, 2\), not \(1, 6, 4, 2\)"),
+            ({"first_frame": frame / 0}, "first_frame: it has values that are not finite"),
+            (vars(again), "first_frame: only with start_block 0, not 1"),
+        ):
+            with pytest.raises(InvalidRequest, match=f"^{message}"):
+                await engine.open(replace(request, **changes))
+        later, _, _ = await watch(await engine.open(replace(again, first_frame=None)))
+        assert later[1].isfinite().all()
 
 
 def test_the_cards_are_what_they_say(card: Path) -> None:

@@ -373,6 +373,7 @@ class TestBadRequests:
         ("changes", "message"),
         [
             ({"width": 40}, "width: 40 is not a multiple of 16"),
+            ({"first_frame": torch.zeros(1, 16, 4, 4)}, "first_frame: tiny was not made for it"),
             ({"height": -16}, "height: -16 is not a multiple of 16"),
             ({"width": 8192}, r"width: 8192 .*16\.\.4096"),
             ({"seed": -1}, "seed: -1"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import UniPCMultistepScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -26,6 +27,8 @@ from cascade_core.schedule import Timeline, Work, context_blocks
 from tests.support import (
     CPU,
     SIDE,
+    STEPS,
+    UNIPC_STEPS,
     Switches,
     make_runner,
     prompt_embedding,
@@ -47,7 +50,8 @@ class Item:
     block: int
     latents: Tensor
     """[F, C, h, w], float64."""
-    timestep: float
+    timesteps: list[float]
+    """Of each frame."""
     prompt: int
     oldest: int
     """First block of its window."""
@@ -61,6 +65,7 @@ class InFlight:
     prompt: int
     latents: Tensor
     num_done: int = 0
+    scheduler: UniPCMultistepScheduler | None = None
 
 
 class Restatement:
@@ -83,15 +88,27 @@ class Restatement:
         self.sink = window.sink_frames // self.frames
         self.window = window.window_frames // self.frames
         self.context_window = (window.context_window_frames or window.window_frames) // self.frames
-        sampling = card.sampling
-        shifted = [sampling.shift * s / (1000 + (sampling.shift - 1) * s) for s in sampling.steps]
-        self.sigmas = [*shifted, sampling.context_noise / 1000]
-        self.num_passes = len(self.sigmas)
+        self.num_passes = len(card.sampling.steps) + 1
+        self.first_frame: Tensor | None = None
         self.record: list[Item] = []
         """Every context pass there ever was; its keys and values follow from it alone."""
         self.clean: dict[int, Item] = {}
         """The context pass that counts for each clean block now."""
         self.latents: dict[int, Tensor] = {}
+
+    def sigmas(self, block: int) -> list[float]:
+        """Noise levels of a block's passes."""
+        sampling = self.card.sampling
+        steps = sampling.first_steps if block == 0 and sampling.first_steps else sampling.steps
+        shifted = [sampling.shift * s / (1000 + (sampling.shift - 1) * s) for s in steps]
+        return [*shifted, sampling.context_noise / 1000]
+
+    def timesteps(self, block: int) -> list[float]:
+        exact = [1000 * sigma for sigma in self.sigmas(block)]
+        return [float(int(t)) for t in exact] if self.card.sampling.solver == "unipc" else exact
+
+    def is_context(self, block: int, num_done: int) -> bool:
+        return num_done == len(self.sigmas(block)) - 1
 
     @torch.inference_mode()
     def generate(
@@ -114,7 +131,7 @@ class Restatement:
                     next_block -= len(in_flight) - len(kept)
                     in_flight = kept
                     for flying in in_flight:
-                        if flying.num_done < self.num_passes - 1:
+                        if not self.is_context(flying.block, flying.num_done):
                             flying.prompt = prompt
                 recache |= mode == "recache"
             tick += 1
@@ -124,36 +141,43 @@ class Restatement:
                 if newest:
                     self.encode_again(newest, prompt)
                     continue
-            may_start = not in_flight or in_flight[-1].num_done >= self.stagger
+            may_start = not in_flight or self.num_left(in_flight[-1]) <= self.num_passes - self.stagger
             if may_start and not recache and next_block < num_blocks:
                 in_flight.append(InFlight(next_block, prompt, self.noise(next_block, 0)))
                 next_block += 1
             self.tick(in_flight)
-            in_flight = [flying for flying in in_flight if flying.num_done < self.num_passes]
+            in_flight = [flying for flying in in_flight if self.num_left(flying)]
         return self.latents
+
+    def num_left(self, flying: InFlight) -> int:
+        return len(self.sigmas(flying.block)) - flying.num_done
 
     def go_back(self, in_flight: list[InFlight], settled_from: int) -> tuple[list[InFlight], int]:
         """What stays in flight at a switch, made noisier; and the first block that may be set back next."""
-        denoising = [flying for flying in in_flight if flying.num_done < self.num_passes - 1]
+        denoising = [flying for flying in in_flight if not self.is_context(flying.block, flying.num_done)]
         if not self.set_back or not denoising or denoising[0].block < settled_from:
             return in_flight, settled_from
         settled_from = denoising[-1].block + 1
         for flying in denoising:
-            flying.num_done, before = flying.num_done - self.set_back, self.sigmas[flying.num_done]
+            sigmas = self.sigmas(flying.block)
+            flying.num_done, before = flying.num_done - self.set_back, sigmas[flying.num_done]
+            flying.scheduler = None
             if flying.num_done == 0:
                 flying.latents = self.noise(flying.block, 0)
             elif flying.num_done > 0:
-                sigma = self.sigmas[flying.num_done]
+                sigma = sigmas[flying.num_done]
                 signal = (1 - sigma) / (1 - before) * flying.latents  # less of x0, and of the noise in it
                 more = math.sqrt(sigma**2 - ((1 - sigma) / (1 - before) * before) ** 2)
-                flying.latents = signal + more * self.noise(flying.block, self.num_passes + flying.num_done)
+                flying.latents = signal + more * self.noise(flying.block, len(sigmas) + flying.num_done)
         return [flying for flying in in_flight if flying.num_done >= 0], settled_from
 
     def tick(self, in_flight: list[InFlight]) -> None:
         """One joint forward; every block in flight makes its next pass."""
+        for flying in in_flight:
+            flying.latents = self.with_first_frame(flying.block, flying.latents)
         items = [self.item(f.block, f.latents, f.num_done, f.prompt) for f in in_flight]
         for item, flying in zip(items, in_flight, strict=True):
-            is_context = flying.num_done == self.num_passes - 1
+            is_context = self.is_context(flying.block, flying.num_done)
             bidirectional = self.attention == "bidirectional" and not is_context
             behind = [other for other in items if other.block > item.block and bidirectional]
             if self.counts_behind and not is_context:
@@ -163,23 +187,37 @@ class Restatement:
             item.sees = [other for other in before if self.in_reach(other.block, item)] + behind
         velocities = self.forward([*self.record, *items])[len(self.record) :]
         for item, flying, velocity in zip(items, in_flight, velocities, strict=True):
-            if flying.num_done == self.num_passes - 1:
+            if self.is_context(flying.block, flying.num_done):
                 self.record.append(item)
                 self.clean[item.block] = item
             else:
-                sigma, following = self.sigmas[flying.num_done], flying.num_done + 1
-                clean = item.latents - sigma * velocity
-                if following == self.num_passes - 1:
-                    flying.latents = self.latents[item.block] = clean
-                else:
-                    noise = self.noise(item.block, following)
-                    flying.latents = (1 - self.sigmas[following]) * clean + self.sigmas[following] * noise
+                flying.latents = self.step(flying, item.latents, velocity)
+                if self.is_context(flying.block, flying.num_done + 1):
+                    flying.latents = self.with_first_frame(flying.block, flying.latents)
+                    self.latents[item.block] = flying.latents
             flying.num_done += 1
+
+    def step(self, flying: InFlight, latents: Tensor, velocity: Tensor) -> Tensor:
+        """What the block's next pass is given, or the clean block."""
+        sigmas, following = self.sigmas(flying.block), flying.num_done + 1
+        if self.card.sampling.solver == "unipc":
+            flying.scheduler = flying.scheduler or unipc(sigmas[:-1], flying.num_done)
+            timestep = flying.scheduler.timesteps[flying.num_done]
+            return flying.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        clean = latents - sigmas[flying.num_done] * velocity
+        if self.is_context(flying.block, following):
+            return clean
+        return (1 - sigmas[following]) * clean + sigmas[following] * self.noise(flying.block, following)
+
+    def with_first_frame(self, block: int, latents: Tensor) -> Tensor:
+        if block or self.first_frame is None:
+            return latents
+        return torch.cat([self.first_frame.double(), latents[1:]])
 
     def encode(self, blocks: Mapping[int, tuple[Tensor, int]]) -> None:
         """Joint context passes of clean blocks under a causal mask among themselves."""
         items = [
-            self.item(block, latents, self.num_passes - 1, prompt)
+            self.item(block, latents, len(self.sigmas(block)) - 1, prompt)
             for block, (latents, prompt) in sorted(blocks.items())
         ]
         for item in items:
@@ -192,7 +230,9 @@ class Restatement:
     def encode_again(self, blocks: list[int], prompt: int) -> None:
         """LongLive's recache: all see the old sink and, unmasked, what is encoded anew but for its oldest
         blocks, in whose place the sink stands; what is whole in view replaces the sink, too."""
-        items = [self.item(block, self.latents[block], self.num_passes - 1, prompt) for block in blocks]
+        items = [
+            self.item(block, self.latents[block], len(self.sigmas(block)) - 1, prompt) for block in blocks
+        ]
         is_whole = blocks[0] == 0
         sink = {} if is_whole else {block: item for block, item in self.clean.items() if block < self.sink}
         kept = items if is_whole else items[self.sink :]
@@ -206,9 +246,12 @@ class Restatement:
         return block < self.sink or block >= item.oldest
 
     def item(self, block: int, latents: Tensor, num_done: int, prompt: int) -> Item:
-        is_context = num_done == self.num_passes - 1
+        is_context = self.is_context(block, num_done)
         reach = self.context_window if is_context else self.window
-        return Item(block, latents, 1000 * self.sigmas[num_done], prompt, block - reach + 1)
+        timesteps = [self.timesteps(block)[num_done]] * self.frames
+        if block == 0 and self.first_frame is not None and not is_context:
+            timesteps[0] = 0.0
+        return Item(block, latents, timesteps, prompt, block - reach + 1)
 
     def noise(self, block: int, pass_index: int) -> Tensor:
         return block_noise(SEED, block, pass_index, self.card.latent_shape(self.height, self.width)).double()
@@ -227,7 +270,9 @@ class Restatement:
         for number, item in enumerate(items):
             block_mask[number, [index[id(seen)] for seen in item.sees]] = True
         mask = block_mask[owner][:, owner]  # [T, T], query by key
-        time = torch.stack([self.embed_time(item.timestep) for item in items])[owner]  # [T, dim]
+        timesteps = [timestep for item in items for timestep in item.timesteps]
+        per_frame = torch.stack([self.embed_time(timestep) for timestep in timesteps])
+        time = per_frame.repeat_interleave(per_block // self.frames, 0)  # [T, dim]
         modulation = self.linear("time_projection.1", F.silu(time)).unflatten(1, (6, -1))  # [T, 6, dim]
         texts = [self.embed_text(item.prompt) for item in items]
         x = torch.cat([self.patchify(item.latents) for item in items])  # [T, dim]
@@ -336,6 +381,15 @@ class Restatement:
         return x / size * self.weights[f"{name}.weight"]
 
 
+def unipc(sigmas: list[float], begin: int) -> UniPCMultistepScheduler:
+    """diffusers' solver at these noise levels; `begin`: the pass that a block was set back to."""
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+    scheduler.set_timesteps(len(sigmas))
+    scheduler.set_begin_index(begin)
+    scheduler.sigmas = torch.tensor([*sigmas, 0.0], dtype=torch.float64)
+    return scheduler
+
+
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
     """Rotary embedding of x [L, H, D] at (frame, row, column) positions [L, 3], by complex numbers."""
     half = x.shape[-1] // 2
@@ -359,13 +413,15 @@ def check(
     counts_behind: bool = False,
     height: int = SIDE,
     width: int = SIDE,
+    first_frame: Tensor | None = None,
 ) -> None:
     model = tiny_model(card, seed=stagger)
     restatement = Restatement(model, card, stagger, attention, set_back, counts_behind)
-    restatement.height, restatement.width = height, width
+    restatement.height, restatement.width, restatement.first_frame = height, width, first_frame
     expected = restatement.generate(num_blocks, switches)
     runner = make_runner(card, stagger, attention, model, set_back, counts_behind)
     opening = {"seed": SEED, "num_prompts": 4, "height": height, "width": width}
+    opening |= {"first_frame": first_frame}
     compare(run_blocks(runner, num_blocks, switches, **opening), expected, range(num_blocks))
 
 
@@ -457,6 +513,39 @@ def test_frames_of_wan_2_2(block_frames: int) -> None:
     """Another factor of the VAE, other channels, other blocks, and a frame of more tokens along one side."""
     card = tiny_card(vae_factor=16, block_frames=block_frames, window_blocks=2, sink_blocks=1, in_channels=6)
     check(card, 1, "bidirectional", 5, height=64, width=96)
+
+
+@pytest.mark.parametrize(
+    ("solver", "stagger", "set_back"),
+    [
+        ("renoise", 1, 0),
+        ("renoise", 2, 1),
+        ("unipc", 1, 0),
+        ("unipc", 2, 0),
+        ("unipc", 5, 0),
+        ("unipc", 1, 2),
+    ],
+)
+def test_solvers_and_a_clean_first_frame(solver: str, stagger: int, set_back: int) -> None:
+    """LongLive 2.0's ways, one by one and together, under switches that set blocks back."""
+    card = tiny_card(solver=solver, steps=UNIPC_STEPS, window_blocks=3, sink_blocks=1, rope="window")
+    switches: Switches = {2: (1, "immediate"), 5 + 3 * stagger: (2, "immediate")}
+    check(card, stagger, "bidirectional", 6, switches, set_back)
+    frame = block_noise(1, 0, 0, (1, 4, 4, 4))
+    check(card, stagger, "bidirectional", 4, switches, set_back, first_frame=frame)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3])
+@pytest.mark.parametrize(("solver", "most"), [("renoise", STEPS), ("unipc", UNIPC_STEPS)])
+def test_a_step_list_of_the_first_block(solver: str, most: tuple[float, ...], num_steps: int) -> None:
+    """Causal-Forcing's frame by frame, whose first frame takes four steps; with other ways besides."""
+    few = most[:: 4 // num_steps][:num_steps]
+    card = tiny_card(
+        solver=solver, steps=few, first_steps=most, block_frames=1, window_blocks=3, sink_blocks=1
+    )
+    for stagger in range(1, num_steps + 2):
+        check(card, stagger, "bidirectional", 6, {2: (1, "immediate"), 7: (2, "recache")})
+        check(card, stagger, "causal", 5, {3: (1, "immediate"), 6: (2, "immediate")}, set_back=2)
 
 
 def test_context_noise_and_other_step_counts() -> None:

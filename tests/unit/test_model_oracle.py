@@ -123,6 +123,23 @@ def test_blocks_side_by_side_at_their_own_timesteps(pair: Pair, num_blocks: int)
 
 
 @torch.inference_mode()
+def test_a_timestep_for_each_frame(pair: Pair) -> None:
+    """As Wan 2.2 5B starts from a picture: its frame at 0 among those of the pass, block by block."""
+    model, oracle = pair
+    latents = random(2, 3, model.config.in_channels, 4, 6, seed=0)
+    prompt = random(5, model.config.text_dim, seed=1)
+    timesteps = [0.0, 833.0, 833.0, 999.0, 999.0, 999.0]
+    per_token = torch.tensor(timesteps, dtype=torch.float64).repeat_interleave(2 * 3)[None]
+    expected = oracle_velocity(oracle, latents.flatten(0, 1), per_token, prompt)
+    time, modulation = model.embed_time(timesteps)
+    turns = RotaryTable(3, 2, 3, model.config.head_dim, CPU).turns([0, 3])
+    rows = turns.unflatten(1, (3, -1)).flatten(0, 1)
+    cond = Conditioning(time, modulation, rows, (model.embed_text(prompt),) * 6)
+    actual = model(latents, cond, attend_to_all).flatten(0, 1)
+    assert relative_error(actual, expected) < 1e-5
+
+
+@torch.inference_mode()
 def test_the_comparison_sees_every_parameter(pair: Pair) -> None:
     """A parameter that did not matter would make the oracle blind to it."""
     model, oracle = pair

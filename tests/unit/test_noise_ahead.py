@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from cascade_core.model.sampler import block_noise
 from cascade_core.ranks import noise as noise_module
 from cascade_core.ranks.noise import Name, NoiseThread, SessionNoise, first_noise, following_noise
 from cascade_core.schedule import Shape, Timeline, Work, context_blocks, plan_tick, switch_prompt
-from tests.support import CPU, Drive, make_runner, tiny_card
+from tests.support import CPU, STEPS, UNIPC_STEPS, Drive, make_runner, tiny_card
 
 SHAPE = (3, 4, 8, 8)
 MODES: tuple[SwitchMode, ...] = ("immediate", "boundary", "recache")
@@ -134,9 +135,20 @@ def test_a_rank_foresees_all_but_switches_that_set_back(stagger: int, num_ranks:
             set_back = False
 
 
-def test_a_session_takes_what_was_drawn_ahead(draws: Draws) -> None:
-    """Every noise is drawn once, and none is left when the session is closed."""
-    card = tiny_card()
+@pytest.mark.parametrize(
+    ("values", "first", "later"),
+    [
+        ({}, 4, 4),
+        ({"solver": "unipc", "steps": UNIPC_STEPS}, 1, 1),
+        ({"steps": (1000, 500), "first_steps": STEPS}, 4, 2),
+    ],
+)
+def test_a_session_takes_what_was_drawn_ahead(
+    draws: Draws, values: dict[str, Any], first: int, later: int
+) -> None:
+    """Every noise is drawn once, and none is left when the session is closed. `first`, `later`: how much a
+    block takes."""
+    card = tiny_card(**values)
     runner = make_runner(card, 1)
     drive = Drive.open(runner)
     state = runner.sessions[0]
@@ -145,7 +157,7 @@ def test_a_session_takes_what_was_drawn_ahead(draws: Draws) -> None:
         state.noise.wait()
         drive.tick()
     assert draws.in_place == []
-    foreseen = {(block, number) for block in range(6) for number in range(4)}
+    foreseen = {(block, number) for block in range(6) for number in range(later if block else first)}
     assert foreseen <= set(draws.ahead)
     assert len(draws.ahead) == len(set(draws.ahead)) <= len(foreseen) + 2
     runner.close(0)

@@ -98,6 +98,23 @@ def test_steady_state_emits_a_block_every_stagger_ticks(shape: Shape) -> None:
     assert ticks[0] == shape.num_passes - 2
 
 
+def test_the_first_block_may_make_more_passes() -> None:
+    """Its successor starts as if it had begun with the last P of them."""
+    shape = Shape(2, 1, 2, WindowConfig(), num_extra_passes=3)
+    plans = run_to_end(Timeline(0, end_block=3), shape)
+    passes = [[(work.block, work.pass_index) for work in plan.works] for plan in plans]
+    assert passes == [[(0, -3)], [(0, -2)], [(0, -1)], [(0, 0)], [(0, 1), (1, 0)], [(1, 1), (2, 0)], [(2, 1)]]
+    assert [plan.emits for plan in plans] == [None, None, None, 0, 1, 2, None]
+    timeline, touched_and_full = Timeline(0), []
+    for _ in range(3):
+        _, receipt = switch_prompt(timeline, shape, 1, "immediate")
+        touched_and_full.append((receipt.first_block_touched, receipt.first_block_full))
+        _, timeline = plan_tick(timeline, shape)
+    assert touched_and_full == [(0, 0), (0, 1), (0, 1)]
+    resumed = run_to_end(Timeline(0, next_block=4, end_block=5), shape)
+    assert [plan.works[0].pass_index for plan in resumed] == [0, 1], "only the session's very first block"
+
+
 def test_an_endless_timeline_is_never_finished() -> None:
     shape = Shape(5, 1, 5, WindowConfig())
     timeline = Timeline(0)
