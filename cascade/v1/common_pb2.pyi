@@ -642,6 +642,92 @@ class Tick(_message.Message):
 Global___Tick: _TypeAlias = Tick  # noqa: Y015
 
 @_typing.final
+class LoraChoice(_message.Message):
+    """A LoRA that is used, and how strongly."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """One of Model.loras: 1 to 64 lower-case letters, digits, `.`, `_`, `-`, a letter or digit first."""
+    scale: _builtins.float
+    """Multiplies what it adds, -4 to 4; unset: 1."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        scale: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "scale", b"scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "name", b"name", "scale", b"scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+
+Global___LoraChoice: _TypeAlias = LoraChoice  # noqa: Y015
+
+@_typing.final
+class LoraSet(_message.Message):
+    """LoRAs that are used together; none: the model as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LORAS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def loras(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoraChoice]:
+        """At most 3, names all different."""
+
+    def __init__(
+        self,
+        *,
+        loras: _abc.Iterable[Global___LoraChoice] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loras", b"loras"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoraSet: _TypeAlias = LoraSet  # noqa: Y015
+
+@_typing.final
+class LoraInfo(_message.Message):
+    """A LoRA that sessions may use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LICENCE_FIELD_NUMBER: _builtins.int
+    COMMERCIAL_USE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """For LoraChoice.name."""
+    licence: _builtins.str
+    """Licence of its file; "unknown" where nobody said."""
+    commercial_use: _builtins.bool
+    """Whether the licence allows commercial use."""
+    digest: _builtins.str
+    """Of its file: a session that uses it moves only between stages with the same one."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        licence: _builtins.str = ...,
+        commercial_use: _builtins.bool = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commercial_use", b"commercial_use", "digest", b"digest", "licence", b"licence", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoraInfo: _TypeAlias = LoraInfo  # noqa: Y015
+
+@_typing.final
 class UnknownWords(_message.Message):
     """Words of a prompt that the model does not know and ignored."""
 

@@ -343,6 +343,7 @@ class SessionSpec(_message.Message):
     INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     INCLUDE_START_FIELD_NUMBER: _builtins.int
+    LORAS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model card, at most 64 lower-case letters, digits, `.`, `_`, `-`; empty: the gateway's default."""
     switch_mode: _common_pb2.SwitchMode.ValueType
@@ -407,6 +408,12 @@ class SessionSpec(_message.Message):
         file. Answers have it without its bytes. Blocks, sequences and times count from what comes after it.
         """
 
+    @_builtins.property
+    def loras(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.LoraChoice]:
+        """LoRAs from the first block on, at most 3, names all different. INVALID_FIELD unless a stage lists them together
+        (Model.loras). SwitchPrompt changes them.
+        """
+
     def __init__(
         self,
         *,
@@ -426,10 +433,11 @@ class SessionSpec(_message.Message):
         inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
         start: _common_pb2.StartFile | None = ...,
         include_start: _builtins.bool = ...,
+        loras: _abc.Iterable[_common_pb2.LoraChoice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "_seed", b"_seed", "idle_timeout", b"idle_timeout", "num_blocks", b"num_blocks", "seed", b"seed", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "_seed", b"_seed", "fps", b"fps", "height", b"height", "idle_timeout", b"idle_timeout", "include_start", b"include_start", "inflight_attention", b"inflight_attention", "labels", b"labels", "model", b"model", "num_blocks", b"num_blocks", "priority", b"priority", "profiles", b"profiles", "prompts", b"prompts", "seed", b"seed", "stagger", b"stagger", "start", b"start", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "_seed", b"_seed", "fps", b"fps", "height", b"height", "idle_timeout", b"idle_timeout", "include_start", b"include_start", "inflight_attention", b"inflight_attention", "labels", b"labels", "loras", b"loras", "model", b"model", "num_blocks", b"num_blocks", "priority", b"priority", "profiles", b"profiles", "prompts", b"prompts", "seed", b"seed", "stagger", b"stagger", "start", b"start", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_blocks: _TypeAlias = _typing.Literal["num_blocks"]  # noqa: Y015
     _WhichOneofArgType__num_blocks: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks"]  # noqa: Y015
@@ -451,10 +459,13 @@ class QueueStatus(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     QUEUE_LENGTH_FIELD_NUMBER: _builtins.int
     ETA_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """1 is next."""
     queue_length: _builtins.int
     """Sessions in the queue."""
+    message: _builtins.str
+    """For people: what no stage offers now, so that it waits for more than a place. Empty: it waits for a place."""
     @_builtins.property
     def eta(self) -> _duration_pb2.Duration:
         """Estimated wait from now; unset while there is nothing to estimate from."""
@@ -465,10 +476,11 @@ class QueueStatus(_message.Message):
         position: _builtins.int = ...,
         queue_length: _builtins.int = ...,
         eta: _duration_pb2.Duration | None = ...,
+        message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eta", b"eta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eta", b"eta", "position", b"position", "queue_length", b"queue_length"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eta", b"eta", "message", b"message", "position", b"position", "queue_length", b"queue_length"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -537,6 +549,7 @@ class Session(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    LORAS_FIELD_NUMBER: _builtins.int
     NUM_GIVEN_BLOCKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `sessions/{session_id}`."""
@@ -592,6 +605,10 @@ class Session(_message.Message):
     def end(self) -> Global___SessionEnd:
         """Set when ENDED."""
 
+    @_builtins.property
+    def loras(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.LoraChoice]:
+        """LoRAs of that prompt. ListSessions leaves them out."""
+
     def __init__(
         self,
         *,
@@ -614,11 +631,12 @@ class Session(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end: Global___SessionEnd | None = ...,
         prompt: _builtins.str = ...,
+        loras: _abc.Iterable[_common_pb2.LoraChoice] | None = ...,
         num_given_blocks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end", b"end", "queue", b"queue", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_sequence", b"acked_sequence", "block_frames", b"block_frames", "create_time", b"create_time", "end", b"end", "epoch", b"epoch", "has_controller", b"has_controller", "last_sequence", b"last_sequence", "model_licence", b"model_licence", "name", b"name", "num_blocks", b"num_blocks", "num_given_blocks", b"num_given_blocks", "num_viewers", b"num_viewers", "paused", b"paused", "prompt", b"prompt", "queue", b"queue", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "unknown_words", b"unknown_words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_sequence", b"acked_sequence", "block_frames", b"block_frames", "create_time", b"create_time", "end", b"end", "epoch", b"epoch", "has_controller", b"has_controller", "last_sequence", b"last_sequence", "loras", b"loras", "model_licence", b"model_licence", "name", b"name", "num_blocks", b"num_blocks", "num_given_blocks", b"num_given_blocks", "num_viewers", b"num_viewers", "paused", b"paused", "prompt", b"prompt", "queue", b"queue", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "unknown_words", b"unknown_words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -643,6 +661,7 @@ class PromptReceipt(_message.Message):
     UNKNOWN_WORDS_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    LORAS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Of the switch; empty for an entry of the timeline."""
     state: Global___SwitchState.ValueType
@@ -677,6 +696,10 @@ class PromptReceipt(_message.Message):
     def status(self) -> _status_pb2.Status:
         """Why it was REFUSED."""
 
+    @_builtins.property
+    def loras(self) -> _common_pb2.LoraSet:
+        """LoRAs from then on; unset where the switch named none and has not taken effect."""
+
     def __init__(
         self,
         *,
@@ -691,10 +714,11 @@ class PromptReceipt(_message.Message):
         unknown_words: _abc.Iterable[_builtins.str] | None = ...,
         status: _status_pb2.Status | None = ...,
         text: _builtins.str = ...,
+        loras: _common_pb2.LoraSet | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full", "_first_block_touched", b"_first_block_touched", "accept_time", b"accept_time", "apply_time", b"apply_time", "first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "full_presentation_time", b"full_presentation_time", "status", b"status", "touched_presentation_time", b"touched_presentation_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full", "_first_block_touched", b"_first_block_touched", "accept_time", b"accept_time", "apply_time", b"apply_time", "first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "full_presentation_time", b"full_presentation_time", "loras", b"loras", "status", b"status", "touched_presentation_time", b"touched_presentation_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full", "_first_block_touched", b"_first_block_touched", "accept_time", b"accept_time", "apply_time", b"apply_time", "first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "full_presentation_time", b"full_presentation_time", "request_id", b"request_id", "state", b"state", "status", b"status", "text", b"text", "touched_presentation_time", b"touched_presentation_time", "unknown_words", b"unknown_words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full", "_first_block_touched", b"_first_block_touched", "accept_time", b"accept_time", "apply_time", b"apply_time", "first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "full_presentation_time", b"full_presentation_time", "loras", b"loras", "request_id", b"request_id", "state", b"state", "status", b"status", "text", b"text", "touched_presentation_time", b"touched_presentation_time", "unknown_words", b"unknown_words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__first_block_full: _TypeAlias = _typing.Literal["first_block_full"]  # noqa: Y015
     _WhichOneofArgType__first_block_full: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full"]  # noqa: Y015
@@ -998,6 +1022,7 @@ class PromptSwitch(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     AT_BLOCK_FIELD_NUMBER: _builtins.int
+    LORAS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """What to show, 1 to 32768 characters, not blank."""
     mode: _common_pb2.SwitchMode.ValueType
@@ -1006,16 +1031,23 @@ class PromptSwitch(_message.Message):
     """When this block starts, at most 2^31 - 1; unset: as soon as possible. Several blocks are in flight and several
     segments unplayed, so a block to name lies some way ahead: see BLOCK_NOT_AHEAD.
     """
+    @_builtins.property
+    def loras(self) -> _common_pb2.LoraSet:
+        """LoRAs from then on, of those that the session's stage lists (INVALID_FIELD); unset: those that the session then has.
+        To change LoRAs alone, repeat the prompt.
+        """
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         mode: _common_pb2.SwitchMode.ValueType = ...,
         at_block: _builtins.int | None = ...,
+        loras: _common_pb2.LoraSet | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "loras", b"loras"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "mode", b"mode", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "loras", b"loras", "mode", b"mode", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at_block: _TypeAlias = _typing.Literal["at_block"]  # noqa: Y015
     _WhichOneofArgType__at_block: _TypeAlias = _typing.Literal["_at_block", b"_at_block"]  # noqa: Y015
@@ -1272,6 +1304,7 @@ class Model(_message.Message):
     IMAGE_START_FIELD_NUMBER: _builtins.int
     START_NOTE_FIELD_NUMBER: _builtins.int
     SIZE_MULTIPLE_FIELD_NUMBER: _builtins.int
+    LORAS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For SessionSpec.model."""
     licence: _builtins.str
@@ -1314,6 +1347,10 @@ class Model(_message.Message):
     def inflight_attentions(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.InflightAttention.ValueType]:
         """What SessionSpec.inflight_attention may name; none: nothing, as the stages are of a former release."""
 
+    @_builtins.property
+    def loras(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.LoraInfo]:
+        """What LoraChoice may name: those of any stage that has the model."""
+
     def __init__(
         self,
         *,
@@ -1335,10 +1372,11 @@ class Model(_message.Message):
         image_start: _common_pb2.ImageStart.ValueType = ...,
         start_note: _builtins.str = ...,
         size_multiple: _builtins.int = ...,
+        loras: _abc.Iterable[_common_pb2.LoraInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "is_default", b"is_default", "licence", b"licence", "max_blocks", b"max_blocks", "max_prompt_tokens", b"max_prompt_tokens", "name", b"name", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "is_default", b"is_default", "licence", b"licence", "loras", b"loras", "max_blocks", b"max_blocks", "max_prompt_tokens", b"max_prompt_tokens", "name", b"name", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

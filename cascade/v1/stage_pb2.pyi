@@ -54,6 +54,27 @@ class GenerateRequest(_message.Message):
             def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
             def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+        @_typing.final
+        class LorasEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.int
+            @_builtins.property
+            def value(self) -> _common_pb2.LoraSet: ...
+            def __init__(
+                self,
+                *,
+                key: _builtins.int = ...,
+                value: _common_pb2.LoraSet | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
         SESSION_FIELD_NUMBER: _builtins.int
         EPOCH_FIELD_NUMBER: _builtins.int
         MODEL_FIELD_NUMBER: _builtins.int
@@ -71,6 +92,7 @@ class GenerateRequest(_message.Message):
         STAGGER_FIELD_NUMBER: _builtins.int
         INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
         FIRST_FRAME_FIELD_NUMBER: _builtins.int
+        LORAS_FIELD_NUMBER: _builtins.int
         session: _builtins.str
         """Name of the session, only to be recognised: 1 to 128 characters."""
         epoch: _builtins.int
@@ -120,6 +142,12 @@ class GenerateRequest(_message.Message):
             0, and with a model that was made for it (ModelInfo.image_start).
             """
 
+        @_builtins.property
+        def loras(self) -> _containers.MessageMap[_builtins.int, _common_pb2.LoraSet]:
+            """LoRAs that entries of `prompts` bring, by the entry's block; each names some of ModelInfo.loras. An entry without
+            has those of the one before it, the first none.
+            """
+
         def __init__(
             self,
             *,
@@ -140,10 +168,11 @@ class GenerateRequest(_message.Message):
             stagger: _builtins.int = ...,
             inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
             first_frame: _common_pb2.Tensor | None = ...,
+            loras: _abc.Mapping[_builtins.int, _common_pb2.LoraSet] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "first_frame", b"first_frame", "num_blocks", b"num_blocks"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "credit_end_block", b"credit_end_block", "epoch", b"epoch", "first_frame", b"first_frame", "fps", b"fps", "height", b"height", "inflight_attention", b"inflight_attention", "latent_dtype", b"latent_dtype", "model", b"model", "num_blocks", b"num_blocks", "num_context_blocks", b"num_context_blocks", "prompts", b"prompts", "seed", b"seed", "session", b"session", "stagger", b"stagger", "start_block", b"start_block", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "credit_end_block", b"credit_end_block", "epoch", b"epoch", "first_frame", b"first_frame", "fps", b"fps", "height", b"height", "inflight_attention", b"inflight_attention", "latent_dtype", b"latent_dtype", "loras", b"loras", "model", b"model", "num_blocks", b"num_blocks", "num_context_blocks", b"num_context_blocks", "prompts", b"prompts", "seed", b"seed", "session", b"session", "stagger", b"stagger", "start_block", b"start_block", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__num_blocks: _TypeAlias = _typing.Literal["num_blocks"]  # noqa: Y015
         _WhichOneofArgType__num_blocks: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks"]  # noqa: Y015
@@ -159,6 +188,7 @@ class GenerateRequest(_message.Message):
         TEXT_FIELD_NUMBER: _builtins.int
         MODE_FIELD_NUMBER: _builtins.int
         AT_BLOCK_FIELD_NUMBER: _builtins.int
+        LORAS_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
         """Comes back in the receipts: 1 to 64 letters, digits, `.`, `_`, `-`. A repeat of one that this stream has seen is
         answered with the receipts again.
@@ -169,6 +199,10 @@ class GenerateRequest(_message.Message):
         """How it takes effect."""
         at_block: _builtins.int
         """When this block starts; unset: now. At most 2^31 - 1."""
+        @_builtins.property
+        def loras(self) -> _common_pb2.LoraSet:
+            """LoRAs from then on; unset: those that the session then has."""
+
         def __init__(
             self,
             *,
@@ -176,10 +210,11 @@ class GenerateRequest(_message.Message):
             text: _builtins.str = ...,
             mode: _common_pb2.SwitchMode.ValueType = ...,
             at_block: _builtins.int | None = ...,
+            loras: _common_pb2.LoraSet | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "loras", b"loras"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "mode", b"mode", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "loras", b"loras", "mode", b"mode", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__at_block: _TypeAlias = _typing.Literal["at_block"]  # noqa: Y015
         _WhichOneofArgType__at_block: _TypeAlias = _typing.Literal["_at_block", b"_at_block"]  # noqa: Y015
@@ -350,7 +385,7 @@ class GenerateResponse(_message.Message):
         """Of the switch."""
         @_builtins.property
         def status(self) -> _status_pb2.Status:
-            """INVALID_PROMPT, BLOCK_NOT_AHEAD, TOO_MANY_SWITCHES or REQUEST_ID_REUSED."""
+            """INVALID_PROMPT, BLOCK_NOT_AHEAD, TOO_MANY_SWITCHES, REQUEST_ID_REUSED, or INVALID_FIELD where a LoRA is not here."""
 
         def __init__(
             self,
@@ -374,6 +409,7 @@ class GenerateResponse(_message.Message):
         FIRST_BLOCK_TOUCHED_FIELD_NUMBER: _builtins.int
         FIRST_BLOCK_FULL_FIELD_NUMBER: _builtins.int
         UNKNOWN_WORDS_FIELD_NUMBER: _builtins.int
+        LORAS_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
         """Of the switch; empty for an entry of the timeline."""
         first_block_touched: _builtins.int
@@ -384,6 +420,10 @@ class GenerateResponse(_message.Message):
         def unknown_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """Words that the model does not know and ignores; the first 64."""
 
+        @_builtins.property
+        def loras(self) -> _common_pb2.LoraSet:
+            """LoRAs from then on. Unset: the stage is of a former release, and has none."""
+
         def __init__(
             self,
             *,
@@ -391,10 +431,11 @@ class GenerateResponse(_message.Message):
             first_block_touched: _builtins.int = ...,
             first_block_full: _builtins.int = ...,
             unknown_words: _abc.Iterable[_builtins.str] | None = ...,
+            loras: _common_pb2.LoraSet | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["loras", b"loras"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "request_id", b"request_id", "unknown_words", b"unknown_words"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "loras", b"loras", "request_id", b"request_id", "unknown_words", b"unknown_words"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -641,6 +682,7 @@ class ModelInfo(_message.Message):
     IMAGE_START_FIELD_NUMBER: _builtins.int
     START_NOTE_FIELD_NUMBER: _builtins.int
     SIZE_MULTIPLE_FIELD_NUMBER: _builtins.int
+    LORAS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model card."""
     revision: _builtins.str
@@ -695,6 +737,10 @@ class ModelInfo(_message.Message):
     def inflight_attentions(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.InflightAttention.ValueType]:
         """What Open.inflight_attention may name. None: the stage is of a former release, and ignores it."""
 
+    @_builtins.property
+    def loras(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.LoraInfo]:
+        """LoRAs that sessions may use here."""
+
     def __init__(
         self,
         *,
@@ -720,10 +766,11 @@ class ModelInfo(_message.Message):
         image_start: _common_pb2.ImageStart.ValueType = ...,
         start_note: _builtins.str = ...,
         size_multiple: _builtins.int = ...,
+        loras: _abc.Iterable[_common_pb2.LoraInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "licence", b"licence", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "max_prompt_tokens", b"max_prompt_tokens", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "licence", b"licence", "loras", b"loras", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "max_prompt_tokens", b"max_prompt_tokens", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

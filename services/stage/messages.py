@@ -69,6 +69,9 @@ def prompt_applied(event: PromptApplied) -> Response:
             first_block_touched=event.first_block_touched,
             first_block_full=event.first_block_full,
             unknown_words=words_of(event.unknown_words),
+            loras=common_pb2.LoraSet(
+                loras=[common_pb2.LoraChoice(name=each.name, scale=each.scale) for each in event.loras]
+            ),
         )
     )
 

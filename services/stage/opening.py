@@ -10,7 +10,8 @@ from cascade.v1 import common_pb2, stage_pb2
 from cascade_core.config import InflightAttention, SwitchMode, load_cards
 from cascade_core.engine.engine import Engine
 from cascade_core.errors import InvalidRequest, UnknownModel
-from cascade_core.request import SessionRequest, check_schedule, with_defaults
+from cascade_core.loras import Choices, LoraChoice
+from cascade_core.request import SessionRequest, check_loras, check_schedule, with_defaults
 from services.common.errors import ProtocolViolation, UnsupportedMedia, with_details
 from services.common.streams import next_message
 from services.common.validation import InvalidField
@@ -47,6 +48,7 @@ def check_open(message: Open, engine: Engine) -> SessionRequest:
     request = with_defaults(to_request(message), engine.config, card)
     try:
         check_schedule(request, engine.config, card)
+        check_loras(request, engine.config)
     except InvalidRequest as error:
         field, _, wrong = str(error).partition(": ")
         raise InvalidField([(f"open.{field}", wrong)]) from None
@@ -80,6 +82,14 @@ def to_request(message: Open) -> SessionRequest:
         fps=message.fps,
         stagger=message.stagger,
         inflight_attention=ATTENTIONS.get(message.inflight_attention),
+        loras={block: to_choices(each) for block, each in message.loras.items()},
+    )
+
+
+def to_choices(message: common_pb2.LoraSet) -> Choices:
+    """The engine's words for them; an unset scale is 1."""
+    return tuple(
+        LoraChoice(each.name, each.scale if each.HasField("scale") else 1.0) for each in message.loras
     )
 
 

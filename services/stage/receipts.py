@@ -9,7 +9,7 @@ from google.rpc.status_pb2 import Status
 
 from cascade.v1 import stage_pb2
 from services.common.errors import RequestIdReused
-from services.stage.opening import MODES
+from services.stage.opening import MODES, to_choices
 
 Response = stage_pb2.GenerateResponse
 SwitchPrompt = stage_pb2.GenerateRequest.SwitchPrompt
@@ -75,4 +75,5 @@ class Receipts:
 def digest(switch: SwitchPrompt) -> bytes:
     """Of the content as it is meant: an unset mode is IMMEDIATE."""
     at_block = switch.at_block if switch.HasField("at_block") else None
-    return hashlib.sha256(repr((switch.text, MODES[switch.mode], at_block)).encode()).digest()
+    loras = to_choices(switch.loras) if switch.HasField("loras") else None
+    return hashlib.sha256(repr((switch.text, MODES[switch.mode], at_block, loras)).encode()).digest()

@@ -4,11 +4,12 @@ Weights in FP8 are others than those they were made from.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cascade_core.config import RANDOM, EngineConfig, ModelCard, uses_random_weights
+from cascade_core.config import RANDOM, EngineConfig, ListedLora, ModelCard, uses_random_weights
 from cascade_core.errors import WeightsError
+from cascade_core.weights.listed import locate_listed
 from cascade_core.weights.locate import ModelFiles, adapter_config, locate
 
 
@@ -19,11 +20,23 @@ def find_revision(config: EngineConfig, card: ModelCard) -> str:
     return found if config.quantize == "none" else f"{found}+{config.quantize}"
 
 
+def find_digests(loras: tuple[ListedLora, ...]) -> dict[str, str]:
+    """Of each listed LoRA by name, as `find_revision`."""
+    return {
+        lora.name: _digest([(f"lora {lora.alpha} {lora.key}", path), *_adapter(path)])
+        for lora, path in locate_listed(loras)
+    }
+
+
 def digest(files: ModelFiles) -> str:
     """Over the parts' names, file names and contents; where they lie does not matter."""
+    return _digest(parts_of(files))
+
+
+def _digest(parts: Iterable[tuple[str, Path | None]]) -> str:
     whole = hashlib.sha256()
     try:
-        for part, place in parts_of(files):
+        for part, place in parts:
             for path in files_of(place):
                 assert place
                 name = path.relative_to(place).as_posix() if place.is_dir() else ""
@@ -42,8 +55,13 @@ def parts_of(files: ModelFiles) -> Iterator[tuple[str, Path | None]]:
     yield "tokenizer", files.tokenizer
     for lora, path in files.lora:
         yield f"lora {lora.alpha} {lora.strength}", path
-        if path.is_file() and adapter_config(path).is_file():
-            yield "adapter", adapter_config(path)
+        yield from _adapter(path)
+
+
+def _adapter(lora: Path) -> Iterator[tuple[str, Path]]:
+    """What PEFT put beside a file; in a folder it is one of its files."""
+    if lora.is_file() and adapter_config(lora).is_file():
+        yield "adapter", adapter_config(lora)
 
 
 def files_of(place: Path | None) -> list[Path]:

@@ -20,7 +20,7 @@ from services.common.gpus import GpuWatch
 from services.common.health import Heartbeat
 from services.stage.metrics import StageMetrics
 from services.stage.occupancy import Occupancy
-from services.stage.revision import find_revision
+from services.stage.revision import find_digests, find_revision
 from services.stage.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -47,6 +47,7 @@ class Stage:
         self.engine: Engine | None = None
         """None while it starts."""
         self.revision = ""
+        self.lora_digests: dict[str, str] = {}
         self.epochs = Epochs()
         self.occupancy = Occupancy()
         self.drain = Drain()
@@ -92,6 +93,7 @@ class Stage:
         config, card = self.settings.engine(), self.settings.card()
         try:
             revision = await in_daemon_thread(partial(find_revision, config, card))
+            self.lora_digests = await in_daemon_thread(partial(find_digests, config.loras))
             engine = await Engine.start(config, self)
         except (InvalidConfig, WeightsError) as error:
             raise StartFailed(named(str(error))) from None

@@ -1,6 +1,6 @@
 """The state of a stage as WatchStatus tells it."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Final
 
 from cascade.v1 import common_pb2, stage_pb2
@@ -57,7 +57,7 @@ class StatusReport:
 
     def _add_engine(self, status: stage_pb2.StageStatus, engine: Engine) -> None:
         now = engine.status
-        status.model.CopyFrom(model_info(engine, self._stage.revision))
+        status.model.CopyFrom(model_info(engine, self._stage.revision, self._stage.lora_digests))
         status.device = now.device.partition(":")[0]
         status.last_tick_time.CopyFrom(to_duration(now.last_tick_s))
         status.median_tick_time.CopyFrom(to_duration(now.median_tick_s))
@@ -65,7 +65,7 @@ class StatusReport:
         status.num_restarts = now.num_restarts
 
 
-def model_info(engine: Engine, revision: str) -> stage_pb2.ModelInfo:
+def model_info(engine: Engine, revision: str, lora_digests: Mapping[str, str]) -> stage_pb2.ModelInfo:
     config, card, window = engine.config, engine.card, engine.shape.window
     attentions = {name: value for value, name in ATTENTIONS.items()}
     return stage_pb2.ModelInfo(
@@ -89,6 +89,15 @@ def model_info(engine: Engine, revision: str) -> stage_pb2.ModelInfo:
         default_stagger=config.stagger,
         inflight_attentions=[attentions[name] for name in allowed_attentions(config)],
         default_inflight_attention=attentions[config.inflight_attention],
+        loras=[
+            common_pb2.LoraInfo(
+                name=lora.name,
+                licence=lora.licence,
+                commercial_use=lora.commercial_use,
+                digest=lora_digests[lora.name],
+            )
+            for lora in config.loras
+        ],
         image_start=IMAGE_STARTS[card.image_start],
         start_note=card.start_note,
     )

@@ -15,9 +15,10 @@ from cascade_core.errors import (
 )
 from services.common.errors import BlockNotAhead, RequestIdReused, TooManySwitches, with_details
 from services.common.status import describe, reason_of
+from services.common.validation import InvalidField
 from services.stage import messages
 from services.stage.metrics import StageMetrics
-from services.stage.opening import MODES
+from services.stage.opening import MODES, to_choices
 from services.stage.receipts import Receipt, Receipts, Response, SwitchPrompt, refused
 
 Send = Callable[[Response], Awaitable[None]]
@@ -96,20 +97,24 @@ class Switches:
         except TooManySwitches as error:
             self._receipts.forget(receipt)
             await self._refuse(switch.request_id, error)
-        except (InvalidPrompt, BlockNotAhead) as error:
+        except (InvalidPrompt, InvalidField, BlockNotAhead) as error:
             receipt.refusal = describe(error, self._request_id)
             await self._refuse(switch.request_id, error)
         else:
             await self._send_accepted(receipt)
 
     async def _embed(self, switch: SwitchPrompt) -> None:
-        """Raises InvalidPrompt, BlockNotAhead, TooManySwitches, SessionClosed or SessionLost."""
+        """Raises InvalidPrompt, InvalidField, BlockNotAhead, TooManySwitches, SessionClosed, SessionLost."""
         at_block = switch.at_block if switch.HasField("at_block") else None
+        loras = to_choices(switch.loras) if switch.HasField("loras") else None
         try:
-            await self._session.switch(switch.text, MODES[switch.mode], switch.request_id, at_block)
+            await self._session.switch(switch.text, MODES[switch.mode], switch.request_id, at_block, loras)
         except InvalidPrompt as error:
             raise with_details(error, violations=[("switch_prompt.text", str(error))]) from None
         except InvalidRequest as error:  # the rest of what it can mean was validated
+            field, _, wrong = str(error).partition(": ")
+            if field == "loras":
+                raise InvalidField([("switch_prompt.loras", wrong)]) from None
             raise BlockNotAhead(str(error), next_block=self._session.timeline.next_block) from None
         except OutOfCapacity as error:
             raise TooManySwitches(str(error)) from None

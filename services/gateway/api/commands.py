@@ -7,8 +7,11 @@ from contextlib import suppress
 from cascade.v1 import session_pb2
 from services.common.errors import BlockNotAhead, RequestIdReused, TooManySwitches
 from services.common.remote import RemoteError
+from services.gateway.api import creation
 from services.gateway.api.prompts import check_prompt
 from services.gateway.journal import Noted, PromptAccepted, Record, Requested
+from services.gateway.journal.lora_sets import kept_loras
+from services.gateway.journal.record import Loras
 from services.gateway.journal.switch_modes import mode_name
 from services.gateway.session import views
 from services.gateway.session.live import LiveSession
@@ -61,6 +64,8 @@ async def accept(
     num_waiting, next_block = len(live.record.waiting()), live.record.next_stage_block
     if num_waiting >= MAX_WAITING:
         raise TooManySwitches(f"{num_waiting} switches wait to take effect")
+    loras = kept_loras(asked.loras.loras) if asked.HasField("loras") else None
+    check_loras(live, loras or ())
     at_block = asked.at_block if asked.HasField("at_block") else None
     if at_block is not None and at_block < next_block:
         message = f"at_block: block {at_block} has been made; {next_block} is the next"
@@ -71,9 +76,17 @@ async def accept(
     live.verdicts[request_id] = verdict
     await live.write(
         note(request_id, b"switch", asked.SerializeToString(deterministic=True)),
-        PromptAccepted(request_id, asked.text, mode_name(asked.mode), at_block, live.shared.now_ms()),
+        PromptAccepted(request_id, asked.text, mode_name(asked.mode), at_block, live.shared.now_ms(), loras),
     )
     live.tell_receipt(request_id)
+
+
+def check_loras(live: LiveSession, loras: Loras) -> None:
+    """Raise InvalidField for one that the session's stage does not list; before its start, no stage."""
+    own, model = views.model_of(live.record), live.spec.model
+    offers = [own] if own.model else live.shared.admission.offers(model)
+    if offers:
+        creation.check_loras("prompt_switch.loras", [name for name, _ in loras], offers, model)
 
 
 def end_block(live: LiveSession) -> int:

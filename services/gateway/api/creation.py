@@ -1,6 +1,7 @@
 """A new session: what is asked, completed and checked before anything is kept."""
 
 import hashlib
+from collections.abc import Collection
 from secrets import token_hex
 
 from cascade.v1 import common_pb2, session_pb2
@@ -10,6 +11,7 @@ from services.common.errors import QueueFull, UnsupportedMedia, with_details
 from services.common.validation import InvalidField
 from services.gateway.api.prompts import check_prompt
 from services.gateway.journal import Limits, NewSession
+from services.gateway.journal.lora_sets import kept_loras
 from services.gateway.journal.switch_modes import mode_name
 from services.gateway.session.shared import Shared
 
@@ -51,6 +53,7 @@ def complete(request: session_pb2.CreateSessionRequest, tenant: str, shared: Sha
         request_id=request.request_id,
         limits=limits,
         switch_mode=mode_name(spec.switch_mode),
+        loras=kept_loras(spec.loras),
         brief=spec.SerializeToString(deterministic=True),
     )
 
@@ -80,6 +83,7 @@ def check_servable(spec: session_pb2.SessionSpec, shared: Shared) -> None:
         message = f"{size} is more than {model.max_pixels} pixels in all"
         raise UnsupportedMedia(message, field="spec.width")
     check_schedule(spec, admission.offers(spec.model))
+    check_loras("spec.loras", [lora.name for lora in spec.loras], admission.offers(spec.model), spec.model)
     statuses = [peer.status for peer in shared.decoders.peers.values() if peer.status]
     encoders = {encoder for status in statuses for encoder in status.encoders}
     for profile in spec.profiles:
@@ -102,6 +106,18 @@ def check_schedule(spec: session_pb2.SessionSpec, offers: list[ModelInfo]) -> No
         names = [name for value, name in ATTENTIONS.items() if value in attentions]
         name = ATTENTIONS[spec.inflight_attention]
         check_allowed("spec.inflight_attention", name, names, f"{spec.model}{asked}")
+
+
+def check_loras(field: str, names: Collection[str], offers: Collection[ModelInfo], model: str) -> None:
+    """Raise InvalidField unless some stage lists them all."""
+    listed = [{lora.name for lora in info.loras} for info in offers]
+    known = sorted(set().union(*listed))
+    for name in names:
+        if not known:
+            raise InvalidField([(field, f"{name} is not offered: no stage of {model} lists a LoRA")])
+        check_allowed(field, name, known, model)
+    if names and not any(set(names) <= each for each in listed):
+        raise InvalidField([(field, f"no stage of {model} lists {' and '.join(names)} together")])
 
 
 def check_allowed(field: str, asked: str, allowed: list[str], model: str) -> None:

@@ -1,9 +1,10 @@
 """The models that sessions can name, as ListModels shows them."""
 
-from cascade.v1 import session_pb2, stage_pb2
+from cascade.v1 import common_pb2, session_pb2, stage_pb2
 from services.gateway.placement.admission import Admission
 
 MAX_MODELS = 256
+MAX_LORAS = 64
 
 
 def list_models(admission: Admission, default: str) -> session_pb2.ListModelsResponse:
@@ -33,6 +34,13 @@ def model_of(info: stage_pb2.ModelInfo, offers: list[stage_pb2.ModelInfo], defau
         default_stagger=info.default_stagger,
         inflight_attentions=sorted({each for offer in offers for each in offer.inflight_attentions}),
         default_inflight_attention=info.default_inflight_attention,
+        loras=list_loras(offers),
         image_start=info.image_start,
         start_note=info.start_note,
     )
+
+
+def list_loras(offers: list[stage_pb2.ModelInfo]) -> list[common_pb2.LoraInfo]:
+    """By name, each as the first stage that lists it says."""
+    found = {lora.name: lora for offer in reversed(offers) for lora in offer.loras}
+    return [found[name] for name in sorted(found)][:MAX_LORAS]

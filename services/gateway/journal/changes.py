@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from services.gateway.journal.record import Limits, SwitchMode
+from services.gateway.journal.record import Limits, Loras, SwitchMode
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class PromptAccepted:
     mode: SwitchMode
     at_block: int | None
     accepted_ms: int
+    loras: Loras | None = None
+    """None: those that rule where it takes effect."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class PromptApplied:
     first_block_full: int
     applied_ms: int
     unknown_words: tuple[str, ...] = ()
+    loras: Loras | None = None
+    """None: the switch's own, or those that rule before it."""
 
 
 @dataclass(frozen=True)

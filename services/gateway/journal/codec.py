@@ -8,13 +8,22 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import ConfigDict, TypeAdapter
 
-from services.gateway.journal.record import BRIEF_NOTES, KeptSegment, Limits, NewSession, Prompt, Record
+from services.gateway.journal.record import (
+    BRIEF_NOTES,
+    KeptSegment,
+    Limits,
+    Loras,
+    NewSession,
+    Prompt,
+    Record,
+)
 
 Fields = Mapping[bytes, bytes]
 
 _ORIGIN = TypeAdapter(NewSession)
 _LIMITS = TypeAdapter(Limits)
 _PROMPT = TypeAdapter(Prompt)
+_LORAS: TypeAdapter[Loras] = TypeAdapter(Loras)
 _ORDER = TypeAdapter(tuple[str, ...])
 _REQUESTS: TypeAdapter[dict[str, bytes]] = TypeAdapter(
     dict[str, bytes], config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -88,6 +97,8 @@ def difference(stored: Stored | None, record: Record) -> Update:
 def decode(head: Fields, data: Fields) -> Record:
     """The record; without latents and segments where `data` is empty."""
     prompts = {name: _PROMPT.validate_json(value) for name, value in _named(head, "p/").items()}
+    for name, value in _named(head, "w/").items():
+        prompts[name] = replace(prompts[name], loras=_LORAS.validate_json(value))
     numbers = list(map(int, head[b"cursors"].split()))
     brief = _ORIGIN.validate_json(head[b"brief"]).specification if b"brief" in head else b""
     latents = {int(name[1:]): value for name, value in data.items() if name.startswith(b"l")}
@@ -142,7 +153,12 @@ def _head(before: Record | None, record: Record) -> dict[str, bytes]:
     if before is None or before.prompts is not record.prompts:
         known = {entry.request_id: entry for entry in before.prompts} if before else {}
         changed = [entry for entry in record.prompts if known.get(entry.request_id) is not entry]
-        fields |= {f"p/{entry.request_id}": _PROMPT.dump_json(entry) for entry in changed}
+        fields |= {f"p/{entry.request_id}": _prompt(entry) for entry in changed}
+        fields |= {
+            f"w/{entry.request_id}": _LORAS.dump_json(entry.loras)
+            for entry in changed
+            if entry.loras is not None
+        }
         fields["order"] = _ORDER.dump_json(tuple(entry.request_id for entry in record.prompts))
     notes = before.notes if before else {}
     if notes is not record.notes:
@@ -151,8 +167,13 @@ def _head(before: Record | None, record: Record) -> dict[str, bytes]:
 
 
 def _origin(origin: NewSession) -> bytes:
-    """Without `brief`, which a former release would refuse."""
-    return _ORIGIN.dump_json(origin, exclude={"brief"})
+    """Without what a former release would refuse: `brief`, and LoRAs, which the first prompt has."""
+    return _ORIGIN.dump_json(origin, exclude={"brief", "loras"})
+
+
+def _prompt(entry: Prompt) -> bytes:
+    """Without its LoRAs, which a former release would refuse."""
+    return _PROMPT.dump_json(entry, exclude={"loras"})
 
 
 def _old_head(before: Record | None, record: Record) -> list[str]:
@@ -161,7 +182,9 @@ def _old_head(before: Record | None, record: Record) -> list[str]:
     gone = [f"n/{name}" for name in before.notes if name not in record.notes]
     if before.prompts is not record.prompts:
         kept = {entry.request_id for entry in record.prompts}
-        gone += [f"p/{entry.request_id}" for entry in before.prompts if entry.request_id not in kept]
+        dropped = [entry for entry in before.prompts if entry.request_id not in kept]
+        gone += [f"p/{entry.request_id}" for entry in dropped]
+        gone += [f"w/{entry.request_id}" for entry in dropped if entry.loras is not None]
     return gone
 
 

@@ -13,12 +13,16 @@ from services.gateway.journal.errors import InvalidEntry, JournalFull, SegmentsG
 
 SwitchMode = Literal["immediate", "boundary", "recache"]
 
+Loras = tuple[tuple[str, float], ...]
+"""Names of LoRAs, with their scales."""
+
 SESSION = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Session ids become parts of keys and page tokens."""
 MAX_NAME_CHARACTERS = 256
 """Of a tenant, a request id, a note's name."""
 MAX_KEPT = 4096
 """The highest limit on anything that is counted."""
+MAX_BLOCK = 2**31
 CREATED = "create/"
 """Request ids of prompts that the session was created with begin so, and no others do."""
 
@@ -76,6 +80,8 @@ class NewSession:
     limits: Limits = field(default_factory=Limits)
     switch_mode: SwitchMode = "immediate"
     """How the prompts of the timeline take effect."""
+    loras: Loras = field(default=(), compare=False)
+    """From block 0 on; the specification has them, too."""
     brief: bytes = field(default=b"", compare=False)
     """The specification as lists show it, in fewer bytes. Empty: they show all of it."""
 
@@ -124,6 +130,8 @@ class Prompt:
     unknown_words: tuple[str, ...] = ()
     refused: bytes = b""
     """Why it will never take effect, opaque; empty: not refused."""
+    loras: Loras | None = None
+    """That it brings; None: those that rule where it takes effect, which its receipt tells."""
 
     @property
     def is_created(self) -> bool:
@@ -141,7 +149,8 @@ class Prompt:
 
     @property
     def num_bytes(self) -> int:
-        return len(self.prompt.encode()) + len(self.refused) + sum(map(len, self.unknown_words))
+        loras = sum(len(name) for name, _ in self.loras or ())
+        return len(self.prompt.encode()) + len(self.refused) + sum(map(len, self.unknown_words)) + loras
 
 
 @dataclass(frozen=True)
@@ -217,6 +226,23 @@ class Record:
             entry.first_block: entry.prompt for entry in created + applied if entry.first_block is not None
         }
 
+    def loras_at(self, block: int) -> Loras:
+        """Those of the prompt that rules there, as far as prompts have begun."""
+        begun = [(entry.first_block, entry.loras) for entry in self.prompts if entry.loras is not None]
+        told = [(first, loras) for first, loras in begun if first is not None and first <= block]
+        told.sort(key=lambda item: item[0])  # stable: of two with one block, the later receipt rules
+        return told[-1][1] if told else ()
+
+    def loras_needed(self) -> frozenset[str]:
+        """Names of all that kept latents were made with, or blocks to come may be."""
+        ahead = (
+            entry.loras
+            for entry in self.prompts
+            if entry.loras and not entry.refused and (entry.first_block or MAX_BLOCK) > self.next_stage_block
+        )
+        ruling = (self.loras_at(block) for block in (*self.latents, self.next_stage_block))
+        return frozenset(name for loras in (*ahead, *ruling) for name, _ in loras)
+
     def waiting(self) -> tuple[Prompt, ...]:
         """Switches accepted and neither applied nor refused: to be sent again, in this order."""
         return tuple(entry for entry in self.prompts if entry.first_block is None and not entry.refused)
@@ -238,7 +264,8 @@ def new_record(new: NewSession, created_ms: int) -> Record:
     prompts = []
     for block, text in sorted(new.prompts.items()):
         begun = (created_ms, 0, 0) if block == 0 else (None, None, None)
-        prompts.append(Prompt(f"{CREATED}{block}", text, new.switch_mode, block, created_ms, *begun))
+        entry = Prompt(f"{CREATED}{block}", text, new.switch_mode, block, created_ms, *begun)
+        prompts.append(entry if block else replace(entry, loras=new.loras))
     num_bytes = len(new.specification) + sum(entry.num_bytes for entry in prompts)
     record = Record(new, created_ms, new.limits, tuple(prompts), num_bytes=num_bytes)
     if num_bytes > new.limits.max_bytes:

@@ -97,9 +97,19 @@ def _(change: PromptAccepted, record: Record) -> Record:
         raise InvalidEntry(f"request_id: {CREATED} is for prompts given at creation")
     known = record.find_prompt(change.request_id)
     if known is None:
-        entry = Prompt(change.request_id, change.prompt, change.mode, change.at_block, change.accepted_ms)
+        entry = Prompt(
+            change.request_id,
+            change.prompt,
+            change.mode,
+            change.at_block,
+            change.accepted_ms,
+            loras=change.loras,
+        )
         return _changed(record, entry.num_bytes, prompts=(*record.prompts, entry))
-    if (known.prompt, known.mode, known.at_block) != (change.prompt, change.mode, change.at_block):
+    is_resolved = change.loras is None and known.first_block_touched is not None
+    loras = known.loras if is_resolved else change.loras
+    asked = (change.prompt, change.mode, change.at_block, loras)
+    if (known.prompt, known.mode, known.at_block, known.loras) != asked:
         raise RequestConflict(f"request_id {change.request_id}: was used for another switch")
     return record
 
@@ -114,12 +124,15 @@ def _(change: PromptApplied, record: Record) -> Record:
     touched, full = change.first_block_touched, change.first_block_full
     if not 0 <= touched <= full:
         raise InvalidEntry(f"receipt: first blocks touched {touched} and full {full}")
+    own = known.loras if change.loras is None else change.loras
+    loras = record.loras_at(touched) if own is None else own
     applied = replace(
         known,
         applied_ms=change.applied_ms,
         first_block_touched=touched,
         first_block_full=full,
         unknown_words=tuple(change.unknown_words),
+        loras=loras,
     )
     others = (entry for entry in record.prompts if entry is not known)
     return _changed(record, applied.num_bytes - known.num_bytes, prompts=(*others, applied))

@@ -11,6 +11,8 @@ import grpc
 from cascade.v1 import common_pb2, stage_pb2
 from services.gateway.base.settings import Settings
 from services.gateway.journal import Prompt, Record
+from services.gateway.journal.lora_sets import lora_set
+from services.gateway.journal.record import Loras
 from services.gateway.journal.switch_modes import MODES
 from services.gateway.peers.made import MadeBlock, made_block
 from services.gateway.peers.pool import Peer
@@ -159,6 +161,8 @@ class StageStream:
                 common_pb2.INFLIGHT_ATTENTION_UNSPECIFIED,
             ),
         )
+        for block, loras in opening_loras(record, prompts, start).items():
+            opening.loras[block].CopyFrom(lora_set(loras))
         if spec.HasField("num_blocks"):
             opening.num_blocks = spec.num_blocks - start
         return opening
@@ -238,6 +242,15 @@ def timeline(record: Record, blocks: list[int]) -> dict[int, str]:
     return dict(kept[:MAX_PROMPTS])
 
 
+def opening_loras(record: Record, prompts: Collection[int], start: int) -> dict[int, Loras]:
+    """Of these entries of the timeline: those that rule by then, and, of later ones, what they bring
+    themselves. Empty where none has any."""
+    own = {entry.first_block: entry.loras for entry in record.prompts if entry.loras is not None}
+    found = {block: record.loras_at(block) for block in prompts if block <= start}
+    found |= {block: own[block] for block in prompts if block > start and block in own}
+    return found if any(found.values()) else {}
+
+
 def applied_ahead(record: Record) -> list[Prompt]:
     """Switches whose receipts name a block that is still to be made, in the order of their blocks."""
     ahead = [
@@ -254,7 +267,11 @@ def switch_again(prompt: Prompt) -> Request.SwitchPrompt:
     if mode in (common_pb2.SWITCH_MODE_UNSPECIFIED, common_pb2.SWITCH_MODE_IMMEDIATE):
         mode = common_pb2.SWITCH_MODE_BOUNDARY
     return Request.SwitchPrompt(
-        request_id=uuid4().hex, text=prompt.prompt, mode=mode, at_block=prompt.first_block_touched
+        request_id=uuid4().hex,
+        text=prompt.prompt,
+        mode=mode,
+        at_block=prompt.first_block_touched,
+        loras=None if prompt.loras is None else lora_set(prompt.loras),
     )
 
 
@@ -263,6 +280,8 @@ def switch_of(prompt: Prompt, start: int, after: int) -> Request.SwitchPrompt:
     `after` a switch that was accepted before this one is still to take effect, and must not take its
     place."""
     switch = Request.SwitchPrompt(request_id=prompt.request_id, text=prompt.prompt, mode=MODES[prompt.mode])
+    if prompt.loras is not None:
+        switch.loras.CopyFrom(lora_set(prompt.loras))
     if prompt.at_block is not None and prompt.at_block >= max(start, after):
         switch.at_block = prompt.at_block
     elif after:

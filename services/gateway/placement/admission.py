@@ -18,7 +18,7 @@ from services.gateway.peers.reports import Kind
 from services.gateway.placement.arrivals import Arrivals
 from services.gateway.placement.claims import Claim, Places
 from services.gateway.placement.ledger import Ledger, Place
-from services.gateway.placement.needs import Needs, decoder_fits, is_behind, of_model, stage_fits
+from services.gateway.placement.needs import Needs, decoder_fits, is_behind, of_model, stage_fits, what_lacks
 from services.gateway.placement.pace import Pace
 from services.gateway.placement.running import Model, RunningSessions
 
@@ -110,7 +110,11 @@ class Admission:
 
     def status(self, claim: Claim) -> QueueStatus:
         """As of now; position 0 once it is not in the queue any more."""
-        return self._describe(claim.position)
+        status = self._describe(claim.position)
+        if claim.needs.loras and claim.position:
+            infos = [peer.status.model for peer in self._pool.peers.values() if peer.status]
+            status.message = what_lacks(infos, claim.needs)
+        return status
 
     @property
     def last_in_queue(self) -> QueueStatus:

@@ -1,12 +1,14 @@
 """What a session needs of a stage and of a decoder."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from cascade.v1 import common_pb2, session_pb2
 from cascade.v1.decoder_pb2 import DecoderStatus
-from cascade.v1.stage_pb2 import StageStatus
+from cascade.v1.stage_pb2 import ModelInfo, StageStatus
 
 BEHIND_S = 5.0
+MAX_MESSAGE = 512
 EVERYWHERE = frozenset({common_pb2.VIDEO_ENCODER_UNSPECIFIED, common_pb2.VIDEO_ENCODER_SOFTWARE})
 
 
@@ -28,6 +30,8 @@ class Needs:
     """Stagger that the stage must allow; 0: its default will do."""
     inflight_attention: int = common_pb2.INFLIGHT_ATTENTION_UNSPECIFIED
     """InflightAttention value that the stage must allow; UNSPECIFIED: its default will do."""
+    loras: frozenset[tuple[str, str]] = frozenset()
+    """Names of LoRAs that the stage must list, each with its digest; an empty one: any."""
     priority: int = session_pb2.PRIORITY_NORMAL
     """Priority value; UNSPECIFIED counts as NORMAL."""
     is_resumed: bool = False
@@ -42,7 +46,7 @@ class Needs:
     def key(self) -> tuple[object, ...]:
         """Equal where the same servers do."""
         pixels, schedule = self.width * self.height, (self.stagger, self.inflight_attention)
-        return self.model, self.revision, pixels, schedule, self.encoders
+        return self.model, self.revision, pixels, schedule, self.encoders, self.loras
 
 
 def of_model(model: str, revision: str) -> Needs:
@@ -59,7 +63,23 @@ def stage_fits(status: StageStatus, needs: Needs) -> bool:
         and needs.width * needs.height <= info.max_pixels
         and needs.stagger in (0, *info.staggers)
         and needs.inflight_attention in (0, *info.inflight_attentions)
+        and not lacks_a_lora(info, needs)
     )
+
+
+def lacks_a_lora(info: ModelInfo, needs: Needs) -> bool:
+    """Whether the stage does not list one as it is needed."""
+    listed = {lora.name: lora.digest for lora in info.loras}
+    return any(name not in listed or digest not in ("", listed[name]) for name, digest in needs.loras)
+
+
+def what_lacks(infos: Collection[ModelInfo], needs: Needs) -> str:
+    """For people: the LoRAs that keep it from all of these stages; empty: none do."""
+    if any(not lacks_a_lora(info, needs) for info in infos if info.model == needs.model):
+        return ""
+    names = sorted(name for name, _ in needs.loras)
+    what = f"LoRA {names[0]}" if len(names) == 1 else f"the LoRAs {', '.join(names)} together"
+    return f"no stage lists {what} now"[:MAX_MESSAGE]
 
 
 def decoder_fits(status: DecoderStatus, needs: Needs) -> bool:

@@ -32,6 +32,8 @@ from services.gateway.session.shared import Shared
 log = structlog.get_logger(__name__)
 NOT_OURS = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 """Of a stage or decoder: it refuses this gateway, not the session's client."""
+QUEUE_LOOK_S = 5.0
+"""How often a session in the queue looks whether what it lacks is still the same."""
 QUEUE_NEWS_S = 1.0
 """A client hears of its place in the queue at most that often."""
 QUEUE_RETRY_S = 0.1
@@ -202,13 +204,13 @@ class Conductor:
 
     async def _tell_queue(self) -> None:
         """Tell how far it is in the queue, at most once a second."""
-        told = 0
-        while (claim := self.live.claim) and claim.position:
-            if claim.position == told:
-                await claim.changed()
+        told: tuple[int, str] | None = None
+        while (claim := self.live.claim) and claim.position and (queue := self.live.queue):
+            if told == (queue.position, queue.message):
+                await race(claim.changed(), asyncio.sleep(QUEUE_LOOK_S))
                 continue
-            told = claim.position
-            self.live.publish(Response(queue_changed=self.live.queue))
+            told = queue.position, queue.message
+            self.live.publish(Response(queue_changed=queue))
             await asyncio.sleep(QUEUE_NEWS_S)
 
     async def _resumed(self) -> None:

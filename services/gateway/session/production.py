@@ -19,6 +19,7 @@ from services.gateway.journal import (
     RunningSession,
     SegmentMade,
 )
+from services.gateway.journal.lora_sets import kept_loras
 from services.gateway.peers.decoder_stream import DecoderPeer, DecoderStream
 from services.gateway.peers.made import MadeBlock, MadeSegment
 from services.gateway.peers.reports import Kind
@@ -194,8 +195,10 @@ class Production:
             return  # a stage that was opened after it took effect has it in its timeline
         touched, full = applied.first_block_touched, applied.first_block_full
         words = tuple(applied.unknown_words)
+        loras = kept_loras(applied.loras.loras) if applied.HasField("loras") else None
         applied_ms = self._live.shared.now_ms()
-        await self._live.write(PromptApplied(request_id, touched, full, applied_ms, words), shown(prompt))
+        change = PromptApplied(request_id, touched, full, applied_ms, words, loras)
+        await self._live.write(change, shown(prompt))
         if done := self._live.record.find_prompt(request_id):
             self._live.shared.metrics.prompt_applied(done)
         self._live.tell_receipt(request_id)
@@ -292,23 +295,26 @@ def shown(prompt: Prompt) -> Noted:
 def running_of(live: LiveSession, needs: frozenset[str], lacks: frozenset[str]) -> RunningSession:
     """As other gateways hear of it."""
     its = needs_of(live)
-    kind = f"{its.model}/{its.revision}/{its.width * its.height}/{sorted(its.encoders)}"
+    loras = f"/{sorted(its.loras)}" if its.loras else ""  # as a former release says it of those without
+    kind = f"{its.model}/{its.revision}/{its.width * its.height}/{sorted(its.encoders)}{loras}"
     return RunningSession(its.session, its.model, its.revision, kind, needs, lacks)
 
 
 def needs_of(live: LiveSession, *, is_resumed: bool = False) -> Needs:
     """What the session needs of a stage and of a decoder."""
-    spec = live.spec
+    spec, model = live.spec, views.model_of(live.record)
+    digests = {lora.name: lora.digest for lora in model.loras}
     return Needs(
         session=live.record.session,
         tenant=live.record.tenant,
         model=spec.model,
-        revision=views.model_of(live.record).revision,
+        revision=model.revision,
         width=spec.width,
         height=spec.height,
         encoders=frozenset(profile.encoder for profile in spec.profiles),
         stagger=live.asked.stagger,
         inflight_attention=live.asked.inflight_attention,
+        loras=frozenset((name, digests.get(name, "")) for name in live.record.loras_needed()),
         priority=spec.priority,
         is_resumed=is_resumed,
     )

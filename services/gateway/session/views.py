@@ -10,7 +10,8 @@ from google.rpc.status_pb2 import Status
 from cascade.v1 import common_pb2, session_pb2, stage_pb2
 from services.common.durations import to_duration
 from services.gateway.journal import Prompt, Record
-from services.gateway.journal.record import BRIEF_NOTES
+from services.gateway.journal.lora_sets import lora_choices, lora_set
+from services.gateway.journal.record import BRIEF_NOTES, MAX_BLOCK
 
 MODEL, STATE, PAUSED, STARTED, EPOCH, UNKNOWN_WORDS, PROMPT = BRIEF_NOTES
 MOVED = "moved"
@@ -85,6 +86,7 @@ def session_of(record: Record, epoch: int, **live: Any) -> session_pb2.Session:
     )
     first = session.spec.prompts.get(0, "")
     session.prompt = record.notes.get(PROMPT, b"").decode() or first[:MAX_SHOWN]
+    session.loras.extend(lora_choices(record.loras_at(MAX_BLOCK)))
     session.MergeFromString(record.notes.get(UNKNOWN_WORDS, b""))
     if started := record.notes.get(STARTED):
         session.start_time.CopyFrom(timestamp(int(started)))
@@ -115,6 +117,8 @@ def receipt_of(prompt: Prompt, record: Record) -> session_pb2.PromptReceipt:
         receipt.first_block_full = prompt.first_block_full
         receipt.touched_presentation_time.CopyFrom(presentation_time(prompt.first_block_touched, record))
         receipt.full_presentation_time.CopyFrom(presentation_time(prompt.first_block_full, record))
+    if prompt.loras is not None:
+        receipt.loras.CopyFrom(lora_set(prompt.loras))
     return receipt
 
 

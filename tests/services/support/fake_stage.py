@@ -6,7 +6,7 @@ As a process: `python -m tests.services.support.fake_stage --port 50061 --capaci
 import argparse
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -51,11 +51,12 @@ class FakeStage(Machine):
         staggers: Sequence[int] = (1, 2, 3, 4),
         default_stagger: int = 2,
         attentions: Sequence[int] = (BIDIRECTIONAL, CAUSAL),
+        loras: Mapping[str, str] | None = None,
         **machine: Any,
     ) -> None:
         """`block_s`: seconds per block and session; 0: as fast as credit allows. `num_touched`: blocks
         in flight that an immediate switch touches when its own block starts. No `staggers`: one of a former
-        release, which says nothing of them and takes no notice."""
+        release, which says nothing of them and takes no notice. `loras`: digests of those listed, by name."""
         super().__init__(**machine)
         self.block_s = block_s
         self.num_touched = num_touched
@@ -80,6 +81,8 @@ class FakeStage(Machine):
             self.info.default_stagger = default_stagger
             self.info.inflight_attentions.extend(attentions)
             self.info.default_inflight_attention = attentions[0]
+        for name, digest in (loras or {}).items():
+            self.info.loras.add(name=name, licence="MIT", digest=digest)
         self.filler = bytes(max(0, latent_bytes - len(Mark(0, 0, b"").pack())))
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -126,6 +129,7 @@ class FakeStage(Machine):
             raise InvalidField([("open.stagger", f"{opening.stagger} is not one of {staggers}")])
         if attentions and opening.inflight_attention not in (0, *attentions):
             raise InvalidField([("open.inflight_attention", f"is not one of {attentions}")])
+        self.check_loras(*opening.loras.values())
         stream = StageStream(self, opening)
         await self.admit(stream)
         try:
@@ -138,6 +142,12 @@ class FakeStage(Machine):
             self.leave(stream)
             raise
         return stream
+
+    def check_loras(self, *sets: common_pb2.LoraSet) -> None:
+        listed = {lora.name for lora in self.info.loras}
+        for choice in (choice for each in sets for choice in each.loras):
+            if choice.name not in listed:
+                raise InvalidField([("loras", f"{choice.name} is not one of {sorted(listed)}")])
 
 
 class StageStream(Stream):
@@ -161,10 +171,14 @@ class StageStream(Stream):
         ends = [start + opening.num_blocks] if opening.HasField("num_blocks") else []
         self.end_block = min([*ends, *([info.max_blocks] if info.max_blocks else [])], default=2**31)
         self.prompt = opening.prompts[max(block for block in opening.prompts if block <= start)]
+        ruling = [block for block in opening.loras if block <= start]
+        self.loras = chosen(opening.loras[max(ruling)]) if ruling else {}
+        self.made_with: dict[int, dict[str, float]] = {}
+        """Names of LoRAs and their scales, by block."""
         self._answers: list[Response] = []
         self._seen: dict[str, tuple[bytes, list[Response]]] = {}
         self._waiting = [
-            (block, number, "", text, opening.switch_mode)
+            (block, number, "", text, opening.switch_mode, opening.loras.get(block))
             for number, (block, text) in enumerate(sorted(opening.prompts.items()))
             if block > start
         ]
@@ -212,8 +226,9 @@ class StageStream(Stream):
         else:
             at_block = switch.at_block if switch.HasField("at_block") else self.next_block
             number = len(self.opening.prompts) + len(self.switches)
-            self._waiting.append((at_block, number, switch.request_id, switch.text, switch.mode))
-            self._waiting.sort()
+            loras = switch.loras if switch.HasField("loras") else None
+            self._waiting.append((at_block, number, switch.request_id, switch.text, switch.mode, loras))
+            self._waiting.sort(key=lambda waiting: waiting[:2])
             self._answer(content, Response(switch_accepted={"request_id": switch.request_id}))
 
     def _refusal(self, switch: Request.SwitchPrompt, *, is_known: bool) -> Exception | None:
@@ -221,6 +236,10 @@ class StageStream(Stream):
             return RequestIdReused(f"request_id {switch.request_id}: was used with other content")
         if REFUSED in switch.text:
             return too_long("text")
+        try:
+            self.machine.check_loras(switch.loras)
+        except InvalidField as error:
+            return error
         if len(self._waiting) >= MAX_SWITCHES:
             return TooManySwitches("too many wait")
         if switch.HasField("at_block") and not self.next_block <= switch.at_block < self.end_block:
@@ -277,12 +296,13 @@ class StageStream(Stream):
         """Receipts of all switches that the next block is the first under."""
         responses = []
         while self._waiting:
-            block, _, request_id, text, mode = self._waiting[0]
+            block, _, request_id, text, mode, loras = self._waiting[0]
             is_quick = mode in (common_pb2.SWITCH_MODE_UNSPECIFIED, common_pb2.SWITCH_MODE_IMMEDIATE)
             if block - is_quick * self.machine.num_touched > self.next_block:
                 break
             del self._waiting[0]
             self.prompt = text
+            self.loras = self.loras if loras is None else chosen(loras)
             full = self.next_block + (IN_FLIGHT if is_quick and request_id else 0)
             words = [UNKNOWN] if UNKNOWN in text else []
             applied = Response.PromptApplied(
@@ -291,6 +311,10 @@ class StageStream(Stream):
                 first_block_full=full,
                 unknown_words=words,
             )
+            if self.machine.info.loras:
+                applied.loras.loras.extend(
+                    common_pb2.LoraChoice(name=name, scale=scale) for name, scale in self.loras.items()
+                )
             responses.append(Response(prompt_applied=applied))
             if request_id:
                 self._seen[request_id][1].append(responses[-1])
@@ -310,6 +334,7 @@ class StageStream(Stream):
         made.tick_time.FromMilliseconds(1)
         made.ticks.extend(self._ticks(block))
         self.sent.append(block)
+        self.made_with[block] = self.loras
         self.next_block += 1
         self.machine.num_blocks += 1
         return Response(block=made)
@@ -322,6 +347,10 @@ class StageStream(Stream):
             tick.compute_time.FromMilliseconds(1)
             tick.passes.add(block=block, pass_index=number, rank=0)
             yield tick
+
+
+def chosen(loras: common_pb2.LoraSet) -> dict[str, float]:
+    return {each.name: each.scale if each.HasField("scale") else 1.0 for each in loras.loras}
 
 
 def context_of(info: stage_pb2.ModelInfo, start: int) -> list[int]:

@@ -120,10 +120,10 @@ class Tenant:
         return (await self.call("ResumeSession", request)).session
 
     async def switch(
-        self, name: str, text: str, request_id: str = "", at_block: int | None = None
+        self, name: str, text: str, request_id: str = "", at_block: int | None = None, **asked: Any
     ) -> pb.PromptReceipt:
         request = pb.SwitchPromptRequest(name=name, request_id=request_id or fresh_id())
-        request.prompt_switch.CopyFrom(pb.PromptSwitch(text=text, at_block=at_block))
+        request.prompt_switch.CopyFrom(pb.PromptSwitch(text=text, at_block=at_block, **asked))
         return (await self.call("SwitchPrompt", request)).receipt
 
     async def token(self, name: str, role: str = "VIEWER", ttl_s: float | None = None) -> str:

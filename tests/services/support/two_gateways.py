@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,14 +68,22 @@ class Pair:
 
 @asynccontextmanager
 async def pair(
-    redis: RedisServer, num_each: int = 1, capacity: int = 4, num_places: int = 0, **gateway: Any
+    redis: RedisServer,
+    num_each: int = 1,
+    capacity: int = 4,
+    num_places: int = 0,
+    loras: Mapping[str, str] | None = None,
+    **gateway: Any,
 ) -> AsyncIterator[Pair]:
-    """`num_each`: stages and decoders. `capacity`: places of each, of a stage `num_places` where given."""
+    """`num_each`: stages and decoders. `capacity`: places of each, of a stage `num_places` where given.
+    `loras`: of the stages."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "token").write_bytes(bytes(range(32)))
         write_keys(folder / "keys.toml", ["acme", "other"])
-        stages = [FakeStage(block_s=0.01, capacity=num_places or capacity) for _ in range(num_each)]
+        stages = [
+            FakeStage(block_s=0.01, capacity=num_places or capacity, loras=loras) for _ in range(num_each)
+        ]
         decoders = [FakeDecoder(capacity=capacity) for _ in range(num_each)]
         machines: list[Any] = [*stages, *decoders]
         for machine in machines:
