@@ -14,7 +14,7 @@ from typing import Any
 
 from cascade import __version__
 from cascade_client.checks.gateway import how_to_find_one
-from cascade_client.commands import completion, doctor, drain, generate, push, sessions, up, watch
+from cascade_client.commands import completion, doctor, drain, generate, models, push, sessions, up, watch
 from cascade_client.console import CommandFailed, CommandParser, Options, WrongUsage, print_error
 from cascade_client.errors import CascadeClientError, Unavailable
 
@@ -33,7 +33,7 @@ def build_parser() -> CommandParser:
     parser = CommandParser(prog="cascade", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"cascade {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
-    for module in (up, generate, watch, push, sessions, drain, doctor):
+    for module in (up, generate, watch, push, models, sessions, drain, doctor):
         module.add_commands(commands)
     completion.add_commands(commands, build_parser)
     return parser

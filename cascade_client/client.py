@@ -101,6 +101,7 @@ class Client:
         labels: Mapping[str, str] | None = None,
         stagger: int = 0,
         inflight_attention: InflightAttention | None = None,
+        loras: Mapping[str, float] | None = None,
         session_id: str = "",
         request_id: str | None = None,
     ) -> Session:
@@ -108,7 +109,8 @@ class Client:
 
         `prompts`: one prompt, or block -> prompt with one for block 0. `width`, `height`: pixels.
         `num_blocks` None: until deleted. `stagger`: passes a block makes before its successor starts, 1 for
-        the full cascade; 0: the stage's. What it may be, and `inflight_attention`, tells `models`.
+        the full cascade; 0: the stage's. What it may be, and `inflight_attention`, tells `models`. `loras`:
+        name -> scale, at most three of the model's, -4 to 4.
 
         Raises InvalidRequest, NotFound (UNKNOWN_MODEL), AlreadyExists, Exhausted (QUOTA_EXCEEDED,
         QUEUE_FULL).
@@ -128,6 +130,7 @@ class Client:
             labels=labels,
             stagger=stagger,
             inflight_attention=inflight_attention,
+            loras=loras,
         )
         request = session_pb2.CreateSessionRequest(
             request_id=request_id or make_request_id(), session_id=session_id, spec=spec
@@ -235,15 +238,17 @@ class Client:
         *,
         mode: SwitchMode | None = None,
         at_block: int | None = None,
+        loras: Mapping[str, float] | None = None,
         request_id: str | None = None,
     ) -> PromptReceipt:
-        """Change the prompt. A repeat with the same `request_id` and content tells how far it is.
+        """Change the prompt, and with `loras` what it is made with (None: as before; {}: the model as it is;
+        those of the session's stage). A repeat with the same `request_id` and content tells how far it is.
 
         Raises InvalidRequest, WrongState (BLOCK_NOT_AHEAD, SESSION_CLOSED), Exhausted (TOO_MANY_SWITCHES).
         """
         request = session_pb2.SwitchPromptRequest(
             name=resource_name(session),
-            prompt_switch=build_switch(text, mode, at_block),
+            prompt_switch=build_switch(text, mode, at_block, loras),
             request_id=request_id or make_request_id(),
         )
         answer = await self._call(lambda stub: stub.SwitchPrompt, request)

@@ -8,11 +8,12 @@ async for event in stream:
             print("seen from", event.touched_time_s, "s on")
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
-from cascade.v1 import session_pb2
+from cascade.v1 import common_pb2, session_pb2
 from cascade_client.errors import CascadeClientError, from_status
 from cascade_client.session import Session, moment, name_of, seconds
 
@@ -79,6 +80,8 @@ class PromptReceipt:
     """Words that the model does not know and ignored."""
     error: CascadeClientError | None
     """Why it was REFUSED."""
+    loras: Mapping[str, float] | None = None
+    """From then on, name -> scale; None: the switch named none and has not taken effect."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class QueueChanged:
     queue_length: int
     eta_s: float | None
     """Estimated wait; None: nothing to estimate from."""
+    message: str = ""
+    """What no stage offers now; empty: it waits for a place alone."""
 
 
 @dataclass(frozen=True)
@@ -191,12 +196,17 @@ def receipt(message: session_pb2.PromptReceipt) -> PromptReceipt:
         full_time_s=seconds(message.full_presentation_time) if is_applied else None,
         unknown_words=tuple(message.unknown_words),
         error=from_status(message.status) if message.HasField("status") else None,
+        loras=loras_of(message.loras.loras) if message.HasField("loras") else None,
     )
+
+
+def loras_of(choices: Iterable[common_pb2.LoraChoice]) -> dict[str, float]:
+    return {each.name: each.scale if each.HasField("scale") else 1.0 for each in choices}
 
 
 def queue_changed(message: session_pb2.QueueStatus) -> QueueChanged:
     eta_s = seconds(message.eta) if message.HasField("eta") else None
-    return QueueChanged(message.position, message.queue_length, eta_s)
+    return QueueChanged(message.position, message.queue_length, eta_s, message.message)
 
 
 def ended(message: session_pb2.SessionEnd) -> Ended:

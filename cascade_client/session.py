@@ -85,6 +85,7 @@ def build_spec(
     labels: Mapping[str, str] | None = None,
     stagger: int = 0,
     inflight_attention: InflightAttention | None = None,
+    loras: Mapping[str, float] | None = None,
 ) -> session_pb2.SessionSpec:
     """A SessionSpec; the server checks the ranges. Raises ValueError for numbers no message can hold."""
     return session_pb2.SessionSpec(
@@ -102,11 +103,22 @@ def build_spec(
         labels=labels,
         stagger=stagger,
         inflight_attention=attention_value(inflight_attention),
+        loras=lora_choices(loras or {}),
     )
 
 
-def build_switch(text: str, mode: SwitchMode | None, at_block: int | None) -> session_pb2.PromptSwitch:
-    return session_pb2.PromptSwitch(text=text, mode=mode_value(mode), at_block=at_block)
+def build_switch(
+    text: str,
+    mode: SwitchMode | None,
+    at_block: int | None,
+    loras: Mapping[str, float] | None = None,
+) -> session_pb2.PromptSwitch:
+    chosen = None if loras is None else common_pb2.LoraSet(loras=lora_choices(loras))
+    return session_pb2.PromptSwitch(text=text, mode=mode_value(mode), at_block=at_block, loras=chosen)
+
+
+def lora_choices(loras: Mapping[str, float]) -> list[common_pb2.LoraChoice]:
+    return [common_pb2.LoraChoice(name=name, scale=scale) for name, scale in loras.items()]
 
 
 def mode_value(mode: SwitchMode | None) -> common_pb2.SwitchMode.ValueType:

@@ -1,7 +1,7 @@
 """A session's video and events, over as many streams of gRPC as it takes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -152,9 +152,11 @@ class Stream:
         *,
         mode: SwitchMode | None = None,
         at_block: int | None = None,
+        loras: Mapping[str, float] | None = None,
         request_id: str | None = None,
     ) -> PromptReceipt:
-        """Change the prompt. Returns the first receipt, mostly ACCEPTED; later ones come as events.
+        """Change the prompt, and with `loras` what it is made with, as `Client.switch`. Returns the first
+        receipt, mostly ACCEPTED; later ones come as events.
 
             receipt = await stream.switch("a blue square", mode="boundary")
 
@@ -162,7 +164,7 @@ class Stream:
         if no answer comes; it may take effect all the same, which a repeat with the same `request_id` tells.
         """
         request_id = request_id or make_request_id()
-        wanted = build_switch(text, mode, at_block)
+        wanted = build_switch(text, mode, at_block, loras)
         message = ConnectRequest.Switch(request_id=request_id, prompt_switch=wanted)
         receipt: PromptReceipt = await self._ask(request_id, ConnectRequest(switch_prompt=message))
         return receipt

@@ -1,10 +1,13 @@
 """What is typed on the command line, as values. Each raises argparse.ArgumentTypeError with a sentence."""
 
 import argparse
+import math
 import re
 from dataclasses import dataclass
 
 from cascade_client.local.ports import HttpPort
+
+MAX_SCALE = 4.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,20 @@ def parse_prompt(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty: say what to show")
     return text
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """Name and scale."""
+    name, equals, scale = text.partition("=")
+    try:
+        value = float(scale) if equals else 1.0
+    except ValueError:
+        value = math.nan
+    if not (re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name) and abs(value) <= MAX_SCALE):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME or NAME=SCALE with a scale from -4 to 4, such as ink=0.8"
+        )
+    return name, value
 
 
 def parse_session(text: str) -> str:
@@ -90,3 +107,10 @@ def parse_http_port(text: str) -> HttpPort:
         return HttpPort(None if text == "off" else parse_port(text), "--http-port")
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535, or `off`") from None
+
+
+def add_loras(parser: argparse.ArgumentParser, more: str = "at most three") -> None:
+    parser.add_argument(
+        "--lora", type=parse_lora, action="append", default=[], metavar="NAME=SCALE",
+        help=f"a LoRA of the model, such as ink=0.8; may be repeated ({more}); `cascade models` lists them",
+    )  # fmt: skip

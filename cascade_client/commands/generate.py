@@ -7,6 +7,7 @@ import grpc
 from cascade.v1 import session_pb2
 from cascade_client.client import Client
 from cascade_client.commands.arguments import (
+    add_loras,
     parse_change,
     parse_count,
     parse_model,
@@ -80,6 +81,7 @@ def add_commands(commands: Commands) -> None:
         help="what blocks in flight see of each other: all (bidirectional) or those before them (causal) "
         "(default: the stage's)",
     )  # fmt: skip
+    add_loras(parser)
     add_out(parser, VIDEO)
     add_json(parser)
     add_gateway(parser)
@@ -96,7 +98,7 @@ async def generate(options: Options) -> int:
         session = await client.create(
             wanted.prompts, model=options.model, switch_mode=options.mode, seed=options.seed, width=width,
             height=height, num_blocks=wanted.num_blocks, stagger=options.stagger,
-            inflight_attention=options.inflight_attention,
+            inflight_attention=options.inflight_attention, loras=dict(options.lora),
         )  # fmt: skip
         note(f"{session.name} is in the queue (seed {session.message.spec.seed})")
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cascade_client.client import Client
 from cascade_client.commands.arguments import (
+    add_loras,
     parse_block,
     parse_count,
     parse_prompt,
@@ -54,6 +55,8 @@ def add_commands(commands: Commands) -> None:
     switching.add_argument("prompt", type=parse_prompt, metavar="PROMPT", help="what to show from now on")
     switching.add_argument("--mode", choices=MODES, metavar="MODE", help=f"how it takes over: {MODE_HELP}")
     switching.add_argument("--at-block", type=parse_block, metavar="BLOCK", help="when this block starts")
+    add_loras(switching, "from now on; without it they stay, --no-loras ends them")
+    switching.add_argument("--no-loras", action="store_true", help="from now on no LoRA")
     switching.add_argument("--wait", action="store_true", help="until it has taken effect")
     switching.add_argument(
         "--timeout", type=parse_seconds, default=120.0, help="for --wait, seconds (default: 120)"
@@ -122,8 +125,16 @@ async def switch(options: Options) -> int:
 
 async def ask(client: Client, options: Options, request_id: str) -> PromptReceipt:
     """The same request again and again is answered with how far it is."""
+    if options.lora and options.no_loras:
+        raise CommandFailed("--lora and --no-loras exclude each other")
+    loras = dict(options.lora) if options.lora or options.no_loras else None
     return await client.switch(
-        options.session, options.prompt, mode=options.mode, at_block=options.at_block, request_id=request_id
+        options.session,
+        options.prompt,
+        mode=options.mode,
+        at_block=options.at_block,
+        loras=loras,
+        request_id=request_id,
     )
 
 

@@ -43,6 +43,13 @@ def check_choice(options: Namespace, model: session_pb2.Model | None) -> None:
     for flag, value in asked.items():
         if value and model and not model.staggers:
             raise CommandFailed(f"{flag}: the stages of {model.name} leave no choice here")
+    listed = [lora.name for lora in model.loras] if model else []
+    for name, _ in options.lora if model else ():
+        if name not in listed:
+            known = (
+                f"is not one of {', '.join(listed)}" if listed else "is not listed: no stage here lists any"
+            )
+            raise CommandFailed(f"--lora: {name} {known}")
 
 
 def plan(options: Namespace, model: session_pb2.Model | None) -> Wanted:

@@ -20,7 +20,8 @@ def describe(event: Event) -> str:
     match event:
         case QueueChanged():
             eta = "" if event.eta_s is None else f", about {event.eta_s:.0f} s"
-            return f"queue: place {event.position} of {event.queue_length}{eta}"
+            lacks = f" ({event.message})" if event.message else ""
+            return f"queue: place {event.position} of {event.queue_length}{eta}{lacks}"
         case StateChanged(state="ENDED"):
             return ""
         case StateChanged():

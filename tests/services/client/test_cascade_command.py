@@ -62,6 +62,7 @@ async def test_help_and_usage() -> None:
         "generate",
         "watch",
         "push",
+        "models",
         "sessions",
         "switch",
         "pause",

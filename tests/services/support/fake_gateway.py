@@ -113,6 +113,7 @@ class Script:
     """Between two segments."""
     has_models: bool = True
     """False: ListModels tells of none, as while no stage is up."""
+    loras: tuple[str, ...] = ("ink", "clay")
     staggers: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Of its model; none: as a former release tells of it."""
     unary_failures: deque[status_pb2.Status] = field(default_factory=deque)
@@ -316,6 +317,8 @@ class FakeGateway(session_pb2_grpc.SessionServiceServicer):
     async def ListModels(self, request: session_pb2.ListModelsRequest, context: Any) -> Any:
         demo = session_pb2.Model(name="demo", fps=FPS, block_frames=BLOCK_FRAMES // 4, is_default=True)
         demo.staggers.extend(self.script.staggers)
+        for name in self.script.loras:
+            demo.loras.add(name=name, licence="MIT", commercial_use=name != "clay")
         return session_pb2.ListModelsResponse(models=[demo] if self.script.has_models else [])
 
     async def GetSession(self, request: session_pb2.GetSessionRequest, context: Any) -> Any:
