@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from cascade_core.commands.arguments import add_bench_arguments, add_quantize
 from cascade_core.commands.listing import list_models
+from cascade_core.commands.loras import add_loras, listed_and_chosen
 from cascade_core.commands.plan import add_plan_arguments, run_plan
 from cascade_core.commands.prompts import add_prompts, switches, transition
 from cascade_core.config import (
@@ -53,6 +54,7 @@ FLAGS = {
     "quantize_attention": "--quantize-attention",
     "model": "--model",
     "prompts": "--prompt",
+    "loras": "--lora",
     "num_blocks": "--blocks",
     "seed": "--seed",
     "width, height": "--size",
@@ -154,6 +156,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 def add_generate(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     add_prompts(parser)
+    add_loras(parser)
     parser.add_argument("--blocks", type=int, default=20, help="mostly 12 pictures each (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same video (default: 0)")
     parser.add_argument("--size", type=parse_size, default=(0, 0), help=SIZE_HELP)
@@ -202,10 +205,12 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
 def run_generate(arguments: argparse.Namespace) -> None:
     from cascade_core.commands.generate import GenerateOptions, check_options, generate
 
-    config = engine_config(arguments)
+    listed, chosen = listed_and_chosen(arguments)
+    config = replace(engine_config(arguments), loras=listed)
     card = find_card(config.model)
     options = GenerateOptions(
         engine=config,
+        loras=chosen,
         prompt=arguments.prompt,
         num_blocks=arguments.blocks,
         output=arguments.output,

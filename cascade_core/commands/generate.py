@@ -36,6 +36,7 @@ from cascade_core.engine.session import (
     PromptApplied,
 )
 from cascade_core.errors import CascadeError, InvalidConfig
+from cascade_core.loras import Choices
 from cascade_core.machine import machine
 from cascade_core.media.decoding import DecodeJob, Decoding
 from cascade_core.media.media import partial_path
@@ -66,6 +67,8 @@ class GenerateOptions:
     transition: Transition | None = None
     """How these take over; None: at once, as `switch_mode` has it."""
     switch_mode: SwitchMode = "immediate"
+    loras: Choices = ()
+    """From the first block to the last."""
     seed: int = 0
     width: int = 0
     height: int = 0
@@ -225,6 +228,7 @@ def session_request(options: GenerateOptions) -> SessionRequest:
         height=options.height,
         num_blocks=options.num_blocks,
         switch_mode=options.switch_mode,
+        loras={0: options.loras},
     )
 
 

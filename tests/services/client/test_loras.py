@@ -1,4 +1,4 @@
-"""LoRAs on the command line and in the SDK: what is asked for arrives; what no stage lists is told at once."""
+"""LoRAs on the command line and in the SDK: what is asked for arrives, what nobody lists is told at once."""
 
 import json
 from pathlib import Path
