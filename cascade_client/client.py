@@ -33,11 +33,14 @@ from cascade_client.session import (
     resource_name,
     role_value,
 )
+from cascade_client.start import Clip, Fit, Picture, build_start
 from cascade_client.stream import Stream
 
 if TYPE_CHECKING:
     from cascade.v1.session_pb2_grpc import SessionServiceAsyncStub  # exists in the stubs' types alone
 
+ENCODE_DEADLINE_S = 60.0
+"""Of an attempt at a session that begins from a file: decoders encode it before the answer comes."""
 Q = TypeVar("Q")
 A = TypeVar("A")
 Method = Callable[["SessionServiceAsyncStub"], grpc.aio.UnaryUnaryMultiCallable[Q, A]]
@@ -102,6 +105,11 @@ class Client:
         stagger: int = 0,
         inflight_attention: InflightAttention | None = None,
         loras: Mapping[str, float] | None = None,
+        image: Picture | None = None,
+        video: Clip | None = None,
+        last_s: float | None = None,
+        fit: Fit | None = None,
+        include_start: bool = False,
         session_id: str = "",
         request_id: str | None = None,
     ) -> Session:
@@ -112,9 +120,15 @@ class Client:
         the full cascade; 0: the stage's. What it may be, and `inflight_attention`, tells `models`. `loras`:
         name -> scale, at most three of the model's, -4 to 4.
 
+        `image`: the video goes on from this picture: a path, the bytes of a PNG, JPEG or WebP, an image of
+        Pillow, or an array uint8 [H, W, 3]. `video`: from this clip, the path or the bytes of an MP4;
+        `last_s`: from its last seconds. `fit`: what becomes of another shape, "crop" (default) or "pad".
+        `include_start`: the clip is sent as well, as the first blocks. At most 8 MiB.
+
         Raises InvalidRequest, NotFound (UNKNOWN_MODEL), AlreadyExists, Exhausted (QUOTA_EXCEEDED,
-        QUEUE_FULL).
+        QUEUE_FULL), and ValueError or OSError for a file that cannot be sent.
         """
+        start = await asyncio.to_thread(build_start, image, video, last_s, fit)
         spec = build_spec(
             prompts,
             model=model,
@@ -131,11 +145,14 @@ class Client:
             stagger=stagger,
             inflight_attention=inflight_attention,
             loras=loras,
+            start=start,
+            include_start=include_start,
         )
         request = session_pb2.CreateSessionRequest(
             request_id=request_id or make_request_id(), session_id=session_id, spec=spec
         )
-        answer = await self._call(lambda stub: stub.CreateSession, request)
+        deadline_s = max(self._deadline_s, ENCODE_DEADLINE_S) if start else self._deadline_s
+        answer = await self._call(lambda stub: stub.CreateSession, request, deadline_s)
         return Session(answer.session, answer.resume_token)
 
     def connect(
@@ -266,14 +283,14 @@ class Client:
         answer = await self._call(lambda stub: stub.IssueResumeToken, request)
         return answer.resume_token, moment(answer.expire_time)
 
-    async def _call(self, method: Method[Q, A], request: Q) -> A:
-        """Call until answered, refused for good, or out of time."""
+    async def _call(self, method: Method[Q, A], request: Q, deadline_s: float | None = None) -> A:
+        """Call until answered, refused for good, or out of time. `deadline_s`: of each attempt."""
         give_up_at = time.monotonic() + self._retry_for_s
         backoff = RetryBackoff()
         while True:
             channel, address = self._channels.shared(), self._channels.shared_address
             try:
-                return await self._attempt(channel, method, request)
+                return await self._attempt(channel, method, request, deadline_s or self._deadline_s)
             except CascadeClientError as error:
                 if isinstance(error, Unavailable):
                     self._channels.replace(channel)
@@ -282,10 +299,12 @@ class Client:
                     raise unreachable(error, address) from None
             await asyncio.sleep(wait_s)
 
-    async def _attempt(self, channel: grpc.aio.Channel, method: Method[Q, A], request: Q) -> A:
+    async def _attempt(
+        self, channel: grpc.aio.Channel, method: Method[Q, A], request: Q, deadline_s: float
+    ) -> A:
         stub: Any = SessionServiceStub(channel)
         try:
-            return await method(stub)(request, timeout=self._deadline_s, metadata=self._channels.metadata)
+            return await method(stub)(request, timeout=deadline_s, metadata=self._channels.metadata)
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from None
 

@@ -17,7 +17,7 @@ Priority = Literal["low", "normal", "high"]
 InflightAttention = Literal["bidirectional", "causal"]
 Role = Literal["controller", "viewer"]
 FIRST_BLOCK_SHORT = 3
-"""Block 0 has 4F - 3 pictures, the others 4F."""
+"""Block 0 has 4F - 3 pictures, the others 4F; see `Session.num_missing_frames`."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,13 @@ class Session:
         """Pictures of the whole video; None: endless, or not known yet."""
         if not self.message.spec.HasField("num_blocks") or not self.block_frames:
             return None
-        return 4 * self.block_frames * self.message.spec.num_blocks - FIRST_BLOCK_SHORT
+        return 4 * self.block_frames * self.message.spec.num_blocks - self.num_missing_frames
+
+    @property
+    def num_missing_frames(self) -> int:
+        """How many pictures block 0 has less than the others; none where it goes on from a clip that is not
+        sent."""
+        return 0 if self.message.num_given_blocks else FIRST_BLOCK_SHORT
 
     def to_dict(self) -> dict[str, Any]:
         """JSON as protobuf maps it, without the token."""
@@ -86,6 +92,8 @@ def build_spec(
     stagger: int = 0,
     inflight_attention: InflightAttention | None = None,
     loras: Mapping[str, float] | None = None,
+    start: common_pb2.StartFile | None = None,
+    include_start: bool = False,
 ) -> session_pb2.SessionSpec:
     """A SessionSpec; the server checks the ranges. Raises ValueError for numbers no message can hold."""
     return session_pb2.SessionSpec(
@@ -104,6 +112,8 @@ def build_spec(
         stagger=stagger,
         inflight_attention=attention_value(inflight_attention),
         loras=lora_choices(loras or {}),
+        start=start,
+        include_start=include_start,
     )
 
 

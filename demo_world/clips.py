@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from cascade_core.config import EngineConfig, SwitchMode
 from cascade_core.engine.engine import Engine
@@ -13,7 +14,7 @@ from cascade_core.engine.session import LatentBlock, PromptApplied
 from cascade_core.request import SessionRequest
 from demo_world.darkroom import Darkroom, Latents, Picture
 from demo_world.score import Scores, judge
-from demo_world.world import SIZE, Frames, Scene, block_frames
+from demo_world.world import SIZE, Frames, Scene, World, block_frames
 
 MAX_OPEN = 4
 """Sessions open at once on each engine, so that it works while the last clip is decoded."""
@@ -35,6 +36,11 @@ class Take:
     switch_mode: SwitchMode = "immediate"
     stretches: tuple[range, ...] = ()
     """Blocks that are decoded and looked at; empty: all."""
+    given: tuple[Scene, ...] = ()
+    """What the world draws before block 0, by block: the clip goes on from there, and its pictures begin with
+    the last of those."""
+    given_prompt: str = ""
+    """The words for it."""
 
 
 @dataclass(frozen=True)
@@ -96,28 +102,39 @@ async def film(
 
 
 async def _film(engine: Engine, darkroom: Darkroom, take: Take, keeps_frames: bool) -> Clip:
+    given = await darkroom.encode(World(take.seed).video(take.given)) if take.given else []
     stretches = take.stretches or (range(take.num_blocks),)
     wanted = {block for stretch in stretches for block in _decoded(stretch)}
     latents: dict[int, Latents] = {}
     receipts = []
-    session = await engine.open(
-        SessionRequest(
-            prompts=take.prompts,
-            seed=take.seed,
-            width=SIZE,
-            height=SIZE,
-            num_blocks=take.num_blocks,
-            switch_mode=take.switch_mode,
-        )
-    )
+    session = await engine.open(_request(engine, take, given))
     async for event in session:
         match event:
-            case LatentBlock() if event.index in wanted:
-                latents[event.index] = event.latents.numpy()
+            case LatentBlock() if event.index - len(given) in wanted:
+                latents[event.index - len(given)] = event.latents.numpy()
             case PromptApplied():
                 receipts.append(event)
+    if given:
+        blocks = [*given, *(latents[block] for block in range(take.num_blocks))]
+        picture = await darkroom.develop(blocks, first_frame(len(given)) - 1, keeps_frames)
+        return Clip(take, [picture], receipts)
     pictures = [await _develop(darkroom, latents, stretch, keeps_frames) for stretch in stretches]
     return Clip(take, pictures, receipts)
+
+
+def _request(engine: Engine, take: Take, given: Sequence[Latents]) -> SessionRequest:
+    first = len(given)
+    before = {0: take.given_prompt} if given else {}
+    return SessionRequest(
+        prompts=before | {block + first: words for block, words in take.prompts.items()},
+        seed=take.seed,
+        width=SIZE,
+        height=SIZE,
+        start_block=first,
+        context={block: torch.from_numpy(given[block]) for block in engine.context_blocks(first)},
+        num_blocks=take.num_blocks,
+        switch_mode=take.switch_mode,
+    )
 
 
 async def _develop(

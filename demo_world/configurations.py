@@ -8,13 +8,14 @@ from cascade_core.config import EngineConfig, InflightAttention, ModelCard, Quan
 from cascade_core.errors import InvalidConfig
 from demo_world.clips import Take
 from demo_world.experiments import LONG_S, LONGEST_S, drift_takes, steady_takes, switch_takes
+from demo_world.starts import BEGINNINGS, start_takes
 
 BASELINE = "sequential"
 IN_FP8 = "-fp8"
 """At the end of a name: with quantize = fp8."""
 COUNTED = "-counted"
 """At the end of a name: with window_counts_behind."""
-EXPERIMENTS = ("steady", "switch", "drift")
+EXPERIMENTS = ("steady", "switch", "drift", "start")
 SWITCH_MODES: tuple[SwitchMode, ...] = get_args(SwitchMode)
 
 
@@ -102,10 +103,13 @@ class Amounts:
     num_longest: int
     modes: Sequence[SwitchMode] = SWITCH_MODES
     """Of a prompt switch, as far as the configuration has them."""
+    still_blocks: int = 1
+    """How long a picture stands still that a clip goes on from."""
 
 
 def plan(configuration: Configuration, amounts: Amounts) -> dict[str, Sequence[Take]]:
-    """What a configuration films, by batch: `steady`, `switch <mode>`, `drift <seconds>`."""
+    """What a configuration films, by batch: `steady`, `switch <mode>`, `drift <seconds>`,
+    `start <beginning>`."""
     batches: dict[str, Sequence[Take]] = {}
     if "steady" in amounts.experiments and not configuration.set_back:
         batches["steady"] = steady_takes(amounts.num_clips)
@@ -115,6 +119,11 @@ def plan(configuration: Configuration, amounts: Amounts) -> dict[str, Sequence[T
     if "drift" in amounts.experiments and not configuration.set_back:
         lengths: Mapping[int, int] = {LONG_S: amounts.num_long, LONGEST_S: amounts.num_longest}
         batches |= {f"drift {s}": drift_takes(count, s) for s, count in lengths.items() if count}
+    if "start" in amounts.experiments and not configuration.set_back:
+        batches |= {
+            f"start {beginning}": start_takes(amounts.num_clips, beginning, amounts.still_blocks)
+            for beginning in BEGINNINGS
+        }
     return batches
 
 

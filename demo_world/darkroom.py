@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from threading import Thread
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -18,10 +19,14 @@ from numpy.typing import NDArray
 from cascade_core.config import ModelCard
 from cascade_core.errors import CascadeError
 from cascade_core.machine import has_fast_bfloat16
-from cascade_core.media.video_decoder import VideoDecoder
 from cascade_core.weights.locate import locate_part
 from demo_world.score import Track, measure
-from demo_world.world import Frames
+from demo_world.world import Frames, block_frames
+
+if TYPE_CHECKING:
+    from cascade_core.media.vae import WanVae
+
+T = TypeVar("T")
 
 Latents = NDArray[np.float32]
 """Of a block, [F, C, h, w]."""
@@ -44,9 +49,16 @@ class Darkroom:
 
     async def develop(self, blocks: Sequence[Latents], num_skipped: int, keeps_frames: bool) -> Picture:
         """Decode neighbouring blocks and measure their pictures but the first `num_skipped`."""
+        return await self._run(_develop, blocks, num_skipped, keeps_frames)
+
+    async def encode(self, frames: Frames) -> list[Latents]:
+        """The latents of a clip's pictures, by block."""
+        return await self._run(_encode, frames)
+
+    async def _run(self, work: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._pool, _develop, blocks, num_skipped, keeps_frames)
+            return await loop.run_in_executor(self._pool, work, *arguments)
         except BrokenProcessPool:
             raise CascadeError("a decoding process ended (killed, perhaps for lack of memory)") from None
 
@@ -63,7 +75,7 @@ def darkroom(card: ModelCard, weights: str | None, num_processes: int) -> Iterat
         pool.shutdown(cancel_futures=True)
 
 
-_decoder: VideoDecoder
+_decoder: "WanVae"
 """Of this process, where it is one of a darkroom's."""
 
 
@@ -90,3 +102,12 @@ def _develop(blocks: Sequence[Latents], num_skipped: int, keeps_frames: bool) ->
     pixels = [_decoder.decode(state, torch.from_numpy(latents)).numpy() for latents in blocks]
     frames = np.concatenate(pixels)[num_skipped:]
     return Picture(measure(frames), frames if keeps_frames else None)
+
+
+def _encode(frames: Frames) -> list[Latents]:
+    state, blocks, at = _decoder.open_encoder(), list[Latents](), 0
+    while at < len(frames):
+        end = at + block_frames(len(blocks))
+        blocks.append(_decoder.encode(state, torch.from_numpy(frames[at:end])).numpy())
+        at = end
+    return blocks

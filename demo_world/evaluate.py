@@ -33,6 +33,7 @@ from demo_world.experiments import LONG_S, LONGEST_S, sum_up_drift, sum_up_stead
 from demo_world.filming import Batches, Filming
 from demo_world.report import render
 from demo_world.rows import Row, Rows, identify
+from demo_world.starts import sum_up_starts
 from demo_world.verdicts import inside, verdicts
 
 WHOLE = {"clips": 504, "long": 84, "longest": 21, "modes": SWITCH_MODES}
@@ -89,7 +90,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     check_files(arguments.json, arguments.checkpoint)
     make_folder(sheets)
     other = read_figures(arguments.other)
-    amounts = Amounts(arguments.only, arguments.clips, arguments.long, arguments.longest, arguments.modes)
+    amounts = Amounts(
+        arguments.only, arguments.clips, arguments.long, arguments.longest, arguments.modes, card.still_blocks
+    )
     batches = {name: plan(configuration, amounts) for name, configuration in configurations.items()}
     if not any(batches.values()):
         raise InvalidConfig(
@@ -131,6 +134,8 @@ def sum_up(batches: Batches, rows: Rows) -> dict[str, Any]:
                     results.setdefault("steady", {})[name] = sum_up_steady(here, there)
                 case "switch":
                     results.setdefault("switch", {})[f"{name} {rest}"] = sum_up_switches(here, there)
+                case "start":
+                    results.setdefault(batch, {})[name] = sum_up_starts(here, there)
                 case "drift":
                     results.setdefault(batch, {})[name] = sum_up_drift(here, there)
     return results

@@ -41,7 +41,7 @@ def even_scenes(random: Random) -> list[Scene]:
     return [Scene(*row) for row in zip(*columns, strict=True)]
 
 
-def _numbered(count: int, make_round: Callable[[int], list[T]]) -> list[T]:
+def numbered(count: int, make_round: Callable[[int], list[T]]) -> list[T]:
     """The first takes of endless rounds: more clips of a later evaluation begin with these."""
     return [take for number in range(-(-count // ROUND)) for take in make_round(number)][:count]
 
@@ -64,7 +64,7 @@ def steady_takes(
             for index, scene in enumerate(even_scenes(random))
         ]
 
-    return _numbered(count, one_round)
+    return numbered(count, one_round)
 
 
 def drift_takes(count: int, seconds: int) -> list[Take]:
@@ -81,16 +81,16 @@ def switch_takes(count: int, mode: SwitchMode) -> list[Take]:
     def one_round(number: int) -> list[Take]:
         random = Random(f"switch {number}")
         takes = []
-        for index, (before, after) in enumerate(_unlike_pairs(random)):
+        for index, (before, after) in enumerate(unlike_pairs(random)):
             scenes = {0: before, SWITCH_BLOCK: after}
             prompts = {block: describe(scene, random) for block, scene in scenes.items()}
             takes.append(Take(scenes, prompts, number * ROUND + index, SWITCH_CLIP_BLOCKS, mode))
         return takes
 
-    return _numbered(count, one_round)
+    return numbered(count, one_round)
 
 
-def _unlike_pairs(random: Random) -> list[tuple[Scene, Scene]]:
+def unlike_pairs(random: Random) -> list[tuple[Scene, Scene]]:
     befores, afters = even_scenes(random), even_scenes(random)
     while any(pair[0] == pair[1] for pair in zip(befores, afters, strict=True)):
         afters = even_scenes(random)
@@ -142,7 +142,7 @@ def sum_up_steady(rows: Mapping[int, Row], baseline: Mapping[int, Row]) -> Summa
     jump = mean([*jumps.values()])
     if common:
         jump["paired"] = paired_values([jumps[i] for i in common], [others[i] for i in common])
-    return _shares(rows, baseline, "scores") | {"jump": jump}
+    return shares(rows, baseline, "scores") | {"jump": jump}
 
 
 def sum_up_switches(rows: Mapping[int, Row], baseline: Mapping[int, Row]) -> Summary:
@@ -155,7 +155,7 @@ def sum_up_switches(rows: Mapping[int, Row], baseline: Mapping[int, Row]) -> Sum
         "since_touched": {name: _delays(rows.values(), touched, name) for name in columns},
         "since_asked": {name: _delays(rows.values(), asked, name) for name in columns},
         "soon": _paired_share(*soon),
-        "settled": _shares(rows, baseline, "settled"),
+        "settled": shares(rows, baseline, "settled"),
         "jump": mean([row["jump"] for row in rows.values()]),
     }
 
@@ -199,7 +199,7 @@ def sum_up_drift(rows: Mapping[int, Row], baseline: Mapping[int, Row]) -> Summar
     return summary
 
 
-def _shares(rows: Mapping[int, Row], baseline: Mapping[int, Row], part: str) -> Summary:
+def shares(rows: Mapping[int, Row], baseline: Mapping[int, Row], part: str) -> Summary:
     """Shares of the rows whose scores of that part are right: all, by value, and against the baseline."""
 
     def right(row: Row) -> dict[str, bool]:

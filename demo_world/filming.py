@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from cascade_core.config import find_card
 from cascade_core.engine.engine import Engine
+from demo_world import starts
 from demo_world.clips import Clip, Take, engines, film
 from demo_world.configurations import Configuration, engine_config
 from demo_world.darkroom import Darkroom, darkroom
@@ -19,7 +20,7 @@ from demo_world.rows import Rows
 from demo_world.sheets import contact_sheet
 
 SHEET_ROWS = 12
-SHEET_EVERY = {"steady": 4, "switch": 8, "drift": 8}
+SHEET_EVERY = {"steady": 4, "switch": 8, "drift": 8, "start": 4}
 """Pictures between two on a contact sheet."""
 
 Batches = Mapping[str, Mapping[str, Sequence[Take]]]
@@ -71,7 +72,8 @@ class Filming:
         seen: dict[int, Clip] = {}
 
         def keep(number: int, clip: Clip) -> None:
-            self.rows.add(name, batch, number, record(clip))
+            row = starts.record(clip) if clip.take.given else record(clip)
+            self.rows.add(name, batch, number, row)
             bar.update(clip.take.num_blocks)
             if number < SHEET_ROWS:
                 seen[number] = clip

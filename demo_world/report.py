@@ -15,12 +15,19 @@ from demo_world.experiments import (
     SWITCH_BLOCK,
 )
 from demo_world.score import judge
+from demo_world.starts import GIVEN_BLOCKS, NEAR, NUM_BLOCKS
 from demo_world.statistics import MARGIN
 from demo_world.world import MOTIONS, Frames
 
 Summary = dict[str, Any]
 TITLES = {"prompt": "all four", "one_object": "one object", "jump": "jump (px)", "soon": ""}
 SHARES = ("prompt", *ATTRIBUTES)
+BEGINNINGS = {
+    "clip": f"On from {GIVEN_BLOCKS} blocks that the world drew",
+    "switch": f"On from {GIVEN_BLOCKS} blocks that the world drew, under another prompt",
+    "picture": "On from one picture, as a clip that stands still",
+}
+PLACES = {"seam": "jump at the seam", "away_first": "away after a block", "away_last": "away in the end"}
 AGAINST = (
     "difference from sequential (what ends in `-fp8`: from the same without) in points (its 95 % interval), "
     f"**yes** where it is not inferior by {100 * MARGIN:g} points"
@@ -49,6 +56,9 @@ def render(results: Summary) -> str:
     for seconds in (LONG_S, LONGEST_S):
         if runs := results.get(f"drift {seconds}"):
             parts += _drift(runs, seconds)
+    for beginning, what in BEGINNINGS.items():
+        if runs := results.get(f"start {beginning}"):
+            parts += _start(runs, what)
     return "\n\n".join(parts) + "\n"
 
 
@@ -101,6 +111,25 @@ def _switch(runs: Summary) -> list[str]:
         f"## The last {SETTLED_BLOCKS} blocks of these clips: % of clips right under the new prompt",
         _estimates(settled, SHARES),
         *_against("## The same blocks", settled),
+    ]
+
+
+def _start(runs: Summary, what: str) -> list[str]:
+    num_clips = max(run["prompt"]["num"] for run in runs.values())
+    rows = [
+        [
+            name,
+            *(f"{run[key]['mean']:.1f} ({run[key]['low']:.1f}..{run[key]['high']:.1f})" for key in PLACES),
+            f"{100 * run['in_place']['mean']:.0f} %",
+        ]
+        for name, run in runs.items()
+    ]
+    return [
+        f"## {what}, {num_clips} clips: % of clips right in the {NUM_BLOCKS} blocks after it",
+        _estimates(runs, SHARES),
+        *_against("## The same clips", runs),
+        f"## Where the object is (px); a block later within {NEAR:g} px of where the world would have it",
+        _table(["", *PLACES.values(), "in place"], rows),
     ]
 
 

@@ -34,7 +34,7 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     """Of all targets for which there are figures."""
     found = list(_baseline(results))
     for name in FULL_CASCADE:
-        found += [*_steady(results, name), *_drift(results, name)]
+        found += [*_steady(results, name), *_drift(results, name), *_start(results, name)]
         for back in ("", "-back-1", "-back-2"):
             found += _switch(results, name + back)
     runs = {name for part in results.values() if isinstance(part, Mapping) for name in part}
@@ -46,6 +46,7 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
 def _baseline(results: Mapping[str, Any]) -> Iterator[Verdict]:
     steady = results.get("steady", {}).get(BASELINE)
     parts = {"steady": steady} if steady else {}
+    parts |= {batch: run[BASELINE] for batch, run in results.items() if is_start(batch) and BASELINE in run}
     switches = results.get("switch", {})
     parts |= {name: run["settled"] for name, run in switches.items() if name.startswith(f"{BASELINE} ")}
     if parts:
@@ -59,6 +60,12 @@ def _baseline(results: Mapping[str, Any]) -> Iterator[Verdict]:
             change, name = min((run[name]["change"]["mean"], name) for name in ATTRIBUTES)
             target = f"Sequential: no score falls by more than {100 * margin:g} points over {seconds} s"
             yield Verdict(target, change >= -margin, f"{name} {_points(run[name]['change'])}")
+
+
+def _start(results: Mapping[str, Any], name: str) -> Iterator[Verdict]:
+    for batch, run in results.items():
+        if is_start(batch) and name in run:
+            yield from _not_inferior(f"{name}, {batch}", name, run[name])
 
 
 def _steady(results: Mapping[str, Any], name: str) -> Iterator[Verdict]:
@@ -127,6 +134,10 @@ def _drift(results: Mapping[str, Any], name: str) -> Iterator[Verdict]:
                 paired[worst]["mean"] >= -margin,
                 f"worst: {worst} {_points(paired[worst])}",
             )
+
+
+def is_start(batch: str) -> bool:
+    return batch.startswith("start ")
 
 
 def _points(difference: Summary) -> str:

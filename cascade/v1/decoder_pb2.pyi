@@ -314,9 +314,9 @@ class EncodeRequest(_message.Message):
     model: _builtins.str
     """The model card that is to go on with the latents: 1 to 64 characters."""
     width: _builtins.int
-    """Pixels, 16 to 4096, a multiple of 16."""
+    """Pixels, a multiple of 16 from 16 to 4096; 0: the model's default."""
     height: _builtins.int
-    """Pixels, 16 to 4096, a multiple of 16."""
+    """Pixels, a multiple of 16 from 16 to 4096; 0: the model's default."""
     fps: _builtins.float
     """Pictures per second at which a clip is taken, 1 to 120; 0: the model's."""
     max_blocks: _builtins.int
@@ -352,6 +352,9 @@ class EncodeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BLOCK_FIELD_NUMBER: _builtins.int
+    FIRST_FRAME_FIELD_NUMBER: _builtins.int
+    first_frame: _builtins.bool
+    """It is no block, but the one latent frame that block 0 begins with (ModelInfo.image_start)."""
     @_builtins.property
     def block(self) -> _common_pb2.LatentBlock:
         """Indices ascending from 0, in BFLOAT16, normalised as the model makes them."""
@@ -360,10 +363,11 @@ class EncodeResponse(_message.Message):
         self,
         *,
         block: _common_pb2.LatentBlock | None = ...,
+        first_frame: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "first_frame", b"first_frame"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from cascade_client.local.ports import HttpPort
 
 MAX_SCALE = 4.0
+MAX_LENGTH_S = 60.0
+"""Of a clip's end, as the contract says."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,13 @@ def parse_seconds(text: str) -> float:
         value = 0.0
     if not 0 < value <= 86_400:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def parse_length(text: str) -> float:
+    value = parse_seconds(text.removesuffix("s"))
+    if value > MAX_LENGTH_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {MAX_LENGTH_S:g} s")
     return value
 
 

@@ -1,6 +1,8 @@
 """`cascade generate`: one session into one file."""
 
+import argparse
 import asyncio
+from pathlib import Path
 
 import grpc
 
@@ -10,6 +12,7 @@ from cascade_client.commands.arguments import (
     add_loras,
     parse_change,
     parse_count,
+    parse_length,
     parse_model,
     parse_prompt,
     parse_seconds,
@@ -38,12 +41,15 @@ from cascade_client.save import STANDARD_OUTPUT, Saved, what_is_kept
 from cascade_client.session import Session
 
 DELETE_DEADLINE_S = 3.0
+FITS = ("crop", "pad")
 VIDEO = "video.mp4"
 DETAILS = """\
 examples:
   cascade generate "a red circle moves left"
   cascade generate "a red circle" --at 8="a blue square" --at 10s="a green square" --seconds 30
   cascade generate "a red circle" --blocks 40 --seed 7 --size 128x96 --out circle.mp4
+  cascade generate "a red circle moves left" --image circle.png
+  cascade generate "a red circle moves left" --video video.mp4 --last 2s --include-start --out longer.mp4
 """
 
 
@@ -82,9 +88,29 @@ def add_commands(commands: Commands) -> None:
         "(default: the stage's)",
     )  # fmt: skip
     add_loras(parser)
+    add_start(parser)
     add_out(parser, VIDEO)
     add_json(parser)
     add_gateway(parser)
+
+
+def add_start(parser: argparse.ArgumentParser) -> None:
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--image", type=Path, metavar="FILE", help="go on from this picture: PNG, JPEG or WebP, at most 8 MiB"
+    )
+    start.add_argument("--video", type=Path, metavar="FILE", help="go on from this clip: MP4, at most 8 MiB")
+    parser.add_argument(
+        "--last", type=parse_length, metavar="SECONDS",
+        help="only from so much of the clip's end, such as 2s (default: what the model looks back on)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fit", choices=FITS, metavar="FIT",
+        help="what becomes of another shape: crop cuts off what is over, pad adds black bars (default: crop)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--include-start", action="store_true", help="the clip is part of the video that is saved"
+    )
 
 
 async def generate(options: Options) -> int:
@@ -99,6 +125,8 @@ async def generate(options: Options) -> int:
             wanted.prompts, model=options.model, switch_mode=options.mode, seed=options.seed, width=width,
             height=height, num_blocks=wanted.num_blocks, stagger=options.stagger,
             inflight_attention=options.inflight_attention, loras=dict(options.lora),
+            image=options.image, video=options.video,
+            last_s=options.last, fit=options.fit, include_start=options.include_start,
         )  # fmt: skip
         note(f"{session.name} is in the queue (seed {session.message.spec.seed})")
         try:

@@ -13,7 +13,7 @@ from cascade_client.console import note
 from cascade_client.errors import CascadeClientError, WrongState
 from cascade_client.events import Attached, Event, PromptReceipt, Segment, StateChanged
 from cascade_client.save import Saved, save
-from cascade_client.session import FIRST_BLOCK_SHORT, make_request_id
+from cascade_client.session import make_request_id
 from cascade_client.stream import Stream
 
 TOO_LATE = "BLOCK_NOT_AHEAD"
@@ -89,7 +89,7 @@ class Recording:
         changes, self._changes = self._changes, []
         for change in changes:
             frame = (change.seconds or 0.0) * session.fps
-            block = round((frame + FIRST_BLOCK_SHORT) / (4 * session.block_frames))
+            block = round((frame + session.num_missing_frames) / (4 * session.block_frames))
             await self._switch(change.prompt, block)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -5,10 +5,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cascade.v1 import session_pb2
+from cascade.v1 import common_pb2, session_pb2
 from cascade_client.commands.arguments import Change
 from cascade_client.console import CommandFailed
 from cascade_client.session import FIRST_BLOCK_SHORT
+from cascade_client.start import file_bytes
 
 DEFAULT_SECONDS = 20.0
 
@@ -28,6 +29,7 @@ class Wanted:
 
 def check(options: Namespace) -> None:
     """What needs no gateway. Raises CommandFailed."""
+    check_start(options)
     seconds = None if options.blocks else options.seconds or DEFAULT_SECONDS
     for change in options.at:
         if seconds and change.seconds and change.seconds >= seconds:
@@ -35,6 +37,23 @@ def check(options: Namespace) -> None:
                 f"--at: {change.seconds:g} s is after the end, {seconds:g} s: raise --seconds"
             )
     timeline([change for change in options.at if change.block is not None], options.prompt, options.blocks)
+
+
+def check_start(options: Namespace) -> None:
+    """Reads the file. Raises CommandFailed."""
+    for name in ("image", "video"):
+        try:
+            if path := getattr(options, name):
+                setattr(options, name, file_bytes(name, path))
+        except (ValueError, OSError) as error:
+            raise CommandFailed(
+                f"--{error}" if isinstance(error, ValueError) else f"--{name}: {error}"
+            ) from None
+    if options.last and not options.video:
+        raise CommandFailed("--last: needs --video")
+    for flag, is_given in (("--fit", options.fit), ("--include-start", options.include_start)):
+        if is_given and not (options.image or options.video):
+            raise CommandFailed(f"{flag}: needs --image or --video")
 
 
 def check_choice(options: Namespace, model: session_pb2.Model | None) -> None:
@@ -50,6 +69,9 @@ def check_choice(options: Namespace, model: session_pb2.Model | None) -> None:
                 f"is not one of {', '.join(listed)}" if listed else "is not listed: no stage here lists any"
             )
             raise CommandFailed(f"--lora: {name} {known}")
+    if (options.image or options.video) and model and not model.image_start:
+        flag = "--image" if options.image else "--video"
+        raise CommandFailed(f"{flag}: this gateway, or its stages, cannot begin from a file")
 
 
 def plan(options: Namespace, model: session_pb2.Model | None) -> Wanted:
@@ -59,8 +81,9 @@ def plan(options: Namespace, model: session_pb2.Model | None) -> Wanted:
         now = [change for change in options.at if change.block is not None]
         later = [change for change in options.at if change.block is None]
         return Wanted(timeline(now, options.prompt, options.blocks), options.blocks, seconds, later)
-    num_blocks = options.blocks or math.ceil(blocks_until(seconds or 0.0, model) - 1e-6)
-    changes = [in_blocks(change, num_blocks, model) for change in options.at]
+    scale = Scale(model, num_missing_frames(options, model))
+    num_blocks = options.blocks or math.ceil(scale.blocks_until(seconds or 0.0) - 1e-6)
+    changes = [in_blocks(change, num_blocks, scale) for change in options.at]
     return Wanted(timeline(changes, options.prompt, num_blocks), num_blocks, seconds)
 
 
@@ -76,15 +99,29 @@ def timeline(changes: Sequence[Change], first: str, num_blocks: int | None) -> d
     return prompts
 
 
-def in_blocks(change: Change, num_blocks: int, model: session_pb2.Model) -> Change:
+@dataclass(frozen=True)
+class Scale:
+    """Seconds to blocks."""
+
+    model: session_pb2.Model
+    num_missing_frames: int
+    """How many pictures block 0 has less than the others."""
+
+    def blocks_until(self, seconds: float) -> float:
+        return (seconds * self.model.fps + self.num_missing_frames) / (4 * self.model.block_frames)
+
+
+def num_missing_frames(options: Namespace, model: session_pb2.Model) -> int:
+    """None where it goes on from a clip that is not part of it, and from a picture that stands still."""
+    is_clip = options.video or (options.image and model.image_start == common_pb2.IMAGE_START_CLIP)
+    return 0 if is_clip and not options.include_start else FIRST_BLOCK_SHORT
+
+
+def in_blocks(change: Change, num_blocks: int, scale: Scale) -> Change:
     """At the block that starts nearest to its moment."""
     if change.seconds is None:
         return change
-    until = blocks_until(change.seconds, model)
+    until = scale.blocks_until(change.seconds)
     if until >= num_blocks:
         raise CommandFailed(f"--at: {change.seconds:g} s is after the last block, {num_blocks - 1}")
     return Change(change.prompt, block=min(max(1, round(until)), num_blocks - 1))
-
-
-def blocks_until(seconds: float, model: session_pb2.Model) -> float:
-    return (seconds * model.fps + FIRST_BLOCK_SHORT) / (4 * model.block_frames)

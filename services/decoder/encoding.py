@@ -84,10 +84,10 @@ class Encoding:
 
     def _block_shape(self) -> tuple[int, int, int, int]:
         shape = self._card.latent_shape(self._task.shape.height, self._task.shape.width)
-        return (1, *shape[1:]) if self._is_first_frame else shape
+        return (1, *shape[1:]) if self.is_first_frame else shape
 
     @property
-    def _is_first_frame(self) -> bool:
+    def is_first_frame(self) -> bool:
         """Whether the model takes a picture as the first latent frame of its first block."""
         return self._task.file.kind == "image" and self._card.image_start == "first_frame"
 
@@ -109,7 +109,7 @@ class Encoding:
         for _ in range(num_pictures):
             picture = await process.picture()
             yield picture
-        if self._task.file.kind == "image" and not self._is_first_frame:
+        if self._task.file.kind == "image" and not self.is_first_frame:
             for _ in range(4 * self._task.shape.block_frames * self._card.still_blocks - 3 - num_pictures):
                 yield picture
 

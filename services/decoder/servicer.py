@@ -75,6 +75,8 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
     async def Encode(self, request: EncodeRequest, context: Any) -> None:  # type: ignore[override]
         """Writes by itself: its deadline bounds that, too."""
         bind_session(request.session)
+        if not request.width:
+            request.width, request.height = self._card.video.width, self._card.video.height
         self._admit_file(request)
         encoding = Encoding(make_task(request, self._card, self._settings), self._card, self._dispatcher)
         async with (
@@ -83,7 +85,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
             aclosing(encoding.blocks()) as blocks,
         ):
             async for block in blocks:
-                await context.write(EncodeResponse(block=block))
+                await context.write(EncodeResponse(block=block, first_frame=encoding.is_first_frame))
 
     async def WatchStatus(self, request: WatchRequest, context: Any) -> AsyncIterator[WatchResponse]:
         given = request.HasField("interval")

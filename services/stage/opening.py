@@ -7,7 +7,7 @@ from typing import Final
 import torch
 
 from cascade.v1 import common_pb2, stage_pb2
-from cascade_core.config import InflightAttention, SwitchMode, load_cards
+from cascade_core.config import InflightAttention, ModelCard, SwitchMode, load_cards
 from cascade_core.engine.engine import Engine
 from cascade_core.errors import InvalidRequest, UnknownModel
 from cascade_core.loras import Choices, LoraChoice
@@ -65,7 +65,18 @@ def check_open(message: Open, engine: Engine) -> SessionRequest:
     if message.num_context_blocks != needed:
         wrong = f"must be {needed} for start_block {request.start_block}, not {message.num_context_blocks}"
         raise InvalidField([("open.num_context_blocks", wrong)])
-    return request
+    return with_first_frame(message, request, card)
+
+
+def with_first_frame(message: Open, request: SessionRequest, card: ModelCard) -> SessionRequest:
+    """With the picture that the video begins with, if there is one. Raises InvalidField."""
+    if not message.HasField("first_frame"):
+        return request
+    if card.image_start != "first_frame" or request.start_block:
+        wrong = "is only for a model that was made for it, and for start_block 0"
+        raise InvalidField([("open.first_frame", wrong)])
+    shape = (1, *card.latent_shape(request.height, request.width)[1:])
+    return replace(request, first_frame=from_tensor("open.first_frame", message.first_frame, shape))
 
 
 def to_request(message: Open) -> SessionRequest:

@@ -14,21 +14,21 @@ CLOSE = {"connection": "close"}
 LINGER_S = 1.0
 
 
-async def read_json(request: Request, settings: HttpSettings) -> bytes:
-    """Not parsed; empty where there is no body. Raises HttpError."""
-    content = await read(request, settings)
+async def read_json(request: Request, settings: HttpSettings, most: int) -> bytes:
+    """Not parsed; empty where there is no body; at most so many bytes. Raises HttpError."""
+    content = await read(request, settings, most)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content and kind != JSON:
         raise HttpError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body must be {JSON}")
     return content
 
 
-async def read(request: Request, settings: HttpSettings) -> bytes:
+async def read(request: Request, settings: HttpSettings, most: int) -> bytes:
     """Raises HttpError. What is too large is still read for a moment, and dropped: a client that is cut off
     while it sends would not see why."""
-    content, is_too_large = bytearray(), announced_bytes(request) > settings.max_body_bytes
+    content, is_too_large = bytearray(), announced_bytes(request) > most
     if is_too_large and "expect" in request.headers:
-        raise too_large(settings.max_body_bytes)
+        raise too_large(most)
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(LINGER_S if is_too_large else settings.body_timeout_s) as clock:
@@ -36,7 +36,7 @@ async def read(request: Request, settings: HttpSettings) -> bytes:
                 if is_too_large:
                     continue
                 content += part
-                if len(content) > settings.max_body_bytes:
+                if len(content) > most:
                     is_too_large = True
                     content.clear()
                     clock.reschedule(loop.time() + LINGER_S)
@@ -47,7 +47,7 @@ async def read(request: Request, settings: HttpSettings) -> bytes:
     except ClientDisconnect:
         raise HttpError(HTTPStatus.BAD_REQUEST, "the client left", headers=CLOSE) from None
     if is_too_large:
-        raise too_large(settings.max_body_bytes)
+        raise too_large(most)
     return bytes(content)
 
 

@@ -21,10 +21,11 @@ from starlette.routing import BaseRoute, Route
 
 from services.common.validation import InvalidField
 from services.web.backend import Backend
-from services.web.body import read_json
+from services.web.body import read_json, too_large
 from services.web.gateways import OPERATOR_SERVICE, SERVICE
 from services.web.mapping import json_of, parse_json, to_message
 from services.web.settings import HttpSettings
+from services.web.start_files import LargeBodies, take_out
 
 COLLECTION = "/v1/sessions"
 RESOURCE = COLLECTION + "/{session}"
@@ -101,36 +102,43 @@ METHODS = [
 
 def routes(backend: Backend) -> list[BaseRoute]:
     """Custom methods first, since `{session}` would take them for part of its name."""
-    parsing = asyncio.Lock()
+    parsing, bodies = asyncio.Lock(), LargeBodies(backend)
     ordered = sorted(METHODS, key=lambda method: ":" not in method.path)
     return [
-        Route(item.path, endpoint(item, backend, parsing), methods=[item.verb], name=item.name)
+        Route(item.path, endpoint(item, backend, parsing, bodies), methods=[item.verb], name=item.name)
         for item in ordered
     ]
 
 
-def endpoint(method: Method, backend: Backend, parsing: asyncio.Lock) -> Any:
+def endpoint(method: Method, backend: Backend, parsing: asyncio.Lock, bodies: LargeBodies) -> Any:
     async def answer(request: Request) -> Response:
-        if method.has_body:
-            message = await read_message(request, method, backend.settings, parsing)
-        else:
-            message = new(method, from_query(request.query_params, method))
-        put_name(message, request.path_params.get("session"))
-        put_request_id(message, method, request.headers.get(IDEMPOTENCY))
-        found = await backend.unary(method.name, message, backend.credentials(request))
+        async with bodies.room(request, method.name) as most_bytes:
+            if method.has_body:
+                message = await read_message(request, method, backend.settings, parsing, most_bytes)
+            else:
+                message = new(method, from_query(request.query_params, method))
+            put_name(message, request.path_params.get("session"))
+            put_request_id(message, method, request.headers.get(IDEMPOTENCY))
+            found = await backend.unary(method.name, message, backend.credentials(request))
         return JSONResponse(json_of(found), method.status, headers_of(method, found))
 
     return answer
 
 
 async def read_message(
-    request: Request, method: Method, settings: HttpSettings, parsing: asyncio.Lock
+    request: Request, method: Method, settings: HttpSettings, parsing: asyncio.Lock, most_bytes: int
 ) -> Any:
     """From the body; large ones beside the event loop. Raises HttpError, Malformed and InvalidField."""
-    content = await read_json(request, settings)
+    content = await read_json(request, settings, most_bytes)
 
     def parse() -> Any:
-        return new(method, parse_json(content) if content else {})
+        rest, file = take_out(content) if len(content) > settings.max_body_bytes else (content, None)
+        if len(rest) > settings.max_body_bytes:
+            raise too_large(settings.max_body_bytes)
+        message = new(method, parse_json(rest) if rest else {})
+        if file:
+            file.put_back(message)
+        return message
 
     if len(content) <= LARGE_BYTES:
         return parse()

@@ -66,7 +66,8 @@ class HttpSettings:
     by its name, without a path and without `*`. `null` is what pages of `file://` say, and what any page can
     say: name it only where everybody may call."""
     max_body_bytes: Annotated[int, Field(ge=1024, le=4 * MIB)] = MIB
-    """Body of one request; larger ones are refused with 413. The contract takes 4 MiB as one message."""
+    """Body of one request; larger ones are refused with 413. A picture or clip that a new session begins
+    from comes on top: 8 MiB, in base64 11 MiB."""
     max_header_bytes: Annotated[int, Field(ge=1024, le=MIB)] = 32 * 1024
     """Headers of one request, its first line included; larger ones are refused with 431."""
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096

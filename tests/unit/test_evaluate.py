@@ -199,6 +199,9 @@ def test_what_a_configuration_films() -> None:
         "switch recache": 3,
         "drift 60": 2,
         "drift 600": 1,
+        "start clip": 3,
+        "start switch": 3,
+        "start picture": 3,
     }
     assert list(plans["causal-1-back-1"]) == ["switch immediate"]
     assert plans["sequential"].keys() == plans["causal-3"].keys() - {"switch boundary"}

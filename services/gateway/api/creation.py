@@ -10,7 +10,8 @@ from cascade_core.errors import UnknownModel
 from services.common.errors import QueueFull, UnsupportedMedia, with_details
 from services.common.validation import InvalidField
 from services.gateway.api.prompts import check_prompt
-from services.gateway.journal import Limits, NewSession
+from services.gateway.journal import Journal, Limits, NewSession
+from services.gateway.journal.errors import NoSuchSession
 from services.gateway.journal.lora_sets import kept_loras
 from services.gateway.journal.switch_modes import mode_name
 from services.gateway.session.shared import Shared
@@ -41,6 +42,7 @@ def complete(request: session_pb2.CreateSessionRequest, tenant: str, shared: Sha
     for profile in spec.profiles:
         profile.codec = profile.codec or common_pb2.VIDEO_CODEC_H264
         profile.encoder = profile.encoder or common_pb2.VIDEO_ENCODER_SOFTWARE
+    leave_digest(spec.start)
     specification, prompts = spec.SerializeToString(deterministic=True), dict(spec.prompts)
     for block in prompts.keys() - {0}:
         del spec.prompts[block]
@@ -56,6 +58,25 @@ def complete(request: session_pb2.CreateSessionRequest, tenant: str, shared: Sha
         loras=kept_loras(spec.loras),
         brief=spec.SerializeToString(deterministic=True),
     )
+
+
+async def is_known(journal: Journal, tenant: str, request_id: str, *, is_made: bool) -> bool:
+    """Whether this request came before. `is_made`: it counts once its session is there, since an earlier try
+    may have been cut off."""
+    session = await journal.find_request(tenant, request_id)
+    if not (session and is_made):
+        return bool(session)
+    try:
+        await journal.summary(session)
+    except NoSuchSession:
+        return False
+    return True
+
+
+def leave_digest(file: common_pb2.StartFile) -> None:
+    """In the place of the file itself, so that a repeat of the request is known by it."""
+    if kind := file.WhichOneof("file"):
+        setattr(file, kind, hashlib.sha256(getattr(file, kind)).digest())
 
 
 def check_servable(spec: session_pb2.SessionSpec, shared: Shared) -> None:

@@ -25,11 +25,12 @@ from services.common.streams import next_message
 from services.common.turns import Turns
 from services.gateway.api import commands
 from services.gateway.api.connect import ClientStream, Requests, replay
-from services.gateway.api.creation import check_room, check_servable, complete
+from services.gateway.api.creation import check_room, check_servable, complete, is_known
 from services.gateway.api.forward import Forwarder, check_not_forwarded, is_changing_hands
 from services.gateway.api.listing import Lists
 from services.gateway.api.models import list_models
 from services.gateway.api.rates import Rates
+from services.gateway.api.starts import Starts
 from services.gateway.journal import Record, errors
 from services.gateway.session import views
 from services.gateway.session.live import LiveSession
@@ -59,6 +60,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         self._rates = rates
         self._lists = Lists(shared.journal, registry.find)
         self._reads = Turns("ended sessions", MAX_READS)
+        self._starts = Starts(shared)
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, context: Context
@@ -66,13 +68,15 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         tenant = self._enter()
         shared, journal = self._shared, self._shared.journal
         new = complete(request, tenant, shared)
-        if not await journal.find_request(tenant, request.request_id):
+        has_start = request.spec.HasField("start")
+        if not await is_known(journal, tenant, request.request_id, is_made=has_start):
             spec = pb.SessionSpec.FromString(new.specification)
             try:
                 check_servable(spec, shared)
                 check_room(tenant, await journal.num_open(tenant), spec.priority, shared)
+                new = await self._starts.begun(new, request.spec)
             except CascadeError:  # unless the same request, sent twice, was served meanwhile
-                if not await journal.find_request(tenant, request.request_id):
+                if not await is_known(journal, tenant, request.request_id, is_made=has_start):
                     raise
         try:
             creation = await journal.create(

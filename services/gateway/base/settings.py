@@ -98,6 +98,12 @@ class GatewaySettings:
     """A stage with credit, or a decoder with latents, that gives nothing for that long is lost."""
     recovery_timeout_s: Seconds = 120.0
     """A session that finds no stage or decoder for that long after a loss ends with FAILED."""
+    encode_timeout_s: Seconds = 20.0
+    """Time in which decoders have to encode the picture or clip that a session is to begin from, waiting for
+    one included. Callers have deadlines of their own: by default 30 s."""
+    start_bytes: Annotated[int, Field(ge=8 * MIB)] = 256 * MIB
+    """Pictures and clips that are held at a time, each until it is encoded; a quarter of it for one tenant.
+    More are refused with OVERLOADED, unless there is no other."""
 
     @model_validator(mode="after")
     def _check(self) -> "GatewaySettings":
@@ -123,7 +129,7 @@ class GatewayGrpcSettings(GrpcSettings):
     """As GrpcSettings, with the contract's bounds."""
 
     port: Port = 50051
-    max_receive_bytes: Bytes = 4 * MIB
+    max_receive_bytes: Bytes = 9 * MIB
     """Largest message taken in, as the contract says."""
     max_send_bytes: Bytes = 9 * MIB
     """Largest message sent, as the contract says."""

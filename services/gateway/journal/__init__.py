@@ -1,6 +1,7 @@
 """The journal: what a session can be rebuilt from, in memory or in Redis."""
 
 from services.gateway.journal.base import Behind, Creation, Journal, Lease, Page, Summary
+from services.gateway.journal.beginning import Beginning
 from services.gateway.journal.changes import (
     Acked,
     Change,
@@ -23,6 +24,7 @@ from services.gateway.journal.running import RunningSession
 
 __all__ = [
     "Acked",
+    "Beginning",
     "Behind",
     "Change",
     "Creation",

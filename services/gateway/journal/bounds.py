@@ -14,7 +14,9 @@ def without_old_latents(record: Record) -> Record:
         record.next_stage_block - limits.num_recent_blocks,
         record.next_decoder_block - limits.num_warmup_blocks,
     )
-    gone = {block for block in record.latents if limits.num_sink_blocks <= block < oldest}
+    first = -record.num_given_blocks
+    sink = range(first, first + limits.num_sink_blocks)
+    gone = {block for block in record.latents if block < oldest and block not in sink}
     if not gone:
         return record
     freed = sizes(record.latents[block] for block in gone)

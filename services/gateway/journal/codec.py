@@ -29,7 +29,7 @@ _REQUESTS: TypeAdapter[dict[str, bytes]] = TypeAdapter(
     dict[str, bytes], config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 )
 BRIEF_FIELDS = (
-    *("brief", "cursors", "created_ms", "limits", "end", "revision", "owner", "epoch", "lease_ms"),
+    *("brief", "cursors", "given", "created_ms", "limits", "end", "revision", "owner", "epoch", "lease_ms"),
     *(f"n/{name}" for name in BRIEF_NOTES),
 )
 """What lists read of a head."""
@@ -108,6 +108,7 @@ def decode(head: Fields, data: Fields) -> Record:
         created_ms=int(head[b"created_ms"]),
         limits=_LIMITS.validate_json(head[b"limits"]),
         prompts=tuple(prompts[request_id] for request_id in _ORDER.validate_json(head[b"order"])),
+        num_given_blocks=int(head.get(b"given", 0)),
         next_stage_block=numbers[0],
         next_decoder_block=numbers[1],
         num_acked=numbers[2],
@@ -142,6 +143,8 @@ def _head(before: Record | None, record: Record) -> dict[str, bytes]:
         fields["origin"] = _origin(record.origin)
         if record.origin.brief:
             fields["brief"] = _origin(record.origin.in_brief())
+        if record.num_given_blocks:
+            fields["given"] = str(record.num_given_blocks).encode()
         fields["created_ms"] = str(record.created_ms).encode()
         fields["digest"] = record.origin.digest().encode()
     if before is None or before.end != record.end:
@@ -167,8 +170,9 @@ def _head(before: Record | None, record: Record) -> dict[str, bytes]:
 
 
 def _origin(origin: NewSession) -> bytes:
-    """Without what a former release would refuse: `brief`, and LoRAs, which the first prompt has."""
-    return _ORIGIN.dump_json(origin, exclude={"brief", "loras"})
+    """Without what a former release would refuse, and what is kept elsewhere: LoRAs with the first prompt,
+    the beginning as latents."""
+    return _ORIGIN.dump_json(origin, exclude={"brief", "loras", "beginning"})
 
 
 def _prompt(entry: Prompt) -> bytes:

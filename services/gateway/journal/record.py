@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
+from services.gateway.journal.beginning import Beginning
 from services.gateway.journal.errors import InvalidEntry, JournalFull, SegmentsGone
 
 SwitchMode = Literal["immediate", "boundary", "recache"]
@@ -84,6 +85,8 @@ class NewSession:
     """From block 0 on; the specification has them, too."""
     brief: bytes = field(default=b"", compare=False)
     """The specification as lists show it, in fewer bytes. Empty: they show all of it."""
+    beginning: Beginning = field(default_factory=Beginning, compare=False)
+    """What it goes on from. Kept in the record, not here."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", dict(self.prompts))
@@ -102,6 +105,9 @@ class NewSession:
         prompts = sorted(self.prompts.items())
         content = (self.tenant, self.request_id, self.specification, prompts, self.switch_mode)
         return hashlib.sha256(repr(content).encode()).hexdigest()
+
+    def without_beginning(self) -> "NewSession":
+        return replace(self, beginning=Beginning()) if self.beginning.latents else self
 
     def in_brief(self) -> "NewSession":
         """As lists show it, without its prompts."""
@@ -173,6 +179,9 @@ class Record:
     """At first those of `origin`."""
     prompts: tuple[Prompt, ...]
     """In the order accepted; applied ones stand behind the others, in the order of their receipts."""
+    num_given_blocks: int = 0
+    """Blocks of a clip that came before block 0 and is not sent: its latents have the indices below 0. Stages
+    and decoders count from the first of them."""
     next_stage_block: int = 0
     """The first block without journalled latents: a new stage starts here."""
     next_decoder_block: int = 0
@@ -180,7 +189,8 @@ class Record:
     num_acked: int = 0
     """Blocks that the controller has acknowledged: 0 to num_acked - 1."""
     latents: Mapping[int, bytes] = field(default_factory=dict)
-    """Serialized clean latents by block, ascending. Gone when the session has ended."""
+    """Serialized clean latents by block, ascending. Gone when the session has ended. See `first_frame`, too.
+    """
     segments: tuple[KeptSegment, ...] = ()
     """The newest ones, without gaps, up to `next_decoder_block`."""
     notes: Mapping[str, bytes] = field(default_factory=dict)
@@ -201,6 +211,12 @@ class Record:
     @property
     def tenant(self) -> str:
         return self.origin.tenant
+
+    @property
+    def first_frame(self) -> bytes | None:
+        """The latent frame that block 0 begins with, as a serialized block of one frame; None: it is made as
+        all others, or is there already."""
+        return None if self.num_given_blocks or self.next_stage_block else self.latents.get(-1)
 
     @property
     def oldest_segment_block(self) -> int:
@@ -266,8 +282,19 @@ def new_record(new: NewSession, created_ms: int) -> Record:
         begun = (created_ms, 0, 0) if block == 0 else (None, None, None)
         entry = Prompt(f"{CREATED}{block}", text, new.switch_mode, block, created_ms, *begun)
         prompts.append(entry if block else replace(entry, loras=new.loras))
+    beginning = new.beginning
     num_bytes = len(new.specification) + sum(entry.num_bytes for entry in prompts)
-    record = Record(new, created_ms, new.limits, tuple(prompts), num_bytes=num_bytes)
+    num_bytes += sum(map(len, beginning.latents.values()))
+    record = Record(
+        new.without_beginning(),
+        created_ms,
+        new.limits,
+        tuple(prompts),
+        num_given_blocks=beginning.num_given_blocks,
+        next_stage_block=beginning.next_block,
+        latents=beginning.latents,
+        num_bytes=num_bytes,
+    )
     if num_bytes > new.limits.max_bytes:
         raise JournalFull(f"session {new.session}: {num_bytes} bytes pass max_bytes {new.limits.max_bytes}")
     return record
@@ -281,7 +308,7 @@ def ruling_prompts(record: Record) -> set[str]:
     first_blocks = [block for block, _ in begun]
     blocks: Iterable[int] = (*record.latents, record.next_stage_block)
     places = (bisect_right(first_blocks, block) - 1 for block in blocks)
-    return {begun[place][1] for place in places if place >= 0}
+    return {begun[max(0, place)][1] for place in places} if begun else set()
 
 
 def check_name(what: str, name: str) -> None:

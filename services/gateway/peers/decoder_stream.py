@@ -8,6 +8,7 @@ import grpc
 from cascade.v1 import common_pb2, decoder_pb2
 from services.gateway.base.settings import Settings
 from services.gateway.journal import Record
+from services.gateway.peers.count import Count
 from services.gateway.peers.made import MadeSegment, made_segment
 from services.gateway.peers.pool import Peer
 from services.gateway.peers.stream import (
@@ -93,7 +94,7 @@ class DecoderStream:
         return field(Request.BLOCK_FIELD_NUMBER, self._session.record.latents[block])
 
     def _opening(self, start: int, num_warmup: int) -> Request.Open:
-        spec = self._session.spec
+        spec, count = self._session.spec, Count(self._session.record.num_given_blocks)
         return Request.Open(
             session=self._session.record.session,
             epoch=self._epoch,
@@ -102,8 +103,9 @@ class DecoderStream:
             height=spec.height,
             fps=spec.fps,
             profiles=spec.profiles,
-            start_block=start,
+            start_block=count.at_peer(start),
             num_warmup_blocks=num_warmup,
+            origin_block=count.at_peer(0),
         )
 
     async def _read(self, call: Any) -> None:
@@ -144,6 +146,6 @@ def warmup_blocks(record: Record, start: int, peer: DecoderPeer) -> range:
     """The blocks right before `start` whose latents are kept, at most as many as this decoder asks for."""
     wanted = peer.status.warmup_blocks if peer.status else 0
     first = start
-    while first > max(0, start - wanted) and first - 1 in record.latents:
+    while first > max(-record.num_given_blocks, start - wanted) and first - 1 in record.latents:
         first -= 1
     return range(first, start)

@@ -14,6 +14,7 @@ from services.gateway.journal import Prompt, Record
 from services.gateway.journal.lora_sets import lora_set
 from services.gateway.journal.record import Loras
 from services.gateway.journal.switch_modes import MODES
+from services.gateway.peers.count import Count
 from services.gateway.peers.made import MadeBlock, made_block
 from services.gateway.peers.pool import Peer
 from services.gateway.peers.stream import (
@@ -76,6 +77,7 @@ class StageStream:
         self._again = set[str]()
         """Ids of switches that have had their receipts, and are still to take effect at this stage."""
         self._ended = stage_pb2.GenerateResponse.Ended.REASON_UNSPECIFIED
+        self._count = Count(session.record.num_given_blocks)
 
     async def run(self) -> int:
         """The reason of a stream that ended without an error (Ended.Reason). Raises StreamLost."""
@@ -114,18 +116,24 @@ class StageStream:
             while ahead:
                 switch = switch_again(ahead.pop(0))
                 self._again.add(switch.request_id)
-                yield Request(switch_prompt=switch).SerializeToString()
+                yield self._switch(switch)
             todo = [prompt for prompt in session.record.waiting() if prompt.request_id not in sent]
             for prompt in todo:
                 sent.add(prompt.request_id)
                 start, after = (record.next_stage_block, told) if prompt.request_id in kept else (0, 0)
-                yield Request(switch_prompt=switch_of(prompt, start, after)).SerializeToString()
+                yield self._switch(switch_of(prompt, start, after))
             if (end := self._host.credit_end()) > self._credit_end:
                 self._credit_end = end
-                yield Request(credit=Request.Credit(end_block=end)).SerializeToString()
+                credit = Request.Credit(end_block=self._count.at_peer(end))
+                yield Request(credit=credit).SerializeToString()
             elif not todo:
                 await session.wakeup.wait()
         yield Request(close=Request.Close()).SerializeToString()
+
+    def _switch(self, switch: Request.SwitchPrompt) -> bytes:
+        if switch.HasField("at_block"):
+            switch.at_block = self._count.at_peer(switch.at_block)
+        return Request(switch_prompt=switch).SerializeToString()
 
     def _last_told(self, ahead: list[Prompt]) -> int:
         """The last block that one of these takes effect with; 0: none does in this session."""
@@ -139,6 +147,7 @@ class StageStream:
         self._credit_end = 0 if has_switches else self._host.credit_end()  # these come first
         prompts = timeline(record, [*blocks, start])
         self._scheduled = deque(sorted(block for block in prompts if block > start))
+        count = self._count
         opening = Request.Open(
             session=record.session,
             epoch=self._epoch,
@@ -146,11 +155,11 @@ class StageStream:
             width=spec.width,
             height=spec.height,
             seed=spec.seed,
-            prompts=prompts,
+            prompts={count.at_peer(block): text for block, text in prompts.items()},
             switch_mode=spec.switch_mode,
-            start_block=start,
+            start_block=count.at_peer(start),
             num_context_blocks=len(blocks),
-            credit_end_block=self._credit_end,
+            credit_end_block=count.at_peer(self._credit_end),
             fps=spec.fps,
             latent_dtype=common_pb2.DATA_TYPE_BFLOAT16,
             stagger=asked.stagger or one_of(spec.stagger, model.staggers, 0),
@@ -162,9 +171,11 @@ class StageStream:
             ),
         )
         for block, loras in opening_loras(record, prompts, start).items():
-            opening.loras[block].CopyFrom(lora_set(loras))
+            opening.loras[count.at_peer(block)].CopyFrom(lora_set(loras))
         if spec.HasField("num_blocks"):
             opening.num_blocks = spec.num_blocks - start
+        if first_frame := record.first_frame:
+            opening.first_frame.CopyFrom(common_pb2.LatentBlock.FromString(first_frame).latents)
         return opening
 
     async def _read(self, call: Any) -> None:
@@ -179,7 +190,7 @@ class StageStream:
         self._session.wakeup.fire()
         while (message := await call.read()) is not grpc.aio.EOF:
             if first_field(message) == Response.BLOCK_FIELD_NUMBER:
-                await self._host.block_made(made_block(message))
+                await self._host.block_made(self._count.from_stage(made_block(message)))
             else:
                 await self._take(Response.FromString(message))
         if not self._ended:
@@ -193,7 +204,7 @@ class StageStream:
         host = self._host
         match message.WhichOneof("message"):
             case "prompt_applied" if message.prompt_applied.request_id not in self._again:
-                applied = message.prompt_applied
+                applied = self._count.receipt(message.prompt_applied)
                 await host.prompt_applied(applied.request_id or self._next_scheduled(), applied)
             case "switch_accepted" if message.switch_accepted.request_id not in self._again:
                 await host.switch_answered(message.switch_accepted.request_id, b"")
@@ -226,9 +237,9 @@ def one_of(value: V, allowed: Collection[V], default: V) -> V:
 
 def context_blocks(record: Record, model: stage_pb2.ModelInfo) -> list[int]:
     """Blocks whose latents a session that opens at the next block brings: see ModelInfo.sink_blocks."""
-    start = record.next_stage_block
-    sink = range(min(model.sink_blocks, start))
-    return sorted({*sink, *range(max(0, start - model.context_blocks), start)})
+    first, start = -record.num_given_blocks, record.next_stage_block
+    sink = range(first, min(first + model.sink_blocks, start))
+    return sorted({*sink, *range(max(first, start - model.context_blocks), start)})
 
 
 def timeline(record: Record, blocks: list[int]) -> dict[int, str]:

@@ -22,6 +22,12 @@ class GatewayMetrics:
             buckets=WAITS_S,
             registry=registry,
         )
+        self.start_seconds = Histogram(
+            "cascade_start_seconds",
+            "Until a decoder has encoded the picture or clip that a session begins from.",
+            buckets=WAITS_S,
+            registry=registry,
+        )
         self.prompt_applied_seconds = Histogram(
             "cascade_prompt_applied_seconds",
             "From accepting a switch to its taking effect at the stage.",

@@ -33,10 +33,10 @@ def timestamp(milliseconds: int) -> Timestamp:
     return moment
 
 
-def first_frame(block: int, block_frames: int) -> int:
+def first_frame(block: int, block_frames: int, num_given_blocks: int = 0) -> int:
     """Pictures before this block, of a model with `block_frames` latent frames per block: the very first
-    becomes one picture, each other four."""
-    return 4 * block_frames * block - 3 if block else 0
+    becomes one picture, each other four. It is not among them where blocks that are not sent came before."""
+    return 4 * block_frames * block - (0 if num_given_blocks else 3) if block else 0
 
 
 def model_of(record: Record) -> stage_pb2.ModelInfo:
@@ -45,8 +45,11 @@ def model_of(record: Record) -> stage_pb2.ModelInfo:
 
 
 def asked_of(record: Record) -> session_pb2.SessionSpec:
-    """What was asked."""
-    return session_pb2.SessionSpec.FromString(record.origin.specification)
+    """What was asked, but for the bytes of the file that it begins from."""
+    spec = session_pb2.SessionSpec.FromString(record.origin.specification)
+    if kind := spec.start.WhichOneof("file"):
+        setattr(spec.start, kind, b"")
+    return spec
 
 
 def spec_of(record: Record) -> session_pb2.SessionSpec:
@@ -83,6 +86,7 @@ def session_of(record: Record, epoch: int, **live: Any) -> session_pb2.Session:
         block_frames=model.block_frames,
         model_licence=model.licence,
         create_time=timestamp(record.created_ms),
+        num_given_blocks=record.num_given_blocks,
     )
     first = session.spec.prompts.get(0, "")
     session.prompt = record.notes.get(PROMPT, b"").decode() or first[:MAX_SHOWN]
@@ -124,7 +128,7 @@ def receipt_of(prompt: Prompt, record: Record) -> session_pb2.PromptReceipt:
 
 def presentation_time(block: int, record: Record) -> Duration:
     """When the block is due on the session's clock."""
-    frame = first_frame(block, model_of(record).block_frames)
+    frame = first_frame(block, model_of(record).block_frames, record.num_given_blocks)
     return to_duration(Fraction(frame) / Fraction(spec_of(record).fps).limit_denominator(1001))
 
 

@@ -19,11 +19,11 @@ export class Api {
   }
 
   /** Repeats the very same request where the answer was lost: nothing happens twice.
-   * @param {string} path @param {Record<string, unknown>} body */
-  async post(path, body) {
+   * @param {string} path @param {Record<string, unknown>} body @param {number} [deadlineMs] */
+  async post(path, body, deadlineMs) {
     for (let attempt = 1; ; attempt += 1) {
       try {
-        return await this.call("POST", path, body);
+        return await this.call("POST", path, body, { deadlineMs });
       } catch (error) {
         if (attempt >= TRIES || !isWorthRepeating(error)) throw error;
         await pause(250 * 2 ** attempt);
@@ -33,11 +33,12 @@ export class Api {
 
   /**
    * @param {string} method @param {string} path @param {unknown} [body]
-   * @param {{quiet?: boolean, headers?: Record<string, string>}} [options] quiet: never ask for a key
+   * @param {{quiet?: boolean, headers?: Record<string, string>, deadlineMs?: number}} [options]
+   *   quiet: never ask for a key
    * @returns {Promise<any>} Raises ProblemError.
    */
   async call(method, path, body, options = {}) {
-    const answer = await this.fetch(method, path, body, options.headers ?? {});
+    const answer = await this.fetch(method, path, body, options);
     if (answer.ok) return answer.json();
     const problem = await problemOf(answer);
     if (answer.status === 401 && !options.quiet && (await this.keys.ask(problem.detail ?? ""))) {
@@ -46,9 +47,10 @@ export class Api {
     throw new ProblemError(problem);
   }
 
-  /** @param {string} method @param {string} path @param {unknown} body @param {Record<string, string>} more */
-  async fetch(method, path, body, more) {
-    const headers = { ...more };
+  /** @param {string} method @param {string} path @param {unknown} body
+   * @param {{headers?: Record<string, string>, deadlineMs?: number}} options */
+  async fetch(method, path, body, options) {
+    const headers = { ...options.headers };
     const key = this.keys.get();
     if (key) headers.authorization = `Bearer ${key}`;
     if (body !== undefined) headers["content-type"] = "application/json";
@@ -57,7 +59,7 @@ export class Api {
         method,
         headers,
         body: body === undefined ? undefined : JSON.stringify(body),
-        signal: AbortSignal.timeout(DEADLINE_MS),
+        signal: AbortSignal.timeout(options.deadlineMs ?? DEADLINE_MS),
       });
     } catch {
       throw new ProblemError({ detail: "The service does not answer.", reason: "OFFLINE" });

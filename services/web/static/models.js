@@ -69,6 +69,8 @@ export class Models {
     offer("stagger", model?.staggers ?? [], model?.defaultStagger, String);
     offer("attention", model?.inflightAttentions ?? [], model?.defaultInflightAttention, attention);
     byId("model-field").hidden = !model;
+    byId("start-pick").hidden = !model?.imageStart || model.imageStart === "IMAGE_START_UNSPECIFIED";
+    setText(byId("start-note"), model?.startNote ?? "");
     if (!model) return setText(byId("licence"), "");
     const use = model.commercialUse ? "" : " · not for commercial use";
     setText(byId("licence"), model.licence ? `Licence: ${model.licence}${use}` : "");

@@ -2,6 +2,7 @@
 /** The session page: brings its parts together. */
 
 import { Api } from "./api.js";
+import { Beginning } from "./beginning.js";
 import { CascadeView } from "./cascade_view.js";
 import { byId, setAttribute, setText } from "./dom.js";
 import { download } from "./download.js";
@@ -61,6 +62,7 @@ class Page {
     this.share = new Share(api, failed);
     this.prompts = new Prompts((text) => this.send(text));
     this.models = new Models(api, (texts) => this.prompts.suggest(texts), failed);
+    this.beginning = new Beginning((text) => this.problem.show(text));
     this.fullScreen = new FullScreen();
     glow(this.video, byId("glow"));
     this.listen();
@@ -112,7 +114,8 @@ class Page {
     if (this.session.state === "connecting") return;
     this.clear();
     try {
-      await this.session.create({ prompts: { 0: text }, ...wishes(this.models.chosen) });
+      const start = await this.beginning.wish();
+      await this.session.create({ prompts: { 0: text }, ...wishes(this.models.chosen), ...start });
       this.prompts.remember(text);
     } catch (error) {
       this.problem.show(error);

@@ -42,6 +42,9 @@ const FIELDS = {
   fps: "Pictures per second",
   num_blocks: "Length in blocks",
   numBlocks: "Length in blocks",
+  "start.image": "Picture to begin from",
+  "start.video": "Clip to begin from",
+  "start.last": "Only its last seconds",
 };
 
 /** @param {Problem} problem @returns {string} one or two sentences, with the field and its range */

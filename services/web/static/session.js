@@ -8,6 +8,8 @@ import { memory } from "./memory.js";
 import { ProblemError } from "./problem.js";
 
 const HELD = "session";
+/** A picture or clip is encoded before the answer comes. */
+const START_DEADLINE_MS = 60_000;
 const MAX_ASKED = 64;
 const MAX_BROKEN = 3;
 const CALM_MS = 120_000;
@@ -102,7 +104,8 @@ export class Session {
     this.state = "connecting";
     this.listener.changed();
     try {
-      const made = await this.api.post("/v1/sessions", { requestId: freshId(), spec });
+      const deadlineMs = spec.start ? START_DEADLINE_MS : undefined;
+      const made = await this.api.post("/v1/sessions", { requestId: freshId(), spec }, deadlineMs);
       this.attach({ name: made.session.name, token: made.resumeToken, sequence: 0, time: 0, asked: {} });
     } catch (error) {
       this.state = "none";

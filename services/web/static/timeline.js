@@ -56,10 +56,11 @@ export class Timeline {
   }
 
   /** The prompts that it was made with. @param {any} session */
-  plan({ spec = {}, blockFrames = 0 }) {
+  plan({ spec = {}, blockFrames = 0, numGivenBlocks = 0 }) {
+    const missing = numGivenBlocks ? 0 : 3; // Pictures that block 0 has less than the others.
     for (const [block, text] of Object.entries(spec.prompts ?? {})) {
       if (block !== "0" && !(blockFrames && spec.fps)) continue;
-      const time = block === "0" ? 0 : (4 * blockFrames * Number(block) - 3) / spec.fps;
+      const time = block === "0" ? 0 : (4 * blockFrames * Number(block) - missing) / spec.fps;
       const mark = this.mark(`plan/${block}`, text, time);
       Object.assign(mark, { state: "planned", touched: time, full: time });
       this.draw(mark);

@@ -15,13 +15,17 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from cascade.v1 import common_pb2, decoder_pb2, decoder_pb2_grpc
-from cascade_core.errors import UnknownModel
-from services.common.errors import ProtocolViolation
+from cascade_core.errors import InvalidRequest, UnknownModel
+from services.common.errors import ProtocolViolation, with_details
 from services.common.validation import validate
-from tests.services.support.fake_machine import FORMAT, Machine, Mark, Stream, next_of, told
+from tests.services.support.fake_machine import FORMAT, Machine, Mark, Stream, next_of, prompt_mark, told
 from tests.services.support.fake_stage import serve
 
 Request, Response = decoder_pb2.DecodeRequest, decoder_pb2.DecodeResponse
+ENCODE = -2
+"""Instead of a block's number: at the encoding of a file."""
+UNUSABLE = b"unusable"
+FIRST_FRAME = b"first frame"
 
 
 class FakeDecoder(Machine):
@@ -45,6 +49,11 @@ class FakeDecoder(Machine):
         self.warmup_blocks = warmup_blocks
         self.max_pending = max_pending
         self.encoder_name = encoder_name
+        self.can_encode = True
+        self.filler_bytes = 64
+        """Of the latents that it encodes."""
+        self.encoded: list[decoder_pb2.EncodeRequest] = []
+        """All that were asked for, over all processes at this address."""
         self.filler = bytes(max(0, segment_bytes - FORMAT.size))
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -55,9 +64,14 @@ class FakeDecoder(Machine):
         status.codecs.append(common_pb2.VIDEO_CODEC_H264)
         status.encoders.append(common_pb2.VIDEO_ENCODER_SOFTWARE)
         status.warmup_blocks = self.warmup_blocks
+        status.can_encode = self.can_encode
 
     async def Decode(self, requests: Any, context: Any) -> AsyncIterator[Response]:
         async for response in told(self._decode(aiter(requests)), context):
+            yield response
+
+    async def Encode(self, request: Any, context: Any) -> AsyncIterator[decoder_pb2.EncodeResponse]:
+        async for response in told(self._encode(request), context):
             yield response
 
     async def WatchStatus(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -66,6 +80,25 @@ class FakeDecoder(Machine):
 
     async def Drain(self, request: Any, context: Any) -> decoder_pb2.DecoderServiceDrainResponse:
         return decoder_pb2.DecoderServiceDrainResponse(drain=self.take_drain(request))
+
+    async def _encode(self, request: decoder_pb2.EncodeRequest) -> AsyncIterator[decoder_pb2.EncodeResponse]:
+        """A picture is one block, a clip as many as it has bytes."""
+        validate(request)
+        self.encoded.append(request)
+        await self.suffer(ENCODE)
+        await self.audible()
+        kind = request.file.WhichOneof("file") or ""
+        file = getattr(request.file, kind)
+        if file == UNUSABLE:
+            raise with_details(
+                InvalidRequest("file.video: is no MP4"), violations=[(f"file.{kind}", "is no MP4")]
+            )
+        number = min(len(file), request.max_blocks) if kind == "video" else 1
+        for index in range(number):
+            data = Mark(index, 0, prompt_mark(kind)).pack() + bytes(self.filler_bytes)
+            latents = common_pb2.Tensor(dtype=common_pb2.DATA_TYPE_BFLOAT16, shape=[3, 1, 1, 1], data=data)
+            block = common_pb2.LatentBlock(index=index, latents=latents)
+            yield decoder_pb2.EncodeResponse(block=block, first_frame=file == FIRST_FRAME)
 
     async def _decode(self, requests: AsyncIterator[Request]) -> AsyncIterator[Response]:
         opening = await next_of(requests, "open")
@@ -172,12 +205,12 @@ class DecodeStream(Stream):
 
 def segment_of(block: common_pb2.LatentBlock, opening: Request.Open, profile_id: str) -> Response:
     """Without its data."""
-    frames = 4 * block.latents.shape[0]
-    first = frames * block.index - 3 if block.index else 0
+    frames, origin = 4 * block.latents.shape[0], opening.origin_block
+    first = max(0, frames * block.index - 3) - max(0, frames * origin - 3)
     number = frames if block.index else frames - 3
     media = common_pb2.MediaSegment(
         profile_id=profile_id,
-        block=block.index,
+        block=block.index - origin,
         first_frame=first,
         num_frames=number,
         presentation_time=seconds(first / opening.fps),

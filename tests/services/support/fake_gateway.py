@@ -319,6 +319,7 @@ class FakeGateway(session_pb2_grpc.SessionServiceServicer):
         demo.staggers.extend(self.script.staggers)
         for name in self.script.loras:
             demo.loras.add(name=name, licence="MIT", commercial_use=name != "clay")
+        demo.image_start = common_pb2.IMAGE_START_CLIP
         return session_pb2.ListModelsResponse(models=[demo] if self.script.has_models else [])
 
     async def GetSession(self, request: session_pb2.GetSessionRequest, context: Any) -> Any:

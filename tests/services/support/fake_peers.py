@@ -124,7 +124,7 @@ class FakePeer:
     def Generate(self, requests: Any, context: Any) -> None:
         raise NotImplementedError
 
-    Decode = Drain = Generate
+    Decode = Drain = Encode = Generate
 
 
 @asynccontextmanager

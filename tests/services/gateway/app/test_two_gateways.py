@@ -8,11 +8,13 @@ import grpc
 import pytest
 
 from cascade.v1 import session_pb2 as pb
+from cascade.v1.common_pb2 import StartFile
 from services.gateway.api import creation
 from services.gateway.app import session_servicer as servicer
 from services.gateway.journal import RedisStore
 from services.gateway.journal.errors import StoreUnavailable
 from services.gateway.journal.owned import Owned
+from tests.services.support.fake_machine import prompt_mark
 from tests.services.support.fake_stage import CAUSAL
 from tests.services.support.gateway_support import (
     CONTROLLER,
@@ -57,6 +59,33 @@ async def test_a_session_that_is_created_while_its_gateway_leaves_is_the_others(
         async with asyncio.timeout(WAIT_S), both.second.acme.attached(name) as stream:
             await stream.until_over()
         check_whole(20, stream)
+
+
+@pytest.mark.parametrize("sequence", [0, 1])
+async def test_a_session_that_began_from_a_clip_goes_on_at_the_other_gateway(
+    redis: RedisServer, sequence: int
+) -> None:
+    """Whether the first segment had come or not; nobody has the file any more."""
+    async with pair(redis) as both:
+        if not sequence:
+            both.stage.set_capacity(0)
+        name = await both.first.acme.name(num_blocks=8, start=StartFile(video=b"a clip"))
+        if sequence:
+            async with both.first.acme.attached(name, acks=False) as stream:
+                await stream.until_sequence(sequence)
+        await both.first.kill()
+        both.stage.set_capacity(4)
+        async with asyncio.timeout(WAIT_S):
+            stream = await both.second.acme.attach_again(name=name, after_sequence=sequence)
+            await stream.until_over()
+        assert stream.sequences == list(range(sequence + 1, 9))
+        assert [mark.block for mark in stream.marks] == list(range(sequence + 3, 11))
+        last = both.stage.streams[-1]
+        given = [mark for mark in last.context if mark.block < 3]
+        assert given
+        assert {mark.prompt for mark in given} == {prompt_mark("video")}
+        assert len(both.decoders[0].encoded) == 1
+        await stream.cut()
 
 
 @pytest.mark.parametrize("is_paused", [False, True])
