@@ -22,12 +22,13 @@ ROWS = (
     ("LongLive 1.3B, 480p", "longlive-1.3b", 0, 0),
     ("Self-Forcing 1.3B, 480p", "self-forcing-1.3b", 0, 0),
     ("Self-Forcing 1.3B, 720p", "self-forcing-1.3b", 1280, 720),
+    ("LongLive 2.0 5B, 720p, 24 FPS", "longlive-2.0-5b", 0, 0),
     ("Krea 14B, 480p", "krea-14b", 0, 0),
     ("Krea 14B, 720p", "krea-14b", 1280, 720),
 )
 HEAD = (
     "| five GPUs | one block every, ms: one GPU / cascade | FPS in all: replicas / cascade "
-    "| sessions at 16 FPS: replicas / cascade |\n| --- | --- | --- | --- |\n"
+    "| sessions at the model's FPS: replicas / cascade |\n| --- | --- | --- | --- |\n"
 )
 
 

@@ -25,7 +25,14 @@ from benchmarks.trace.decoders import decoder_rows
 from benchmarks.trace.table import render
 from cascade_core.config import InflightAttention, ModelCard, WindowConfig, find_card
 
-MODELS = ("self-forcing-1.3b", "longlive-1.3b", "krea-14b", WIDE_14B := "krea-14b, window 21", "demo")
+MODELS = (
+    "self-forcing-1.3b",
+    "longlive-1.3b",
+    "longlive-2.0-5b",
+    "krea-14b",
+    WIDE_14B := "krea-14b, window 21",
+    "demo",
+)
 ATTENTIONS: tuple[InflightAttention, ...] = ("bidirectional", "causal")
 RESULTS = Path("benchmarks/results")
 PLANNER = Path("cascade_core/planning/traces.json")

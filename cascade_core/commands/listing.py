@@ -62,6 +62,7 @@ def _lines(model: dict[str, Any]) -> list[str]:
         f"    size     {parameters}; {session}",
         f"    files    {files}",
         f"    begins   {BEGINNINGS[model['image_start']]}: {model['start_note'] or 'how well was not tried'}",
+        *([f"    note     {model['note']}"] if model["note"] else []),
     ]
 
 

@@ -3,7 +3,7 @@
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,14 @@ from cascade_core.weights.shards import shard_files
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 MAX_NAMED = 10
 SCALED = re.compile(
-    r"(?:^|\.)(?:scaled_fp8|scale_weight|weight_scale(?:_inv|_2)?|scale_input|input_scale|comfy_quant)$"
+    r"(?:^|\.)(?:scaled_fp8|scale_weight|weight_scale(?:_inv)?|scale_input|input_scale|comfy_quant)$"
 )
 """Keys of files whose 8-bit weights mean nothing without them."""
+NVFP4 = re.compile(r"(?:^|\.)(?:quantized_weight_\w+|weight_scale_2)$")
+"""Keys of files whose weights have 4 bits: FourOverSix's (LongLive 2.0), ModelOpt's and ComfyUI's."""
+QUANTIZERS = ("torchao.", "transformer_engine.", "fouroversix.")
+"""Packages whose tensors are classes of their own."""
+INSTEAD = "take the file in bf16; quantize: fp8 has it in 8 bits here"
 
 
 def read_tensors(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
@@ -33,9 +38,15 @@ def read_tensors(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
     holds anything but tensors.
     """
     state = _read(path, keys)
+    _refuse_nvfp4(path, state)
     if scaled := next(filter(SCALED.search, state), None):
         raise WeightsError(f"{path}: scaled FP8 ({scaled}) is not supported; take the file in bf16 or fp16")
     return state
+
+
+def _refuse_nvfp4(path: Path, names: Iterable[object]) -> None:
+    if four_bit := next((name for name in map(str, names) if NVFP4.search(name)), None):
+        raise WeightsError(f"{path}: NVFP4 ({four_bit}) is not supported; {INSTEAD}")
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -97,6 +108,8 @@ def _read_pickle(path: Path) -> Any:
 
 def _pickle_complaint(error: Exception) -> str:
     code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if code and code[1].startswith(QUANTIZERS):
+        return f"holds quantized weights that only {code[1].partition('.')[0]} can read; {INSTEAD}"
     if code:
         return f"holds pickled code or objects ({code[1]}), which is refused; save plain tensors instead"
     return "damaged, cut short, or not a PyTorch checkpoint of plain tensors; fetch it again"
@@ -112,6 +125,7 @@ def _pick(path: Path, content: Any, keys: Sequence[str]) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not named tensors")
     found = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
+    _refuse_nvfp4(path, found)
     others = [str(k) for k, value in found.items() if not (isinstance(k, str) and isinstance(value, Tensor))]
     if others and found is content:
         names = _some([str(name) for name in content])

@@ -19,7 +19,7 @@ from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import Shape, Timeline, Work, context_blocks
 from tests.support import Drive, Switches, make_shape
 
-CARDS = ("self-forcing-1.3b", "longlive-1.3b", "krea-14b", "demo")
+CARDS = ("self-forcing-1.3b", "longlive-1.3b", "longlive-2.0-5b", "krea-14b", "demo")
 SMALLEST_GPU_BYTES = 80 * 10**9
 """The least that docs/production.md and the chart's values put a 14B or 1.3B model on: an H100."""
 

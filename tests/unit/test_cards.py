@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
+from cascade_core.commands.listing import list_models
 from cascade_core.config import FileConfig, find_card, load_card_file, load_cards
 from cascade_core.errors import InvalidConfig, UnknownModel
 from cascade_core.model.model import CausalWanModel
@@ -17,7 +19,18 @@ from cascade_core.planning.memory import num_parameters
 from cascade_core.weights.locate import locate, missing_files
 from tests.support import CPU
 
-PUBLISHED = ["causal-forcing-1.3b", "causvid-1.3b", "krea-14b", "longlive-1.3b", "self-forcing-1.3b"]
+WAN_2_1 = [
+    "causal-forcing-1.3b",
+    "causal-forcing-frame-1step",
+    "causal-forcing-frame-2step",
+    "causal-forcing-long-1.3b",
+    "causvid-1.3b",
+    "krea-14b",
+    "longlive-1.3b",
+    "self-forcing-1.3b",
+]
+WAN_2_2 = ["longlive-2.0-5b", "longlive-2.0-5b-2step"]
+PUBLISHED = WAN_2_1 + WAN_2_2
 MIB = 2**20
 
 
@@ -39,7 +52,8 @@ def test_published_cards_name_files_source_and_licence(name: str) -> None:
         part: getattr(card.files, part) for part in ("vae", "text_encoder", "tokenizer")
     }
     for part, config in parts.items():
-        assert (config.repo, config.path) == ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", part)
+        base = "Wan2.2-TI2V-5B" if name in WAN_2_2 else "Wan2.1-T2V-1.3B"
+        assert (config.repo, config.path) == (f"Wan-AI/{base}-Diffusers", part)
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, "demo", "bench"])
@@ -78,15 +92,32 @@ def test_architecture(name: str) -> None:
     with torch.device("meta"):
         model = CausalWanModel(card.transformer)
     billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
-    assert billions == pytest.approx(14.3 if name.endswith("14b") else 1.42, rel=0.01)
+    expected = 14.3 if name.endswith("14b") else 5.0 if name in WAN_2_2 else 1.42
+    assert billions == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_tokens_and_latents_at_the_default_size(name: str) -> None:
     card = find_card(name)
     height, width = card.video.height, card.video.width
-    assert card.tokens_per_block(height, width) == 3 * 1560
-    assert card.latent_shape(height, width) == (3, 16, 60, 104)
+    if name in WAN_2_2:
+        assert card.tokens_per_block(height, width) == 8 * 880
+        assert card.latent_shape(height, width) == (8, 48, 44, 80)
+        assert (card.video.fps, [card.num_frames(block) for block in (0, 1)]) == (24, [29, 32])
+    else:
+        frames = 1 if "-frame-" in name else 3
+        assert card.tokens_per_block(height, width) == frames * 1560
+        assert card.latent_shape(height, width) == (frames, 16, 60, 104)
+
+
+@pytest.mark.parametrize("name", WAN_2_2)
+def test_the_vae_of_wan_2_2(name: str) -> None:
+    """By its public size, 704.7 M parameters, and one mean and deviation for each of 48 channels."""
+    values = find_card(name).vae
+    with torch.device("meta"):
+        vae = AutoencoderKLWan(**values)
+    assert sum(parameter.numel() for parameter in vae.parameters()) == pytest.approx(704.7e6, rel=1e-3)
+    assert len(values["latents_mean"]) == len(values["latents_std"]) == vae.config.z_dim == 48
 
 
 def kv_bytes(name: str) -> float:
@@ -103,7 +134,8 @@ def kv_bytes(name: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "mib"), [("self-forcing-1.3b", 274), ("longlive-1.3b", 274), ("krea-14b", 1219)]
+    ("name", "mib"),
+    [("self-forcing-1.3b", 274), ("longlive-1.3b", 274), ("krea-14b", 1219), ("longlive-2.0-5b", 309)],
 )
 def test_session_memory_agrees_with_the_facts(name: str, mib: int) -> None:
     assert kv_bytes(name) / MIB == pytest.approx(mib, abs=1)
@@ -118,10 +150,26 @@ def test_windows() -> None:
 
 @pytest.mark.parametrize(
     ("name", "timesteps"),
-    [("self-forcing-1.3b", [1000, 937.5, 833.33, 625, 0]), ("causvid-1.3b", [1000, 757, 522, 0])],
+    [
+        ("self-forcing-1.3b", [1000, 937.5, 833.33, 625, 0]),
+        ("causvid-1.3b", [1000, 757, 522, 0]),
+        ("longlive-2.0-5b", [999, 937, 833, 624, 0]),
+        ("longlive-2.0-5b-2step", [999, 833, 0]),
+        ("causal-forcing-frame-1step", [1000, 0]),
+        ("causal-forcing-frame-2step", [1000, 833.33, 0]),
+    ],
 )
 def test_timesteps(name: str, timesteps: list[float]) -> None:
-    assert pass_timesteps(find_card(name).sampling) == pytest.approx(timesteps, abs=0.3)
+    sampling = find_card(name).sampling
+    assert pass_timesteps(sampling) == pytest.approx(timesteps, abs=0.3)
+    if "-frame-" in name:
+        assert pass_timesteps(sampling, 0) == pytest.approx([1000, 937.5, 833.33, 625, 0], abs=0.3)
+
+
+@pytest.mark.parametrize("name", [*WAN_2_2, "causal-forcing-long-1.3b"])
+def test_what_was_not_verified_is_listed(name: str) -> None:
+    assert "Not verified against the published file" in find_card(name).note
+    assert find_card(name).note in list_models(None, as_json=False)
 
 
 def test_longlive_has_its_lora() -> None:

@@ -3,9 +3,11 @@
 import os
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -295,6 +297,38 @@ def test_code_in_a_checkpoint_is_refused_and_never_runs(
     assert not marker.exists()
     pickle.loads(pickle.dumps(Bomb(marker)))
     assert marker.exists(), "the bomb is no bomb: the test proves nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("model_4o6.pt", "model.blocks.0.ffn.0.quantized_weight_values"),  # LongLive 2.0's, by FourOverSix
+        ("w.safetensors", "blocks.0.ffn.0.weight_scale_2"),  # ModelOpt's and ComfyUI's
+    ],
+)
+def test_nvfp4_is_refused_with_what_to_take_instead(name: str, key: str, tmp_path: Path) -> None:
+    state = {key: torch.zeros(4, dtype=torch.uint8), "blocks.0.ffn.0.bias": torch.zeros(4)}
+    if name.endswith(".pt"):
+        torch.save({"checkpoint_format": "longlive_generator_nvfp4", "generator": state}, tmp_path / name)
+    else:
+        save_file(state, tmp_path / name)
+    with pytest.raises(WeightsError, match=rf"{name}: NVFP4 \({key}\) is not .*in bf16; quantize: fp8"):
+        read_tensors(tmp_path / name, ("generator",))
+
+
+def test_tensors_of_torchao_are_refused_with_what_to_take_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their classes are code of a package that is not here."""
+    module = ModuleType("torchao.quantization")
+    monkeypatch.setitem(sys.modules, "torchao", ModuleType("torchao"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    kind = type("Float8Tensor", (), {"__module__": module.__name__})
+    module.Float8Tensor = kind  # type: ignore[attr-defined]
+    torch.save({"blocks.0.ffn.0.weight": kind()}, tmp_path / "fp8.pt")
+    monkeypatch.undo()
+    with pytest.raises(WeightsError, match=r"fp8\.pt: .*only torchao can read; take the file in bf16"):
+        read_tensors(tmp_path / "fp8.pt")
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
