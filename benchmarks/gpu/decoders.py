@@ -20,7 +20,7 @@ WARM_UP = 2
 def measure_decoders(card: ModelCard, device: torch.device, repeats: int) -> list[Row]:
     """One session, block after block; a block is done when its pictures are on the host."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    kinds: dict[str, Callable[[], VideoDecoder]] = {"taehv": lambda: load_taehv(None, device, dtype)}
+    kinds: dict[str, Callable[[], VideoDecoder]] = {"taehv": lambda: load_taehv(card, None, device, dtype)}
     if find_spec("diffusers"):
         from cascade_core.media.vae import load_vae
 

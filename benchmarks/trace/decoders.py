@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.trace.cases import Row
 from cascade_core.config import find_card
-from cascade_core.media.taehv import LATENT_CHANNELS, TaehvDecoder, TaehvModel
+from cascade_core.media.taehv import TaehvDecoder, TaehvModel
 from cascade_core.media.vae import WanVae
 from cascade_core.media.video_decoder import VideoDecoder
 
@@ -20,8 +20,9 @@ CARD = "self-forcing-1.3b"
 
 def decoder_rows() -> list[Row]:
     """Of the Wan VAE and of TAEHV."""
-    video = find_card(CARD).video
-    latents = torch.Size((1, LATENT_CHANNELS, video.height // 8, video.width // 8))
+    card = find_card(CARD)
+    video = card.video
+    latents = torch.Size((1, *card.latent_shape(video.height, video.width)[1:]))
     size = {"width": video.width, "height": video.height}
     return [{"decoder": name} | size | {"flop": latent_flop(name, latents)} for name in ("vae", "taehv")]
 

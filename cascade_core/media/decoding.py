@@ -176,7 +176,7 @@ def _open(job: DecodeJob) -> None:
     if job.decoder == "taehv":
         from cascade_core.media.taehv import load_taehv
 
-        decoder = load_taehv(job.weights, device, dtype)
+        decoder = load_taehv(job.card, job.weights, device, dtype)
     else:
         from cascade_core.media.vae import load_vae
 

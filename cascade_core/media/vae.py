@@ -2,6 +2,7 @@
 decoder."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchif
 from torch import Tensor, nn
 
 from cascade_core.config import ModelCard
+from cascade_core.errors import InvalidConfig, WeightsError
 from cascade_core.media.video_decoder import DecoderState, suit_processor, to_pixels
 from cascade_core.media.video_encoder import EncoderState, chunks, from_pixels
 from cascade_core.weights.checkpoint import read_tensors
@@ -93,9 +95,36 @@ def load_vae(
     if path.is_dir():
         model, state = _folder_model(path / "config.json"), read_tensors(path)
     else:
-        model, state = _empty_model(dict(card.vae)), read_vae(path)
+        state = read_vae(path)
+        model = _empty_model(dict(card.vae) | widths(state))
+    _check_channels(card, model, path)
     load_state(model, state, path, device, dtype)
     return WanVae(model, device, dtype)
+
+
+def widths(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """What a file without a configuration tells by its tensors: those of a pruned VAE are narrower. Nothing
+    of a tensor that is not there, or of another kind: loading names it."""
+    places = {
+        "base_dim": ("encoder.conv_in.weight", 0),
+        "decoder_base_dim": ("decoder.conv_out.weight", 1),
+        "z_dim": ("post_quant_conv.weight", 0),
+    }
+    return {
+        name: state[key].shape[axis]
+        for name, (key, axis) in places.items()
+        if key in state and state[key].ndim > axis
+    }
+
+
+def _check_channels(card: ModelCard, model: AutoencoderKLWan, path: Path) -> None:
+    config, channels = model.config, card.transformer.in_channels
+    if config.z_dim != channels:
+        raise WeightsError(
+            f"{path}: this VAE has latents of {config.z_dim} channels, {card.name} makes {channels}"
+        )
+    if not len(config.latents_mean) == len(config.latents_std) == channels:
+        raise InvalidConfig(f"{card.name}: vae.latents_mean and latents_std need {channels} numbers each")
 
 
 def _folder_model(config_file: Path) -> AutoencoderKLWan:

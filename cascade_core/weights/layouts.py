@@ -52,6 +52,18 @@ UMT5: Final[Table] = (
 )
 
 
+WAN22_BLOCK: Final = re.compile(
+    r"^(encoder|decoder)\.(down|up)samples\.(\d+)\.(?:down|up)samples\.(\d+)\.(.+)"
+)
+WAN22_RESIDUAL: Final[Table] = (
+    (r"^residual\.0\.", "norm1."),
+    (r"^residual\.2\.", "conv1."),
+    (r"^residual\.3\.", "norm2."),
+    (r"^residual\.6\.", "conv2."),
+    (r"^shortcut\.", "conv_shortcut."),
+)
+
+
 def strip_wrappers(key: str) -> str:
     """`model._fsdp_wrapped_module.blocks.0.norm3.bias` -> `blocks.0.norm3.bias`."""
     return ".".join(segment for segment in key.split(".") if segment not in WRAPPERS)
@@ -92,6 +104,18 @@ def transformers_umt5(state: Mapping[str, V]) -> dict[str, V]:
         raise WeightsError("no token_embedding.weight: not an original Wan UMT5 encoder")
     # Two names of one tied parameter: a strict load asks for both.
     return {**renamed, "encoder.embed_tokens.weight": renamed["shared.weight"]}
+
+
+def diffusers_wan22_vae(name: str) -> str | None:
+    """A key of the original Wan 2.2 VAE's blocks in the names of diffusers' `AutoencoderKLWan`; None for keys
+    that Wan 2.1's VAE has, too. Its blocks hold blocks: residual ones, and the resampling at the end."""
+    found = WAN22_BLOCK.match(name)
+    if not found:
+        return None
+    side, kind, block, inner, rest = found.groups()
+    is_sampler = rest.startswith(("resample.", "time_conv."))
+    place = f"{kind}sampler" if is_sampler else f"resnets.{inner}"
+    return f"{side}.{kind}_blocks.{block}.{place}.{_rename(rest, WAN22_RESIDUAL)}"
 
 
 def _rename(name: str, table: Table) -> str:

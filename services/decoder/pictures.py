@@ -105,7 +105,7 @@ def load(
     """What decodes, and what encodes, if it can."""
     if settings.kind == "taehv":
         file = None if settings.weights == RANDOM else Path(settings.weights or "")
-        return load_taehv(file, device, dtype), None
+        return load_taehv(card, file, device, dtype), None
     from cascade_core.media.vae import load_vae  # takes seconds, and TAEHV does without
 
     uses_random = settings.weights == RANDOM or (settings.weights is None and not card.has_weights)

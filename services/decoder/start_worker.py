@@ -12,7 +12,9 @@ import os
 import pkgutil
 import resource
 import sys
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import BinaryIO
 
 import av
@@ -42,6 +44,8 @@ def close_doors(memory_bytes: int, cpu_s: float) -> None:
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
     }
+    with suppress(OSError):  # not Linux: then the system chooses whom to kill for want of memory
+        Path("/proc/self/oom_score_adj").write_text("1000")
     for what, most in bounds.items():
         resource.setrlimit(what, (most, most))
 

@@ -29,7 +29,8 @@ BF16 = torch.bfloat16
 @pytest.mark.parametrize("name", ["vae", "taehv"])
 def test_a_decoder_waits_for_its_pictures_alone(name: str) -> None:
     with counting_cuda() as counter:
-        decoder: Any = load_vae(WAN, None, CUDA, BF16) if name == "vae" else load_taehv(None, CUDA, BF16)
+        load = load_vae if name == "vae" else load_taehv
+        decoder: Any = load(WAN, None, CUDA, BF16)
         state = decoder.open()
         for num_frames in (9, 12, 12):
             with counter.counting() as counts:

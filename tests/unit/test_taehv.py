@@ -1,30 +1,40 @@
 """TAEHV: streamed against a whole-clip decode restated here, the public key layout, and bad files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import conv2d, relu
+from torch.nn.functional import conv2d, pixel_shuffle, relu
 
+from cascade_core.config import find_card
 from cascade_core.errors import WeightsError
 from cascade_core.media.taehv import TaehvDecoder, TaehvModel, load_taehv
 from cascade_core.media.video_decoder import to_pixels
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
+CARD = find_card("demo")
+WAN22 = replace(
+    CARD, transformer=replace(CARD.transformer, in_channels=48), video=replace(CARD.video, vae_factor=16)
+)
 
 
-@pytest.fixture(scope="module")
-def state() -> dict[str, Tensor]:
+def made(model: TaehvModel) -> dict[str, Tensor]:
     """Random weights, scaled so that frames are neither flat nor clipped."""
     torch.manual_seed(1)
-    state = TaehvModel().state_dict()
+    state = model.state_dict()
     for key, value in state.items():
         value.normal_(std=0.05 if key.endswith("bias") else (1.5 / value[0].numel()) ** 0.5)
     state["decoder.22.weight"] *= 0.1
     state["decoder.22.bias"] += 0.5
     return state
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    return made(TaehvModel())
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +45,7 @@ def latents() -> Tensor:
 @pytest.fixture
 def decoder(state: dict[str, Tensor], tmp_path: Path) -> TaehvDecoder:
     torch.save(state, tmp_path / "taew2_1.pth")
-    return load_taehv(tmp_path / "taew2_1.pth", CPU, FLOAT)
+    return load_taehv(CARD, tmp_path / "taew2_1.pth", CPU, FLOAT)
 
 
 def whole_decode(state: dict[str, Tensor], z: Tensor) -> Tensor:
@@ -86,6 +96,26 @@ def test_streamed_equals_whole(decoder: TaehvDecoder, state: dict[str, Tensor], 
     torch.testing.assert_close(torch.cat(blocks), whole * 2 - 1, atol=1e-5, rtol=0)
 
 
+def test_wan22_has_more_channels_and_patches_of_pixels(tmp_path: Path) -> None:
+    state = made(TaehvModel(48, 2))
+    assert list(state["decoder.1.weight"].shape) == [256, 48, 3, 3]
+    assert list(state["decoder.22.weight"].shape) == [12, 64, 3, 3]
+    save_file(state, tmp_path / "taew2_2.safetensors")
+    decoder = load_taehv(WAN22, tmp_path / "taew2_2.safetensors", CPU, FLOAT)
+    latents = torch.randn(4, 48, 3, 4, generator=torch.Generator().manual_seed(2)) * 2
+    session = decoder.open()
+    blocks = torch.cat([decoder.decode_float(session, block) for block in torch.split(latents, 2)])
+    whole = pixel_shuffle(whole_decode(state, latents), 2)
+    assert whole.shape == (13, 3, 48, 64)
+    torch.testing.assert_close(blocks, whole.clamp(0, 1) * 2 - 1, atol=1e-5, rtol=0)
+
+
+def test_the_file_of_the_other_vae_is_named(state: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "taew2_1.pth")
+    with pytest.raises(WeightsError, match=r"of 16 channels, demo makes 48: take taew2_2"):
+        load_taehv(WAN22, tmp_path / "taew2_1.pth", CPU, FLOAT)
+
+
 def test_sessions_do_not_disturb_each_other(decoder: TaehvDecoder, latents: Tensor) -> None:
     first, second = latents, latents.flip(0)
     alone = [decoder.decode(one, z) for one in [decoder.open()] for z in torch.split(first, 3)]
@@ -108,13 +138,13 @@ def test_safetensors_load_too_and_the_encoder_is_ignored(
     decoder: TaehvDecoder, state: dict[str, Tensor], latents: Tensor, tmp_path: Path
 ) -> None:
     save_file({**state, "encoder.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "tae.safetensors")
-    other = load_taehv(tmp_path / "tae.safetensors", CPU, FLOAT)
+    other = load_taehv(CARD, tmp_path / "tae.safetensors", CPU, FLOAT)
     assert torch.equal(decoder.decode(decoder.open(), latents[:3]), other.decode(other.open(), latents[:3]))
 
 
 def test_random_weights_follow_the_seed(latents: Tensor) -> None:
     def decode(seed: int) -> Tensor:
-        decoder = load_taehv(None, CPU, FLOAT, seed)
+        decoder = load_taehv(CARD, None, CPU, FLOAT, seed)
         return decoder.decode_float(decoder.open(), latents[:1])
 
     assert torch.equal(decode(3), decode(3))
@@ -126,7 +156,7 @@ def test_wrong_tensors_are_all_named(state: dict[str, Tensor], tmp_path: Path) -
     wrong |= {"decoder.99.weight": torch.zeros(1), "decoder.7.conv.weight": torch.zeros(512, 256, 1, 1)}
     torch.save(wrong, tmp_path / "wrong.pth")
     with pytest.raises(WeightsError) as caught:
-        load_taehv(tmp_path / "wrong.pth", CPU, FLOAT)
+        load_taehv(CARD, tmp_path / "wrong.pth", CPU, FLOAT)
     for part in (
         "wrong.pth",
         "decoder.8.weight",
@@ -140,7 +170,7 @@ def test_absent_and_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "damaged.pth").write_bytes(b"PK\x03\x04 cut")
     for name in ("damaged.pth", "absent.pth"):
         with pytest.raises(WeightsError, match=name):
-            load_taehv(tmp_path / name, CPU, FLOAT)
+            load_taehv(CARD, tmp_path / name, CPU, FLOAT)
 
 
 def test_pixels_round_and_clip() -> None:

@@ -1,5 +1,7 @@
 """The streamed Wan VAE against diffusers' own whole decode."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,22 @@ SMALL: dict[str, Any] = {"base_dim": 4, "dim_mult": [1, 2, 2, 2], "num_res_block
 CONFIGS: dict[str, dict[str, Any]] = {
     "demo": dict(find_card("demo").vae),
     "small": SMALL,
-    "patch_size": SMALL | {"patch_size": 2, "in_channels": 12, "out_channels": 12, "is_residual": True},
+    "wan22": {
+        "base_dim": 4,
+        "decoder_base_dim": 6,
+        "z_dim": 48,
+        "dim_mult": [1, 2, 4, 4],
+        "num_res_blocks": 2,
+        "temperal_downsample": [False, True, True],
+        "is_residual": True,
+        "patch_size": 2,
+        "in_channels": 12,
+        "out_channels": 12,
+        "latents_mean": [0.1 * (n % 5 - 2) for n in range(48)],
+        "latents_std": [0.5 + n / 48 for n in range(48)],
+    },
 }
+"""The last is Wan 2.2's, narrower."""
 
 
 def make_model(config: dict[str, Any]) -> AutoencoderKLWan:
@@ -29,8 +45,12 @@ def make_model(config: dict[str, Any]) -> AutoencoderKLWan:
     return AutoencoderKLWan(**config).eval()
 
 
-def make_latents(num_frames: int = 9, seed: int = 1) -> Tensor:
-    return torch.randn(num_frames, 16, 4, 6, generator=torch.Generator().manual_seed(seed))
+def make_latents(num_frames: int = 9, seed: int = 1, channels: int = 16) -> Tensor:
+    return torch.randn(num_frames, channels, 4, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def latents_for(name: str) -> Tensor:
+    return make_latents(channels=CONFIGS[name].get("z_dim", 16))
 
 
 @torch.no_grad()
@@ -51,7 +71,8 @@ def card() -> ModelCard:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_streamed_equals_whole(name: str) -> None:
-    latents, expected = make_latents(), whole_decode(make_model(CONFIGS[name]), make_latents())
+    latents = latents_for(name)
+    expected = whole_decode(make_model(CONFIGS[name]), latents)
     decoder = WanVae(make_model(CONFIGS[name]), CPU, FLOAT)
     session = decoder.open()
     blocks = [decoder.decode_float(session, block) for block in torch.split(latents, 3)]
@@ -68,14 +89,14 @@ def test_frames_are_pixels(card: ModelCard) -> None:
     assert (frames.float() - (expected.permute(0, 2, 3, 1) / 2 + 0.5) * 255).abs().max() <= 0.51
 
 
-@pytest.mark.parametrize("name", ["demo", "patch_size"])
+@pytest.mark.parametrize("name", ["demo", "wan22"])
 def test_bfloat16_is_as_good_on_the_screen(name: str) -> None:
     """Off by less than one of 255 levels on average, though random weights forgive less than trained ones."""
     frames: dict[torch.dtype, Tensor] = {}
     for dtype in (FLOAT, torch.bfloat16):
         decoder = WanVae(make_model(CONFIGS[name]), CPU, dtype)
         session = decoder.open()
-        blocks = [decoder.decode(session, block) for block in torch.split(make_latents(), 3)]
+        blocks = [decoder.decode(session, block) for block in torch.split(latents_for(name), 3)]
         frames[dtype] = torch.cat(blocks).float()
     error = (frames[torch.bfloat16] - frames[FLOAT]).abs()
     assert frames[FLOAT].std() > 10
@@ -109,7 +130,7 @@ def test_random_weights_follow_the_seed_and_leave_the_global_one(card: ModelCard
 
 
 def test_diffusers_folder_loads(card: ModelCard, tmp_path: Path) -> None:
-    model = make_model(CONFIGS["patch_size"])
+    model = make_model(CONFIGS["demo"])
     model.save_pretrained(tmp_path / "vae")
     decoder = load_vae(card, tmp_path / "vae", CPU, FLOAT)
     frames = decoder.decode_float(decoder.open(), make_latents(3))
@@ -123,6 +144,67 @@ def test_pth_takes_the_cards_sizes(card: ModelCard, tmp_path: Path) -> None:
     decoder = load_vae(card, tmp_path / "vae.pth", CPU, FLOAT)
     frames = decoder.decode_float(decoder.open(), make_latents(3))
     torch.testing.assert_close(frames, whole_decode(model, make_latents(3)), atol=1e-5, rtol=0)
+
+
+def card_for(name: str) -> ModelCard:
+    """The demo's, with that VAE."""
+    card, config = find_card("demo"), CONFIGS[name]
+    return replace(
+        card, vae=config, transformer=replace(card.transformer, in_channels=config.get("z_dim", 16))
+    )
+
+
+ORIGINAL_NAMES: list[tuple[str, Any]] = [
+    (r"\.down_blocks\.(\d)\.resnets\.(\d)\.", r".downsamples.\1.downsamples.\2."),
+    (r"\.up_blocks\.(\d)\.resnets\.(\d)\.", r".upsamples.\1.upsamples.\2."),
+    (r"\.down_blocks\.(\d)\.downsampler\.", r".downsamples.\1.downsamples.2."),
+    (r"\.up_blocks\.(\d)\.upsampler\.", r".upsamples.\1.upsamples.3."),
+    (r"\.mid_block\.resnets\.(\d)\.", lambda found: f".middle.{2 * int(found[1])}."),
+    (r"\.mid_block\.attentions\.0\.", r".middle.1."),
+    (r"\.norm1\.", ".residual.0."),
+    (r"\.conv1\.", ".residual.2."),
+    (r"\.norm2\.", ".residual.3."),
+    (r"\.conv2\.", ".residual.6."),
+    (r"\.conv_shortcut\.", ".shortcut."),
+    (r"\.norm_out\.", ".head.0."),
+    (r"\.conv_out\.", ".head.2."),
+    (r"\.conv_in\.", ".conv1."),
+    (r"^quant_conv\.", "conv1."),
+    (r"^post_quant_conv\.", "conv2."),
+]
+"""diffusers' names of Wan 2.2's VAE -> those of the published file, Wan2.2_VAE.pth."""
+
+
+def original(name: str) -> str:
+    for pattern, replacement in ORIGINAL_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def test_the_original_file_of_wan22_loads(tmp_path: Path) -> None:
+    model = make_model(CONFIGS["wan22"])
+    torch.save({original(name): value for name, value in model.state_dict().items()}, tmp_path / "vae.pth")
+    vae = load_vae(card_for("wan22"), tmp_path / "vae.pth", CPU, FLOAT)
+    latents = make_latents(2, channels=48)
+    frames = vae.decode_float(vae.open(), latents)
+    torch.testing.assert_close(frames, whole_decode(model, latents), atol=1e-5, rtol=0)
+
+
+def test_a_pruned_file_tells_its_widths_itself(tmp_path: Path) -> None:
+    """The card says how wide the whole one is; encoder and decoder may be pruned unlike each other."""
+    model = make_model(CONFIGS["demo"] | {"base_dim": 4, "decoder_base_dim": 6})
+    torch.save(model.state_dict(), tmp_path / "light.pth")
+    vae = load_vae(card_for("demo"), tmp_path / "light.pth", CPU, FLOAT)
+    frames = vae.decode_float(vae.open(), make_latents(2))
+    torch.testing.assert_close(frames, whole_decode(model, make_latents(2)), atol=1e-5, rtol=0)
+
+
+def test_a_vae_of_other_channels_is_refused(tmp_path: Path) -> None:
+    torch.save(make_model(CONFIGS["wan22"]).state_dict(), tmp_path / "vae.pth")
+    make_model(CONFIGS["wan22"]).save_pretrained(tmp_path / "vae")
+    for name in ("vae.pth", "vae"):
+        with pytest.raises(WeightsError, match=r"latents of 48 channels, demo makes 16"):
+            load_vae(card_for("demo"), tmp_path / name, CPU, FLOAT)
 
 
 def test_bad_folders_are_refused(card: ModelCard, tmp_path: Path) -> None:

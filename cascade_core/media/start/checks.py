@@ -14,15 +14,18 @@ DAMAGED = "is damaged or cut short"
 @contextmanager
 def damage_told() -> Iterator[None]:
     """A damaged file stops its reader at any byte, so with any exception: each becomes UnusableFile, but for
-    MemoryError."""
+    MemoryError, and for what is a fault of ours: modules and descriptors that are not there."""
     try:
         yield
-    except (UnusableFile, MemoryError):
+    except (UnusableFile, MemoryError, ImportError):
         raise
     except Exception as error:
-        if getattr(error, "errno", None) == errno.ENOMEM:
-            raise MemoryError from None
-        raise UnusableFile(f"{DAMAGED} ({type(error).__name__})") from None
+        match getattr(error, "errno", None):
+            case errno.ENOMEM:
+                raise MemoryError from None
+            case errno.EMFILE:
+                raise
+        raise UnusableFile(DAMAGED) from None
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
