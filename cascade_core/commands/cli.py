@@ -60,6 +60,8 @@ FLAGS = {
     "width, height": "--size",
     "width": "--size",
     "height": "--size",
+    "num_loras": "--loras",
+    "lora_rank": "--lora-rank",
     "gpu": "--gpu",
     "fps": "--fps",
 }

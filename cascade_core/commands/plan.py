@@ -37,6 +37,16 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="blocks behind that a block sees count towards its window",
     )  # fmt: skip
     parser.add_argument(
+        "--loras",
+        type=int,
+        default=0,
+        metavar="N",
+        help="LoRAs that are listed; sessions use them, at most 3",
+    )
+    parser.add_argument(
+        "--lora-rank", type=int, default=32, metavar="R", help="rank of each, in all layers (default: 32)"
+    )
+    parser.add_argument(
         "--calibration", action="store_true", help="published speeds, and how far a plan is off; also alone"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -72,6 +82,8 @@ def plan_request(arguments: argparse.Namespace) -> PlanRequest:
         fp8=arguments.quantize == "fp8",
         compiled=arguments.compile,
         counts_behind=arguments.window_counts_behind,
+        num_loras=arguments.loras,
+        lora_rank=arguments.lora_rank,
     )
 
 
@@ -83,7 +95,16 @@ def heading(plan: CapacityPlan) -> str:
             f"{plan.width}x{plan.height} at {plan.fps:g} FPS, {how}",
             f"cascade of stagger {plan.stagger} · estimated",
             *(["the window counts the blocks behind"] if plan.counts_behind else []),
+            *([about_loras(plan)] if plan.loras.num_listed else []),
         ]
+    )
+
+
+def about_loras(plan: CapacityPlan) -> str:
+    loras = plan.loras
+    gib = loras.memory_bytes(plan.card.transformer) / 2**30
+    return (
+        f"{loras.num_listed} LoRAs of rank {loras.rank}, {gib:.2f} GiB a GPU; a session uses {loras.num_used}"
     )
 
 
@@ -110,6 +131,7 @@ def cells(plan: CapacityPlan, pipeline: Pipeline) -> dict[str, str]:
         "tick, ms": f"{parts.total:.1f}",
         "ms from block to block": f"{speed.block_ms:.0f}",
         "ms to the first block": f"{speed.first_block_ms:.0f}",
+        **({"slower by LoRAs": f"{pipeline.lora_slowdown - 1:.0%}"} if plan.loras.num_listed else {}),
         "FPS": f"{pipeline.fps:.1f}",
         "sessions by speed": str(pipeline.sessions_by_speed),
         "sessions by memory": str(pipeline.sessions_by_memory),

@@ -3,9 +3,11 @@
 from cascade_core.config import ModelCard, TransformerConfig
 from cascade_core.errors import InvalidConfig
 from cascade_core.planning.gpus import DataSheet
+from cascade_core.planning.low_rank import Loras
 
 MEMORY_SHARE = 0.9
 """Part of a rank's free memory that sessions may take; the rest is for activations."""
+NO_LORAS = Loras()
 GIB = 2**30
 GB = 10**9
 CONTEXT_BYTES = 1 * GB
@@ -38,24 +40,28 @@ def text_encoder_bytes(config: TransformerConfig) -> int:
     return UMT5_XXL_BYTES if config.text_dim == UMT5_XXL_DIM else 0
 
 
-def session_budget(card: ModelCard, gpu: DataSheet, fp8: bool) -> float:
+def session_budget(card: ModelCard, gpu: DataSheet, fp8: bool, loras: Loras = NO_LORAS) -> float:
     """Bytes that sessions may take on rank 0, which has the least; may be negative."""
     dims = card.transformer
-    taken = weights_bytes(dims, fp8) + text_encoder_bytes(dims) + CONTEXT_BYTES
+    taken = weights_bytes(dims, fp8) + text_encoder_bytes(dims) + CONTEXT_BYTES + loras.memory_bytes(dims)
     return MEMORY_SHARE * (gpu.memory_gb * GB - taken)
 
 
-def num_sessions(card: ModelCard, gpu: DataSheet, height: int, width: int, fp8: bool) -> int:
+def num_sessions(
+    card: ModelCard, gpu: DataSheet, height: int, width: int, fp8: bool, loras: Loras = NO_LORAS
+) -> int:
     """Sessions that fit on every rank. Raises InvalidConfig where not even one does."""
     session = card.session_bytes(height, width)
-    fits = int(session_budget(card, gpu, fp8) // session)
+    fits = int(session_budget(card, gpu, fp8, loras) // session)
     if fits >= 1:
         return fits
     dims = card.transformer
+    listed = f"{_gib(loras.memory_bytes(dims))} for LoRAs, " if loras.num_listed else ""
     raise InvalidConfig(
         f"gpu: {card.name} does not fit into {gpu.name}: of {_gib(gpu.memory_gb * GB)} rank 0 needs "
         f"{_gib(weights_bytes(dims, fp8))} for weights, {_gib(text_encoder_bytes(dims))} for the text "
-        f"encoder, {_gib(session)} for a session of {width}x{height}, and a tenth of the rest is kept free"
+        f"encoder, {listed}{_gib(session)} for a session of {width}x{height}, and a tenth of the rest is "
+        "kept free"
     )
 
 

@@ -14,6 +14,7 @@ from cascade_core.config import (
 )
 from cascade_core.errors import InvalidConfig
 from cascade_core.planning.gpus import DataSheet, find_gpu
+from cascade_core.planning.low_rank import Loras
 from cascade_core.planning.memory import num_sessions
 from cascade_core.planning.pipeline import Speed, measure
 from cascade_core.planning.timing import PICTURES, Roofline, decode_ms
@@ -40,6 +41,9 @@ class PlanRequest:
     compiled: bool = True
     counts_behind: bool = False
     """As EngineConfig's `window_counts_behind`."""
+    num_loras: int = 0
+    """LoRAs that the stage lists; each session uses all of them, at most three."""
+    lora_rank: int = 32
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Pipeline:
     vae_decoders: float | None
     """GPUs of the same kind that decode for all these sessions; None: the model's VAE is not Wan's."""
     taehv_decoders: float | None
+    lora_slowdown: float
+    """A block's time with LoRAs over its time without; 1: none is listed."""
 
     @property
     def sessions(self) -> int:
@@ -80,6 +86,7 @@ class CapacityPlan:
     fp8: bool
     compiled: bool
     counts_behind: bool
+    loras: Loras
     traced: str
     """The card whose trace it rests on."""
     pipelines: tuple[Pipeline, ...]
@@ -99,12 +106,14 @@ def make_plan(request: PlanRequest) -> CapacityPlan:
     fps = request.fps or card.video.fps
     if not (isfinite(fps) and fps > 0):
         raise InvalidConfig(f"fps: {fps:g} is not above 0")
+    loras = Loras(request.num_loras, request.lora_rank)
     plan = CapacityPlan(
         card, gpu, num_ranks, request.stagger, width, height, fps, request.fp8,
-        request.compiled, request.counts_behind, nearest(card), (),
+        request.compiled, request.counts_behind, loras, nearest(card), (),
     )  # fmt: skip
     tokens = card.tokens_per_block(height, width)
-    roofline = Roofline(card, gpu, tokens, find_overheads(card, tokens, request.compiled), request.fp8)
+    overheads = find_overheads(card, tokens, request.compiled)
+    roofline = Roofline(card, gpu, tokens, overheads, request.fp8, plan.loras)
     alone = Shape(num_passes, num_passes, 1, card.window, num_extra_passes=card.sampling.num_extra_passes)
     cascade = replace(
         alone, stagger=request.stagger, num_ranks=num_ranks, counts_behind=request.counts_behind
@@ -131,11 +140,16 @@ def _pipeline(plan: CapacityPlan, roofline: Roofline, name: str, shape: Shape) -
     speed = measure(roofline, shape)
     fps = 1e3 * card.num_frames(1) / speed.block_ms
     by_speed = int(fps / plan.fps)
-    by_memory = num_sessions(card, plan.gpu, plan.height, plan.width, plan.fp8)
+    by_memory = num_sessions(card, plan.gpu, plan.height, plan.width, plan.fp8, plan.loras)
+    without = measure(replace(roofline, loras=Loras()), shape).block_ms
     num_replicas = plan.num_ranks // shape.num_ranks
     played = num_replicas * (min(by_speed, by_memory) * plan.fps or fps)
     decoders = [
         None if card.vae else 1e-3 * decode_ms(decoder, plan.gpu, plan.height, plan.width) * played / PICTURES
         for decoder in ("vae", "taehv")
     ]
-    return Pipeline(name, shape.num_ranks, speed, fps, by_speed, by_memory, num_replicas, *decoders)
+    vae, taehv = decoders
+    slowdown = speed.block_ms / without
+    return Pipeline(
+        name, shape.num_ranks, speed, fps, by_speed, by_memory, num_replicas, vae, taehv, slowdown
+    )

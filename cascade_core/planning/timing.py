@@ -1,11 +1,12 @@
 """How long a GPU takes for a pass: its data sheet, how much of that is reached, and what a pass needs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from cascade_core.config import ModelCard
 from cascade_core.planning.counts import View, attention_flop, product_flop, quantize_bytes
 from cascade_core.planning.gpus import Architecture, DataSheet
+from cascade_core.planning.low_rank import Loras
 from cascade_core.planning.traces import Overheads, find_decoder
 
 PRODUCTS = 0.7
@@ -54,6 +55,8 @@ class Roofline:
     overheads: Overheads
     fp8: bool = False
     """Products in FP8."""
+    loras: Loras = field(default_factory=Loras)
+    """Whose products stay in bfloat16."""
 
     def rank_parts(self, views: Sequence[View], is_joint: bool, received_bytes: float) -> Parts:
         """Of a rank that makes one pass of each of these blocks; `is_joint`: other blocks are in flight."""
@@ -65,13 +68,15 @@ class Roofline:
         moved = overhead.elementwise_bytes
         if self.fp8:
             moved += len(views) * quantize_bytes(self.card, self.tokens)
-        peak = gpu.fp8_tflop_s if self.fp8 else gpu.bf16_tflop_s
-        products = len(views) * product_flop(self.card, self.tokens)
+        dims, peak = self.card.transformer, gpu.fp8_tflop_s if self.fp8 else gpu.bf16_tflop_s
+        moved += len(views) * self.loras.moved_bytes(dims, self.tokens)
+        products = len(views) * product_flop(self.card, self.tokens) / peak
+        products += len(views) * self.loras.flop(dims, self.tokens) / gpu.bf16_tflop_s
         return Parts(
-            products=products / (1e9 * PRODUCTS * reached * peak),
+            products=products / (1e9 * PRODUCTS * reached),
             attention=sum(self._attention_ms(view.blocks) for view in views),
             elementwise=moved / (1e6 * COPIES * gpu.memory_gb_s),
-            launches=overhead.num_kernels * KERNEL_US / 1e3,
+            launches=(overhead.num_kernels + self.loras.num_kernels(dims)) * KERNEL_US / 1e3,
             gather=gather,
         )
 

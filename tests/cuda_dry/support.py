@@ -1,7 +1,7 @@
 """One rank at a real model's size on a CUDA device that is not there, and what its session did."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +14,8 @@ from benchmarks.trace.fake_cuda import CUDA
 from cascade_core.attention.attention import Kernel
 from cascade_core.config import ModelCard, SwitchMode, find_card
 from cascade_core.engine.capacity import MEMORY_SHARE
+from cascade_core.model.lora_bank import Choice, LoraBank
+from cascade_core.model.low_rank import Stack, widths
 from cascade_core.ranks.loading import build_model
 from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import Shape, Timeline, Work, context_blocks
@@ -41,7 +43,11 @@ class Rank:
     """Of each tick so far."""
 
     def run(
-        self, num_blocks: int, switches: Mapping[int, tuple[int, SwitchMode]] | None = None, start: int = 0
+        self,
+        num_blocks: int,
+        switches: Mapping[int, tuple[int, SwitchMode]] | None = None,
+        start: int = 0,
+        choices: Sequence[Choice] = (),
     ) -> None:
         """One session of the card's own size, primed where it begins in the middle, from open to close."""
         card, shape = self.runner.card, self.runner.shape
@@ -56,6 +62,7 @@ class Rank:
             width=card.video.width,
             timeline=Timeline(0, next_block=start, end_block=start + num_blocks, to_prime=primed),
             context=context,
+            choices=choices,
         )
         self.follow(drive, switches or {})
         self.held_bytes = self.counter.live_bytes - self.weights_bytes
@@ -101,6 +108,21 @@ class Rank:
         assert self.peak_bytes - self.weights_bytes - promised <= spare, "more than is left for activations"
 
 
+def full_bank(card: ModelCard, ranks: Sequence[int], dtype: torch.dtype) -> LoraBank:
+    """LoRAs that add to all Linears of the layers."""
+    dims = card.transformer
+    sides = widths(dims)
+
+    def zeros(rank: int, width: int) -> torch.Tensor:
+        return torch.zeros(dims.num_layers, rank, width, dtype=dtype, device=CUDA)
+
+    loras = [
+        {target: Stack(zeros(rank, one), zeros(rank, other)) for target, (one, other) in sides.items()}
+        for rank in ranks
+    ]
+    return LoraBank(loras, sides, dims.num_layers)
+
+
 @contextmanager
 def rank(
     card: ModelCard,
@@ -112,11 +134,14 @@ def rank(
     dtype: torch.dtype = torch.bfloat16,
     quantize: Any = "none",
     kernel: Kernel | None = None,
+    lora_ranks: Sequence[int] = (),
     **shape_values: Any,
 ) -> Iterator[Rank]:
-    """Rank `number` of so many; the others are not there."""
+    """Rank `number` of so many; the others are not there. `lora_ranks`: of LoRAs of all layers' Linears."""
     shape: Shape = make_shape(card, stagger, num_ranks, **shape_values)
     with counting_cuda(capability) as counter, group(num_ranks, number) as exchange:
         model = build_model(card, None, 0, CUDA, dtype, quantize)
+        bank = full_bank(card, lora_ranks, dtype) if lora_ranks else None
         weights_bytes = counter.live_bytes
-        yield Rank(Runner(model, card, shape, number, exchange, kernel), counter, weights_bytes)
+        runner = Runner(model, card, shape, number, exchange, kernel, bank)
+        yield Rank(runner, counter, weights_bytes)

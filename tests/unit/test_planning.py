@@ -22,7 +22,7 @@ from cascade_core.planning.counts import attention_flop, gathered_bytes, product
 from cascade_core.planning.gpus import find_gpu, load_gpus
 from cascade_core.planning.memory import MEMORY_SHARE, num_sessions, session_budget, weights_bytes
 from cascade_core.planning.pipeline import first_plans, measure, steady_plans
-from cascade_core.planning.plan import PlanRequest, as_json, make_plan
+from cascade_core.planning.plan import CapacityPlan, PlanRequest, as_json, make_plan
 from cascade_core.planning.timing import Roofline
 from cascade_core.planning.traces import cases_of, find_overheads, load_traces, nearest
 from cascade_core.ranks.runner import Runner
@@ -333,3 +333,18 @@ def test_every_card_that_fits_has_a_plan_in_numbers(gpu: str) -> None:
         for pipeline in values["pipelines"]:
             assert 0 < pipeline["fps"] < 1e6
             assert (pipeline["vae_decoders"] is None) == bool(find_card(model).vae)
+
+
+def test_loras_take_memory_for_each_that_is_listed_and_time_for_three() -> None:
+    def plan(**loras: int) -> CapacityPlan:
+        return make_plan(PlanRequest("longlive-1.3b", "h100", **loras))
+
+    plans = [plan(), *(plan(num_loras=number, lora_rank=64) for number in (1, 3, 4))]
+    blocks = [each.pipelines[0].speed.block_ms for each in plans]
+    assert blocks[0] < blocks[1] < blocks[2] == blocks[3]
+    assert [each.pipelines[0].lora_slowdown for each in plans] == [block / blocks[0] for block in blocks]
+    memory = [each.loras.memory_bytes(each.card.transformer) for each in plans]
+    assert memory[0] == 0 < memory[1] < memory[2] == 0.75 * memory[3]
+    for name, wrong, allowed in (("num_loras", 17, "0..16"), ("lora_rank", 513, "1..512")):
+        with pytest.raises(InvalidConfig, match=f"^{name}: {wrong} is not in {allowed}$"):
+            plan(**{"num_loras": 1, name: wrong})
