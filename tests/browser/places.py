@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,16 @@ ONE_RANK = STAGE | {"CASCADE_STAGE_NUM_RANKS": "1"}
 
 @asynccontextmanager
 async def open_town(
-    *, capacity: int = 8, staggers: Sequence[int] = (1, 2, 3), **options: Any
+    *,
+    capacity: int = 8,
+    staggers: Sequence[int] = (1, 2, 3),
+    loras: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Town]:
     """Real segments of grey pictures, made as fast as they are asked for. `capacity`: places of its stage;
-    `staggers`: what it offers."""
-    stages, decoders = [FakeStage(capacity=capacity, staggers=staggers)], [FilmDecoder(capacity=8)]
+    `staggers`, `loras`: what it offers."""
+    stages = [FakeStage(capacity=capacity, staggers=staggers, loras=loras)]
+    decoders = [FilmDecoder(capacity=8)]
     async with town(stages=stages, decoders=decoders, **({"http": {}} | options)) as place:
         yield place
 

@@ -12,7 +12,7 @@ from tests.browser.conftest import Enter, OpenPage
 from tests.browser.places import open_town, wire_to
 from tests.browser.visit import Visit
 from tests.services.support.fake_stage import CAUSAL
-from tests.services.support.gateway_support import until_value
+from tests.services.support.gateway_support import until, until_value
 
 REFUSED = "Failed to load resource: the server responded with a status of 4"
 ATTACKS = (
@@ -224,6 +224,35 @@ async def test_a_session_gets_the_stagger_and_the_attention_that_were_chosen(
     assert (session.asked.stagger, session.asked.inflight_attention) == (1, CAUSAL)
     operator = await visit(f"{place.url}/operator")
     await operator.find("#sessions small:has-text('stagger 1, causal')").wait_for()
+
+
+async def test_loras_come_with_the_next_prompt_and_are_still_chosen_after_a_reload(
+    enter: Enter, visit: OpenPage
+) -> None:
+    place = await enter(open_town(loras={"ink": "i1", "clay": "c1", "neon": "n1", "wool": "w1"}))
+    page = await visit(place.url)
+    await page.page.click("#lora-box summary")
+    assert "MIT · not for commercial use" in await page.find("#loras").inner_text()
+    await page.page.check("input[value=ink]")
+    await page.page.fill("[aria-label='Scale of ink']", "0.5")
+    await page.start("a red circle")
+    (session,) = place.registry.sessions
+    assert [(each.name, each.scale) for each in session.asked.loras] == [("ink", 0.5)]
+    for name in ("clay", "neon"):
+        await page.page.check(f"input[value={name}]")
+    assert await page.page.is_disabled("input[value=wool]"), "no more than three"
+    assert await page.find("#lora-count").inner_text() == " (3)"
+    await page.page.uncheck("input[value=ink]")
+    await page.send("a blue square")
+    await until(lambda: [name for name, _ in session.record.loras_at(2**31)] == ["clay", "neon"])
+    await page.page.reload()
+    await page.find("#lora-count:has-text('(2)')").wait_for(state="attached")
+    assert await page.page.is_checked("input[value=neon]")
+    await page.page.click("#lora-box summary")
+    await page.page.uncheck("input[value=clay]")
+    await page.page.uncheck("input[value=neon]")
+    await page.send("a star")
+    await until(lambda: session.record.loras_at(2**31) == ())
 
 
 async def test_a_stage_of_a_former_release_leaves_nothing_to_choose(enter: Enter, visit: OpenPage) -> None:

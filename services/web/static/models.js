@@ -24,10 +24,11 @@ function offer(id, values, usual, name) {
 }
 
 export class Models {
-  /** @param {import("./api.js").Api} api @param {(texts: string[]) => void} suggest
-   * @param {(error: unknown) => void} failed */
-  constructor(api, suggest, failed) {
+  /** @param {import("./api.js").Api} api @param {import("./loras.js").Loras} loras
+   * @param {(texts: string[]) => void} suggest @param {(error: unknown) => void} failed */
+  constructor(api, loras, suggest, failed) {
     this.api = api;
+    this.loras = loras;
     this.suggest = suggest;
     this.failed = failed;
     /** @type {any[]} */
@@ -68,6 +69,7 @@ export class Models {
     const model = this.chosen;
     offer("stagger", model?.staggers ?? [], model?.defaultStagger, String);
     offer("attention", model?.inflightAttentions ?? [], model?.defaultInflightAttention, attention);
+    this.loras.show(model?.loras ?? []);
     byId("model-field").hidden = !model;
     byId("start-pick").hidden = !model?.imageStart || model.imageStart === "IMAGE_START_UNSPECIFIED";
     setText(byId("start-note"), model?.startNote ?? "");

@@ -11,6 +11,7 @@ import { Figures } from "./figures.js";
 import { FullScreen } from "./full_screen.js";
 import { glow } from "./glow.js";
 import { KeyDialog } from "./key_dialog.js";
+import { Loras } from "./loras.js";
 import { Models } from "./models.js";
 import { Notices } from "./notices.js";
 import { Player } from "./player.js";
@@ -61,7 +62,8 @@ class Page {
     });
     this.share = new Share(api, failed);
     this.prompts = new Prompts((text) => this.send(text));
-    this.models = new Models(api, (texts) => this.prompts.suggest(texts), failed);
+    this.loras = new Loras();
+    this.models = new Models(api, this.loras, (texts) => this.prompts.suggest(texts), failed);
     this.beginning = new Beginning((text) => this.problem.show(text));
     this.fullScreen = new FullScreen();
     glow(this.video, byId("glow"));
@@ -115,7 +117,7 @@ class Page {
     this.clear();
     try {
       const start = await this.beginning.wish();
-      await this.session.create({ prompts: { 0: text }, ...wishes(this.models.chosen), ...start });
+      await this.session.create({ prompts: { 0: text }, ...wishes(this.models.chosen), ...this.loras.wish, ...start });
       this.prompts.remember(text);
     } catch (error) {
       this.problem.show(error);
@@ -124,7 +126,7 @@ class Page {
 
   /** @param {string} text */
   switchTo(text) {
-    const requestId = this.session.switchPrompt(text, byId("mode").value);
+    const requestId = this.session.switchPrompt(text, byId("mode").value, this.loras.change);
     this.timeline.ask(requestId, text, this.player.time);
     this.prompts.remember(text);
   }
@@ -180,6 +182,7 @@ class Page {
     this.figures.show("viewers", String(session.numViewers ?? 0));
     if (session.queue) this.stateView.showQueue(session.queue);
     this.timeline.plan(session);
+    this.loras.set(session.loras ?? []);
     for (const receipt of content.receipts ?? [])
       this.heardReceipt(receipt, this.timeline.isOpen(receipt.requestId));
     this.tellUnknown((session.unknownWords ?? []).flatMap((/** @type {any} */ each) => each.words));

@@ -187,9 +187,10 @@ export class Session {
     });
   }
 
-  /** @param {string} text @param {string} mode "immediate", "boundary" or "recache" @returns {string} request id */
-  switchPrompt(text, mode) {
-    const promptSwitch = { text, mode: `SWITCH_MODE_${mode.toUpperCase()}` };
+  /** @param {string} text @param {string} mode "immediate", "boundary" or "recache"
+   * @param {Record<string, unknown>} more fields of PromptSwitch @returns {string} request id */
+  switchPrompt(text, mode, more) {
+    const promptSwitch = { text, mode: `SWITCH_MODE_${mode.toUpperCase()}`, ...more };
     const asked = { text: text.slice(0, MAX_ASKED_CHARS), time: this.player.time };
     const requestId = this.connection?.request("switchPrompt", { promptSwitch }) ?? "";
     this.asked = Object.fromEntries([...Object.entries(this.asked), [requestId, asked]].slice(-MAX_ASKED));

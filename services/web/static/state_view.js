@@ -82,8 +82,9 @@ export class StateView {
     const eta = seconds(status.eta);
     const wait = eta === null ? "" : `, about ${readable(Math.max(1, eta))}`;
     const place = `${status.position} of ${status.queueLength} in the queue`;
-    setText(this.queue, place + wait); // Read aloud with every change.
-    this.place = `You are number ${status.position} of ${status.queueLength}${wait}. It starts by itself.`;
+    const lacks = status.message ? ` (${status.message})` : "";
+    setText(this.queue, place + wait + lacks); // Read aloud with every change.
+    this.place = `You are number ${status.position} of ${status.queueLength}${wait}${lacks}. It starts by itself.`;
     setText(byId("cover-text"), this.place);
   }
 }
