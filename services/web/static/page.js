@@ -117,7 +117,12 @@ class Page {
     this.clear();
     try {
       const start = await this.beginning.wish();
-      await this.session.create({ prompts: { 0: text }, ...wishes(this.models.chosen), ...this.loras.wish, ...start });
+      await this.session.create({
+        prompts: { 0: text },
+        ...wishes(this.models.chosen),
+        ...this.loras.wish,
+        ...start,
+      });
       this.prompts.remember(text);
     } catch (error) {
       this.problem.show(error);
