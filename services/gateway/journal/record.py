@@ -243,9 +243,10 @@ class Record:
         }
 
     def loras_at(self, block: int) -> Loras:
-        """Those of the prompt that rules there, as far as prompts have begun."""
+        """Those of the prompt that rules there, as far as prompts have begun. Blocks of a clip, which are
+        below 0, have the first prompt's."""
         begun = [(entry.first_block, entry.loras) for entry in self.prompts if entry.loras is not None]
-        told = [(first, loras) for first, loras in begun if first is not None and first <= block]
+        told = [(first, loras) for first, loras in begun if first is not None and first <= max(0, block)]
         told.sort(key=lambda item: item[0])  # stable: of two with one block, the later receipt rules
         return told[-1][1] if told else ()
 
