@@ -23,6 +23,7 @@ import shtab
 from tqdm import tqdm
 
 from cascade_core.commands.arguments import add_bench_arguments, add_quantize
+from cascade_core.commands.begin_from import add_beginning, beginning_of
 from cascade_core.commands.listing import list_models
 from cascade_core.commands.loras import add_loras, listed_and_chosen
 from cascade_core.commands.plan import add_plan_arguments, run_plan
@@ -159,6 +160,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     add_prompts(parser)
     add_loras(parser)
+    add_beginning(parser)
     parser.add_argument("--blocks", type=int, default=20, help="mostly 12 pictures each (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same video (default: 0)")
     parser.add_argument("--size", type=parse_size, default=(0, 0), help=SIZE_HELP)
@@ -224,6 +226,7 @@ def run_generate(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         width=arguments.size[0],
         height=arguments.size[1],
+        beginning=beginning_of(arguments),
         decoder=arguments.decoder,
         decoder_weights=arguments.decoder_weights,
     )

@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cascade_core.commands.begin_from import BeginningOptions
+from cascade_core.commands.beginning import Beginning, begin, check_beginning
 from cascade_core.config import (
     EngineConfig,
     ModelCard,
@@ -73,6 +75,8 @@ class GenerateOptions:
     width: int = 0
     height: int = 0
     decoder: Literal["vae", "taehv"] = "vae"
+    beginning: BeginningOptions | None = None
+    """What it goes on from; needs an `output`."""
     decoder_weights: Path | None = None
     """VAE folder or `.pth`, or TAEHV file; None: the VAE beside the model's weights."""
 
@@ -105,7 +109,11 @@ async def generate(
     async with await Engine.start(config) as engine:
         job = decode_job(options, card, weights, engine.status.device, cores)
         async with Decoding(job) if job else nullcontext() as decoding:
-            session = await engine.open(session_request(options))
+            request = session_request(options)
+            run.beginning = await begin(options.beginning, request, engine, decoding)
+            if options.beginning:
+                request = run.beginning.behind(request, engine)
+            session = await engine.open(request)
             run.opened_s = time.monotonic()
             run.unknown_words = {
                 readable(session.request.prompts[block]): words
@@ -151,6 +159,7 @@ class Run:
     written_s: float = 0.0
     """When the last block's frames were in the complete file."""
     end_reason: str = ""
+    beginning: Beginning = field(default_factory=Beginning)
 
     def note(self, event: Event) -> None:
         match event:
@@ -162,12 +171,13 @@ class Run:
                 if len(self.timings) + len(self.receipts) <= MAX_UNREAD_EVENTS:
                     self.num_unthrottled += 1
             case PromptApplied():
-                self.receipts.append(event)
+                self.receipts.append(self.beginning.receipt(event))
             case Ended():
                 self.end_reason = event.reason
 
     def progress(self) -> Progress:
-        return Progress(len(self.timings), self.num_frames, time.monotonic() - self.opened_s)
+        num_shown = self.beginning.num_blocks - self.beginning.num_hidden
+        return Progress(num_shown + len(self.timings), self.num_frames, time.monotonic() - self.opened_s)
 
     def figures(self, options: GenerateOptions, config: EngineConfig) -> dict[str, Any]:
         """For `--json`.
@@ -178,7 +188,8 @@ class Run:
         fps_with_decode: all frames over the time from opening the session to the complete file.
         """
         counted = self.num_unthrottled if options.output else len(self.timings)
-        counted_frames = sum(self.card.num_frames(block) for block in range(counted))
+        first = self.beginning.num_blocks
+        counted_frames = sum(self.card.num_frames(first + block) for block in range(counted))
         denoise_s = self.timings[counted - 1].finished_s - self.opened_s
         decode_s = self.written_s - self.opened_s
         return {
@@ -270,6 +281,8 @@ def check_options(options: GenerateOptions, card: ModelCard) -> None:
         raise InvalidConfig("give an output: -o VIDEO.mp4, --latents FILE.safetensors, or both")
     if options.output:
         check_decoder(options, card)
+    if options.beginning:
+        check_beginning(options.beginning, card, options.decoder, options.output)
 
 
 def check_outputs(paths: Mapping[str, Path | None]) -> None:

@@ -13,11 +13,12 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice, repeat
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -28,10 +29,13 @@ from cascade_core.config import ModelCard
 from cascade_core.errors import CascadeError
 from cascade_core.machine import has_fast_bfloat16
 from cascade_core.media.media import Mp4Writer, partial_path
+from cascade_core.media.start.start_file import StartBounds, StartFile, StartShape
 
 if TYPE_CHECKING:
     from cascade_core.media.video_decoder import DecoderState, VideoDecoder
+    from cascade_core.media.video_encoder import EncoderState, VideoEncoder
 
+T = TypeVar("T")
 CLOSE_GRACE_S = 5.0
 """Time the process has to end by itself once the file is complete."""
 KILL_GRACE_S = 1.0
@@ -68,9 +72,16 @@ class Decoding:
         self._process: BaseProcess | None = None
         self._finished = False
 
-    async def append(self, latents: Tensor) -> None:
-        """Decode one block [F, C, h, w] and append its frames."""
-        await self._run(_append, latents.numpy())
+    async def append(self, latents: Tensor, *, is_shown: bool = True) -> None:
+        """Decode one block [F, C, h, w] and append its frames; not shown: only so that the next ones go on
+        from it."""
+        await self._run(_append, latents.numpy(), is_shown)
+
+    async def encode(self, file: StartFile, shape: StartShape, still_blocks: int) -> list[Tensor]:
+        """Latents of a picture or clip, block by block, [F, C, h, w]; a picture stands still for so many
+        blocks, 0: it is one latent frame, [1, C, h, w]. Raises UnusableFile."""
+        num_blocks = await self._run(_begin, file, shape, still_blocks)
+        return [torch.from_numpy(await self._run(_encode)) for _ in range(num_blocks)]
 
     async def finish(self) -> None:
         """Complete the file and give it its name."""
@@ -91,27 +102,27 @@ class Decoding:
     ) -> None:
         await self._stop()
 
-    async def _run(self, function: Callable[..., None], *arguments: object) -> None:
+    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
         """Raises what the function raises, or CascadeError where the process died or is too slow."""
         try:
-            await self._answer(self._submit(function, *arguments))
+            return await self._answer(self._submit(function, *arguments))
         except BrokenProcessPool:  # from submitting, if it died between two calls
             raise CascadeError("the decoding process died") from None
 
-    def _submit(self, function: Callable[..., None], *arguments: object) -> asyncio.Future[None]:
+    def _submit(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         with _signals_blocked():
             work = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
         # A broken pool forgets its process, which `_stop` still has to end.
         self._process = next(iter((self._pool._processes or {}).values()), self._process)
         return work
 
-    async def _answer(self, work: asyncio.Future[None]) -> None:
+    async def _answer(self, work: asyncio.Future[T]) -> T:
         deadline_s = self._job.deadline_s
         try:
             await asyncio.wait({work}, timeout=deadline_s)
             if not work.done():
                 raise CascadeError(f"the decoding process did not answer within {deadline_s:g} s")
-            work.result()
+            return work.result()
         finally:
             work.cancel()
 
@@ -186,9 +197,51 @@ def _open(job: DecodeJob) -> None:
     _job = _Job(decoder, decoder.open(), writer, files)
 
 
-def _append(latents: NDArray[np.float32]) -> None:
+def _append(latents: NDArray[np.float32], is_shown: bool) -> None:
     assert _job is not None
-    _job.writer.append(_job.decoder.decode(_job.state, torch.from_numpy(latents)).cpu())
+    frames = _job.decoder.decode(_job.state, torch.from_numpy(latents)).cpu()
+    if is_shown:
+        _job.writer.append(frames)
+
+
+@dataclass
+class _Clip:
+    """What is still to be encoded."""
+
+    encoder: "VideoEncoder"
+    state: "EncoderState"
+    pictures: Iterator[NDArray[np.uint8]]
+    lengths: Iterator[int]
+    """Pictures of each block."""
+
+
+_clip: _Clip | None = None
+
+
+def _begin(file: StartFile, shape: StartShape, still_blocks: int) -> int:
+    """How many blocks there will be."""
+    global _clip
+    from cascade_core.media.start.pictures import open_start
+
+    assert _job is not None
+    opened = open_start(file, shape, StartBounds())
+    pictures, num = opened.pictures, opened.num_pictures
+    if file.kind == "image":
+        num = max(1, 4 * shape.block_frames * still_blocks - 3)
+        pictures = repeat(next(pictures), num)
+    num_blocks = max(1, (num + 3) // (4 * shape.block_frames))
+    each = 4 * shape.block_frames
+    encoder = cast("VideoEncoder", _job.decoder)
+    lengths = iter([num - each * (num_blocks - 1), *[each] * (num_blocks - 1)])
+    _clip = _Clip(encoder, encoder.open_encoder(), pictures, lengths)
+    return num_blocks
+
+
+def _encode() -> NDArray[np.float32]:
+    """The next block."""
+    assert _clip is not None
+    frames = np.stack(list(islice(_clip.pictures, next(_clip.lengths))))
+    return _clip.encoder.encode(_clip.state, torch.from_numpy(frames)).numpy()
 
 
 def _finish() -> None:
