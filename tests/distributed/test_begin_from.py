@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC240 - small files
 """`cascade-engine generate` from a clip or a picture of the demo's world: what comes is what the world would
 show."""
 
