@@ -31,8 +31,11 @@ COPY images/requirements.py images/
 COPY pyproject.toml ./
 
 FROM dependencies AS gateway-build
+# What it can do beside: `webrtc` (docs/clients.md), 100 MB.
+ARG EXTRAS="client gateway"
+# hadolint ignore=SC2086
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
-    sh images/install.sh dependencies /opt/cascade client gateway
+    sh images/install.sh dependencies /opt/cascade ${EXTRAS}
 COPY --from=wheel /wheel /wheel
 RUN sh images/install.sh application /opt/cascade /wheel
 

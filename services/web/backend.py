@@ -19,6 +19,7 @@ from services.web.certificates import CERTIFICATE_NAME
 from services.web.crowd import Crowd
 from services.web.gateways import SERVICE, OwnGateway, RemoteGateway
 from services.web.settings import HttpSettings
+from services.web.webrtc.loop import RtcThread, UdpLoop
 
 RESUME_HEADER, RESUME_PARAMETER = "x-resume-token", "resume_token"
 TRACE = ("traceparent", "tracestate")
@@ -48,8 +49,15 @@ class Backend:
         self.tokens = tokens
         self.gateway = gateway
         self.crowd = Crowd(settings)
+        self._rtc = RtcThread(
+            lambda: UdpLoop(settings.webrtc_host or "", settings.webrtc_first_port, settings.webrtc_last_port)
+        )
         self.leaving = asyncio.Event()
         """Set when the gateway, or this process, begins to go away."""
+
+    def rtc(self) -> RtcThread:
+        """Where WebRTC runs; it starts when it is needed."""
+        return self._rtc
 
     def credentials(self, connection: HTTPConnection) -> Credentials:
         """Of a request or a WebSocket."""
@@ -86,6 +94,7 @@ class Backend:
 
     async def close(self) -> None:
         await self.gateway.close()
+        await asyncio.to_thread(self._rtc.close)
 
 
 def request_id_of(connection: HTTPConnection) -> str:

@@ -42,6 +42,11 @@ def as_browsers_say(host: str) -> str:
 
 
 HOST_SCHEMA = Field(json_schema_extra={"pattern": r"^([A-Za-z0-9_.\-]+|\[?[0-9A-Fa-f:.]+\]?)$"})
+UdpPort = Annotated[int, Field(ge=0, le=65535)]
+PublicAddress = Annotated[str, Field(pattern=r"^\d{1,3}(\.\d{1,3}){3}$")]
+IceServer = Annotated[
+    str, Field(pattern=r"^(stun:[^@\s\"<>]+|turns?:[^:@\s\"<>]+:[^@\s\"<>]+@[^@\s\"<>]+)$", max_length=512)
+]
 HostName = Annotated[str, AfterValidator(as_browsers_say), HOST_SCHEMA]
 
 
@@ -98,9 +103,33 @@ class HttpSettings:
     metrics: bool = False
     """Whether `/metrics` is answered here too, to everybody who reaches the port;
     `telemetry.metrics_port` is a port for metrics alone."""
+    webrtc: bool = False
+    """Whether players may have video by WebRTC (WHEP). Needs the extra `webrtc`, and UDP from players to this
+    process: see docs/clients.md."""
+    webrtc_host: ListenHost | None = None
+    """Address that WebRTC's UDP sockets are bound to; None: every address of this machine but loopback."""
+    webrtc_public_address: PublicAddress | None = None
+    """IPv4 address by which players reach those sockets, where that is another, such as a node's or a load
+    balancer's; ports stay the same. None: the machine's own addresses."""
+    webrtc_first_port: UdpPort = 0
+    """With `webrtc_last_port`, the range of UDP ports; a player takes one. 0: any free ones."""
+    webrtc_last_port: UdpPort = 0
+    """See `webrtc_first_port`."""
+    webrtc_ice_servers: tuple[IceServer, ...] = ()
+    """What players are told to reach us by: `stun:HOST:PORT`, or `turn:USER:PASSWORD@HOST:PORT`."""
+    webrtc_max_players: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """At the same time in this process; further ones are refused with 429."""
     page: bool = True
     """Whether `/`, `/operator` and `/docs`, the pages for people, are served. They show nothing that the
     API does not."""
+
+    @model_validator(mode="after")
+    def _check_ports(self) -> "HttpSettings":
+        if bool(self.webrtc_first_port) != bool(self.webrtc_last_port):
+            raise ValueError("webrtc_first_port and webrtc_last_port belong together")
+        if self.webrtc_first_port > self.webrtc_last_port:
+            raise ValueError("webrtc_last_port must not be below webrtc_first_port")
+        return self
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -63,7 +63,7 @@ pytestmark = needs_browser
 @pytest.fixture
 def origin() -> Iterator[str]:
     """Of a web server whose pages are the guide's code and a start button for the test."""
-    socket, hls = re.findall(r"```js\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    socket, hls, _ = re.findall(r"```js\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     files = {
         "/": ("text/html", PAGE.format(socket.replace("export ", "", 1) + START)),
         "/hls": ("text/html", HLS_PAGE.format(hls)),
