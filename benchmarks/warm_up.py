@@ -1,7 +1,6 @@
 """How many latents bring a picture decoder's memory back after a loss: of any VAE, with a clip and no model.
 
-python -m benchmarks.warm_up [--model MODEL] [--weights FOLDER] [--clip FILE] [--block-frames N] [--out
-FOLDER]
+python -m benchmarks.warm_up [--model MODEL] [--weights FOLDER] [--clip FILE] [--block-frames N] [--blocks N]
 
 The clip is encoded to latents and decoded, once without a break, then opened again at each block after more
 and more blocks of warm-up. What counts is the worst first block.
@@ -32,26 +31,24 @@ from cascade_core.media.vae import WanVae, load_vae
 from cascade_core.weights.locate import locate_part
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-NUM_BLOCKS = 12
 SEEN_DB = 50.0
 """From here on no difference is seen."""
 
 
-def clip_pictures(card: ModelCard, block_frames: int, file: Path | None) -> Tensor:
-    """uint8 [T, H, W, 3] of whole blocks, NUM_BLOCKS at most; without a file the demo's world, with a
-    switch."""
+def clip_pictures(card: ModelCard, block_frames: int, max_blocks: int, file: Path | None) -> Tensor:
+    """uint8 [T, H, W, 3] of whole blocks; without a file the demo's world, with a switch."""
     if file is None:
         from demo_world.world import Scene, World
 
         scenes = (Scene("red", "circle", "left", "white"), Scene("green", "square", "right", "white"))
-        world, num_frames = World(seed=7), 4 * block_frames * NUM_BLOCKS - 3
+        world, num_frames = World(seed=7), 4 * block_frames * max_blocks - 3
         half = num_frames // 2
         parts = [
             world.frames(scene, count) for scene, count in zip(scenes, (half, num_frames - half), strict=True)
         ]
         return torch.from_numpy(np.concatenate(parts))
     video = card.video
-    shape = StartShape(video.width, video.height, Fraction(video.fps), block_frames, NUM_BLOCKS)
+    shape = StartShape(video.width, video.height, Fraction(video.fps), block_frames, max_blocks)
     start = open_start(StartFile("video", file.read_bytes()), shape, StartBounds())
     return torch.from_numpy(np.stack(list(start.pictures)))
 
@@ -94,7 +91,7 @@ def measure(vae: WanVae, latents: Sequence[Tensor], max_warmup: int) -> list[flo
 def report(results: dict[str, Any]) -> str:
     info, rows = results["machine"], results["rows"]
     enough = next((row["blocks"] for row in rows if min(row[name] for name in DTYPES) >= SEEN_DB), None)
-    verdict = "None of these is enough." if enough is None else f"Enough in both: {enough} blocks."
+    verdict = "None of these is enough." if enough is None else f"Blocks that are enough in both: {enough}."
     command = f"`{results['command']}` · {info['processor']}, {info['cores']} cores"
     return (
         f"# Warm-up of a picture decoder\n\n{command} · torch {info['torch']} · {info['date']}\n\n"
@@ -114,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--block-frames", type=at_least(1), help="latent frames of a block; without: the card's"
     )
+    parser.add_argument("--blocks", type=at_least(2), default=12, help="of the clip at most")
     parser.add_argument("--max-warmup", type=at_least(0), default=4, metavar="BLOCKS")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the table")
     options = parser.parse_args(arguments)
@@ -123,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         path, cpu = locate_part(card, options.weights, "vae"), torch.device("cpu")
         vaes = {name: load_vae(card, path, cpu, dtype) for name, dtype in DTYPES.items()}
-        latents = encoded(vaes["float32"], clip_pictures(card, block_frames, options.clip), block_frames)
+        pictures = clip_pictures(card, block_frames, options.blocks, options.clip)
+        latents = encoded(vaes["float32"], pictures, block_frames)
     except (CascadeError, OSError) as error:
         sys.exit(f"benchmarks.warm_up: {error}")
     found = {name: measure(vae, latents, options.max_warmup) for name, vae in vaes.items()}
@@ -134,9 +133,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     command = "python -m benchmarks.warm_up " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     results = {
-        "command": command.strip(), "machine": machine(), "model": card.name, "block_frames": block_frames,
-        "num_blocks": len(latents), "clip": str(options.clip or "the demo's world with a switch"), "rows":
-        rows, }  # fmt: skip
+        "command": command.strip(),
+        "machine": machine(),
+        "model": card.name,
+        "block_frames": block_frames,
+        "num_blocks": len(latents),
+        "clip": str(options.clip or "the demo's world with a switch"),
+        "rows": rows,
+    }
     name = f"warm-up-{card.name}-{block_frames}"
     write_whole(options.out / f"{name}.json", json.dumps(results, indent=2) + "\n")
     write_whole(options.out / f"{name}.md", report(results))

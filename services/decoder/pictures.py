@@ -90,7 +90,8 @@ class PictureDecoder:
             self._decoder.decode(memory, latents)
         num_bytes = sum(part.nbytes for part in memory.memory if isinstance(part, Tensor))
         num_fitting = int(FREE_SHARE * free_bytes(self.device) // max(1, num_bytes))
-        return max(1, num_fitting - max_encodings) if self.can_encode else num_fitting
+        reserved = min(max_encodings, num_fitting - 1) if self.can_encode else 0
+        return num_fitting - max(0, reserved)
 
 
 def to_tensor(block: DecodeBlock) -> Tensor:

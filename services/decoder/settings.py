@@ -58,7 +58,7 @@ class DecoderSettings(GpuSettings):
     model (96x96, VAE, over a prompt switch): the worst first block after 0, 1, 2, 3, 4 warm-up blocks is 29,
     44, 59, 71, 84 dB PSNR from the undisturbed decode in float32, and 31, 36, 55, 58, 58 dB in bfloat16,
     whose rounding allows no more. From 50 dB on no difference is seen. Other models' decoders may look back
-    further: measure (`python -m benchmarks.warm_up`), and set it."""
+    further: measure (`python -m benchmarks.warm_up`, a clip is all it needs), and set it."""
 
     max_encodings: Annotated[int, Field(ge=1, le=16)] = 2
     """Pictures and clips made into latents at once, each of another tenant; others wait for their turn. Each
