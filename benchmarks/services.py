@@ -35,6 +35,10 @@ TITLES = {
     "fps": "Pictures delivered by one stage and one decoder, clients take all that comes, demo model",
 }
 NOTES = {
+    "first_segment": (
+        "From sending CreateSession. One that begins from a picture (96x96, PNG) is answered once a decoder "
+        "has encoded it."
+    ),
     "load": (
         "`added_*_ms`: from the stage's sending of the latents and the decoder's sending of the segment to "
         "the client's receipt, without the time between receipt and sending at the decoder; waiting for a "
