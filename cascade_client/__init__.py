@@ -46,6 +46,7 @@ from cascade_client.events import (
     StateChanged,
 )
 from cascade_client.frames import Frame
+from cascade_client.prompts import Prompt, Transition
 from cascade_client.save import Saved, save
 from cascade_client.session import Session
 from cascade_client.stream import Stream
@@ -68,6 +69,7 @@ __all__ = [
     "MissingExtra",
     "NotAllowed",
     "NotFound",
+    "Prompt",
     "PromptReceipt",
     "QueueChanged",
     "Reconnected",
@@ -85,6 +87,7 @@ __all__ = [
     "SyncClient",
     "SyncStream",
     "Tls",
+    "Transition",
     "Unavailable",
     "Violation",
     "WrongState",

@@ -18,6 +18,7 @@ from cascade_client.connection import ConnectOptions
 from cascade_client.errors import CascadeClientError, Unavailable, from_rpc
 from cascade_client.events import PromptReceipt
 from cascade_client.gateway_stream import unreachable
+from cascade_client.prompts import Prompt, Transition
 from cascade_client.resume import RetryBackoff, may_repeat
 from cascade_client.session import (
     InflightAttention,
@@ -89,7 +90,7 @@ class Client:
 
     async def create(
         self,
-        prompts: str | Mapping[int, str],
+        prompts: str | Mapping[str, float] | Mapping[int, Prompt],
         *,
         model: str = "",
         switch_mode: SwitchMode | None = None,
@@ -110,12 +111,15 @@ class Client:
         last_s: float | None = None,
         fit: Fit | None = None,
         include_start: bool = False,
+        transitions: Mapping[int, Transition] | None = None,
         session_id: str = "",
         request_id: str | None = None,
     ) -> Session:
         """Ask for a session; it is in the queue when this returns. What is left out, the server chooses.
 
-        `prompts`: one prompt, or block -> prompt with one for block 0. `width`, `height`: pixels.
+        `prompts`: one prompt, or block -> prompt with one for block 0; a prompt is a text, or
+        weights by text.
+        `transitions`: by block of a later prompt, how gradually it takes over. `width`, `height`: pixels.
         `num_blocks` None: until deleted. `stagger`: passes a block makes before its successor starts, 1 for
         the full cascade; 0: the stage's. What it may be, and `inflight_attention`, tells `models`. `loras`:
         name -> scale, at most three of the model's, -4 to 4.
@@ -147,6 +151,7 @@ class Client:
             loras=loras,
             start=start,
             include_start=include_start,
+            transitions=transitions,
         )
         request = session_pb2.CreateSessionRequest(
             request_id=request_id or make_request_id(), session_id=session_id, spec=spec
@@ -251,21 +256,23 @@ class Client:
     async def switch(
         self,
         session: Session | str,
-        text: str,
+        prompt: Prompt,
         *,
         mode: SwitchMode | None = None,
         at_block: int | None = None,
         loras: Mapping[str, float] | None = None,
+        transition: Transition | None = None,
         request_id: str | None = None,
     ) -> PromptReceipt:
-        """Change the prompt, and with `loras` what it is made with (None: as before; {}: the model as it is;
-        those of the session's stage). A repeat with the same `request_id` and content tells how far it is.
+        """Change the prompt, at once or over a `transition` (a mix is weights by text), and with `loras` what
+        it is made with (None: as before; {}: the model as it is; those of the session's stage). A repeat with
+        the same `request_id` and content tells how far it is.
 
         Raises InvalidRequest, WrongState (BLOCK_NOT_AHEAD, SESSION_CLOSED), Exhausted (TOO_MANY_SWITCHES).
         """
         request = session_pb2.SwitchPromptRequest(
             name=resource_name(session),
-            prompt_switch=build_switch(text, mode, at_block, loras),
+            prompt_switch=build_switch(prompt, mode, at_block, loras, transition),
             request_id=request_id or make_request_id(),
         )
         answer = await self._call(lambda stub: stub.SwitchPrompt, request)

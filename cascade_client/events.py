@@ -82,6 +82,8 @@ class PromptReceipt:
     """Why it was REFUSED."""
     loras: Mapping[str, float] | None = None
     """From then on, name -> scale; None: the switch named none and has not taken effect."""
+    last_block_mixed: int | None = None
+    """The last block made under a mix of both prompts; None until APPLIED, and without a transition."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,7 @@ def receipt(message: session_pb2.PromptReceipt) -> PromptReceipt:
         unknown_words=tuple(message.unknown_words),
         error=from_status(message.status) if message.HasField("status") else None,
         loras=loras_of(message.loras.loras) if message.HasField("loras") else None,
+        last_block_mixed=message.last_block_mixed if message.HasField("last_block_mixed") else None,
     )
 
 

@@ -4,13 +4,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cascade.v1 import common_pb2, session_pb2
+from cascade_client.prompts import Prompt, Transition, mix_message, text_of, transition_message
 
 SwitchMode = Literal["immediate", "boundary", "recache"]
 Priority = Literal["low", "normal", "high"]
@@ -76,7 +77,7 @@ class Session:
 
 
 def build_spec(
-    prompts: str | Mapping[int, str],
+    prompts: str | Mapping[str, float] | Mapping[int, Prompt],
     *,
     model: str = "",
     switch_mode: SwitchMode | None = None,
@@ -94,11 +95,17 @@ def build_spec(
     loras: Mapping[str, float] | None = None,
     start: common_pb2.StartFile | None = None,
     include_start: bool = False,
+    transitions: Mapping[int, Transition] | None = None,
 ) -> session_pb2.SessionSpec:
     """A SessionSpec; the server checks the ranges. Raises ValueError for numbers no message can hold."""
+    entries = timeline(prompts)
+    mixes = {block: mix for block, prompt in entries.items() if (mix := mix_message(prompt))}
+    gradual = {block: transition_message(each) for block, each in (transitions or {}).items()}
     return session_pb2.SessionSpec(
         model=model,
-        prompts={0: prompts} if isinstance(prompts, str) else dict(prompts),
+        prompts={block: text for block, prompt in entries.items() if isinstance(text := prompt, str)},
+        mixes=mixes,
+        transitions={block: message for block, message in gradual.items() if message},
         switch_mode=mode_value(switch_mode),
         seed=seed,
         width=width,
@@ -117,14 +124,35 @@ def build_spec(
     )
 
 
+def timeline(prompts: str | Mapping[str, float] | Mapping[int, Prompt]) -> dict[int, Prompt]:
+    """By block; one prompt, a text or a mix, is the one of block 0."""
+    if isinstance(prompts, str):
+        return {0: prompts}
+    entries, mix = {}, {}
+    for key, value in prompts.items():
+        if isinstance(key, str):
+            mix[key] = cast("float", value)
+        else:
+            entries[key] = cast("Prompt", value)
+    return {0: mix, **entries} if mix else entries
+
+
 def build_switch(
-    text: str,
+    prompt: Prompt,
     mode: SwitchMode | None,
     at_block: int | None,
     loras: Mapping[str, float] | None = None,
+    transition: Transition | None = None,
 ) -> session_pb2.PromptSwitch:
     chosen = None if loras is None else common_pb2.LoraSet(loras=lora_choices(loras))
-    return session_pb2.PromptSwitch(text=text, mode=mode_value(mode), at_block=at_block, loras=chosen)
+    return session_pb2.PromptSwitch(
+        text=text_of(prompt),
+        mode=mode_value(mode),
+        at_block=at_block,
+        mix=mix_message(prompt),
+        transition=transition_message(transition),
+        loras=chosen,
+    )
 
 
 def lora_choices(loras: Mapping[str, float]) -> list[common_pb2.LoraChoice]:

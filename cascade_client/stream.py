@@ -15,6 +15,7 @@ from cascade_client.events import Ended, Event, MediaInit, PromptReceipt, Segmen
 from cascade_client.frames import Frame, Tell, check_installed, decoded
 from cascade_client.inbox import Finished, Inbox
 from cascade_client.outbox import Outbox
+from cascade_client.prompts import Prompt, Transition
 from cascade_client.session import SwitchMode, build_switch, make_request_id, role_value
 
 REPLY_DEADLINE_S = 30.0
@@ -148,15 +149,16 @@ class Stream:
 
     async def switch(
         self,
-        text: str,
+        prompt: Prompt,
         *,
         mode: SwitchMode | None = None,
         at_block: int | None = None,
         loras: Mapping[str, float] | None = None,
+        transition: Transition | None = None,
         request_id: str | None = None,
     ) -> PromptReceipt:
-        """Change the prompt, and with `loras` what it is made with, as `Client.switch`. Returns the first
-        receipt, mostly ACCEPTED; later ones come as events.
+        """Change the prompt, at once or over a `transition`, and with `loras` what it is made with, as
+        `Client.switch`. Returns the first receipt, mostly ACCEPTED; later ones come as events.
 
             receipt = await stream.switch("a blue square", mode="boundary")
 
@@ -164,7 +166,7 @@ class Stream:
         if no answer comes; it may take effect all the same, which a repeat with the same `request_id` tells.
         """
         request_id = request_id or make_request_id()
-        wanted = build_switch(text, mode, at_block, loras)
+        wanted = build_switch(prompt, mode, at_block, loras, transition)
         message = ConnectRequest.Switch(request_id=request_id, prompt_switch=wanted)
         receipt: PromptReceipt = await self._ask(request_id, ConnectRequest(switch_prompt=message))
         return receipt

@@ -353,6 +353,34 @@ with the cleanest cut.
 """
 Global___SwitchMode: _TypeAlias = SwitchMode  # noqa: Y015
 
+class _Interpolation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InterpolationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Interpolation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INTERPOLATION_UNSPECIFIED: _Interpolation.ValueType  # 0
+    """LINEAR."""
+    INTERPOLATION_LINEAR: _Interpolation.ValueType  # 1
+    """They are mixed."""
+    INTERPOLATION_SLERP: _Interpolation.ValueType  # 2
+    """Each token's direction turns along the shortest arc while its length changes evenly. Where one side has no such token
+    (the shorter prompt), it grows or shrinks in the other's direction.
+    """
+
+class Interpolation(_Interpolation, metaclass=_InterpolationEnumTypeWrapper):
+    """On which way embeddings go over into others."""
+
+INTERPOLATION_UNSPECIFIED: Interpolation.ValueType  # 0
+"""LINEAR."""
+INTERPOLATION_LINEAR: Interpolation.ValueType  # 1
+"""They are mixed."""
+INTERPOLATION_SLERP: Interpolation.ValueType  # 2
+"""Each token's direction turns along the shortest arc while its length changes evenly. Where one side has no such token
+(the shorter prompt), it grows or shrinks in the other's direction.
+"""
+Global___Interpolation: _TypeAlias = Interpolation  # noqa: Y015
+
 class _InflightAttention:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -726,6 +754,89 @@ class LoraInfo(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoraInfo: _TypeAlias = LoraInfo  # noqa: Y015
+
+@_typing.final
+class WeightedPrompt(_message.Message):
+    """One prompt of a mix."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """What to show, 1 to 32768 characters, not blank."""
+    weight: _builtins.float
+    """Above 0, at most 1000. The weights of a mix count in proportion to their sum."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightedPrompt: _TypeAlias = WeightedPrompt  # noqa: Y015
+
+@_typing.final
+class PromptMix(_message.Message):
+    """Several prompts at once: the model reads the weighted mean of their embeddings, the shorter ones padded as it pads
+    them anyway.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedPrompt]:
+        """1 to 8."""
+
+    def __init__(
+        self,
+        *,
+        prompts: _abc.Iterable[Global___WeightedPrompt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompts", b"prompts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptMix: _TypeAlias = PromptMix  # noqa: Y015
+
+@_typing.final
+class Transition(_message.Message):
+    """A new prompt takes over gradually. The first `num_blocks` blocks that it touches are made under a mix of it and of what
+    the block before them has, the i-th of n with i / (n + 1) of the new one; the block after them is the first to have it
+    alone. Which block is touched first depends on the SwitchMode; in mode RECACHE the window is encoded again before each
+    of them, so that they are made one after the other. Another switch in the middle sets out from the mix as it is then.
+    Block 0 has no block before it, and is never mixed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_BLOCKS_FIELD_NUMBER: _builtins.int
+    INTERPOLATION_FIELD_NUMBER: _builtins.int
+    num_blocks: _builtins.int
+    """1 to 64."""
+    interpolation: Global___Interpolation.ValueType
+    """On which way."""
+    def __init__(
+        self,
+        *,
+        num_blocks: _builtins.int = ...,
+        interpolation: Global___Interpolation.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interpolation", b"interpolation", "num_blocks", b"num_blocks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Transition: _TypeAlias = Transition  # noqa: Y015
 
 @_typing.final
 class UnknownWords(_message.Message):

@@ -327,6 +327,48 @@ class SessionSpec(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class MixesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        @_builtins.property
+        def value(self) -> _common_pb2.PromptMix: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _common_pb2.PromptMix | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TransitionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        @_builtins.property
+        def value(self) -> _common_pb2.Transition: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _common_pb2.Transition | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_FIELD_NUMBER: _builtins.int
     PROMPTS_FIELD_NUMBER: _builtins.int
     SWITCH_MODE_FIELD_NUMBER: _builtins.int
@@ -344,6 +386,8 @@ class SessionSpec(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     INCLUDE_START_FIELD_NUMBER: _builtins.int
     LORAS_FIELD_NUMBER: _builtins.int
+    MIXES_FIELD_NUMBER: _builtins.int
+    TRANSITIONS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model card, at most 64 lower-case letters, digits, `.`, `_`, `-`; empty: the gateway's default."""
     switch_mode: _common_pb2.SwitchMode.ValueType
@@ -381,9 +425,9 @@ class SessionSpec(_message.Message):
     """
     @_builtins.property
     def prompts(self) -> _containers.ScalarMap[_builtins.int, _builtins.str]:
-        """Prompt timeline: from this block on, this prompt. 1 to 1024 entries, one for block 0; blocks below 2^31, prompts of
-        1 to 32768 characters, not blank. The model's own limit in tokens may be lower (INVALID_PROMPT). A block lasts about
-        4F / fps seconds.
+        """Prompt timeline: from this block on, this prompt. 1 to 1024 entries together with `mixes`, one of them for block 0;
+        blocks below 2^31, prompts of 1 to 32768 characters, not blank. The model's own limit in tokens may be lower
+        (INVALID_PROMPT). A block lasts about 4F / fps seconds.
         """
 
     @_builtins.property
@@ -414,6 +458,18 @@ class SessionSpec(_message.Message):
         (Model.loras). SwitchPrompt changes them.
         """
 
+    @_builtins.property
+    def mixes(self) -> _containers.MessageMap[_builtins.int, _common_pb2.PromptMix]:
+        """Entries of the timeline whose prompt is a mix of several. A block that is in `prompts` too has there what people are to
+        read of it; the answer has it for all.
+        """
+
+    @_builtins.property
+    def transitions(self) -> _containers.MessageMap[_builtins.int, _common_pb2.Transition]:
+        """Entries of the timeline, not the one for block 0, whose prompt takes over gradually. At most as many blocks as
+        Model.max_transition_blocks.
+        """
+
     def __init__(
         self,
         *,
@@ -434,10 +490,12 @@ class SessionSpec(_message.Message):
         start: _common_pb2.StartFile | None = ...,
         include_start: _builtins.bool = ...,
         loras: _abc.Iterable[_common_pb2.LoraChoice] | None = ...,
+        mixes: _abc.Mapping[_builtins.int, _common_pb2.PromptMix] | None = ...,
+        transitions: _abc.Mapping[_builtins.int, _common_pb2.Transition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "_seed", b"_seed", "idle_timeout", b"idle_timeout", "num_blocks", b"num_blocks", "seed", b"seed", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "_seed", b"_seed", "fps", b"fps", "height", b"height", "idle_timeout", b"idle_timeout", "include_start", b"include_start", "inflight_attention", b"inflight_attention", "labels", b"labels", "loras", b"loras", "model", b"model", "num_blocks", b"num_blocks", "priority", b"priority", "profiles", b"profiles", "prompts", b"prompts", "seed", b"seed", "stagger", b"stagger", "start", b"start", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "_seed", b"_seed", "fps", b"fps", "height", b"height", "idle_timeout", b"idle_timeout", "include_start", b"include_start", "inflight_attention", b"inflight_attention", "labels", b"labels", "loras", b"loras", "mixes", b"mixes", "model", b"model", "num_blocks", b"num_blocks", "priority", b"priority", "profiles", b"profiles", "prompts", b"prompts", "seed", b"seed", "stagger", b"stagger", "start", b"start", "switch_mode", b"switch_mode", "transitions", b"transitions", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_blocks: _TypeAlias = _typing.Literal["num_blocks"]  # noqa: Y015
     _WhichOneofArgType__num_blocks: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks"]  # noqa: Y015
@@ -662,6 +720,7 @@ class PromptReceipt(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     LORAS_FIELD_NUMBER: _builtins.int
+    LAST_BLOCK_MIXED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Of the switch; empty for an entry of the timeline."""
     state: Global___SwitchState.ValueType
@@ -669,9 +728,13 @@ class PromptReceipt(_message.Message):
     first_block_touched: _builtins.int
     """The first block whose picture the new prompt changes. Set when APPLIED; may lie beyond the session's end."""
     first_block_full: _builtins.int
-    """The first block made under the new prompt alone. Set when APPLIED; may lie beyond the session's end."""
+    """The first block made under the new prompt alone, unless another switch comes before it. Set when APPLIED; may lie
+    beyond the session's end.
+    """
     text: _builtins.str
     """The prompt's first 200 characters, for people who watch."""
+    last_block_mixed: _builtins.int
+    """The last block made under a mix of both prompts. Set when APPLIED, where there was a transition."""
     @_builtins.property
     def accept_time(self) -> _timestamp_pb2.Timestamp:
         """When the gateway accepted it."""
@@ -715,19 +778,24 @@ class PromptReceipt(_message.Message):
         status: _status_pb2.Status | None = ...,
         text: _builtins.str = ...,
         loras: _common_pb2.LoraSet | None = ...,
+        last_block_mixed: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full", "_first_block_touched", b"_first_block_touched", "accept_time", b"accept_time", "apply_time", b"apply_time", "first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "full_presentation_time", b"full_presentation_time", "loras", b"loras", "status", b"status", "touched_presentation_time", b"touched_presentation_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full", "_first_block_touched", b"_first_block_touched", "_last_block_mixed", b"_last_block_mixed", "accept_time", b"accept_time", "apply_time", b"apply_time", "first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "full_presentation_time", b"full_presentation_time", "last_block_mixed", b"last_block_mixed", "loras", b"loras", "status", b"status", "touched_presentation_time", b"touched_presentation_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full", "_first_block_touched", b"_first_block_touched", "accept_time", b"accept_time", "apply_time", b"apply_time", "first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "full_presentation_time", b"full_presentation_time", "loras", b"loras", "request_id", b"request_id", "state", b"state", "status", b"status", "text", b"text", "touched_presentation_time", b"touched_presentation_time", "unknown_words", b"unknown_words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full", "_first_block_touched", b"_first_block_touched", "_last_block_mixed", b"_last_block_mixed", "accept_time", b"accept_time", "apply_time", b"apply_time", "first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "full_presentation_time", b"full_presentation_time", "last_block_mixed", b"last_block_mixed", "loras", b"loras", "request_id", b"request_id", "state", b"state", "status", b"status", "text", b"text", "touched_presentation_time", b"touched_presentation_time", "unknown_words", b"unknown_words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__first_block_full: _TypeAlias = _typing.Literal["first_block_full"]  # noqa: Y015
     _WhichOneofArgType__first_block_full: _TypeAlias = _typing.Literal["_first_block_full", b"_first_block_full"]  # noqa: Y015
     _WhichOneofReturnType__first_block_touched: _TypeAlias = _typing.Literal["first_block_touched"]  # noqa: Y015
     _WhichOneofArgType__first_block_touched: _TypeAlias = _typing.Literal["_first_block_touched", b"_first_block_touched"]  # noqa: Y015
+    _WhichOneofReturnType__last_block_mixed: _TypeAlias = _typing.Literal["last_block_mixed"]  # noqa: Y015
+    _WhichOneofArgType__last_block_mixed: _TypeAlias = _typing.Literal["_last_block_mixed", b"_last_block_mixed"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__first_block_full) -> _WhichOneofReturnType__first_block_full | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__first_block_touched) -> _WhichOneofReturnType__first_block_touched | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_block_mixed) -> _WhichOneofReturnType__last_block_mixed | None: ...
 
 Global___PromptReceipt: _TypeAlias = PromptReceipt  # noqa: Y015
 
@@ -1023,8 +1091,10 @@ class PromptSwitch(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     AT_BLOCK_FIELD_NUMBER: _builtins.int
     LORAS_FIELD_NUMBER: _builtins.int
+    MIX_FIELD_NUMBER: _builtins.int
+    TRANSITION_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """What to show, 1 to 32768 characters, not blank."""
+    """What to show, 1 to 32768 characters, not blank. Beside a `mix`: what people are to read of it; may be empty there."""
     mode: _common_pb2.SwitchMode.ValueType
     """How it takes effect."""
     at_block: _builtins.int
@@ -1037,6 +1107,14 @@ class PromptSwitch(_message.Message):
         To change LoRAs alone, repeat the prompt.
         """
 
+    @_builtins.property
+    def mix(self) -> _common_pb2.PromptMix:
+        """Several prompts at once."""
+
+    @_builtins.property
+    def transition(self) -> _common_pb2.Transition:
+        """How gradually it takes over; unset: at once, as `mode` has it. At most as many blocks as Model.max_transition_blocks."""
+
     def __init__(
         self,
         *,
@@ -1044,10 +1122,12 @@ class PromptSwitch(_message.Message):
         mode: _common_pb2.SwitchMode.ValueType = ...,
         at_block: _builtins.int | None = ...,
         loras: _common_pb2.LoraSet | None = ...,
+        mix: _common_pb2.PromptMix | None = ...,
+        transition: _common_pb2.Transition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "loras", b"loras"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "loras", b"loras", "mix", b"mix", "transition", b"transition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "loras", b"loras", "mode", b"mode", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "loras", b"loras", "mix", b"mix", "mode", b"mode", "text", b"text", "transition", b"transition"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at_block: _TypeAlias = _typing.Literal["at_block"]  # noqa: Y015
     _WhichOneofArgType__at_block: _TypeAlias = _typing.Literal["_at_block", b"_at_block"]  # noqa: Y015
@@ -1305,6 +1385,7 @@ class Model(_message.Message):
     START_NOTE_FIELD_NUMBER: _builtins.int
     SIZE_MULTIPLE_FIELD_NUMBER: _builtins.int
     LORAS_FIELD_NUMBER: _builtins.int
+    MAX_TRANSITION_BLOCKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For SessionSpec.model."""
     licence: _builtins.str
@@ -1335,6 +1416,8 @@ class Model(_message.Message):
     """For people: how well it begins from a picture or a clip."""
     size_multiple: _builtins.int
     """What width and height are multiples of; 0: not known."""
+    max_transition_blocks: _builtins.int
+    """Blocks that a transition may have; 0: the stages are of a former release, which know neither mixes nor transitions."""
     @_builtins.property
     def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts that show what it can do, at most 32."""
@@ -1373,10 +1456,11 @@ class Model(_message.Message):
         start_note: _builtins.str = ...,
         size_multiple: _builtins.int = ...,
         loras: _abc.Iterable[_common_pb2.LoraInfo] | None = ...,
+        max_transition_blocks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "is_default", b"is_default", "licence", b"licence", "loras", b"loras", "max_blocks", b"max_blocks", "max_prompt_tokens", b"max_prompt_tokens", "name", b"name", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "is_default", b"is_default", "licence", b"licence", "loras", b"loras", "max_blocks", b"max_blocks", "max_prompt_tokens", b"max_prompt_tokens", "max_transition_blocks", b"max_transition_blocks", "name", b"name", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

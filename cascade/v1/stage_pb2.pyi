@@ -55,6 +55,48 @@ class GenerateRequest(_message.Message):
             def WhichOneof(self, oneof_group: _Never) -> None: ...
 
         @_typing.final
+        class MixesEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.int
+            @_builtins.property
+            def value(self) -> _common_pb2.PromptMix: ...
+            def __init__(
+                self,
+                *,
+                key: _builtins.int = ...,
+                value: _common_pb2.PromptMix | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        @_typing.final
+        class TransitionsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.int
+            @_builtins.property
+            def value(self) -> _common_pb2.Transition: ...
+            def __init__(
+                self,
+                *,
+                key: _builtins.int = ...,
+                value: _common_pb2.Transition | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        @_typing.final
         class LorasEntry(_message.Message):
             DESCRIPTOR: _descriptor.Descriptor
 
@@ -91,6 +133,8 @@ class GenerateRequest(_message.Message):
         LATENT_DTYPE_FIELD_NUMBER: _builtins.int
         STAGGER_FIELD_NUMBER: _builtins.int
         INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
+        MIXES_FIELD_NUMBER: _builtins.int
+        TRANSITIONS_FIELD_NUMBER: _builtins.int
         FIRST_FRAME_FIELD_NUMBER: _builtins.int
         LORAS_FIELD_NUMBER: _builtins.int
         session: _builtins.str
@@ -137,6 +181,17 @@ class GenerateRequest(_message.Message):
             """
 
         @_builtins.property
+        def mixes(self) -> _containers.MessageMap[_builtins.int, _common_pb2.PromptMix]:
+            """Entries of the timeline whose prompt is this mix, in place of the text in `prompts`."""
+
+        @_builtins.property
+        def transitions(self) -> _containers.MessageMap[_builtins.int, _common_pb2.Transition]:
+            """Entries whose prompt takes over gradually. Those up to `start_block` have begun with exactly the block of their
+            entry, and set out from what the block before it had, which follows from the entries before; the first entry of all
+            is taken as over.
+            """
+
+        @_builtins.property
         def first_frame(self) -> _common_pb2.Tensor:
             """The first latent frame of block 0, shape [1, C, h, w]: the video begins with this picture. Only with `start_block`
             0, and with a model that was made for it (ModelInfo.image_start).
@@ -167,12 +222,14 @@ class GenerateRequest(_message.Message):
             latent_dtype: _common_pb2.DataType.ValueType = ...,
             stagger: _builtins.int = ...,
             inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
+            mixes: _abc.Mapping[_builtins.int, _common_pb2.PromptMix] | None = ...,
+            transitions: _abc.Mapping[_builtins.int, _common_pb2.Transition] | None = ...,
             first_frame: _common_pb2.Tensor | None = ...,
             loras: _abc.Mapping[_builtins.int, _common_pb2.LoraSet] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "first_frame", b"first_frame", "num_blocks", b"num_blocks"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "credit_end_block", b"credit_end_block", "epoch", b"epoch", "first_frame", b"first_frame", "fps", b"fps", "height", b"height", "inflight_attention", b"inflight_attention", "latent_dtype", b"latent_dtype", "loras", b"loras", "model", b"model", "num_blocks", b"num_blocks", "num_context_blocks", b"num_context_blocks", "prompts", b"prompts", "seed", b"seed", "session", b"session", "stagger", b"stagger", "start_block", b"start_block", "switch_mode", b"switch_mode", "width", b"width"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "credit_end_block", b"credit_end_block", "epoch", b"epoch", "first_frame", b"first_frame", "fps", b"fps", "height", b"height", "inflight_attention", b"inflight_attention", "latent_dtype", b"latent_dtype", "loras", b"loras", "mixes", b"mixes", "model", b"model", "num_blocks", b"num_blocks", "num_context_blocks", b"num_context_blocks", "prompts", b"prompts", "seed", b"seed", "session", b"session", "stagger", b"stagger", "start_block", b"start_block", "switch_mode", b"switch_mode", "transitions", b"transitions", "width", b"width"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__num_blocks: _TypeAlias = _typing.Literal["num_blocks"]  # noqa: Y015
         _WhichOneofArgType__num_blocks: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks"]  # noqa: Y015
@@ -189,6 +246,8 @@ class GenerateRequest(_message.Message):
         MODE_FIELD_NUMBER: _builtins.int
         AT_BLOCK_FIELD_NUMBER: _builtins.int
         LORAS_FIELD_NUMBER: _builtins.int
+        MIX_FIELD_NUMBER: _builtins.int
+        TRANSITION_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
         """Comes back in the receipts: 1 to 64 letters, digits, `.`, `_`, `-`. A repeat of one that this stream has seen is
         answered with the receipts again.
@@ -203,6 +262,14 @@ class GenerateRequest(_message.Message):
         def loras(self) -> _common_pb2.LoraSet:
             """LoRAs from then on; unset: those that the session then has."""
 
+        @_builtins.property
+        def mix(self) -> _common_pb2.PromptMix:
+            """Several prompts at once, in place of `text`."""
+
+        @_builtins.property
+        def transition(self) -> _common_pb2.Transition:
+            """How gradually it takes over; unset: at once, as `mode` has it."""
+
         def __init__(
             self,
             *,
@@ -211,10 +278,12 @@ class GenerateRequest(_message.Message):
             mode: _common_pb2.SwitchMode.ValueType = ...,
             at_block: _builtins.int | None = ...,
             loras: _common_pb2.LoraSet | None = ...,
+            mix: _common_pb2.PromptMix | None = ...,
+            transition: _common_pb2.Transition | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "loras", b"loras"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "loras", b"loras", "mix", b"mix", "transition", b"transition"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "loras", b"loras", "mode", b"mode", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_block", b"_at_block", "at_block", b"at_block", "loras", b"loras", "mix", b"mix", "mode", b"mode", "request_id", b"request_id", "text", b"text", "transition", b"transition"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__at_block: _TypeAlias = _typing.Literal["at_block"]  # noqa: Y015
         _WhichOneofArgType__at_block: _TypeAlias = _typing.Literal["_at_block", b"_at_block"]  # noqa: Y015
@@ -408,6 +477,7 @@ class GenerateResponse(_message.Message):
         REQUEST_ID_FIELD_NUMBER: _builtins.int
         FIRST_BLOCK_TOUCHED_FIELD_NUMBER: _builtins.int
         FIRST_BLOCK_FULL_FIELD_NUMBER: _builtins.int
+        LAST_BLOCK_MIXED_FIELD_NUMBER: _builtins.int
         UNKNOWN_WORDS_FIELD_NUMBER: _builtins.int
         LORAS_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
@@ -416,6 +486,8 @@ class GenerateResponse(_message.Message):
         """The first block whose picture the new prompt changes."""
         first_block_full: _builtins.int
         """The first block made under the new prompt alone."""
+        last_block_mixed: _builtins.int
+        """The last block made under a mix of both prompts; set where there was a transition."""
         @_builtins.property
         def unknown_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """Words that the model does not know and ignores; the first 64."""
@@ -430,14 +502,17 @@ class GenerateResponse(_message.Message):
             request_id: _builtins.str = ...,
             first_block_touched: _builtins.int = ...,
             first_block_full: _builtins.int = ...,
+            last_block_mixed: _builtins.int | None = ...,
             unknown_words: _abc.Iterable[_builtins.str] | None = ...,
             loras: _common_pb2.LoraSet | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["loras", b"loras"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_last_block_mixed", b"_last_block_mixed", "last_block_mixed", b"last_block_mixed", "loras", b"loras"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "loras", b"loras", "request_id", b"request_id", "unknown_words", b"unknown_words"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_block_mixed", b"_last_block_mixed", "first_block_full", b"first_block_full", "first_block_touched", b"first_block_touched", "last_block_mixed", b"last_block_mixed", "loras", b"loras", "request_id", b"request_id", "unknown_words", b"unknown_words"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
+        _WhichOneofReturnType__last_block_mixed: _TypeAlias = _typing.Literal["last_block_mixed"]  # noqa: Y015
+        _WhichOneofArgType__last_block_mixed: _TypeAlias = _typing.Literal["_last_block_mixed", b"_last_block_mixed"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__last_block_mixed) -> _WhichOneofReturnType__last_block_mixed | None: ...
 
     @_typing.final
     class Block(_message.Message):
@@ -683,6 +758,7 @@ class ModelInfo(_message.Message):
     START_NOTE_FIELD_NUMBER: _builtins.int
     SIZE_MULTIPLE_FIELD_NUMBER: _builtins.int
     LORAS_FIELD_NUMBER: _builtins.int
+    MAX_TRANSITION_BLOCKS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model card."""
     revision: _builtins.str
@@ -725,6 +801,8 @@ class ModelInfo(_message.Message):
     """For people: how well it begins from a picture or a clip."""
     size_multiple: _builtins.int
     """What width and height are multiples of: 16, or 32 where the VAE is Wan 2.2's; 0: the stage does not say."""
+    max_transition_blocks: _builtins.int
+    """Blocks that a transition may have; 0: the stage is of a former release, and ignores mixes and transitions."""
     @_builtins.property
     def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts that show what the model can do, at most 32."""
@@ -767,10 +845,11 @@ class ModelInfo(_message.Message):
         start_note: _builtins.str = ...,
         size_multiple: _builtins.int = ...,
         loras: _abc.Iterable[_common_pb2.LoraInfo] | None = ...,
+        max_transition_blocks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "licence", b"licence", "loras", b"loras", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "max_prompt_tokens", b"max_prompt_tokens", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "licence", b"licence", "loras", b"loras", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "max_prompt_tokens", b"max_prompt_tokens", "max_transition_blocks", b"max_transition_blocks", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

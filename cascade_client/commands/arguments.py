@@ -1,11 +1,15 @@
 """What is typed on the command line, as values. Each raises argparse.ArgumentTypeError with a sentence."""
 
 import argparse
+import json
 import math
 import re
 from dataclasses import dataclass
 
 from cascade_client.local.ports import HttpPort
+from cascade_client.prompts import Prompt
+
+MIX_EXAMPLE = """'{"a red circle": 0.7, "a blue square": 0.3}'"""
 
 MAX_SCALE = 4.0
 MAX_LENGTH_S = 60.0
@@ -16,7 +20,7 @@ MAX_LENGTH_S = 60.0
 class Change:
     """A prompt that takes over at a block, or as near as can be to a moment of the video."""
 
-    prompt: str
+    prompt: Prompt
     block: int | None = None
     seconds: float | None = None
 
@@ -25,16 +29,55 @@ def parse_change(text: str) -> Change:
     when, equals, prompt = text.partition("=")
     when = when.strip()
     if equals and prompt.strip() and when.isdigit():
-        return Change(prompt, block=int(when))
+        return Change(parse_prompt(prompt), block=int(when))
     if equals and prompt.strip() and when.endswith("s"):
-        return Change(prompt, seconds=parse_seconds(when.removesuffix("s")))
+        return Change(parse_prompt(prompt), seconds=parse_seconds(when.removesuffix("s")))
     raise argparse.ArgumentTypeError(f'{text!r} is not WHEN=PROMPT, such as 8="a blue square" or 5s="..."')
 
 
-def parse_prompt(text: str) -> str:
+def parse_prompt(text: str) -> Prompt:
+    """A text, or a mix as a JSON object of weights by text."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty: say what to show")
-    return text
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        weights = json.loads(text)
+    except ValueError:
+        return text
+    if not weights or not all(type(weight) in (int, float) and weight > 0 for weight in weights.values()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no mix of prompts, such as {MIX_EXAMPLE}")
+    return {part: float(weight) for part, weight in weights.items()}
+
+
+@dataclass(frozen=True)
+class Over:
+    """How long a prompt takes over, in one of the two."""
+
+    num_blocks: int | None = None
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        return str(self.num_blocks) if self.num_blocks else f"{self.seconds:g}s"
+
+
+def add_over(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--over", type=parse_over, metavar="LENGTH",
+        help="have the new prompt take over gradually: blocks (`4`) or seconds (`3s`)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--interpolation", choices=("linear", "slerp"), metavar="HOW",
+        help="with --over: linear (the default), or slerp, along the arc between embeddings",
+    )  # fmt: skip
+
+
+def parse_over(text: str) -> Over:
+    if text.strip().endswith("s"):
+        return Over(seconds=parse_seconds(text.strip().removesuffix("s")))
+    if not text.strip().isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither blocks, such as 4, nor seconds, such as 3s")
+    return Over(num_blocks=int(text))
 
 
 def parse_lora(text: str) -> tuple[str, float]:

@@ -10,6 +10,7 @@ from cascade.v1 import session_pb2
 from cascade_client.client import Client
 from cascade_client.commands.arguments import (
     add_loras,
+    add_over,
     parse_change,
     parse_count,
     parse_length,
@@ -37,6 +38,7 @@ from cascade_client.console import (
     print_json,
 )
 from cascade_client.errors import CascadeClientError
+from cascade_client.prompts import Transition
 from cascade_client.save import STANDARD_OUTPUT, Saved, what_is_kept
 from cascade_client.session import Session
 
@@ -47,6 +49,7 @@ DETAILS = """\
 examples:
   cascade generate "a red circle moves left"
   cascade generate "a red circle" --at 8="a blue square" --at 10s="a green square" --seconds 30
+  cascade generate "a red circle" --at 10s="a blue square" --over 3s
   cascade generate "a red circle" --blocks 40 --seed 7 --size 128x96 --out circle.mp4
   cascade generate "a red circle moves left" --image circle.png
   cascade generate "a red circle moves left" --video video.mp4 --last 2s --include-start --out longer.mp4
@@ -87,6 +90,7 @@ def add_commands(commands: Commands) -> None:
         help="what blocks in flight see of each other: all (bidirectional) or those before them (causal) "
         "(default: the stage's)",
     )  # fmt: skip
+    add_over(parser)
     add_loras(parser)
     add_start(parser)
     add_out(parser, VIDEO)
@@ -123,8 +127,8 @@ async def generate(options: Options) -> int:
         width, height = options.size
         session = await client.create(
             wanted.prompts, model=options.model, switch_mode=options.mode, seed=options.seed, width=width,
-            height=height, num_blocks=wanted.num_blocks, stagger=options.stagger,
-            inflight_attention=options.inflight_attention, loras=dict(options.lora),
+            height=height, transitions=transitions(wanted, model), num_blocks=wanted.num_blocks,
+            stagger=options.stagger, inflight_attention=options.inflight_attention, loras=dict(options.lora),
             image=options.image, video=options.video,
             last_s=options.last, fit=options.fit, include_start=options.include_start,
         )  # fmt: skip
@@ -138,6 +142,15 @@ async def generate(options: Options) -> int:
     check_whole(saved, wanted)
     report(saved, session, recording.unknown_words, options)
     return 0
+
+
+def transitions(wanted: Wanted, model: session_pb2.Model | None) -> dict[int, Transition]:
+    """By block of each later prompt that the session begins with. Raises CommandFailed."""
+    later = sorted(wanted.prompts.keys() - {0})
+    if not later:
+        return {}
+    each = wanted.transition(model.fps if model else 0.0, model.block_frames if model else 0)
+    return dict.fromkeys(later, each) if each else {}
 
 
 async def find_model(client: Client, name: str) -> session_pb2.Model | None:

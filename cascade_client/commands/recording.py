@@ -12,6 +12,7 @@ from cascade_client.commands.wording import describe, unknown_words
 from cascade_client.console import note
 from cascade_client.errors import CascadeClientError, WrongState
 from cascade_client.events import Attached, Event, PromptReceipt, Segment, StateChanged
+from cascade_client.prompts import Prompt, Transition
 from cascade_client.save import Saved, save
 from cascade_client.session import make_request_id
 from cascade_client.stream import Stream
@@ -28,9 +29,10 @@ class Recording:
         self._path = path
         self._num_blocks = wanted.num_blocks
         self._seconds = None if wanted.num_blocks else wanted.seconds
+        self._wanted = wanted
         self._changes = list(wanted.later)
-        self._planned: dict[str, tuple[str, int]] = {}
-        """request_id -> (prompt, block)."""
+        self._planned: dict[str, tuple[Prompt, int, Transition | None]] = {}
+        """request_id -> (prompt, block, transition)."""
         self._asked: set[asyncio.Task[None]] = set()
         self._in_seconds = wanted.seconds is not None
         self._progress = Progress(
@@ -87,28 +89,30 @@ class Recording:
         if not (session.block_frames and session.fps):
             return
         changes, self._changes = self._changes, []
+        transition = self._wanted.transition(session.fps, session.block_frames)
         for change in changes:
             frame = (change.seconds or 0.0) * session.fps
             block = round((frame + session.num_missing_frames) / (4 * session.block_frames))
-            await self._switch(change.prompt, block)
+            block = block if change.block is None else change.block
+            await self._switch(change.prompt, block, transition)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._asked.add(asyncio.create_task(work))
 
-    async def _switch(self, prompt: str, block: int) -> None:
+    async def _switch(self, prompt: Prompt, block: int, transition: Transition | None) -> None:
         """A block that has started already gives way to the first that has not."""
         request_id = make_request_id()
-        self._planned[request_id] = (prompt, block)
+        self._planned[request_id] = (prompt, block, transition)
         try:
-            await self._stream.switch(prompt, at_block=block, request_id=request_id)
+            await self._stream.switch(prompt, at_block=block, transition=transition, request_id=request_id)
         except WrongState as error:
             if error.reason != TOO_LATE or not self._planned.pop(request_id, None):
                 raise
-            await self._switch_now(prompt, block)
+            await self._switch_now(prompt, block, transition)
 
-    async def _switch_now(self, prompt: str, block: int) -> None:
+    async def _switch_now(self, prompt: Prompt, block: int, transition: Transition | None) -> None:
         note(f"block {block} has started already: {prompt!r} comes as soon as it can")
-        await self._stream.switch(prompt)
+        await self._stream.switch(prompt, transition=transition)
 
 
 def is_too_late(receipt: PromptReceipt) -> bool:

@@ -8,12 +8,14 @@ from typing import Any
 from cascade_client.client import Client
 from cascade_client.commands.arguments import (
     add_loras,
+    add_over,
     parse_block,
     parse_count,
     parse_prompt,
     parse_seconds,
     parse_session,
 )
+from cascade_client.commands.wanted import Wanted, check_over, way
 from cascade_client.commands.wording import describe_end, describe_state, unknown_words
 from cascade_client.console import (
     MODE_HELP,
@@ -30,6 +32,7 @@ from cascade_client.console import (
     print_table,
 )
 from cascade_client.events import PromptReceipt
+from cascade_client.prompts import Transition
 from cascade_client.session import Session, make_request_id
 
 STATES = ("queued", "starting", "active", "paused", "recovering", "ended")
@@ -54,6 +57,7 @@ def add_commands(commands: Commands) -> None:
     switching.add_argument("session", type=parse_session, metavar="SESSION", help="its name or id")
     switching.add_argument("prompt", type=parse_prompt, metavar="PROMPT", help="what to show from now on")
     switching.add_argument("--mode", choices=MODES, metavar="MODE", help=f"how it takes over: {MODE_HELP}")
+    add_over(switching)
     switching.add_argument("--at-block", type=parse_block, metavar="BLOCK", help="when this block starts")
     add_loras(switching, "from now on; without it they stay, --no-loras ends them")
     switching.add_argument("--no-loras", action="store_true", help="from now on no LoRA")
@@ -106,11 +110,12 @@ def row(session: Session) -> tuple[str, ...]:
 
 
 async def switch(options: Options) -> int:
+    check_over(options)
     async with make_client(options) as client:
-        request_id = make_request_id()
+        request_id, transition = make_request_id(), await transition_of(client, options)
         give_up_at = time.monotonic() + options.timeout
         while True:
-            receipt = await ask(client, options, request_id)
+            receipt = await ask(client, options, request_id, transition)
             if not options.wait or receipt.state != "ACCEPTED":
                 break
             if time.monotonic() > give_up_at:
@@ -123,7 +128,22 @@ async def switch(options: Options) -> int:
     return 1 if receipt.state == "REFUSED" else 0
 
 
-async def ask(client: Client, options: Options, request_id: str) -> PromptReceipt:
+async def transition_of(client: Client, options: Options) -> Transition | None:
+    """How long a block is, the session knows. Raises CommandFailed."""
+    wanted = Wanted({}, None, None, (), options.over, way(options))
+    if not (options.over and options.over.seconds):
+        return wanted.transition(0.0, 0)
+    session = await client.get(options.session)
+    if not session.block_frames:
+        raise CommandFailed(
+            "--over: no machine has the session yet, so a block's length is not known: give blocks"
+        )
+    return wanted.transition(session.fps, session.block_frames)
+
+
+async def ask(
+    client: Client, options: Options, request_id: str, transition: Transition | None
+) -> PromptReceipt:
     """The same request again and again is answered with how far it is."""
     if options.lora and options.no_loras:
         raise CommandFailed("--lora and --no-loras exclude each other")
@@ -134,6 +154,7 @@ async def ask(client: Client, options: Options, request_id: str) -> PromptReceip
         mode=options.mode,
         at_block=options.at_block,
         loras=loras,
+        transition=transition,
         request_id=request_id,
     )
 
@@ -147,9 +168,10 @@ def receipt_sentence(receipt: PromptReceipt) -> str:
         return f"refused: {receipt.error}"
     if receipt.state != "APPLIED":
         return f"{receipt.state.lower()} ({receipt.request_id})"
+    mixed = f", mixed up to block {receipt.last_block_mixed}" if receipt.last_block_mixed is not None else ""
     words = f"; {unknown_words(receipt.unknown_words)}" if receipt.unknown_words else ""
     return (
-        f"applied: seen from {receipt.touched_time_s:.1f} s on (block {receipt.first_block_touched}), "
+        f"applied: seen from {receipt.touched_time_s:.1f} s on (block {receipt.first_block_touched}){mixed}, "
         f"fully from {receipt.full_time_s:.1f} s on (block {receipt.first_block_full}){words}"
     )
 

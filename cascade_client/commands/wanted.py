@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cascade.v1 import common_pb2, session_pb2
-from cascade_client.commands.arguments import Change
+from cascade_client.commands.arguments import Change, Over
 from cascade_client.console import CommandFailed
+from cascade_client.prompts import MAX_TRANSITION_BLOCKS, Interpolation, Prompt, Transition
 from cascade_client.session import FIRST_BLOCK_SHORT
 from cascade_client.start import file_bytes
 
@@ -18,13 +19,26 @@ DEFAULT_SECONDS = 20.0
 class Wanted:
     """What the person asked for, as far as it can be told in blocks."""
 
-    prompts: dict[int, str]
+    prompts: dict[int, Prompt]
     num_blocks: int | None
     """None: nobody has the model yet, so the session is ended after `seconds`."""
     seconds: float | None
     """None: counted in blocks."""
     later: Sequence[Change] = field(default=())
     """Those that wait until the length of a block is known."""
+    over: Over | None = None
+    """How long later prompts take over; None: at once."""
+    interpolation: Interpolation = "linear"
+
+    def transition(self, fps: float, block_frames: int) -> Transition | None:
+        """Of each later prompt, in blocks. Raises CommandFailed."""
+        if self.over is None:
+            return None
+        block_s = 4 * block_frames / fps if fps else 0.0
+        num_blocks = self.over.num_blocks or max(1, round((self.over.seconds or 0.0) / block_s))
+        if num_blocks > MAX_TRANSITION_BLOCKS:
+            raise CommandFailed(f"--over: {self.over} is longer than {MAX_TRANSITION_BLOCKS} blocks")
+        return Transition(num_blocks, self.interpolation)
 
 
 def check(options: Namespace) -> None:
@@ -37,6 +51,17 @@ def check(options: Namespace) -> None:
                 f"--at: {change.seconds:g} s is after the end, {seconds:g} s: raise --seconds"
             )
     timeline([change for change in options.at if change.block is not None], options.prompt, options.blocks)
+    if options.over and not options.at:
+        raise CommandFailed("--over: needs a later prompt, given by --at")
+    check_over(options)
+
+
+def check_over(options: Namespace) -> None:
+    """Raises CommandFailed."""
+    if options.interpolation and not options.over:
+        raise CommandFailed("--interpolation: needs --over")
+    if options.over and (options.over.num_blocks or 0) > MAX_TRANSITION_BLOCKS:
+        raise CommandFailed(f"--over: {options.over} is longer than {MAX_TRANSITION_BLOCKS} blocks")
 
 
 def check_start(options: Namespace) -> None:
@@ -72,22 +97,31 @@ def check_choice(options: Namespace, model: session_pb2.Model | None) -> None:
     if (options.image or options.video) and model and not model.image_start:
         flag = "--image" if options.image else "--video"
         raise CommandFailed(f"{flag}: this gateway, or its stages, cannot begin from a file")
+    if options.over and model and not model.max_transition_blocks:
+        raise CommandFailed(f"--over: the stages of {model.name} are of a former release")
 
 
 def plan(options: Namespace, model: session_pb2.Model | None) -> Wanted:
     """In blocks, where the model is known. Raises CommandFailed."""
     seconds = None if options.blocks else options.seconds or DEFAULT_SECONDS
     if model is None:
-        now = [change for change in options.at if change.block is not None]
-        later = [change for change in options.at if change.block is None]
-        return Wanted(timeline(now, options.prompt, options.blocks), options.blocks, seconds, later)
+        waits = bool(options.over and options.over.seconds)
+        now = [change for change in options.at if change.block is not None and not waits]
+        later = [change for change in options.at if change.block is None or waits]
+        prompts = timeline(now, options.prompt, options.blocks)
+        return Wanted(prompts, options.blocks, seconds, later, options.over, way(options))
     scale = Scale(model, num_missing_frames(options, model))
     num_blocks = options.blocks or math.ceil(scale.blocks_until(seconds or 0.0) - 1e-6)
     changes = [in_blocks(change, num_blocks, scale) for change in options.at]
-    return Wanted(timeline(changes, options.prompt, num_blocks), num_blocks, seconds)
+    prompts = timeline(changes, options.prompt, num_blocks)
+    return Wanted(prompts, num_blocks, seconds, (), options.over, way(options))
 
 
-def timeline(changes: Sequence[Change], first: str, num_blocks: int | None) -> dict[int, str]:
+def way(options: Namespace) -> Interpolation:
+    return options.interpolation or "linear"
+
+
+def timeline(changes: Sequence[Change], first: Prompt, num_blocks: int | None) -> dict[int, Prompt]:
     prompts = {0: first}
     for change in changes:
         block = change.block or 0

@@ -72,6 +72,7 @@ def prompt_applied(event: PromptApplied) -> Response:
             loras=common_pb2.LoraSet(
                 loras=[common_pb2.LoraChoice(name=each.name, scale=each.scale) for each in event.loras]
             ),
+            last_block_mixed=event.last_block_mixed,
         )
     )
 

@@ -13,6 +13,7 @@ from cascade_core.errors import InvalidRequest, UnknownModel
 from cascade_core.loras import Choices, LoraChoice
 from cascade_core.request import SessionRequest, check_loras, check_schedule, with_defaults
 from services.common.errors import ProtocolViolation, UnsupportedMedia, with_details
+from services.common.prompts import mix_of, transition_of
 from services.common.streams import next_message
 from services.common.validation import InvalidField
 from services.stage.tensors import from_tensor
@@ -82,7 +83,12 @@ def with_first_frame(message: Open, request: SessionRequest, card: ModelCard) ->
 def to_request(message: Open) -> SessionRequest:
     """The engine's words for it; credit as the number of blocks that may be sent."""
     return SessionRequest(
-        prompts=dict(message.prompts),
+        prompts=dict(message.prompts) | {block: mix_of(mix) for block, mix in message.mixes.items()},
+        transitions={
+            block: transition
+            for block, given in message.transitions.items()
+            if (transition := transition_of(given))
+        },
         seed=message.seed,
         width=message.width,
         height=message.height,

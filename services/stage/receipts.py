@@ -9,6 +9,7 @@ from google.rpc.status_pb2 import Status
 
 from cascade.v1 import stage_pb2
 from services.common.errors import RequestIdReused
+from services.common.prompts import mix_of, transition_of
 from services.stage.opening import MODES, to_choices
 
 Response = stage_pb2.GenerateResponse
@@ -76,4 +77,6 @@ def digest(switch: SwitchPrompt) -> bytes:
     """Of the content as it is meant: an unset mode is IMMEDIATE."""
     at_block = switch.at_block if switch.HasField("at_block") else None
     loras = to_choices(switch.loras) if switch.HasField("loras") else None
-    return hashlib.sha256(repr((switch.text, MODES[switch.mode], at_block, loras)).encode()).digest()
+    prompt, transition = mix_of(switch.mix) or switch.text, transition_of(switch.transition)
+    content = (prompt, MODES[switch.mode], at_block, loras, transition)
+    return hashlib.sha256(repr(content).encode()).digest()

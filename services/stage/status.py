@@ -6,6 +6,7 @@ from typing import Final
 from cascade.v1 import common_pb2, stage_pb2
 from cascade_core.config import allowed_attentions, allowed_staggers
 from cascade_core.engine.engine import Engine
+from cascade_core.prompts import MAX_TRANSITION_BLOCKS
 from services.common.durations import to_duration
 from services.common.server_info import server_info
 from services.stage.opening import ATTENTIONS
@@ -100,6 +101,7 @@ def model_info(engine: Engine, revision: str, lora_digests: Mapping[str, str]) -
         ],
         image_start=IMAGE_STARTS[card.image_start],
         start_note=card.start_note,
+        max_transition_blocks=MAX_TRANSITION_BLOCKS,
     )
 
 

@@ -14,6 +14,7 @@ from cascade_core.errors import (
     SessionLost,
 )
 from services.common.errors import BlockNotAhead, RequestIdReused, TooManySwitches, with_details
+from services.common.prompts import mix_of, transition_of
 from services.common.status import describe, reason_of
 from services.common.validation import InvalidField
 from services.stage import messages
@@ -108,7 +109,14 @@ class Switches:
         at_block = switch.at_block if switch.HasField("at_block") else None
         loras = to_choices(switch.loras) if switch.HasField("loras") else None
         try:
-            await self._session.switch(switch.text, MODES[switch.mode], switch.request_id, at_block, loras)
+            await self._session.switch(
+                mix_of(switch.mix) or switch.text,
+                MODES[switch.mode],
+                switch.request_id,
+                at_block,
+                loras,
+                transition_of(switch.transition),
+            )
         except InvalidPrompt as error:
             raise with_details(error, violations=[("switch_prompt.text", str(error))]) from None
         except InvalidRequest as error:  # the rest of what it can mean was validated

@@ -5,10 +5,12 @@ import hashlib
 from contextlib import suppress
 
 from cascade.v1 import session_pb2
+from cascade_core.prompts import readable
 from services.common.errors import BlockNotAhead, RequestIdReused, TooManySwitches
+from services.common.prompts import mix_of, transition_of
 from services.common.remote import RemoteError
 from services.gateway.api import creation
-from services.gateway.api.prompts import check_prompt
+from services.gateway.api.prompts import check_switch
 from services.gateway.journal import Noted, PromptAccepted, Record, Requested
 from services.gateway.journal.lora_sets import kept_loras
 from services.gateway.journal.record import Loras
@@ -60,7 +62,8 @@ async def accept(
 ) -> None:
     """Journal a switch, which the stage's stream then sends; `verdict` is set when the stage has answered."""
     known = live.shared.admission.find_model(live.spec.model)
-    check_prompt("prompt_switch.text", asked.text, known)
+    check_switch(asked, known, live.shared.admission.offers(live.spec.model))
+    mix, transition = mix_of(asked.mix), transition_of(asked.transition)
     num_waiting, next_block = len(live.record.waiting()), live.record.next_stage_block
     if num_waiting >= MAX_WAITING:
         raise TooManySwitches(f"{num_waiting} switches wait to take effect")
@@ -76,7 +79,16 @@ async def accept(
     live.verdicts[request_id] = verdict
     await live.write(
         note(request_id, b"switch", asked.SerializeToString(deterministic=True)),
-        PromptAccepted(request_id, asked.text, mode_name(asked.mode), at_block, live.shared.now_ms(), loras),
+        PromptAccepted(
+            request_id,
+            asked.text or readable(mix),
+            mode_name(asked.mode),
+            at_block,
+            live.shared.now_ms(),
+            loras,
+            mix,
+            transition,
+        ),
     )
     live.tell_receipt(request_id)
 

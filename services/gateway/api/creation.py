@@ -7,9 +7,11 @@ from secrets import token_hex
 from cascade.v1 import common_pb2, session_pb2
 from cascade.v1.stage_pb2 import ModelInfo
 from cascade_core.errors import UnknownModel
+from cascade_core.prompts import readable
 from services.common.errors import QueueFull, UnsupportedMedia, with_details
+from services.common.prompts import mix_of, transition_of
 from services.common.validation import InvalidField
-from services.gateway.api.prompts import check_prompt
+from services.gateway.api.prompts import check_offered, check_prompt
 from services.gateway.journal import Journal, Limits, NewSession
 from services.gateway.journal.errors import NoSuchSession
 from services.gateway.journal.lora_sets import kept_loras
@@ -21,6 +23,8 @@ ATTENTIONS = {
     for name, value in common_pb2.InflightAttention.items()
 }
 """As people write them."""
+MAX_PROMPTS = 1024
+"""Of a timeline, as the contract says."""
 
 
 def complete(request: session_pb2.CreateSessionRequest, tenant: str, shared: Shared) -> NewSession:
@@ -43,9 +47,19 @@ def complete(request: session_pb2.CreateSessionRequest, tenant: str, shared: Sha
         profile.codec = profile.codec or common_pb2.VIDEO_CODEC_H264
         profile.encoder = profile.encoder or common_pb2.VIDEO_ENCODER_SOFTWARE
     leave_digest(spec.start)
+    mixes = {block: mix_of(mix) for block, mix in spec.mixes.items()}
+    transitions = {block: transition_of(each) for block, each in spec.transitions.items()}
+    for block, mix in mixes.items():
+        if block not in spec.prompts:
+            spec.prompts[block] = readable(mix)
+    if len(spec.prompts) > MAX_PROMPTS:
+        wrong = f"{len(spec.prompts)} entries together with mixes are more than {MAX_PROMPTS}"
+        raise InvalidField([("spec.prompts", wrong)])
     specification, prompts = spec.SerializeToString(deterministic=True), dict(spec.prompts)
     for block in prompts.keys() - {0}:
         del spec.prompts[block]
+    spec.ClearField("mixes")
+    spec.ClearField("transitions")
     limits = Limits(num_segments=settings.kept_segments, max_bytes=settings.session_bytes)
     return NewSession(
         session=request.session_id or f"s-{token_hex(8)}",
@@ -57,6 +71,8 @@ def complete(request: session_pb2.CreateSessionRequest, tenant: str, shared: Sha
         switch_mode=mode_name(spec.switch_mode),
         loras=kept_loras(spec.loras),
         brief=spec.SerializeToString(deterministic=True),
+        mixes=mixes,
+        transitions={block: each for block, each in transitions.items() if each},
     )
 
 
@@ -93,8 +109,7 @@ def check_servable(spec: session_pb2.SessionSpec, shared: Shared) -> None:
             error = UnknownModel(f"model: {spec.model} is not served here; known: {known}")
             raise with_details(error, metadata={"known": known})
         return
-    for block, prompt in sorted(spec.prompts.items()):
-        check_prompt(f"spec.prompts[{block}]", prompt, model)
+    check_prompts(spec, model, admission.offers(spec.model))
     for field, side in (("spec.width", spec.width), ("spec.height", spec.height)):
         if model.size_multiple and side % model.size_multiple:
             wrong = f"{side} is not a multiple of {model.size_multiple}, which {spec.model} wants"
@@ -112,6 +127,19 @@ def check_servable(spec: session_pb2.SessionSpec, shared: Shared) -> None:
             name = common_pb2.VideoEncoder.Name(profile.encoder)
             message = f"no decoder here has {name} (profile {profile.id})"
             raise UnsupportedMedia(message, field="spec.profiles")
+
+
+def check_prompts(spec: session_pb2.SessionSpec, model: ModelInfo, offers: list[ModelInfo]) -> None:
+    """Raise InvalidPrompt or InvalidField where no stage could take the timeline."""
+    for block, prompt in sorted(spec.prompts.items()):
+        if block not in spec.mixes:
+            check_prompt(f"spec.prompts[{block}]", prompt, model)
+    for block, mix in sorted(spec.mixes.items()):
+        check_offered(f"spec.mixes[{block}]", 1, offers)
+        for place, part in enumerate(mix.prompts):
+            check_prompt(f"spec.mixes[{block}].prompts[{place}].text", part.text, model)
+    for block, transition in sorted(spec.transitions.items()):
+        check_offered(f"spec.transitions[{block}].num_blocks", transition.num_blocks, offers)
 
 
 def check_schedule(spec: session_pb2.SessionSpec, offers: list[ModelInfo]) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from services.gateway.journal.errors import JournalFull
-from services.gateway.journal.record import Prompt, Record, ruling_prompts
+from services.gateway.journal.record import Prompt, Record
+from services.gateway.journal.ruling import ruling_prompts
 
 
 def without_old_latents(record: Record) -> Record:

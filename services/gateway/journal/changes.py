@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cascade_core.prompts import Transition, WeightedPrompt
 from services.gateway.journal.record import Limits, Loras, SwitchMode
 
 
@@ -39,6 +40,8 @@ class PromptAccepted:
     accepted_ms: int
     loras: Loras | None = None
     """None: those that rule where it takes effect."""
+    mix: tuple[WeightedPrompt, ...] = ()
+    transition: Transition | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class PromptApplied:
     unknown_words: tuple[str, ...] = ()
     loras: Loras | None = None
     """None: the switch's own, or those that rule before it."""
+    last_block_mixed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Two releases share one Redis while gateways are upgraded: fields may be added, which the former one passes
 over, and any field that it does not write may be missing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pydantic import ConfigDict, TypeAdapter
@@ -19,6 +19,9 @@ from services.gateway.journal.record import (
 )
 
 Fields = Mapping[bytes, bytes]
+NEW_OF_ORIGIN = ("mixes", "transitions")
+NEW_OF_PROMPT = ("mix", "transition", "last_block_mixed")
+"""Fields that the former release does not know: its gateways can read a session that uses none of them."""
 
 _ORIGIN = TypeAdapter(NewSession)
 _LIMITS = TypeAdapter(Limits)
@@ -170,14 +173,19 @@ def _head(before: Record | None, record: Record) -> dict[str, bytes]:
 
 
 def _origin(origin: NewSession) -> bytes:
-    """Without what a former release would refuse, and what is kept elsewhere: LoRAs with the first prompt,
-    the beginning as latents."""
-    return _ORIGIN.dump_json(origin, exclude={"brief", "loras", "beginning"})
+    """Without what a former release would refuse, where it says nothing, and what is kept elsewhere: LoRAs
+    with the first prompt, the beginning as latents."""
+    left_out = {"brief", "loras", "beginning", *_empty(origin, NEW_OF_ORIGIN)}
+    return _ORIGIN.dump_json(origin, exclude=left_out)
 
 
 def _prompt(entry: Prompt) -> bytes:
-    """Without its LoRAs, which a former release would refuse."""
-    return _PROMPT.dump_json(entry, exclude={"loras"})
+    """Without its LoRAs, which a former release would refuse, and what says nothing."""
+    return _PROMPT.dump_json(entry, exclude={"loras", *_empty(entry, NEW_OF_PROMPT)})
+
+
+def _empty(value: object, names: Iterable[str]) -> set[str]:
+    return {name for name in names if not getattr(value, name)}
 
 
 def _old_head(before: Record | None, record: Record) -> list[str]:

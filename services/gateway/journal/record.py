@@ -2,13 +2,13 @@
 
 import hashlib
 import re
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import ConfigDict
 
+from cascade_core.prompts import Transition, WeightedPrompt
 from services.gateway.journal.beginning import Beginning
 from services.gateway.journal.errors import InvalidEntry, JournalFull, SegmentsGone
 
@@ -87,6 +87,10 @@ class NewSession:
     """The specification as lists show it, in fewer bytes. Empty: they show all of it."""
     beginning: Beginning = field(default_factory=Beginning, compare=False)
     """What it goes on from. Kept in the record, not here."""
+    mixes: Mapping[int, tuple[WeightedPrompt, ...]] = field(default_factory=dict)
+    """Of prompts of the timeline that mix several; `prompts` has there what people read."""
+    transitions: Mapping[int, Transition] = field(default_factory=dict)
+    """Of prompts of the timeline that take over gradually."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", dict(self.prompts))
@@ -138,6 +142,12 @@ class Prompt:
     """Why it will never take effect, opaque; empty: not refused."""
     loras: Loras | None = None
     """That it brings; None: those that rule where it takes effect, which its receipt tells."""
+    mix: tuple[WeightedPrompt, ...] = ()
+    """What it is made of, where it is several; `prompt` is then what people read."""
+    transition: Transition | None = None
+    """None: it takes over at once."""
+    last_block_mixed: int | None = None
+    """From the receipt; None: not applied yet, or no transition."""
 
     @property
     def is_created(self) -> bool:
@@ -156,7 +166,9 @@ class Prompt:
     @property
     def num_bytes(self) -> int:
         loras = sum(len(name) for name, _ in self.loras or ())
-        return len(self.prompt.encode()) + len(self.refused) + sum(map(len, self.unknown_words)) + loras
+        texts = (self.prompt, *(part.text for part in self.mix))
+        num_bytes = sum(len(text.encode()) for text in texts) + loras
+        return num_bytes + len(self.refused) + sum(map(len, self.unknown_words))
 
 
 @dataclass(frozen=True)
@@ -235,12 +247,14 @@ class Record:
         return len(self.origin.specification) + sum(map(len, self.notes.values())) + len(self.end)
 
     def timeline(self) -> dict[int, str]:
+        """What people read of the `entries`."""
+        return {block: entry.prompt for block, entry in self.entries().items()}
+
+    def entries(self) -> dict[int, Prompt]:
         """Prompts by the block they begin with, for reopening: applied, or of the timeline asked for."""
         created = [entry for entry in self.prompts if entry.first_block_touched is None]
         applied = [entry for entry in self.prompts if entry.first_block_touched is not None]
-        return {
-            entry.first_block: entry.prompt for entry in created + applied if entry.first_block is not None
-        }
+        return {entry.first_block: entry for entry in created + applied if entry.first_block is not None}
 
     def loras_at(self, block: int) -> Loras:
         """Those of the prompt that rules there, as far as prompts have begun. Blocks of a clip, which are
@@ -282,7 +296,9 @@ def new_record(new: NewSession, created_ms: int) -> Record:
     for block, text in sorted(new.prompts.items()):
         begun = (created_ms, 0, 0) if block == 0 else (None, None, None)
         entry = Prompt(f"{CREATED}{block}", text, new.switch_mode, block, created_ms, *begun)
-        prompts.append(entry if block else replace(entry, loras=new.loras))
+        mix, transition = new.mixes.get(block, ()), new.transitions.get(block)
+        loras = None if block else new.loras
+        prompts.append(replace(entry, loras=loras, mix=mix, transition=transition))
     beginning = new.beginning
     num_bytes = len(new.specification) + sum(entry.num_bytes for entry in prompts)
     num_bytes += sum(map(len, beginning.latents.values()))
@@ -299,17 +315,6 @@ def new_record(new: NewSession, created_ms: int) -> Record:
     if num_bytes > new.limits.max_bytes:
         raise JournalFull(f"session {new.session}: {num_bytes} bytes pass max_bytes {new.limits.max_bytes}")
     return record
-
-
-def ruling_prompts(record: Record) -> set[str]:
-    """Request ids of the prompts under which kept latents were made, or the next block will be."""
-    entries = [(entry.first_block, entry.request_id) for entry in record.prompts]
-    begun = [(block, request_id) for block, request_id in entries if block is not None]
-    begun.sort(key=lambda item: item[0])  # stable: of two with one block, the later receipt rules
-    first_blocks = [block for block, _ in begun]
-    blocks: Iterable[int] = (*record.latents, record.next_stage_block)
-    places = (bisect_right(first_blocks, block) - 1 for block in blocks)
-    return {begun[max(0, place)][1] for place in places} if begun else set()
 
 
 def check_name(what: str, name: str) -> None:

@@ -28,7 +28,7 @@ from services.gateway.journal.errors import (
     RequestConflict,
     SessionEnded,
 )
-from services.gateway.journal.record import CREATED, KeptSegment, Prompt, Record, check_name
+from services.gateway.journal.record import CREATED, KeptSegment, Prompt, Record, SwitchMode, check_name
 
 MAX_NOTES = 64
 MAX_DIGEST_BYTES = 1024
@@ -97,19 +97,13 @@ def _(change: PromptAccepted, record: Record) -> Record:
         raise InvalidEntry(f"request_id: {CREATED} is for prompts given at creation")
     known = record.find_prompt(change.request_id)
     if known is None:
-        entry = Prompt(
-            change.request_id,
-            change.prompt,
-            change.mode,
-            change.at_block,
-            change.accepted_ms,
-            loras=change.loras,
-        )
+        entry = Prompt(change.request_id, *_asked(change), change.accepted_ms)
+        entry = replace(entry, loras=change.loras, mix=change.mix, transition=change.transition)
         return _changed(record, entry.num_bytes, prompts=(*record.prompts, entry))
     is_resolved = change.loras is None and known.first_block_touched is not None
     loras = known.loras if is_resolved else change.loras
-    asked = (change.prompt, change.mode, change.at_block, loras)
-    if (known.prompt, known.mode, known.at_block, known.loras) != asked:
+    asked = (*_asked(change), loras, change.mix, change.transition)
+    if (*_asked(known), known.loras, known.mix, known.transition) != asked:
         raise RequestConflict(f"request_id {change.request_id}: was used for another switch")
     return record
 
@@ -133,6 +127,7 @@ def _(change: PromptApplied, record: Record) -> Record:
         first_block_full=full,
         unknown_words=tuple(change.unknown_words),
         loras=loras,
+        last_block_mixed=change.last_block_mixed,
     )
     others = (entry for entry in record.prompts if entry is not known)
     return _changed(record, applied.num_bytes - known.num_bytes, prompts=(*others, applied))
@@ -198,3 +193,7 @@ def _accepted(record: Record, request_id: str) -> Prompt:
     if known is None:
         raise OutOfOrder(f"receipt: no switch {request_id} was accepted")
     return known
+
+
+def _asked(switch: Prompt | PromptAccepted) -> tuple[str, SwitchMode, int | None]:
+    return switch.prompt, switch.mode, switch.at_block

@@ -47,4 +47,6 @@ class Count:
         told.CopyFrom(applied)
         told.first_block_touched = self.from_peer(applied.first_block_touched)
         told.first_block_full = self.from_peer(applied.first_block_full)
+        if applied.HasField("last_block_mixed"):
+            told.last_block_mixed = self.from_peer(applied.last_block_mixed)
         return told

@@ -1,6 +1,5 @@
 """A session's stream to its stage: opens it from the journal, grants credit, sends switches, takes blocks."""
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, Protocol, TypeVar
@@ -9,10 +8,12 @@ from uuid import uuid4
 import grpc
 
 from cascade.v1 import common_pb2, stage_pb2
+from services.common.prompts import to_mix, to_transition
 from services.gateway.base.settings import Settings
 from services.gateway.journal import Prompt, Record
 from services.gateway.journal.lora_sets import lora_set
 from services.gateway.journal.record import Loras
+from services.gateway.journal.ruling import ruling
 from services.gateway.journal.switch_modes import MODES
 from services.gateway.peers.count import Count
 from services.gateway.peers.made import MadeBlock, made_block
@@ -155,7 +156,13 @@ class StageStream:
             width=spec.width,
             height=spec.height,
             seed=spec.seed,
-            prompts={count.at_peer(block): text for block, text in prompts.items()},
+            prompts={count.at_peer(block): text_of(prompt) for block, prompt in prompts.items()},
+            mixes={count.at_peer(block): to_mix(each.mix) for block, each in prompts.items() if each.mix},
+            transitions={
+                count.at_peer(block): transition
+                for block, prompt in prompts.items()
+                if (transition := to_transition(prompt.transition))
+            },
             switch_mode=spec.switch_mode,
             start_block=count.at_peer(start),
             num_context_blocks=len(blocks),
@@ -242,15 +249,19 @@ def context_blocks(record: Record, model: stage_pb2.ModelInfo) -> list[int]:
     return sorted({*sink, *range(max(first, start - model.context_blocks), start)})
 
 
-def timeline(record: Record, blocks: list[int]) -> dict[int, str]:
+def timeline(record: Record, blocks: list[int]) -> dict[int, Prompt]:
     """The prompts of these blocks and all later ones, but for those of `applied_ahead`; a session outlives
     thousands."""
     ahead = {prompt.first_block_touched for prompt in applied_ahead(record)}
-    entries = sorted((block, text) for block, text in record.timeline().items() if block not in ahead)
-    starts = [start for start, _ in entries]
-    ruling = {max(0, bisect_right(starts, block) - 1) for block in blocks}
-    kept = [entry for at, entry in enumerate(entries) if at in ruling or entry[0] > blocks[-1]]
-    return dict(kept[:MAX_PROMPTS])
+    entries = {block: entry for block, entry in record.entries().items() if block not in ahead}
+    needed = ruling(entries, blocks)
+    kept = sorted(block for block in entries if block in needed or block > blocks[-1])
+    return {block: entries[block] for block in kept[:MAX_PROMPTS]}
+
+
+def text_of(prompt: Prompt) -> str:
+    """Of a mix the heaviest part, for a stage of a former release, which ignores the others."""
+    return max(prompt.mix, key=lambda part: part.weight).text if prompt.mix else prompt.prompt
 
 
 def opening_loras(record: Record, prompts: Collection[int], start: int) -> dict[int, Loras]:
@@ -277,24 +288,32 @@ def switch_again(prompt: Prompt) -> Request.SwitchPrompt:
     mode = MODES[prompt.mode]
     if mode in (common_pb2.SWITCH_MODE_UNSPECIFIED, common_pb2.SWITCH_MODE_IMMEDIATE):
         mode = common_pb2.SWITCH_MODE_BOUNDARY
-    return Request.SwitchPrompt(
-        request_id=uuid4().hex,
-        text=prompt.prompt,
-        mode=mode,
-        at_block=prompt.first_block_touched,
-        loras=None if prompt.loras is None else lora_set(prompt.loras),
-    )
+    switch = switch_message(prompt, uuid4().hex, mode)
+    switch.at_block = prompt.first_block_touched or 0
+    return switch
 
 
 def switch_of(prompt: Prompt, start: int, after: int) -> Request.SwitchPrompt:
     """An accepted switch, as the stage is told of it; a block before `start` is not waited for any more. At
     `after` a switch that was accepted before this one is still to take effect, and must not take its
     place."""
-    switch = Request.SwitchPrompt(request_id=prompt.request_id, text=prompt.prompt, mode=MODES[prompt.mode])
-    if prompt.loras is not None:
-        switch.loras.CopyFrom(lora_set(prompt.loras))
+    switch = switch_message(prompt, prompt.request_id, MODES[prompt.mode])
     if prompt.at_block is not None and prompt.at_block >= max(start, after):
         switch.at_block = prompt.at_block
     elif after:
         switch.at_block = after
     return switch
+
+
+def switch_message(
+    prompt: Prompt, request_id: str, mode: "common_pb2.SwitchMode.ValueType"
+) -> Request.SwitchPrompt:
+    """To take effect now."""
+    return Request.SwitchPrompt(
+        request_id=request_id,
+        text=text_of(prompt),
+        mode=mode,
+        mix=to_mix(prompt.mix) if prompt.mix else None,
+        transition=to_transition(prompt.transition),
+        loras=None if prompt.loras is None else lora_set(prompt.loras),
+    )

@@ -170,7 +170,11 @@ class Production:
             is_due = block <= self._live.record.next_stage_block and prompt.first_block_touched is None
             if prompt.is_created and is_due:  # it rules from the first block on, so no receipt comes
                 applied_ms = self._live.shared.now_ms()
-                applied = PromptApplied(prompt.request_id, block, block, applied_ms)
+                num_mixed = prompt.transition.num_blocks if prompt.transition else 0
+                last = block + num_mixed - 1 if num_mixed else None
+                applied = PromptApplied(
+                    prompt.request_id, block, block + num_mixed, applied_ms, last_block_mixed=last
+                )
                 await self._live.write(applied, shown(prompt))
                 self._live.tell_receipt(prompt.request_id)
 
@@ -197,7 +201,8 @@ class Production:
         words = tuple(applied.unknown_words)
         loras = kept_loras(applied.loras.loras) if applied.HasField("loras") else None
         applied_ms = self._live.shared.now_ms()
-        change = PromptApplied(request_id, touched, full, applied_ms, words, loras)
+        last = applied.last_block_mixed if applied.HasField("last_block_mixed") else None
+        change = PromptApplied(request_id, touched, full, applied_ms, words, loras, last)
         await self._live.write(change, shown(prompt))
         if done := self._live.record.find_prompt(request_id):
             self._live.shared.metrics.prompt_applied(done)

@@ -119,6 +119,8 @@ def receipt_of(prompt: Prompt, record: Record) -> session_pb2.PromptReceipt:
         receipt.apply_time.CopyFrom(timestamp(prompt.applied_ms or 0))
         receipt.first_block_touched = prompt.first_block_touched
         receipt.first_block_full = prompt.first_block_full
+        if prompt.last_block_mixed is not None:
+            receipt.last_block_mixed = prompt.last_block_mixed
         receipt.touched_presentation_time.CopyFrom(presentation_time(prompt.first_block_touched, record))
         receipt.full_presentation_time.CopyFrom(presentation_time(prompt.first_block_full, record))
     if prompt.loras is not None:

@@ -187,6 +187,60 @@ async def test_generate_by_seconds_counts_in_blocks_where_the_model_is_known(tmp
     assert table.out.splitlines()[1].split()[:2] == ["sessions/s1", "complete"]
 
 
+async def test_generate_has_later_prompts_take_over_gradually(tmp_path: Path) -> None:
+    mix = '{"a red circle": 1, "a blue square": 3}'
+    async with serving() as gateway:
+        done = await cascade(
+            "generate", mix, "--at", "3s=a blue square", "--over", "1.5s", "--interpolation", "slerp",
+            "--seconds", 5, "--gateway", gateway.address, cwd=tmp_path,
+        )  # fmt: skip
+        spec = gateway.sessions["sessions/s1"].message.spec
+        for words, told in (
+            (("--over", "2"), "--over: needs a later prompt, given by --at"),
+            (("--at", "3=b", "--over", "65"), "--over: 65 is longer than 64 blocks"),
+            (("--at", "3=b", "--over", "99s"), "--over: 99s is longer than 64 blocks"),
+            (("--at", "3=b", "--over", "soon"), "neither blocks, such as 4, nor seconds, such as 3s"),
+            (("--at", "3=b", "--interpolation", "slerp"), "--interpolation: needs --over"),
+            (("--at", '3={"b": "much"}'), "no mix of prompts, such as"),
+        ):
+            refused = await cascade("generate", "a", *words, "--gateway", gateway.address, cwd=tmp_path)
+            assert refused.status != 0
+            assert told in refused.err
+    assert done.status == 0, done.err
+    assert {part.text: part.weight for part in spec.mixes[0].prompts} == {
+        "a red circle": 1,
+        "a blue square": 3,
+    }
+    assert dict(spec.prompts) == {4: "a blue square"}
+    (transition,) = spec.transitions.values()
+    assert (transition.num_blocks, transition.interpolation) == (2, common_pb2.INTERPOLATION_SLERP)
+
+
+async def test_over_in_seconds_waits_until_blocks_are_known(tmp_path: Path) -> None:
+    async with serving(Script(pace_s=0.02, has_models=False)) as gateway:
+        done = await cascade(
+            "generate", "a red circle", "--at", "4=a blue square", "--over", "1.5s", "--seconds", 5,
+            "--gateway", gateway.address, cwd=tmp_path,
+        )  # fmt: skip
+        asked = gateway.sessions["sessions/s1"].asked
+    assert done.status == 0, done.err
+    assert [(each.text, each.at_block, each.transition.num_blocks) for each in asked] == [
+        ("a blue square", 4, 2)
+    ]
+
+
+async def test_switch_over(tmp_path: Path) -> None:
+    async with serving() as gateway:
+        await Client(gateway.address).create("a red circle", session_id="s1")
+        done = await cascade(
+            "switch", "s1", "a blue square", "--over", "3s", "--json", "--gateway", gateway.address
+        )
+        (asked,) = gateway.sessions["sessions/s1"].asked
+    assert done.status == 0, done.err
+    assert asked.transition.num_blocks == 4
+    assert json.loads(done.out)["last_block_mixed"] is None
+
+
 async def test_generate_by_seconds_switches_and_ends_the_session(tmp_path: Path) -> None:
     """While no stage is up, nobody knows how long a block is."""
     async with serving(Script(pace_s=0.02, has_models=False)) as gateway:

@@ -1,6 +1,8 @@
 """The rules of the contracts, as a server enforces them."""
 
+import math
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from google.protobuf.message import DecodeError, Message
@@ -23,8 +25,16 @@ def create(**spec: object) -> session_pb2.CreateSessionRequest:
     )
 
 
-def switch(text: str) -> session_pb2.SwitchPromptRequest:
-    prompt_switch = session_pb2.PromptSwitch(text=text)
+def mix(*parts: tuple[str, float]) -> common_pb2.PromptMix:
+    return common_pb2.PromptMix(prompts=[{"text": text, "weight": weight} for text, weight in parts])
+
+
+def over(num_blocks: int, interpolation: int = 0) -> common_pb2.Transition:
+    return common_pb2.Transition(num_blocks=num_blocks, interpolation=interpolation)  # type: ignore[arg-type]
+
+
+def switch(text: str, **fields: Any) -> session_pb2.SwitchPromptRequest:
+    prompt_switch = session_pb2.PromptSwitch(text=text, **fields)
     return session_pb2.SwitchPromptRequest(name="sessions/abc", request_id="r-1", prompt_switch=prompt_switch)
 
 
@@ -65,9 +75,24 @@ VALID = [
 
 WRONG: list[tuple[Message, str, str]] = [
     (session_pb2.CreateSessionRequest(request_id="r"), "spec", "required"),
-    (create(prompts={}), "spec.prompts", "at least 1"),
-    (create(prompts={1: "a"}), "spec.prompts", "block 0"),
+    (create(prompts={}), "spec", "block 0"),
+    (create(prompts={1: "a"}), "spec", "block 0"),
     (create(prompts={0: "a", 3: " \n"}), "spec.prompts[3]", "not a space"),
+    (create(transitions={3: over(2)}), "spec", "transitions must be of blocks above 0 that have an entry"),
+    (create(transitions={0: over(2)}), "spec", "transitions must be of blocks above 0 that have an entry"),
+    (create(prompts={0: "a", 3: "b"}, transitions={3: over(0)}), "spec.transitions[3].num_blocks", "64"),
+    (create(prompts={0: "a", 3: "b"}, transitions={3: over(65)}), "spec.transitions[3].num_blocks", "64"),
+    (create(mixes={0: mix()}), "spec.mixes[0].prompts", "at least 1"),
+    (create(mixes={0: mix(*[("a", 1)] * 9)}), "spec.mixes[0].prompts", "no more than 8"),
+    (create(mixes={0: mix(("a", 1), (" ", 1))}), "spec.mixes[0].prompts[1].text", "not a space"),
+    (create(mixes={0: mix(("a", 0))}), "spec.mixes[0].prompts[0].weight", "greater than 0"),
+    (create(mixes={0: mix(("a", math.nan))}), "spec.mixes[0].prompts[0].weight", "1000"),
+    (create(mixes={0: mix(("a", 1001))}), "spec.mixes[0].prompts[0].weight", "1000"),
+    (switch(""), "prompt_switch", "text or mix must be given"),
+    (switch("a", transition=over(65)), "prompt_switch.transition.num_blocks", "64"),
+    (switch("a", transition=over(2, 9)), "prompt_switch.transition.interpolation", "defined"),
+    (generate(transitions={3: over(2)}), "open", "must be of blocks that have an entry in prompts"),
+    (generate(mixes={3: mix(("a", 1))}), "open", "must be of blocks that have an entry in prompts"),
     (create(prompts={0: "x" * 32_769}), "spec.prompts[0]", "32768"),
     (create(prompts=dict.fromkeys(range(1025), "a")), "spec.prompts", "1024"),
     (create(prompts={0: "a", 2**31: "b"}), f"spec.prompts[{2**31}]", "2147483647"),

@@ -142,6 +142,7 @@ class FakeSession:
         """The highest sequence that was sent."""
         self.controller: object | None = None
         self.tokens: list[str] = []
+        self.asked: list[session_pb2.PromptSwitch] = []
         self.receipts: list[session_pb2.PromptReceipt] = []
         self.outboxes: list[asyncio.Queue[Response | status_pb2.Status]] = []
         self.changed = asyncio.Event()
@@ -188,6 +189,7 @@ class FakeSession:
 
     def switch(self, request_id: str, wanted: session_pb2.PromptSwitch) -> session_pb2.PromptReceipt:
         """Accept, at once; `apply_before` makes it APPLIED."""
+        self.asked.append(wanted)
         at_block = wanted.at_block if wanted.HasField("at_block") else self.sent + 1
         receipt = session_pb2.PromptReceipt(
             request_id=request_id, state=session_pb2.SWITCH_STATE_ACCEPTED, first_block_touched=at_block
@@ -315,7 +317,9 @@ class FakeGateway(session_pb2_grpc.SessionServiceServicer):
         return await self._once(request, context, create)
 
     async def ListModels(self, request: session_pb2.ListModelsRequest, context: Any) -> Any:
-        demo = session_pb2.Model(name="demo", fps=FPS, block_frames=BLOCK_FRAMES // 4, is_default=True)
+        demo = session_pb2.Model(
+            name="demo", fps=FPS, block_frames=BLOCK_FRAMES // 4, is_default=True, max_transition_blocks=64
+        )
         demo.staggers.extend(self.script.staggers)
         for name in self.script.loras:
             demo.loras.add(name=name, licence="MIT", commercial_use=name != "clay")

@@ -44,6 +44,7 @@ class FakeStage(Machine):
         revision: str = "r1",
         sink_blocks: int = 1,
         context_blocks: int = 3,
+        max_transition_blocks: int = 64,
         max_blocks: int = 0,
         max_prompt_tokens: int = 0,
         example_prompts: Sequence[str] = (),
@@ -75,6 +76,7 @@ class FakeStage(Machine):
             height=64,
             max_pixels=1024 * 1024,
             example_prompts=example_prompts,
+            max_transition_blocks=max_transition_blocks,
         )
         if staggers:
             self.info.staggers.extend(staggers)
@@ -160,7 +162,8 @@ class StageStream(Stream):
     def __init__(self, machine: FakeStage, opening: Request.Open) -> None:
         super().__init__(machine, opening.session, opening.epoch)
         info, start = machine.info, opening.start_block
-        self.opening = opening
+        self.opening = Request.Open()
+        self.opening.CopyFrom(opening)  # reading a map may change it
         self.needed = context_of(info, start)
         self.context: list[Mark] = []
         """Of the context blocks, as they came."""
@@ -180,7 +183,7 @@ class StageStream(Stream):
         self._answers: list[Response] = []
         self._seen: dict[str, tuple[bytes, list[Response]]] = {}
         self._waiting = [
-            (block, number, "", text, opening.switch_mode, opening.loras.get(block))
+            (block, number, "", text, opening.switch_mode, opening.loras.get(block), mixed(opening, block))
             for number, (block, text) in enumerate(sorted(opening.prompts.items()))
             if block > start
         ]
@@ -229,7 +232,9 @@ class StageStream(Stream):
             at_block = switch.at_block if switch.HasField("at_block") else self.next_block
             number = len(self.opening.prompts) + len(self.switches)
             loras = switch.loras if switch.HasField("loras") else None
-            self._waiting.append((at_block, number, switch.request_id, switch.text, switch.mode, loras))
+            num_mixed = switch.transition.num_blocks
+            waiting = (at_block, number, switch.request_id, switch.text, switch.mode, loras, num_mixed)
+            self._waiting.append(waiting)
             self._waiting.sort(key=lambda waiting: waiting[:2])
             self._answer(content, Response(switch_accepted={"request_id": switch.request_id}))
 
@@ -298,20 +303,21 @@ class StageStream(Stream):
         """Receipts of all switches that the next block is the first under."""
         responses = []
         while self._waiting:
-            block, _, request_id, text, mode, loras = self._waiting[0]
+            block, _, request_id, text, mode, loras, num_mixed = self._waiting[0]
             is_quick = mode in (common_pb2.SWITCH_MODE_UNSPECIFIED, common_pb2.SWITCH_MODE_IMMEDIATE)
             if block - is_quick * self.machine.num_touched > self.next_block:
                 break
             del self._waiting[0]
             self.prompt = text
             self.loras = self.loras if loras is None else chosen(loras)
-            full = self.next_block + (IN_FLIGHT if is_quick and request_id else 0)
+            full = self.next_block + max(num_mixed, IN_FLIGHT if is_quick and request_id else 0)
             words = [UNKNOWN] if UNKNOWN in text else []
             applied = Response.PromptApplied(
                 request_id=request_id,
                 first_block_touched=self.next_block,
                 first_block_full=full,
                 unknown_words=words,
+                last_block_mixed=self.next_block + num_mixed - 1 if num_mixed else None,
             )
             if self.machine.info.loras:
                 applied.loras.loras.extend(
@@ -353,6 +359,11 @@ class StageStream(Stream):
 
 def chosen(loras: common_pb2.LoraSet) -> dict[str, float]:
     return {each.name: each.scale if each.HasField("scale") else 1.0 for each in loras.loras}
+
+
+def mixed(opening: Request.Open, block: int) -> int:
+    """Blocks of an entry's transition."""
+    return opening.transitions[block].num_blocks if block in opening.transitions else 0
 
 
 def context_of(info: stage_pb2.ModelInfo, start: int) -> list[int]:
