@@ -364,6 +364,20 @@ async def test_it_is_used_without_a_mouse(enter: Enter, visit: OpenPage) -> None
     await page.until_state("paused")
 
 
+async def test_a_slider_has_prompts_take_over_gradually(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    assert await page.find("#over-text").inner_text() == "at once"
+    await page.start("a red circle")
+    await page.find("#mode").select_option("boundary")
+    await page.find("#over").fill("5")
+    assert await page.find("#over-text").inner_text() == "5 blocks (3.8 s)"
+    await page.send("a blue square")
+    mark = await page.until_applied()
+    touched, full = [float(await mark.get_attribute(f"data-{name}-s") or 0) for name in ("touched", "full")]
+    assert full - touched == pytest.approx(5 * 0.75, abs=0.01)
+
+
 async def test_history_is_kept_and_used(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town())
     page = await visit(place.url)

@@ -14,6 +14,7 @@ import { KeyDialog } from "./key_dialog.js";
 import { Loras } from "./loras.js";
 import { Models } from "./models.js";
 import { Notices } from "./notices.js";
+import { Over } from "./over.js";
 import { Player } from "./player.js";
 import { fromStatus, ProblemBox } from "./problem.js";
 import { faultOf, Prompts } from "./prompts.js";
@@ -65,6 +66,7 @@ class Page {
     this.loras = new Loras();
     this.models = new Models(api, this.loras, (texts) => this.prompts.suggest(texts), failed);
     this.beginning = new Beginning((text) => this.problem.show(text));
+    this.over = new Over();
     this.fullScreen = new FullScreen();
     glow(this.video, byId("glow"));
     this.listen();
@@ -124,6 +126,8 @@ class Page {
         ...start,
       });
       this.prompts.remember(text);
+      const { fps = 0, blockFrames = 0 } = this.models.chosen ?? {};
+      this.over.learn({ spec: { fps }, blockFrames });
     } catch (error) {
       this.problem.show(error);
     }
@@ -131,7 +135,8 @@ class Page {
 
   /** @param {string} text */
   switchTo(text) {
-    const requestId = this.session.switchPrompt(text, byId("mode").value, this.loras.change);
+    const more = { ...this.loras.change, transition: this.over.transition };
+    const requestId = this.session.switchPrompt(text, byId("mode").value, more);
     this.timeline.ask(requestId, text, this.player.time);
     this.prompts.remember(text);
   }
@@ -188,6 +193,7 @@ class Page {
     if (session.queue) this.stateView.showQueue(session.queue);
     this.timeline.plan(session);
     this.loras.set(session.loras ?? []);
+    this.over.learn(session);
     for (const receipt of content.receipts ?? [])
       this.heardReceipt(receipt, this.timeline.isOpen(receipt.requestId));
     this.tellUnknown((session.unknownWords ?? []).flatMap((/** @type {any} */ each) => each.words));
