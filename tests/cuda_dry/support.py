@@ -48,13 +48,12 @@ class Rank:
         switches: Mapping[int, tuple[int, SwitchMode]] | None = None,
         start: int = 0,
         choices: Sequence[Choice] = (),
+        has_first_frame: bool = False,
     ) -> None:
         """One session of the card's own size, primed where it begins in the middle, from open to close."""
         card, shape = self.runner.card, self.runner.shape
-        context = {
-            block: torch.zeros(card.latent_shape(card.video.height, card.video.width))
-            for block in context_blocks(card.window, start)
-        }
+        latents = torch.zeros(card.latent_shape(card.video.height, card.video.width))
+        context = dict.fromkeys(context_blocks(card.window, start), latents)
         primed = tuple(Work(block, shape.context_pass, 0) for block in context)
         drive = Drive.open(
             self.runner,
@@ -63,6 +62,7 @@ class Rank:
             timeline=Timeline(0, next_block=start, end_block=start + num_blocks, to_prime=primed),
             context=context,
             choices=choices,
+            first_frame=latents[:1] if has_first_frame else None,
         )
         self.follow(drive, switches or {})
         self.held_bytes = self.counter.live_bytes - self.weights_bytes

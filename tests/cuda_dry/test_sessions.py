@@ -55,6 +55,13 @@ def test_a_session_that_begins_in_the_middle(name: str) -> None:
         one.check()
 
 
+def test_a_session_that_begins_with_a_picture() -> None:
+    """Its frame has a timestep of its own, beside blocks that need none."""
+    with rank(shallow("longlive-2.0-5b"), num_ranks=2) as one:
+        one.run(2, has_first_frame=True)
+        one.check()
+
+
 @pytest.mark.parametrize("mode", ["immediate", "boundary", "recache"])
 @pytest.mark.parametrize(("name", "num_ranks"), [("longlive-1.3b", 1), ("self-forcing-1.3b", 5)])
 def test_switches(name: str, mode: SwitchMode, num_ranks: int) -> None:

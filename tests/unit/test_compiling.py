@@ -138,14 +138,18 @@ def compiled_model(
     return model
 
 
-def session(runner: Runner, height: int, width: int, start: int, switches: Switches) -> list[torch.Tensor]:
+def session(
+    runner: Runner, height: int, width: int, start: int, switches: Switches, has_first_frame: bool = False
+) -> list[torch.Tensor]:
     """The latents of a session's blocks; from block `start` on it is primed."""
     window = runner.card.window
     latents = torch.full(runner.card.latent_shape(height, width), 0.5)
+    first_frame = latents[:1] if has_first_frame else None
     context = dict.fromkeys(context_blocks(window, start), latents)
     primed = tuple(Work(block, runner.shape.context_pass, 0) for block in context)
     timeline = Timeline(0, start, to_prime=primed)
-    drive = Drive.open(runner, height=height, width=width, timeline=timeline, context=context)
+    size = {"height": height, "width": width}
+    drive = Drive.open(runner, **size, timeline=timeline, context=context, first_frame=first_frame)
     made = drive.finish(start + 6, switches)
     runner.close(0)
     return list(made.values())
@@ -161,6 +165,8 @@ def all_kinds(card: ModelCard, model: CausalWanModel) -> Iterator[list[torch.Ten
         runner = make_runner(card, stagger, attentions[number % 2], model, set_back=2)
         yield session(runner, height, width, 0, switches)
         yield session(runner, height, width, 5 + number, {2: (1, mode)})
+        if stagger < 3:  # each frame has a timestep of its own, while block 0 is alone and beside others
+            yield session(runner, height, width, 0, {}, has_first_frame=True)
 
 
 @pytest.fixture(params=["eager", pytest.param("inductor", marks=pytest.mark.slow)])
