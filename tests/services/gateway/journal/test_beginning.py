@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from services.gateway.journal import Beginning, Limits, LimitsSet
-from services.gateway.journal.record import ruling_prompts
 from services.gateway.journal.rules import apply
+from services.gateway.journal.ruling import ruling_prompts
 from tests.services.support.journal_support import (
     LEASE_S,
     LIMITS,
