@@ -213,6 +213,7 @@ def test_alpha_of_the_list_and_of_peft(tmp_path: Path) -> None:
     torch.testing.assert_close(found, 6 / RANK**0.5 * b @ a)
 
 
+@torch.inference_mode()
 def forward(model: CausalWanModel, bank: LoraBank | None = None, choice: Choice = ()) -> Tensor:
     """Of two blocks."""
     low, of_text = (bank.low_ranks([choice] * number) if bank else None for number in (2, 1))
@@ -227,8 +228,7 @@ def forward(model: CausalWanModel, bank: LoraBank | None = None, choice: Choice 
         heads = (each.transpose(1, 2) for each in (query, key, value))
         return torch.nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2)
 
-    with torch.inference_mode():
-        return model(latents, cond, attend)
+    return model(latents, cond, attend)
 
 
 def bank_of(tensors: dict[str, Tensor], model: CausalWanModel, path: Path) -> LoraBank:
