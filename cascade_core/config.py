@@ -374,7 +374,7 @@ class EngineConfig:
     """Whether the noisier blocks behind that a block sees count towards its window: it then sees no more than
     the model was trained with, and the slowest of five ranks has a fifth less to do. The block right before
     stays in view."""
-    switch_set_back: Annotated[int, Field(ge=0, le=16)] = 0
+    switch_set_back: Annotated[int, Field(ge=0, le=16)] = 1
     """Passes that blocks in flight go back by at an `immediate` switch, so that they follow the new prompt:
     as many ticks bring no block. 0: they go on, and those nearly done mix both prompts."""
     rope: Rope | None = None
