@@ -67,15 +67,16 @@ async def test_prompts_that_are_too_long_are_refused() -> None:
 
 
 async def test_messages_beyond_the_limit_are_refused_by_the_library() -> None:
+    text = "x" * (10 * 2**20)
     async with town() as place:
         request = pb.SwitchPromptRequest(name="sessions/x", request_id="r")
-        request.prompt_switch.text = "x" * (10 * 2**20)
+        request.prompt_switch.text = text
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await place.anybody.call("SwitchPrompt", request)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         name = await place.anybody.name()
         async with place.anybody.attached(name) as stream:
-            await stream.send(switch_prompt={"request_id": "r", "prompt_switch": {"text": "x" * (10 * 2**20)}})
+            await stream.send(switch_prompt={"request_id": "r", "prompt_switch": {"text": text}})
             await stream.until_over()
             assert stream.error is not None
             assert stream.error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
