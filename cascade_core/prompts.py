@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from cascade_core.errors import InvalidPrompt, InvalidRequest
 
@@ -25,7 +27,15 @@ class WeightedPrompt:
     """Above 0, up to MAX_WEIGHT; the weights of a mix count in proportion to their sum."""
 
 
-Prompt: TypeAlias = str | tuple[WeightedPrompt, ...]
+def one_of_both(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """One complaint, where neither form fits."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError("must be a text, or a tuple of WeightedPrompt") from None
+
+
+Prompt: TypeAlias = Annotated[str | tuple[WeightedPrompt, ...], WrapValidator(one_of_both)]
 """A text, or a mix: the weighted mean of its texts' embeddings."""
 
 

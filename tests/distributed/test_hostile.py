@@ -12,7 +12,8 @@ import pytest
 
 from cascade_core.engine.engine import Engine
 from cascade_core.errors import InvalidPrompt, InvalidRequest, SessionLost
-from cascade_core.request import MAX_PROMPT_CHARACTERS, SessionRequest
+from cascade_core.prompts import MAX_PROMPT_CHARACTERS
+from cascade_core.request import SessionRequest
 from tests.engine_support import engine_config
 
 REQUEST = SessionRequest({0: "a red circle"}, num_blocks=4)
