@@ -25,6 +25,7 @@ SERVICE_SECTIONS = frozenset(
     {"stage", "decoder", "gateway", "peer", "client", "kubernetes", "scaler", "http", "web"}
 )
 KUBERNETES_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
+JSON_TABLES = re.compile(r"\s*\[\s*[{\]]")
 LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")
 
 S = TypeVar("S")
@@ -98,8 +99,8 @@ def place(
 
 
 def listed(variable: str, value: str) -> list[Any]:
-    """The parts of a list; one that begins with `[` is JSON."""
-    if not value.lstrip().startswith("["):
+    """The parts of a list; one of tables is JSON. An IPv6 address begins with `[`, too."""
+    if not JSON_TABLES.match(value):
         return [part.strip() for part in value.split(",") if part.strip()]
     try:
         parts: list[Any] = json.loads(value)

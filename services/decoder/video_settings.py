@@ -23,9 +23,9 @@ def _readable(fps: Fraction) -> Fraction:
 class VideoSettings:
     """Two encoders with equal settings make equal segments; recovery relies on it, so all of it is here."""
 
-    width: FrameSide
+    width: Annotated[FrameSide, Field(multiple_of=2)]
     """Pixels. yuv420p halves them for colour, so they have to be even; models want multiples of 16 or 32."""
-    height: FrameSide
+    height: Annotated[FrameSide, Field(multiple_of=2)]
     """Pixels, as `width`."""
     fps: Annotated[Fraction, Field(ge=1, le=240), AfterValidator(_readable)] = Fraction(16)
     """Playback speed: 16, 15.625 or "30000/1001"; kept as a fraction with a denominator of at most 1001."""

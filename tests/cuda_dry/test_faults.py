@@ -124,7 +124,7 @@ def test_memory_that_a_tick_takes() -> None:
 
 def test_one_cast_more(monkeypatch: pytest.MonkeyPatch) -> None:
     query = Attention.query
-    monkeypatch.setattr(Attention, "query", lambda self, x: query(self, x.float().to(x.dtype)))
+    monkeypatch.setattr(Attention, "query", lambda self, x, *rest: query(self, x.float().to(x.dtype), *rest))
     case = Case("demo", find_card("demo"), 1, 5, "bidirectional")
     over = excess(budget(trace(case, limit=5), case), committed(case))
     assert [line.partition(":")[0] for line in over] == list(BUDGETED)

@@ -75,7 +75,7 @@ def test_it_needs_what_it_imports_and_no_more_than_the_checkout(staged: Path) ->
     )
     if staged.name == "cascade-client":
         assert not [need for need in project["dependencies"] if need.split(">")[0] in HEAVY]
-        assert list(project["optional-dependencies"]) == ["frames"]
+        assert list(project["optional-dependencies"]) == ["frames", "push"]
 
 
 def test_an_editable_install_is_a_path_that_type_checkers_follow(tmp_path: Path) -> None:

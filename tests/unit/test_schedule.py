@@ -420,7 +420,7 @@ def test_a_window_that_counts_the_blocks_behind_holds_no_more_than_one_of_sequen
 def test_engine_shape_is_what_the_engine_is_set_to() -> None:
     card = tiny_card(rope="absolute")
     values = {"model": "tiny", "stagger": 2, "num_ranks": 3}
-    assert engine_shape(make(EngineConfig, values), card) == Shape(5, 2, 3, card.window, "bidirectional")
+    assert engine_shape(make(EngineConfig, values), card) == Shape(5, 2, 3, card.window, "bidirectional", 1)
     changed = {"rope": "window", "inflight_attention": "causal"}
     shape = engine_shape(make(EngineConfig, values | changed), card)
     assert shape.inflight_attention == "causal"

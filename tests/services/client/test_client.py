@@ -11,7 +11,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from cascade.v1 import common_pb2, session_pb2
-from cascade_client import CascadeClientError, Client, Ended, Tls
+from cascade_client import CascadeClientError, Client, Ended, Tls, Transition
 from cascade_client.channel import Channels, parse_addresses
 from cascade_client.errors import (
     AlreadyExists,
@@ -30,6 +30,8 @@ from tests.services.support.fake_gateway import Code, FakeGateway, Script, failu
 
 WAIT_S = 20.0
 
+PNG = b"\x89PNG\r\n\x1a\n made up"
+
 
 def unavailable() -> deque[object]:
     return deque([failure(Code.UNAVAILABLE, "NOT_READY", "starting", retry_info(0))])
@@ -39,18 +41,28 @@ async def test_create_sends_every_field() -> None:
     profile = common_pb2.MediaProfile(id="high", bitrate_kbps=900)
     async with serving() as gateway, Client(gateway.address, api_key="secret") as client:
         session = await client.create(
-            {0: "a red circle", 4: "a blue square"}, model="demo", switch_mode="recache", seed=0, width=64,
-            height=32, fps=12.5, profiles=[profile], num_blocks=9, idle_timeout_s=90.5, priority="low",
+            {0: "a red circle", 4: {"a blue square": 2.0, "a cat": 1.0}}, model="demo",
+            switch_mode="recache", seed=0, width=64, height=32, fps=12.5, profiles=[profile],
+            num_blocks=9, idle_timeout_s=90.5, priority="low",
             labels={"team": "x"}, stagger=1, inflight_attention="causal", session_id="mine",
+            loras={"style": 0.5}, transitions={4: Transition(2)}, image=PNG, fit="pad", include_start=True,
         )  # fmt: skip
         (request,) = gateway.seen.requests
     assert isinstance(request, session_pb2.CreateSessionRequest)
     assert request.spec == session_pb2.SessionSpec(
-        model="demo", prompts={0: "a red circle", 4: "a blue square"}, seed=0, width=64, height=32, fps=12.5,
+        model="demo", prompts=request.spec.prompts, seed=0, width=64, height=32, fps=12.5,
         switch_mode=common_pb2.SWITCH_MODE_RECACHE, profiles=[profile], num_blocks=9,
         idle_timeout={"seconds": 90, "nanos": 500_000_000}, priority=session_pb2.PRIORITY_LOW,
         labels={"team": "x"}, stagger=1, inflight_attention=common_pb2.INFLIGHT_ATTENTION_CAUSAL,
+        loras=[{"name": "style", "scale": 0.5}], transitions=request.spec.transitions,
+        mixes=request.spec.mixes, start={"image": PNG, "fit": common_pb2.FIT_PAD}, include_start=True,
     )  # fmt: skip
+    assert request.spec.prompts[0] == "a red circle"
+    assert [(each.text, each.weight) for each in request.spec.mixes[4].prompts] == [
+        ("a blue square", 2.0),
+        ("a cat", 1.0),
+    ]
+    assert request.spec.transitions[4].num_blocks == 2
     assert {field.name for field in session_pb2.SessionSpec.DESCRIPTOR.fields} == {
         field.name for field, _ in request.spec.ListFields()
     }, "a field of SessionSpec that `create` cannot set"
@@ -61,7 +73,7 @@ async def test_create_sends_every_field() -> None:
     assert gateway.seen.metadata[0]["authorization"] == "Bearer secret"
     deadline_s = gateway.seen.deadlines_s[0]
     assert deadline_s is not None
-    assert 0 < deadline_s < 11  # gRPC rounds up
+    assert 0 < deadline_s < 61  # gRPC rounds up; a picture has to be encoded first
 
 
 async def test_repeats_carry_the_same_request_id_and_take_effect_once() -> None:

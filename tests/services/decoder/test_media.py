@@ -148,7 +148,7 @@ def decoded(decoder: PictureDecoder, indices: Sequence[int]) -> list[NDArray[np.
 
 
 def test_after_the_warm_up_no_difference_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
-    """The default of `warmup_blocks` is the first number of blocks that is enough, wherever one opens."""
+    """The default of `warmup_blocks` is enough wherever one opens, and none at all is not."""
     settings = DecoderSettings(device="cpu", threads=1)
     decoder = PictureDecoder(find_card("demo"), settings)
     undisturbed = decoded(decoder, range(NUM_BLOCKS))
@@ -159,6 +159,4 @@ def test_after_the_warm_up_no_difference_is_seen(capsys: pytest.CaptureFixture[s
         worst[num_warmup] = min(psnr(pictures[start], undisturbed[start]) for start in starts)
     with capsys.disabled():
         print("\nwarm-up blocks, worst first block in dB PSNR:", {k: round(v, 1) for k, v in worst.items()})
-    assert min(k for k, db in worst.items() if db >= INVISIBLE_DB) == settings.num_warmup_blocks(
-        find_card("demo")
-    )
+    assert worst[0] < INVISIBLE_DB <= worst[settings.num_warmup_blocks(find_card("demo"))]

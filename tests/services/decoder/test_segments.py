@@ -187,8 +187,8 @@ def test_colours_are_those_of_the_frames(size: int) -> None:
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        ({"width": 65}, r"width: .*multiple of 16"),
-        ({"height": 47}, r"height: .*multiple of 16"),
+        ({"width": 65}, r"width: .*multiple of 2"),
+        ({"height": 47}, r"height: .*multiple of 2"),
         ({"width": 0}, r"width: .*greater than or equal to 16"),
         ({"fps": 0}, r"fps: .*greater than or equal to 1"),
         ({"fps": 241}, r"fps: .*less than or equal to 240"),

@@ -83,10 +83,10 @@ class FakeStage(Machine):
             self.info.default_stagger = default_stagger
             self.info.inflight_attentions.extend(attentions)
             self.info.default_inflight_attention = attentions[0]
-        for name, digest in (loras or {}).items():
-            self.info.loras.add(name=name, licence="MIT", digest=digest)
             self.info.image_start = common_pb2.IMAGE_START_CLIP
             self.info.start_note = "Made-up latents go on from anything."
+        for name, digest in (loras or {}).items():
+            self.info.loras.add(name=name, licence="MIT", digest=digest)
         self.filler = bytes(max(0, latent_bytes - len(Mark(0, 0, b"").pack())))
 
     def register(self, server: grpc.aio.Server) -> None:

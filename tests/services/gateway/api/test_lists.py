@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cascade.v1 import session_pb2 as pb
-from services.gateway.api import listing, turns
+from services.common import turns
+from services.gateway.api import listing
 from services.gateway.journal import Record
 from tests.services.support.gateway_support import WAIT_S, Tenant, Town, fails, town, until
 
