@@ -251,18 +251,32 @@ class Record:
         return {block: entry.prompt for block, entry in self.entries().items()}
 
     def entries(self) -> dict[int, Prompt]:
-        """Prompts by the block they begin with, for reopening: applied, or of the timeline asked for."""
+        """Prompts by the block they begin with, for reopening: in force, or of the timeline asked for."""
         created = [entry for entry in self.prompts if entry.first_block_touched is None]
-        applied = [entry for entry in self.prompts if entry.first_block_touched is not None]
-        return {entry.first_block: entry for entry in created + applied if entry.first_block is not None}
+        told = [*created, *self.in_force()]
+        return {entry.first_block: entry for entry in told if entry.first_block is not None}
+
+    def in_force(self) -> tuple[Prompt, ...]:
+        """Those that have taken effect, by the block they begin with, without what never came to rule: one
+        that touches earlier blocks than one applied before it takes all that follows, too."""
+        ruling: list[Prompt] = []
+        for entry in self.prompts:  # in the order of the receipts
+            if (touched := entry.first_block_touched) is not None:
+                while ruling and (ruling[-1].first_block_touched or 0) >= touched:
+                    ruling.pop()
+                ruling.append(entry)
+        return tuple(ruling)
 
     def loras_at(self, block: int) -> Loras:
         """Those of the prompt that rules there, as far as prompts have begun. Blocks of a clip, which are
         below 0, have the first prompt's."""
-        begun = [(entry.first_block, entry.loras) for entry in self.prompts if entry.loras is not None]
-        told = [(first, loras) for first, loras in begun if first is not None and first <= max(0, block)]
-        told.sort(key=lambda item: item[0])  # stable: of two with one block, the later receipt rules
-        return told[-1][1] if told else ()
+        told = [
+            entry
+            for begins, entry in self.entries().items()
+            if entry.loras is not None and begins <= max(0, block)
+        ]
+        newest = max(told, key=lambda entry: entry.first_block or 0, default=None)
+        return newest.loras or () if newest else ()
 
     def loras_needed(self) -> frozenset[str]:
         """Names of all that kept latents were made with, or blocks to come may be."""

@@ -77,6 +77,8 @@ class StageStream:
         """Blocks of the timeline's entries that are still to take effect: their receipts have no name."""
         self._again = set[str]()
         """Ids of switches that have had their receipts, and are still to take effect at this stage."""
+        self._first = set[str]()
+        """Ids of switches that must take effect here before one that comes now may."""
         self._ended = stage_pb2.GenerateResponse.Ended.REASON_UNSPECIFIED
         self._count = Count(session.record.num_given_blocks)
 
@@ -117,11 +119,15 @@ class StageStream:
             while ahead:
                 switch = switch_again(ahead.pop(0))
                 self._again.add(switch.request_id)
+                self._first.add(switch.request_id)
                 yield self._switch(switch)
-            todo = [prompt for prompt in session.record.waiting() if prompt.request_id not in sent]
+            waiting = [prompt for prompt in session.record.waiting() if prompt.request_id not in sent]
+            todo = [each for each in waiting if not self._must_wait(each, each.request_id in kept)]
             for prompt in todo:
                 sent.add(prompt.request_id)
                 start, after = (record.next_stage_block, told) if prompt.request_id in kept else (0, 0)
+                if after and not_before(prompt, start, after) == after:
+                    self._first.add(prompt.request_id)
                 yield self._switch(switch_of(prompt, start, after))
             if (end := self._host.credit_end()) > self._credit_end:
                 self._credit_end = end
@@ -130,6 +136,16 @@ class StageStream:
             elif not todo:
                 await session.wakeup.wait()
         yield Request(close=Request.Close()).SerializeToString()
+
+    def _must_wait(self, prompt: Prompt, is_kept: bool) -> bool:
+        """Whether a switch that came after the loss would be overtaken by one from before it, which waits
+        here for the block that its receipt names."""
+        return bool(self._first) and prompt.at_block is None and not is_kept
+
+    def _settled(self, request_id: str) -> None:
+        if request_id in self._first:
+            self._first.remove(request_id)
+            self._session.wakeup.fire()
 
     def _switch(self, switch: Request.SwitchPrompt) -> bytes:
         if switch.HasField("at_block"):
@@ -210,14 +226,22 @@ class StageStream:
     async def _take(self, message: Response) -> None:
         host = self._host
         match message.WhichOneof("message"):
-            case "prompt_applied" if message.prompt_applied.request_id not in self._again:
+            case "prompt_applied" if message.prompt_applied.request_id in self._again:
+                self._settled(message.prompt_applied.request_id)
+            case "switch_refused" if message.switch_refused.request_id in self._again:
+                self._settled(message.switch_refused.request_id)
+            case "switch_accepted" if message.switch_accepted.request_id in self._again:
+                pass
+            case "prompt_applied":
                 applied = self._count.receipt(message.prompt_applied)
                 await host.prompt_applied(applied.request_id or self._next_scheduled(), applied)
-            case "switch_accepted" if message.switch_accepted.request_id not in self._again:
+                self._settled(applied.request_id)
+            case "switch_accepted":
                 await host.switch_answered(message.switch_accepted.request_id, b"")
-            case "switch_refused" if message.switch_refused.request_id not in self._again:
+            case "switch_refused":
                 refused = message.switch_refused
                 await host.switch_answered(refused.request_id, refused.status.SerializeToString())
+                self._settled(refused.request_id)
             case "draining":
                 await host.stage_draining()
             case "ended":
@@ -274,11 +298,9 @@ def opening_loras(record: Record, prompts: Collection[int], start: int) -> dict[
 
 
 def applied_ahead(record: Record) -> list[Prompt]:
-    """Switches whose receipts name a block that is still to be made, in the order of their blocks."""
-    ahead = [
-        prompt for prompt in record.prompts if (prompt.first_block_touched or 0) > record.next_stage_block
-    ]
-    return sorted(ahead, key=lambda prompt: prompt.first_block_touched or 0)
+    """Switches in force whose receipts name a block that is still to be made, by that block."""
+    start = record.next_stage_block
+    return [prompt for prompt in record.in_force() if (prompt.first_block_touched or 0) > start]
 
 
 def switch_again(prompt: Prompt) -> Request.SwitchPrompt:
@@ -298,11 +320,15 @@ def switch_of(prompt: Prompt, start: int, after: int) -> Request.SwitchPrompt:
     `after` a switch that was accepted before this one is still to take effect, and must not take its
     place."""
     switch = switch_message(prompt, prompt.request_id, MODES[prompt.mode])
-    if prompt.at_block is not None and prompt.at_block >= max(start, after):
-        switch.at_block = prompt.at_block
-    elif after:
-        switch.at_block = after
+    if block := not_before(prompt, start, after):
+        switch.at_block = block
     return switch
+
+
+def not_before(prompt: Prompt, start: int, after: int) -> int:
+    """The block at which it is asked to take effect; 0: at once."""
+    asked = prompt.at_block
+    return asked if asked is not None and asked >= max(start, after) else after
 
 
 def switch_message(

@@ -117,9 +117,11 @@ class TestRecord:
         record = apply(record, *blocks(5, 7), applied("now", 6, 8))
         assert [entry.request_id for entry in record.waiting()] == ["then"]
         assert record.timeline() == {0: "a", 3: "b", 6: "e", 8: "c"}
-        record = apply(record, applied("then", 9, 9), applied("create/8", 8, 8))
+        record = apply(record, applied("create/8", 8, 8), applied("then", 9, 9))
         assert record.waiting() == ()
         assert record.timeline() == {0: "a", 3: "b", 6: "e", 8: "c", 9: "d"}
+        record = apply(record, switch("at once", "g"), applied("at once", 8, 10))  # 8 and 9 were in flight
+        assert record.timeline() == {0: "a", 3: "b", 6: "e", 8: "g"}
         with pytest.raises(OutOfOrder):
             apply(record, applied("bad", 9, 9))
 

@@ -42,6 +42,7 @@ class Host:
     session: Session
     made: dict[int, bytes] = field(default_factory=dict)
     """The mark of each block's prompt."""
+    answered: list[str] = field(default_factory=list)
     applied: list[str] = field(default_factory=list)
 
     def credit_end(self) -> int:
@@ -53,6 +54,8 @@ class Host:
 
     async def switch_answered(self, request_id: str, refusal: bytes) -> None:
         assert not refusal
+        self.answered.append(request_id)
+        self.session.wakeup.fire()
 
     async def prompt_applied(self, request_id: str, applied: GenerateResponse.PromptApplied) -> None:
         self.applied.append(request_id)
@@ -74,9 +77,9 @@ def record(*, prompts: dict[int, str], touched: int) -> Record:
     return apply(made, accepted, PromptApplied("s1", touched, touched + 1, 0))
 
 
-async def open_again(session: Session) -> Host:
+async def open_again(session: Session, host: Host | None = None) -> Host:
     """At a stage that has two blocks in flight; what came of it."""
-    host = Host(session)
+    host = host or Host(session)
     async with (
         asyncio.timeout(WAIT_S),
         FakeStage(num_touched=2) as stage,
@@ -110,4 +113,36 @@ async def test_a_switch_that_waits_rules_after_one_that_was_told_before() -> Non
     told = apply(told, PromptAccepted("s2", "newer", "immediate", None, 0))
     host = await open_again(Session(told, SessionSpec(model="demo", num_blocks=NUM_BLOCKS)))
     assert [host.made[block] for block in range(3, NUM_BLOCKS)] == [prompt_mark("newer")] * 3
+    assert host.applied == ["s2"]
+
+
+async def test_a_switch_whose_place_another_took_is_not_told_again() -> None:
+    """The first waited for block 4 to start; the second touched block 3, which was in flight."""
+    told = record(prompts={0: "old"}, touched=4)
+    second = PromptAccepted("s2", "newer", "immediate", None, 0), PromptApplied("s2", 3, 4, 0)
+    host = await open_again(Session(apply(told, *second), SessionSpec(model="demo", num_blocks=NUM_BLOCKS)))
+    assert [host.made[block] for block in range(2, NUM_BLOCKS)] == [
+        prompt_mark("old"),
+        *[prompt_mark("newer")] * 3,
+    ]
+    assert host.applied == []
+
+
+@dataclass
+class Impatient(Host):
+    """Switches as soon as the session is open again, and has the last block made after that."""
+
+    def credit_end(self) -> int:
+        return NUM_BLOCKS if self.answered else NUM_BLOCKS - 1
+
+    async def stage_opened(self, opened: GenerateResponse.Opened) -> None:
+        accepted = PromptAccepted("s2", "newest", "immediate", None, 0)
+        self.session.record = apply(self.session.record, accepted)
+
+
+async def test_a_switch_from_before_the_loss_does_not_overtake_one_from_after_it() -> None:
+    told = record(prompts={0: "old"}, touched=4)
+    host = Impatient(Session(told, SessionSpec(model="demo", num_blocks=NUM_BLOCKS)))
+    await open_again(host.session, host)
+    assert host.made[NUM_BLOCKS - 1] == prompt_mark("newest")
     assert host.applied == ["s2"]

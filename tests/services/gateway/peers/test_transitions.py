@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import numpy as np
 from google.protobuf.message import Message
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cascade.v1.session_pb2 import SessionSpec
@@ -19,13 +19,13 @@ from cascade_core.model.mixing import mix
 from cascade_core.prompts import Prompt, Transition, WeightedPrompt, parts
 from cascade_core.ranks.messages import Array, Embedding
 from cascade_core.request import SessionRequest, course_entries
-from cascade_core.schedule import Shape, context_blocks, plan_tick
+from cascade_core.schedule import Shape, context_blocks, plan_tick, starting_block
 from services.gateway.base.settings import Settings
 from services.gateway.journal import LatentsMade, Limits, NewSession, PromptAccepted, Record
 from services.gateway.journal import PromptApplied as Applied
 from services.gateway.journal.record import new_record
 from services.gateway.journal.rules import apply
-from services.gateway.peers.stage_stream import StageStream
+from services.gateway.peers.stage_stream import StageStream, applied_ahead
 from services.gateway.peers.stage_stream import context_blocks as kept_blocks
 from services.stage.opening import to_request
 
@@ -76,6 +76,8 @@ class Live:
         self.record = apply(self.record, Applied(request_id, touched, full, 0, last_block_mixed=last))
 
     def tick(self) -> None:
+        while due := self.session.due_switch(starting_block(self.session.timeline, self.session.shape)):
+            self.session.apply(due)
         plan, self.session.timeline = plan_tick(self.session.timeline, self.session.shape)
         assert plan
         for prompts in self.session.take_prompts(plan):
@@ -114,30 +116,35 @@ def opening(record: Record) -> GenerateRequest.Open:
 
 
 PROMPTS: st.SearchStrategy[Prompt] = st.one_of(st.sampled_from(["second", "the third", "4th"]), st.just(MIX))
+MODES: st.SearchStrategy[SwitchMode] = st.sampled_from(["immediate", "boundary"])
 STEPS = st.tuples(
-    st.integers(0, 25), PROMPTS, st.one_of(st.none(), st.builds(Transition, st.integers(1, 8))),
+    st.integers(0, 25), PROMPTS, MODES, st.one_of(st.none(), st.builds(Transition, st.integers(1, 8))),
 )  # fmt: skip
+TWO_AT_ONCE = ("second", "boundary", None), ("4th", "immediate", None)
+"""The second takes the blocks before the first one's, too."""
+AT_THE_START = ("second", "immediate", Transition(1)), ("the third", "immediate", None)
+"""The first leaves block 0 alone, as every transition does."""
 
 
 @given(
-    steps=st.lists(STEPS, min_size=1, max_size=5), more=st.integers(0, 20),
-    stagger=st.sampled_from([1, 2, 5]),
-    mode=st.sampled_from(["immediate", "boundary"]),
+    steps=st.lists(STEPS, min_size=1, max_size=5), more=st.integers(0, 20), stagger=st.sampled_from([1, 2, 5])
 )  # fmt: skip
+@example(steps=[(9, *TWO_AT_ONCE[0]), (0, *TWO_AT_ONCE[1])], more=0, stagger=1)
+@example(steps=[(9, *TWO_AT_ONCE[0]), (0, *TWO_AT_ONCE[1])], more=3, stagger=1)
+@example(steps=[(0, *AT_THE_START[0]), (1, *AT_THE_START[1])], more=6, stagger=5)
 @settings(max_examples=100, deadline=None)
 def test_a_recovery_goes_on_exactly_where_it_was(
-    steps: list[tuple[int, Prompt, Transition | None]], more: int, stagger: int, mode: SwitchMode
+    steps: list[tuple[int, Prompt, SwitchMode, Transition | None]], more: int, stagger: int
 ) -> None:
     live = opened(SessionRequest({0: "first"}), stagger)
-    for gap, prompt, transition in steps:
+    for gap, *switch in steps:
         for _ in range(gap):
             live.tick()
-        live.switch(prompt, mode, transition)
+        live.switch(*switch)
     for _ in range(more):
         live.tick()
     record, start = live.record, live.record.next_stage_block
-    if any((prompt.first_block_touched or 0) > start for prompt in record.prompts):
-        return  # told by switches: tests/services/gateway/peers/test_stage_stream.py
+    told = applied_ahead(record)
     message = opening(record)
     context = dict.fromkeys(context_blocks(WINDOW, start))
     request = replace(to_request(message), context=context, stagger=stagger, inflight_attention="causal")
@@ -146,6 +153,10 @@ def test_a_recovery_goes_on_exactly_where_it_was(
     for work in again.timeline.to_prime:
         np.testing.assert_allclose(rows[work.prompt], live.embedding(work.block), atol=1e-6)
     ahead = Live(again, record, rows=rows)
+    for prompt in told:
+        embedding = Embedding(rows_of(prompt.mix or prompt.prompt))
+        block, name = prompt.first_block_touched, prompt.request_id
+        again.schedule(PendingSwitch(block, name, embedding, "boundary", transition=prompt.transition))
     for _ in range(12):  # those in flight at the loss, too
         ahead.tick()
         live.tick()
