@@ -15,8 +15,10 @@ from cascade_client.console import (
     note,
     read_secret,
 )
+from cascade_client.errors import EndedEarly
 from cascade_client.events import Event
 from cascade_client.push import Pushed, Target, push
+from cascade_client.save import ENDED_EARLY
 
 DETAILS = """\
 Sends what is encoded already, at the speed of playback, to RTMP (rtmp://, rtmps://), SRT (srt://) or \
@@ -69,7 +71,10 @@ async def run(options: Options) -> int:
         except asyncio.CancelledError:
             note("stopped")
             raise
-    print(f"sent {pushed.duration_s:.1f} s to {target.shown}")
+    sent = f"sent {pushed.duration_s:.1f} s to {target.shown}"
+    if pushed.ended and pushed.ended.reason in ENDED_EARLY:
+        raise EndedEarly(pushed.ended.reason, pushed.ended.error, sent)
+    print(sent)
     return 0
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -107,7 +107,7 @@ def _matches(pattern: str, layer: str) -> bool:
     return True
 
 
-@cache
+@lru_cache(MAX_PATTERNS)
 def _matcher(pattern: str) -> TypeAdapter[str]:
     """As PEFT reads a pattern, but in time that grows with the text alone (pydantic takes Rust's engine):
     Python's own would let a file hold the start up for ever. Raises SchemaError."""

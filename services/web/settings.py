@@ -118,7 +118,7 @@ class HttpSettings:
     webrtc_ice_servers: tuple[IceServer, ...] = ()
     """What players are told to reach us by: `stun:HOST:PORT`, or `turn:USER:PASSWORD@HOST:PORT`."""
     webrtc_max_players: Annotated[int, Field(ge=1, le=10_000)] = 100
-    """At the same time in this process; further ones are refused with 429."""
+    """At the same time in this process, a quarter of them of one session; more are refused with 429."""
     page: bool = True
     """Whether `/`, `/operator` and `/docs`, the pages for people, are served. They show nothing that the
     API does not."""

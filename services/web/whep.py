@@ -9,6 +9,7 @@ the data channel that the player may open come the events of Connect as JSON tex
 """
 
 import asyncio
+from collections import Counter
 from http import HTTPStatus
 from uuid import uuid4
 
@@ -27,6 +28,8 @@ from services.web.whep_player import Player
 
 SDP = "application/sdp"
 MAX_OFFER_BYTES = 64 * 1024
+SESSION_SHARE = 4
+"""Of all players that there may be, one session has at most one in so many."""
 ROLES = {"viewer": session_pb2.CONNECT_ROLE_VIEWER, "controller": session_pb2.CONNECT_ROLE_CONTROLLER}
 PATH = "/v1/sessions/{session}/whep"
 
@@ -54,22 +57,23 @@ class Players:
         self._running: dict[tuple[str, str], Player] = {}
         """By session and id, which nobody can guess."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._num_starting = 0
+        self._starting: Counter[str] = Counter()
+        """By session."""
 
     async def add(self, request: Request) -> Response:
         """Raises what the caller is told."""
-        if len(self._running) + self._num_starting >= self._settings.webrtc_max_players:
-            raise Overloaded("this gateway has as many WebRTC players as it may have")
+        session = request.path_params["session"]
+        self._check_room(session)
         if self._backend.leaving.is_set():
             raise NotReady("this gateway is leaving; ask again")
-        self._num_starting += 1
+        self._starting[session] += 1
         try:
             attach, description = self._wanted(request), await read_offer(request, self._settings)
             player = Player(self._backend, self._backend.credentials(request), attach)
             answer = await player.start(description)
         finally:
-            self._num_starting -= 1
-        session, number = request.path_params["session"], uuid4().hex
+            self._starting -= Counter([session])
+        number = uuid4().hex
         self._running[session, number] = player
         task = asyncio.create_task(self._run(session, number, player), name="whep")
         self._tasks.add(task)
@@ -78,6 +82,14 @@ class Players:
         if self._settings.webrtc_ice_servers:
             headers["link"] = ", ".join(map(link_of, self._settings.webrtc_ice_servers))
         return Response(answer, HTTPStatus.CREATED, headers, SDP)
+
+    def _check_room(self, session: str) -> None:
+        most = self._settings.webrtc_max_players
+        if len(self._running) + self._starting.total() >= most:
+            raise Overloaded("this gateway has as many WebRTC players as it may have")
+        num_own = sum(watched == session for watched, _ in self._running) + self._starting[session]
+        if num_own >= max(1, most // SESSION_SHARE):
+            raise Overloaded("this session has as many WebRTC players at this gateway as it may have")
 
     async def end(self, session: str, number: str) -> None:
         player = self._running.get((session, number))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cascade.v1.session_pb2 import END_REASON_FAILED, SessionEnd
 from cascade_client import CannotPush, Client, Event
 from cascade_client.push import Pushed, Target, push, sender
+from tests.services.support.command_support import cascade
 from tests.services.support.fake_gateway import BLOCK_FRAMES, SIDE, Script, serving
 from tests.services.support.ports import free_port
 from tests.services.support.receivers import listening, num_pictures, whip_endpoint
@@ -86,6 +88,21 @@ async def test_webrtc_is_published_with_a_token_and_taken_down_again() -> None:
         assert endpoint.is_deleted
         assert set(endpoint.pictures) == {(SIDE, SIDE)}
         assert len(endpoint.pictures) >= NUM_PICTURES - 2  # the jitter buffer keeps the last
+
+
+@needs_ffmpeg
+async def test_the_command_fails_where_the_session_does(tmp_path: Path) -> None:
+    url = f"rtmp://127.0.0.1:{free_port()}/live/very-secret"
+    (tmp_path / "where.txt").write_text(url)
+    failed = SessionEnd(reason=END_REASON_FAILED)
+    with listening(url, tmp_path / "out.flv"):
+        async with serving(Script(end_with=failed)) as gateway, Client(gateway.address) as client:
+            session = await client.create("a red circle", num_blocks=2)
+            options = "--url-file", "where.txt", "--controller", "--gateway", gateway.address
+            done = await cascade("push", session.name, *options, cwd=tmp_path)
+    assert done.status == 1
+    assert "the session ended early (failed); sent 1.3 s to rtmp://127.0.0.1" in done.err
+    assert "very-secret" not in done.err
 
 
 async def test_what_refuses_is_told_without_secrets(tmp_path: Path) -> None:

@@ -54,9 +54,10 @@ async def test_viewers_with_a_token_alone_watch_and_may_not_steer() -> None:
             problem(await client.delete(player.location), 404)
 
 
-async def test_what_cannot_be_answered_says_why() -> None:
+@pytest.mark.parametrize(("most", "whose"), [(1, "this gateway has"), (7, "this session has")])
+async def test_what_cannot_be_answered_says_why(most: int, whose: str) -> None:
     bounds = LOOPBACK | {
-        "webrtc_max_players": 1,
+        "webrtc_max_players": most,
         "webrtc_ice_servers": ("turn:user:word@turn.example.com:3478",),
     }
     async with (
@@ -82,7 +83,8 @@ async def test_what_cannot_be_answered_says_why() -> None:
             )
             await player.connect(client, path(name))
             assert 'turn:turn.example.com:3478>; rel="ice-server"; username="user"' in player.link
-            problem(await client.post(path(name), content=offer, headers=SDP), 429, "OVERLOADED")
+            refused = await client.post(path(name), content=offer, headers=SDP)
+            assert whose in problem(refused, 429, "OVERLOADED")["detail"]
 
 
 async def test_it_is_off_unless_asked_for() -> None:
