@@ -271,6 +271,9 @@ class SessionView(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     STAGGER_FIELD_NUMBER: _builtins.int
     INFLIGHT_ATTENTION_FIELD_NUMBER: _builtins.int
+    LEAD_FIELD_NUMBER: _builtins.int
+    MADE_AHEAD_FIELD_NUMBER: _builtins.int
+    NUM_STALLS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sessions/{session_id}`."""
     tenant: _builtins.str
@@ -297,6 +300,8 @@ class SessionView(_message.Message):
     """Passes that a block makes before its successor starts; 0 until STARTING where the session asked for none."""
     inflight_attention: _common_pb2.InflightAttention.ValueType
     """What blocks in flight see of each other; unset until STARTING where the session asked for none."""
+    num_stalls: _builtins.int
+    """How often the controller's picture stood still for want of video, since it attached."""
     @_builtins.property
     def queue(self) -> _session_pb2.QueueStatus:
         """Set while QUEUED."""
@@ -304,6 +309,14 @@ class SessionView(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked for."""
+
+    @_builtins.property
+    def lead(self) -> _duration_pb2.Duration:
+        """How long before it is needed on the controller's screen a block is asked for; unset: as soon as credit allows."""
+
+    @_builtins.property
+    def made_ahead(self) -> _duration_pb2.Duration:
+        """Video that is made and not played yet, as far as the controller tells (Ack.playback)."""
 
     def __init__(
         self,
@@ -323,10 +336,13 @@ class SessionView(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         stagger: _builtins.int = ...,
         inflight_attention: _common_pb2.InflightAttention.ValueType = ...,
+        lead: _duration_pb2.Duration | None = ...,
+        made_ahead: _duration_pb2.Duration | None = ...,
+        num_stalls: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "queue", b"queue"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "lead", b"lead", "made_ahead", b"made_ahead", "queue", b"queue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_sequence", b"acked_sequence", "create_time", b"create_time", "decoder", b"decoder", "epoch", b"epoch", "has_controller", b"has_controller", "inflight_attention", b"inflight_attention", "last_sequence", b"last_sequence", "model", b"model", "name", b"name", "num_viewers", b"num_viewers", "queue", b"queue", "stage", b"stage", "stagger", b"stagger", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_sequence", b"acked_sequence", "create_time", b"create_time", "decoder", b"decoder", "epoch", b"epoch", "has_controller", b"has_controller", "inflight_attention", b"inflight_attention", "last_sequence", b"last_sequence", "lead", b"lead", "made_ahead", b"made_ahead", "model", b"model", "name", b"name", "num_stalls", b"num_stalls", "num_viewers", b"num_viewers", "queue", b"queue", "stage", b"stage", "stagger", b"stagger", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1541,18 +1541,66 @@ class ConnectRequest(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         SEQUENCE_FIELD_NUMBER: _builtins.int
+        PLAYBACK_FIELD_NUMBER: _builtins.int
         sequence: _builtins.int
         """From 1. One that does not exist yet is a PROTOCOL_VIOLATION. What a former stream brought may be acknowledged over
         the one that follows it.
         """
+        @_builtins.property
+        def playback(self) -> Global___ConnectRequest.Playback:
+            """What the controller's player has, where `attached` has `just_in_time`: blocks are then made so that they are there
+            just before they are needed, and a prompt switch is that much closer. Unset: as soon as credit allows. A viewer's
+            is ignored.
+            """
+
         def __init__(
             self,
             *,
             sequence: _builtins.int = ...,
+            playback: Global___ConnectRequest.Playback | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["playback", b"playback"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["playback", b"playback", "sequence", b"sequence"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Playback(_message.Message):
+        """What a player has. Sent with every ack, and with the same `sequence` again as soon as a segment is there to be played
+        (which tells how long it takes on its way), and when playing stops for want of video or goes on. It only ever holds
+        blocks back: no more are made than `max_unacked_segments` allows, whatever it says.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PLAYHEAD_FIELD_NUMBER: _builtins.int
+        BUFFERED_FIELD_NUMBER: _builtins.int
+        NUM_STALLS_FIELD_NUMBER: _builtins.int
+        WAITING_FIELD_NUMBER: _builtins.int
+        num_stalls: _builtins.int
+        """How often the picture has stood still for want of video so far."""
+        waiting: _builtins.bool
+        """It stands still now, for want of video, or has not begun to play: what credit allows is made at once."""
+        @_builtins.property
+        def playhead(self) -> _duration_pb2.Duration:
+            """What is on the screen, on the session's clock (MediaSegment.presentation_time); up to 2^31 s."""
+
+        @_builtins.property
+        def buffered(self) -> _duration_pb2.Duration:
+            """What can be played from there on without receiving more; up to an hour."""
+
+        def __init__(
+            self,
+            *,
+            playhead: _duration_pb2.Duration | None = ...,
+            buffered: _duration_pb2.Duration | None = ...,
+            num_stalls: _builtins.int = ...,
+            waiting: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["buffered", b"buffered", "playhead", b"playhead"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["buffered", b"buffered", "num_stalls", b"num_stalls", "playhead", b"playhead", "waiting", b"waiting"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1689,6 +1737,7 @@ class ConnectResponse(_message.Message):
         NEXT_SEQUENCE_FIELD_NUMBER: _builtins.int
         MAX_UNACKED_SEGMENTS_FIELD_NUMBER: _builtins.int
         RECEIPTS_FIELD_NUMBER: _builtins.int
+        JUST_IN_TIME_FIELD_NUMBER: _builtins.int
         role: Global___ConnectRole.ValueType
         """The role that was given."""
         resume_token: _builtins.str
@@ -1699,6 +1748,8 @@ class ConnectResponse(_message.Message):
         """
         max_unacked_segments: _builtins.int
         """Segments that may be unacknowledged."""
+        just_in_time: _builtins.bool
+        """Whether the gateway wants Ack.playback."""
         @_builtins.property
         def session(self) -> Global___Session:
             """As it is now."""
@@ -1721,10 +1772,11 @@ class ConnectResponse(_message.Message):
             next_sequence: _builtins.int = ...,
             max_unacked_segments: _builtins.int = ...,
             receipts: _abc.Iterable[Global___PromptReceipt] | None = ...,
+            just_in_time: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["resume_token_expire_time", b"resume_token_expire_time", "session", b"session"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["max_unacked_segments", b"max_unacked_segments", "next_sequence", b"next_sequence", "receipts", b"receipts", "resume_token", b"resume_token", "resume_token_expire_time", b"resume_token_expire_time", "role", b"role", "session", b"session"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["just_in_time", b"just_in_time", "max_unacked_segments", b"max_unacked_segments", "next_sequence", b"next_sequence", "receipts", b"receipts", "resume_token", b"resume_token", "resume_token_expire_time", b"resume_token_expire_time", "role", b"role", "session", b"session"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1949,6 +2001,7 @@ class ConnectResponse(_message.Message):
         NUM_RANKS_FIELD_NUMBER: _builtins.int
         NUM_PASSES_FIELD_NUMBER: _builtins.int
         STAGE_FIELD_NUMBER: _builtins.int
+        LEAD_FIELD_NUMBER: _builtins.int
         block: _builtins.int
         """Which."""
         epoch: _builtins.int
@@ -1967,6 +2020,10 @@ class ConnectResponse(_message.Message):
         def ticks(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Tick]:
             """The session's ticks since the block before, as the stage ran them, oldest first."""
 
+        @_builtins.property
+        def lead(self) -> _duration_pb2.Duration:
+            """How long before it is needed on the screen a block is asked for, with Ack.playback; unset: as soon as credit allows."""
+
         def __init__(
             self,
             *,
@@ -1977,10 +2034,11 @@ class ConnectResponse(_message.Message):
             num_ranks: _builtins.int = ...,
             num_passes: _builtins.int = ...,
             stage: _builtins.str = ...,
+            lead: _duration_pb2.Duration | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency", "lead", b"lead"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "epoch", b"epoch", "latency", b"latency", "num_passes", b"num_passes", "num_ranks", b"num_ranks", "stage", b"stage", "ticks", b"ticks"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "epoch", b"epoch", "latency", b"latency", "lead", b"lead", "num_passes", b"num_passes", "num_ranks", b"num_ranks", "stage", b"stage", "ticks", b"ticks"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
