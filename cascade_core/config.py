@@ -342,11 +342,20 @@ class ModelCard:
         # The sink's keys lie there twice where they move (`rope = window`, which an engine may ask for).
         cached_blocks = 1.5 * window.sink_blocks + window.window_blocks
         tokens = self.tokens_per_block(height, width)
-        # Most blocks of one tick: the full cascade's, or those that a session is primed with.
-        most_blocks = max(self.sampling.num_passes, 2 * window.sink_blocks + window.window_blocks)
-        in_flight = 2 * most_blocks * tokens * dims.dim * bytes_per_value
-        num_prompts = self.sampling.num_passes + 1  # every block in flight may have its own
-        return int(kv_token * (cached_blocks * tokens + num_prompts * dims.text_len)) + in_flight
+        in_flight = 2 * self._most_blocks * tokens * dims.dim * bytes_per_value
+        text_tokens = self.max_text_caches * dims.text_len
+        return int(kv_token * (cached_blocks * tokens + text_tokens)) + in_flight
+
+    @property
+    def max_text_caches(self) -> int:
+        """Of one session, on one rank: each block of a tick may have its own prompt, and so may the block
+        that starts next."""
+        return self._most_blocks + 1
+
+    @property
+    def _most_blocks(self) -> int:
+        """Of one tick: the full cascade's, or those that a session is primed with."""
+        return max(self.sampling.num_passes, 2 * self.window.sink_blocks + self.window.window_blocks)
 
 
 @dataclass(frozen=True, config=STRICT)

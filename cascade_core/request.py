@@ -251,6 +251,7 @@ def first_timeline(number: int, request: SessionRequest, shape: Shape) -> Timeli
         session=number,
         next_block=request.start_block,
         end_block=min((limit for limit in limits if limit is not None), default=None),
+        first_own=entries[0],
     )
 
     def at(block: int) -> Timeline:

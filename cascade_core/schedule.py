@@ -106,7 +106,7 @@ class Timeline:
     num_mixed: int = 0
     """Its blocks, each with a prompt of its own, and so has the one after them; 0: it was none."""
     prompt_before: int = 0
-    """Of a block that starts before `first_mixed`: block 0, where the transition came before it."""
+    """Of a block that starts before `first_mixed`: `first_own`, where the transition came before it."""
     in_flight: tuple[Work, ...] = ()
     """Each block's coming pass, oldest block first."""
     to_prime: tuple[Work, ...] = ()
@@ -117,6 +117,8 @@ class Timeline:
     """Each block up to this one waits for a recache, as the transition goes."""
     settled_from: int = 0
     """Blocks below this had started when some were last set back."""
+    first_own: int = 0
+    """The first block that the first prompt is for: 0, or behind a clip that the session goes on from."""
 
     @property
     def finished(self) -> bool:
@@ -188,7 +190,8 @@ def switch_prompt(
     """Apply a switch between two ticks; the modes: docs/engine.md.
 
     Over `num_mixed` blocks it is gradual: the first block touched has the prompt of this number, those behind
-    it have those that follow, up to `prompt + num_mixed`, which is the new one. Block 0 is never mixed.
+    it have those that follow, up to `prompt + num_mixed`, which is the new one. The session's first own block
+    is never mixed: it has no prompt before its own.
     """
     if mode == "immediate":
         timeline = _set_back(timeline, shape)
@@ -199,7 +202,7 @@ def switch_prompt(
         untouched = (work.block for work in turning if work.pass_index == shape.first_pass(work.block))
         full = min(untouched, default=full)
     if num_mixed:
-        first = max(1, first)
+        first = max(timeline.first_own + 1, first)
         full = max(full, first + num_mixed)
     after = replace(
         timeline,

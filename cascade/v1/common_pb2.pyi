@@ -813,7 +813,7 @@ class Transition(_message.Message):
     the block before them has, the i-th of n with i / (n + 1) of the new one; the block after them is the first to have it
     alone. Which block is touched first depends on the SwitchMode; in mode RECACHE the window is encoded again before each
     of them, so that they are made one after the other. Another switch in the middle sets out from the mix as it is then.
-    Block 0 has no block before it, and is never mixed.
+    Block 0 has no prompt before its own, and is never mixed, after a clip neither.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

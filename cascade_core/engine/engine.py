@@ -254,7 +254,8 @@ class Engine:
         for rank, prompts in enumerate(session.take_prompts(plan)):
             for prompt, new in prompts.items():
                 choice = numbered(new.loras, self.config.loras)
-                self._ranks.group.send_to(rank, AddPrompt(session.number, prompt, new.rows, choice))
+                command = AddPrompt(session.number, prompt, new.rows, choice, new.forget)
+                self._ranks.group.send_to(rank, command)
         session.book(plan, time.monotonic())
         return plan
 

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -340,15 +340,21 @@ class Session:
 
     def take_prompts(self, plan: TickPlan) -> list[dict[int, NewPrompt]]:
         """By rank, the prompts that it is to have before this tick, by number: those of its own blocks alone,
-        and only what it has not."""
+        and only what it has not. The first of them takes the place of those that its blocks have no more: a
+        rank never has more prompts than it had to open with, or has blocks in flight."""
         oldest = min(work.prompt for work in plan.works)  # those before it, the ranks forget
         taken: dict[int, NewPrompt] = {}
-        new = []
+        new: list[dict[int, NewPrompt]] = []
         for sent, works in zip(self._sent, plan.ranks, strict=True):
-            numbers = {work.prompt for work in works} - sent
-            taken |= {number: self.course.prompt_of(number) for number in numbers - taken.keys()}
-            new.append({number: taken[number] for number in sorted(numbers)})
-            sent |= numbers
+            wanted = {work.prompt for work in works}
+            missing = sorted(wanted - sent)
+            taken |= {number: self.course.prompt_of(number) for number in missing if number not in taken}
+            due = {number: taken[number] for number in missing}
+            if missing:
+                due[missing[0]] = replace(due[missing[0]], forget=frozenset(sent - wanted))
+                sent &= wanted
+            new.append(due)
+            sent |= wanted
             sent -= {number for number in sent if number < oldest}
         in_flight = self.timeline.in_flight
         first = in_flight[0].block if in_flight else self.timeline.next_block

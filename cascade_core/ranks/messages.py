@@ -45,6 +45,8 @@ class NewPrompt:
     rows: Array
     """[num_tokens, text_dim]."""
     loras: Choices = ()
+    forget: frozenset[int] = frozenset()
+    """Numbers of prompts that the rank needs no more, and forgets first."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class AddPrompt:
     embedding: Array
     choice: Choice = ()
     """LoRAs that it has."""
+    forget: frozenset[int] = frozenset()
+    """Prompts whose text caches make room for it."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """One rank executes one TickPlan."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -109,6 +109,13 @@ class Runner:
         state.prompts[prompt] = self.model.embed_text(rows, self._low_ranks([choice]))
         if choice:
             state.choices[prompt] = choice
+
+    def forget_prompts(self, session: int, prompts: Collection[int]) -> None:
+        """Free the text caches of prompts that no block here has any more."""
+        state = self.sessions[session]
+        for prompt in prompts:
+            del state.prompts[prompt]
+            state.choices.pop(prompt, None)
 
     @torch.inference_mode()
     def tick(self, plan: TickPlan) -> Tensor | None:

@@ -79,6 +79,7 @@ class RankWorker:
                 self._open(command)
             case AddPrompt():
                 rows = torch.from_numpy(command.embedding)
+                self._runner.forget_prompts(command.session, command.forget)
                 self._runner.add_prompt(command.session, command.prompt, rows, command.choice)
             case Drop():
                 self._runner.close(command.session)

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cascade_core.config import SwitchMode, WindowConfig
@@ -34,6 +35,7 @@ from cascade_core.schedule import (
     starting_block,
     switch_prompt,
 )
+from tests.unit.test_config import card_with
 from tests.unit.test_schedule import MODES, History, run_to_end, shapes
 
 TRANSITIONS = st.builds(Transition, st.integers(1, 6), st.sampled_from(["linear", "slerp"]))
@@ -77,6 +79,8 @@ class Ranks:
     def __init__(self, session: Session, begun: Mapping[int, NewPrompt]) -> None:
         self.session = session
         self.rows = [dict(begun) for _ in range(session.shape.num_ranks)]
+        self.most = len(begun)
+        """Prompts that a rank had at once."""
         self.seen: dict[int, list[Array]] = {}
         """By block, the embedding of each of its passes, recache ticks left out."""
 
@@ -87,7 +91,11 @@ class Ranks:
         oldest = min(work.prompt for work in plan.works)
         for mine, new, works in zip(self.rows, self.session.take_prompts(plan), plan.ranks, strict=True):
             assert not new.keys() & mine.keys(), "nothing is sent twice"
-            mine |= new
+            for number, prompt in new.items():
+                for gone in prompt.forget:
+                    del mine[gone]
+                mine[number] = prompt
+                self.most = max(self.most, len(mine))
             for work in works:
                 if not plan.recache:
                     self.seen.setdefault(work.block, []).append(mine[work.prompt].rows)
@@ -141,6 +149,48 @@ def test_wherever_it_is_opened_each_block_has_what_it_would_have_had(
     for block, passes in ranks.seen.items():
         wanted = expected_rows(block, prompts, transitions)
         assert all(same(rows, wanted) for rows in passes), block
+
+
+EACH_BLOCK_ITS_OWN: tuple[dict[int, str], dict[int, Transition]] = (
+    {0: "first"} | dict(enumerate("abcdefg", 6)),
+    dict.fromkeys(range(6, 13), Transition(1)),
+)
+AT_ONCE_OVER_5: tuple[SwitchMode, Transition] = "immediate", Transition(5)
+
+
+@given(
+    timeline=timelines(), start=st.integers(0, 24), sink=st.integers(0, 1), set_back=st.integers(0, 2),
+    num_ranks=st.sampled_from([1, 2, 5]), stagger=st.sampled_from([1, 2, 5]),
+    switches=st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(MODES), st.none() | TRANSITIONS), max_size=15
+    ),
+)  # fmt: skip
+@example(EACH_BLOCK_ITS_OWN, 12, 1, 0, 1, 1, [])
+@example(({0: "first"}, {}), 0, 0, 0, 1, 1, [(5, *AT_ONCE_OVER_5), *[(1, *AT_ONCE_OVER_5)] * 6])
+@settings(max_examples=100, deadline=None)
+def test_no_rank_has_more_text_caches_than_its_memory_is_counted_for(
+    timeline: tuple[dict[int, str], dict[int, Transition]],
+    start: int,
+    sink: int,
+    set_back: int,
+    num_ranks: int,
+    stagger: int,
+    switches: list[tuple[int, SwitchMode, Transition | None]],
+) -> None:
+    """Whatever comes, at whichever tick; opened in the middle of a transition, each primed block may have its
+    own."""
+    prompts, transitions = timeline
+    window = {"window_frames": 12, "sink_frames": 3 * sink}
+    card = card_with(**{f"window__{name}": value for name, value in window.items()})
+    shape = Shape(5, stagger, num_ranks, WindowConfig(**window), set_back=set_back)
+    context: Any = dict.fromkeys(context_blocks(shape.window, start))
+    session, begun = opened(SessionRequest(prompts, transitions, start_block=start, context=context), shape)
+    ranks = Ranks(session, begun)
+    for gap, mode, transition in [*switches, (30, "boundary", None)]:
+        for _ in range(gap):
+            ranks.tick()
+        session.apply(PendingSwitch(None, "", Embedding(rows_of("new")), mode, None, transition))
+    assert ranks.most <= card.max_text_caches
 
 
 @given(

@@ -15,16 +15,17 @@ from cascade.v1.session_pb2 import SessionSpec
 from cascade.v1.stage_pb2 import GenerateRequest, ModelInfo
 from cascade_core.config import SwitchMode, WindowConfig
 from cascade_core.engine.session import PendingSwitch, PromptApplied, Session
-from cascade_core.model.mixing import mix
+from cascade_core.model.mixing import between, mix
 from cascade_core.prompts import Prompt, Transition, WeightedPrompt, parts
 from cascade_core.ranks.messages import Array, Embedding
 from cascade_core.request import SessionRequest, course_entries
 from cascade_core.schedule import Shape, context_blocks, plan_tick, starting_block
 from services.gateway.base.settings import Settings
-from services.gateway.journal import LatentsMade, Limits, NewSession, PromptAccepted, Record
+from services.gateway.journal import Beginning, LatentsMade, Limits, NewSession, PromptAccepted, Record
 from services.gateway.journal import PromptApplied as Applied
 from services.gateway.journal.record import new_record
 from services.gateway.journal.rules import apply
+from services.gateway.peers.count import Count
 from services.gateway.peers.stage_stream import StageStream, applied_ahead
 from services.gateway.peers.stage_stream import context_blocks as kept_blocks
 from services.stage.opening import to_request
@@ -56,6 +57,11 @@ class Live:
     rows: dict[int, Array] = field(default_factory=dict)
     """By number."""
     num_switches: int = 0
+    receipts: list[PromptApplied] = field(default_factory=list)
+
+    @property
+    def count(self) -> Count:
+        return Count(self.record.num_given_blocks)
 
     def switch(self, prompt: Prompt, mode: SwitchMode, transition: Transition | None) -> None:
         """At once, with its receipt."""
@@ -73,7 +79,11 @@ class Live:
         touched, full, last = (
             receipt.first_block_touched, receipt.first_block_full, receipt.last_block_mixed
         )  # fmt: skip
-        self.record = apply(self.record, Applied(request_id, touched, full, 0, last_block_mixed=last))
+        self.receipts.append(receipt)
+        count = self.count
+        applied = Applied(request_id, count.from_peer(touched), count.from_peer(full), 0)
+        last = None if last is None else count.from_peer(last)
+        self.record = apply(self.record, replace(applied, last_block_mixed=last))
 
     def tick(self) -> None:
         while due := self.session.due_switch(starting_block(self.session.timeline, self.session.shape)):
@@ -85,7 +95,7 @@ class Live:
         if not plan.recache:
             self.latest |= {work.block: work.prompt for work in plan.works}
         if plan.emits is not None:
-            self.record = apply(self.record, LatentsMade(plan.emits, b"x"))
+            self.record = apply(self.record, LatentsMade(self.count.from_peer(plan.emits), b"x"))
 
     def embedding(self, block: int) -> Array:
         return self.rows[self.latest[block]]
@@ -96,14 +106,22 @@ def begin(session: Session, request: SessionRequest) -> dict[int, Array]:
     return {number: new.rows for number, new in session.set_prompts(rows).items()}
 
 
-def opened(request: SessionRequest, stagger: int) -> Live:
-    shape = Shape(5, stagger, 1, WINDOW)
-    request = replace(request, stagger=stagger, inflight_attention="causal")
-    session = Session(Mock(), 1, request, shape)
+def opened(stagger: int, num_given: int = 0) -> Live:
+    """A session with the prompt "first", begun from a clip of `num_given` blocks."""
     limits = Limits(num_sink_blocks=1, num_recent_blocks=5)
-    live = Live(session, new_record(NewSession("s", "t", b"", {0: "first"}, limits=limits), 0))
-    live.rows |= begin(session, request)
-    return live
+    clip = Beginning({block - num_given: b"x" for block in range(num_given)}, num_given)
+    record = new_record(NewSession("s", "t", b"", {0: "first"}, limits=limits, beginning=clip), 0)
+    session, rows = session_of(record, stagger)
+    return Live(session, record, rows=rows)
+
+
+def session_of(record: Record, stagger: int) -> tuple[Session, dict[int, Array]]:
+    """As a stage opens it, with its first prompts."""
+    request = to_request(opening(record))
+    context: Any = dict.fromkeys(context_blocks(WINDOW, request.start_block))
+    request = replace(request, context=context, stagger=stagger, inflight_attention="causal")
+    session = Session(Mock(), 1, request, Shape(5, stagger, 1, WINDOW))
+    return session, begin(session, request)
 
 
 def opening(record: Record) -> GenerateRequest.Open:
@@ -127,45 +145,69 @@ AT_THE_START = ("second", "immediate", Transition(1)), ("the third", "immediate"
 
 
 @given(
-    steps=st.lists(STEPS, min_size=1, max_size=5), more=st.integers(0, 20), stagger=st.sampled_from([1, 2, 5])
+    steps=st.lists(STEPS, min_size=1, max_size=5), more=st.integers(0, 20),
+    stagger=st.sampled_from([1, 2, 5]), num_given=st.sampled_from([0, 1, 2, 7]),
 )  # fmt: skip
-@example(steps=[(9, *TWO_AT_ONCE[0]), (0, *TWO_AT_ONCE[1])], more=0, stagger=1)
-@example(steps=[(9, *TWO_AT_ONCE[0]), (0, *TWO_AT_ONCE[1])], more=3, stagger=1)
-@example(steps=[(0, *AT_THE_START[0]), (1, *AT_THE_START[1])], more=6, stagger=5)
+@example(steps=[(9, *TWO_AT_ONCE[0]), (0, *TWO_AT_ONCE[1])], more=0, stagger=1, num_given=0)
+@example(steps=[(9, *TWO_AT_ONCE[0]), (0, *TWO_AT_ONCE[1])], more=3, stagger=1, num_given=0)
+@example(steps=[(0, *AT_THE_START[0]), (1, *AT_THE_START[1])], more=6, stagger=5, num_given=0)
+@example(steps=[(1, *AT_THE_START[0])], more=6, stagger=5, num_given=2)
 @settings(max_examples=100, deadline=None)
 def test_a_recovery_goes_on_exactly_where_it_was(
-    steps: list[tuple[int, Prompt, SwitchMode, Transition | None]], more: int, stagger: int
+    steps: list[tuple[int, Prompt, SwitchMode, Transition | None]], more: int, stagger: int, num_given: int
 ) -> None:
-    live = opened(SessionRequest({0: "first"}), stagger)
+    """Begun from a clip, too: its blocks, which come before the session's own, count at the stage."""
+    live = opened(stagger, num_given)
     for gap, *switch in steps:
         for _ in range(gap):
             live.tick()
         live.switch(*switch)
     for _ in range(more):
         live.tick()
-    record, start = live.record, live.record.next_stage_block
-    told = applied_ahead(record)
-    message = opening(record)
-    context = dict.fromkeys(context_blocks(WINDOW, start))
-    request = replace(to_request(message), context=context, stagger=stagger, inflight_attention="causal")
-    again = Session(Mock(), 2, request, Shape(5, stagger, 1, WINDOW))
-    rows = begin(again, request)
+    told = applied_ahead(live.record)
+    again, rows = session_of(live.record, stagger)
     for work in again.timeline.to_prime:
-        np.testing.assert_allclose(rows[work.prompt], live.embedding(work.block), atol=1e-6)
-    ahead = Live(again, record, rows=rows)
+        if work.block >= num_given:
+            np.testing.assert_allclose(rows[work.prompt], live.embedding(work.block), atol=1e-6)
+    ahead = Live(again, live.record, rows=rows)
     for prompt in told:
-        embedding = Embedding(rows_of(prompt.mix or prompt.prompt))
-        block, name = prompt.first_block_touched, prompt.request_id
+        embedding, touched = Embedding(rows_of(prompt.mix or prompt.prompt)), prompt.first_block_touched
+        block, name = live.count.at_peer(touched or 0), prompt.request_id
         again.schedule(PendingSwitch(block, name, embedding, "boundary", transition=prompt.transition))
     for _ in range(12):  # those in flight at the loss, too
         ahead.tick()
         live.tick()
     for block in sorted(ahead.latest.keys() & live.latest.keys()):
-        np.testing.assert_allclose(ahead.embedding(block), live.embedding(block), atol=1e-6)
+        if block >= num_given:
+            np.testing.assert_allclose(ahead.embedding(block), live.embedding(block), atol=1e-6)
+
+
+@given(tick=st.integers(0, 30), mode=MODES, num_mixed=st.integers(1, 4), stagger=st.sampled_from([1, 2, 5]),
+    num_given=st.sampled_from([0, 1, 2, 7]),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_what_a_receipt_calls_mixed_is_mixed(
+    tick: int, mode: SwitchMode, num_mixed: int, stagger: int, num_given: int
+) -> None:
+    live = opened(stagger, num_given)
+    for _ in range(tick):
+        live.tick()
+    live.switch("second", mode, Transition(num_mixed))
+    for _ in range(50):
+        live.tick()
+    (receipt,) = live.receipts
+    first, last = receipt.first_block_touched, receipt.last_block_mixed
+    assert last == first + num_mixed - 1
+    old, new = rows_of("first"), rows_of("second")
+    mixes = [between(old, new, step / (num_mixed + 1), "linear") for step in range(1, num_mixed + 1)]
+    for block, rows in enumerate([*mixes, new], first):
+        np.testing.assert_allclose(live.embedding(block), rows, atol=1e-6, err_msg=str(block))
+    if first > num_given:
+        np.testing.assert_allclose(live.embedding(first - 1), old)
 
 
 def test_a_stage_of_a_former_release_gets_texts() -> None:
-    live = opened(SessionRequest({0: "first"}), 5)
+    live = opened(5)
     for _ in range(12):
         live.tick()
     live.switch(MIX, "boundary", Transition(3, "slerp"))
