@@ -274,6 +274,7 @@ class SessionView(_message.Message):
     LEAD_FIELD_NUMBER: _builtins.int
     MADE_AHEAD_FIELD_NUMBER: _builtins.int
     NUM_STALLS_FIELD_NUMBER: _builtins.int
+    LORAS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sessions/{session_id}`."""
     tenant: _builtins.str
@@ -318,6 +319,10 @@ class SessionView(_message.Message):
     def made_ahead(self) -> _duration_pb2.Duration:
         """Video that is made and not played yet, as far as the controller tells (Ack.playback)."""
 
+    @_builtins.property
+    def loras(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.LoraChoice]:
+        """LoRAs of its newest prompt that has taken effect, as Session.loras."""
+
     def __init__(
         self,
         *,
@@ -339,10 +344,11 @@ class SessionView(_message.Message):
         lead: _duration_pb2.Duration | None = ...,
         made_ahead: _duration_pb2.Duration | None = ...,
         num_stalls: _builtins.int = ...,
+        loras: _abc.Iterable[_common_pb2.LoraChoice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "lead", b"lead", "made_ahead", b"made_ahead", "queue", b"queue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_sequence", b"acked_sequence", "create_time", b"create_time", "decoder", b"decoder", "epoch", b"epoch", "has_controller", b"has_controller", "inflight_attention", b"inflight_attention", "last_sequence", b"last_sequence", "lead", b"lead", "made_ahead", b"made_ahead", "model", b"model", "name", b"name", "num_stalls", b"num_stalls", "num_viewers", b"num_viewers", "queue", b"queue", "stage", b"stage", "stagger", b"stagger", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_sequence", b"acked_sequence", "create_time", b"create_time", "decoder", b"decoder", "epoch", b"epoch", "has_controller", b"has_controller", "inflight_attention", b"inflight_attention", "last_sequence", b"last_sequence", "lead", b"lead", "loras", b"loras", "made_ahead", b"made_ahead", "model", b"model", "name", b"name", "num_stalls", b"num_stalls", "num_viewers", b"num_viewers", "queue", b"queue", "stage", b"stage", "stagger", b"stagger", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

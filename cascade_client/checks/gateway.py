@@ -1,13 +1,16 @@
 """Who answers where the gateway should."""
 
+import argparse
 import asyncio
 from collections.abc import Sequence
 
 import grpc
 
+from cascade.v1 import session_pb2
 from cascade_client.channel import is_local, open_channel, parse_addresses
 from cascade_client.checks.finding import DEADLINE_S, Finding
-from cascade_client.console import Options, read_tls
+from cascade_client.console import Options, make_client, read_tls
+from cascade_client.errors import CascadeClientError
 from cascade_client.health import is_serving
 from cascade_client.local.plan import has_services
 from cascade_client.local.ports import is_free
@@ -28,7 +31,7 @@ async def gateway(address: str, options: Options) -> Finding:
     try:
         async with open_channel(address, read_tls(options)) as channel:
             if await is_serving(channel, DEADLINE_S):
-                return Finding(name, "ok", "serves")
+                return Finding(name, "ok", f"serves {await offers(address, options)}")
         return Finding(
             name, "fail", "answers, but does not serve", "look at its log; it may still be starting"
         )
@@ -40,6 +43,23 @@ async def gateway(address: str, options: Options) -> Finding:
     if is_local(address) and not is_free(int(port)):
         return Finding(name, "fail", "the port is taken", "choose another with --port")
     return Finding(name, "warn", "nobody listens; the port is free", how_to_find_one(address))
+
+
+async def offers(address: str, options: Options) -> str:
+    """What sessions there can be made with, as far as it tells."""
+    asked = argparse.Namespace(**vars(options) | {"gateway": address})
+    try:
+        async with make_client(asked, retry_for_s=0) as client:
+            models = await client.models()
+    except CascadeClientError as error:
+        return f"(its models: {error})"
+    return "; ".join(map(described, models)) or "no model: no stage has reported yet"
+
+
+def described(model: session_pb2.Model) -> str:
+    """With its LoRAs."""
+    loras = ", ".join(lora.name for lora in model.loras)
+    return f"{model.name} with LoRA {loras}" if loras else model.name
 
 
 def how_to_find_one(target: str) -> str:

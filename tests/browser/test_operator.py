@@ -14,14 +14,15 @@ from tests.services.support.gateway_support import fresh_id, open_channel
 async def test_it_shows_machines_queue_and_sessions_and_follows_a_drain(
     enter: Enter, visit: OpenPage
 ) -> None:
-    place = await enter(open_town(capacity=1))
+    place = await enter(open_town(capacity=1, loras={"ink": "i1", "neon": "n1"}))
     page = await visit(f"{place.url}/operator")
     stage = page.find(f"#stages [data-address='{place.stage.address}']")
     await stage.wait_for()
     await page.find(f"#decoders [data-address='{place.decoder.address}']").wait_for()
-    names = [await place.anybody.name() for _ in range(3)]
+    await expect(stage).to_contain_text("LoRA: ink, neon")
+    names = [await place.anybody.name(loras=[{"name": "ink", "scale": 0.5}]) for _ in range(3)]
     for name in names:
-        await page.find(f"#sessions [data-name='{name}']").wait_for()
+        await expect(page.find(f"#sessions [data-name='{name}']")).to_contain_text("ink 0.5")
     await expect(page.find("#queue")).to_contain_text(re.compile(r"(^|\D)2(\D|$)"), timeout=WAIT_S * 1000)
     await page.picture("busy")
     before = await stage.inner_text()

@@ -104,4 +104,5 @@ def session_view(conductor: Conductor) -> pb.SessionView:
         create_time=views.timestamp(live.record.created_ms),
         stagger=live.spec.stagger,
         inflight_attention=live.spec.inflight_attention,
+        loras=views.loras_of(live.record),
     )

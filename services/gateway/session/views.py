@@ -90,7 +90,7 @@ def session_of(record: Record, epoch: int, **live: Any) -> session_pb2.Session:
     )
     first = session.spec.prompts.get(0, "")
     session.prompt = record.notes.get(PROMPT, b"").decode() or first[:MAX_SHOWN]
-    session.loras.extend(lora_choices(record.loras_at(MAX_BLOCK)))
+    session.loras.extend(loras_of(record))
     session.MergeFromString(record.notes.get(UNKNOWN_WORDS, b""))
     if started := record.notes.get(STARTED):
         session.start_time.CopyFrom(timestamp(int(started)))
@@ -100,6 +100,11 @@ def session_of(record: Record, epoch: int, **live: Any) -> session_pb2.Session:
         if value is not None:
             session.MergeFrom(session_pb2.Session(**{field: value}))
     return session
+
+
+def loras_of(record: Record) -> list[common_pb2.LoraChoice]:
+    """Of the newest prompt that has taken effect."""
+    return lora_choices(record.loras_at(MAX_BLOCK))
 
 
 def receipt_of(prompt: Prompt, record: Record) -> session_pb2.PromptReceipt:

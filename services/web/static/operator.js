@@ -126,7 +126,7 @@ function sessionRow(view, now) {
     [view.tenant || "–"],
     [make("span", { class: "mark", "data-level": level }, state + place)],
     [view.epoch],
-    [view.model, ...schedule(view)],
+    [view.model, ...schedule(view), ...loras(view)],
     [view.stage || "–"],
     [view.decoder || "–"],
     [`${view.lastSequence} / ${view.ackedSequence}`],
@@ -142,6 +142,12 @@ function schedule({ stagger, inflightAttention }) {
   if (!stagger) return [];
   const attention = word(inflightAttention, "INFLIGHT_ATTENTION_");
   return [make("small", {}, `stagger ${stagger}, ${attention}`)];
+}
+
+/** @param {any} view SessionView @returns {Node[]} */
+function loras({ loras = [] }) {
+  const listed = loras.map((/** @type {any} */ { name, scale }) => `${name} ${scale ?? 1}`);
+  return listed.length ? [make("small", {}, listed.join(", "))] : [];
 }
 
 new OperatorPage().read();

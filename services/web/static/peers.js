@@ -63,7 +63,7 @@ export function stageRow(view, sparks) {
   const model = status?.model;
   const fast = stagePace(view);
   return row(view, fast, [
-    [model?.model ?? "–", ...small(model?.licence)],
+    [model?.model ?? "–", ...small(model?.licence), ...small(loras(model))],
     [status ? `${status.worldSize} · ${status.device}` : "–"],
     [status ? median : "–", ...small(last === null ? "" : `last ${readable(last)}`), ...small(enough(fast))],
     [spark],
@@ -71,6 +71,12 @@ export function stageRow(view, sparks) {
     [text(status?.numRestarts)],
     accelerators(status),
   ]);
+}
+
+/** @param {any} model ModelInfo */
+function loras(model) {
+  const names = (model?.loras ?? []).map((/** @type {any} */ lora) => lora.name);
+  return names.length ? `LoRA: ${names.join(", ")}` : "";
 }
 
 /** Sessions that a decoder keeps up with, going by its last block; null: not known.

@@ -427,6 +427,7 @@ async def test_doctor_finds_what_is_wrong() -> None:
         well = await cascade("doctor", "--json", "--gateway", gateway.address)
     found = {each["name"]: each for each in json.loads(well.out)}
     assert found[f"gateway {gateway.address}"]["status"] == "ok"
+    assert found[f"gateway {gateway.address}"]["text"] == "serves demo with LoRA ink, clay"
     assert found["client packages"]["status"] == "ok"
     assert found["weights of demo"]["status"] == "ok"
     with socket.create_server(("127.0.0.1", 0)) as stranger:

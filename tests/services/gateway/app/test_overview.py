@@ -103,6 +103,15 @@ async def test_the_queue_and_those_who_wait() -> None:
         assert not found.queue.HasField("last_eta"), "nobody waits"
 
 
+async def test_loras_stand_at_the_stage_that_lists_them_and_the_session_that_has_them() -> None:
+    async with town(stages=[FakeStage(loras={"ink": "i1", "neon": "n1"})]) as place:
+        names = [await place.anybody.name(), await place.anybody.name(loras=[{"name": "ink", "scale": 0.5}])]
+        found = await overview(place)
+    assert [[lora.name for lora in stage.status.model.loras] for stage in found.stages] == [["ink", "neon"]]
+    loras = {view.name: [(lora.name, lora.scale) for lora in view.loras] for view in found.sessions}
+    assert [loras[name] for name in names] == [[], [("ink", 0.5)]]
+
+
 async def test_an_estimate_where_there_is_one() -> None:
     async with town(stages=[FakeStage(capacity=1)]) as place:
         for _ in range(3):
