@@ -19,9 +19,10 @@ from services.gateway.journal.record import (
 )
 
 Fields = Mapping[bytes, bytes]
-NEW_OF_ORIGIN = ("mixes", "transitions")
+NEW_OF_ORIGIN = ("mixes", "transitions", "goes_on")
 NEW_OF_PROMPT = ("mix", "transition", "last_block_mixed")
-"""Fields that the former release does not know: its gateways can read a session that uses none of them."""
+"""Fields that the former release does not know: its gateways can read a session that uses none of them, and
+leave any other to the gateways of this one."""
 
 _ORIGIN = TypeAdapter(NewSession)
 _LIMITS = TypeAdapter(Limits)

@@ -4,6 +4,7 @@
     ├── LeaseLost            the lease is over, by a takeover, its release or the session's end: stop at once
     ├── LeaseHeld            the owner is alive; names it and how long its lease still runs
     ├── NoSuchSession        never created, or long expired
+    ├── Unreadable           a gateway of a later release wrote it, and must go on with it
     ├── SessionTaken         the session id belongs to another request
     ├── SessionEnded         it has ended and cannot be claimed
     ├── OutOfOrder           a block that would leave a gap or comes twice, or a receipt of an unknown switch
@@ -42,6 +43,13 @@ class LeaseHeld(JournalError, errors.NotReady):
 
 class NoSuchSession(JournalError, errors.SessionNotFound):
     """The journal knows no session of this name."""
+
+
+class Unreadable(JournalError, errors.NotReady):
+    """The record says what this release does not know."""
+
+    def __init__(self, session: str) -> None:
+        super().__init__(f"session {session}: is left to a gateway of the release that wrote its record")
 
 
 class SessionTaken(JournalError, errors.SessionExists):

@@ -91,6 +91,9 @@ class NewSession:
     """Of prompts of the timeline that mix several; `prompts` has there what people read."""
     transitions: Mapping[int, Transition] = field(default_factory=dict)
     """Of prompts of the timeline that take over gradually."""
+    goes_on: bool = field(default=False, compare=False)
+    """Whether latents came before its first block: a gateway that knows of none would make it without them.
+    """
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", dict(self.prompts))
@@ -111,11 +114,13 @@ class NewSession:
         return hashlib.sha256(repr(content).encode()).hexdigest()
 
     def without_beginning(self) -> "NewSession":
-        return replace(self, beginning=Beginning()) if self.beginning.latents else self
+        before = min(self.beginning.latents, default=0)
+        return replace(self, beginning=Beginning(), goes_on=before < 0) if self.beginning.latents else self
 
     def in_brief(self) -> "NewSession":
         """As lists show it, without its prompts."""
-        return replace(self, specification=self.brief or self.specification, prompts={0: ""}, brief=b"")
+        specification = self.brief or self.specification
+        return replace(self, specification=specification, prompts={0: ""}, brief=b"", goes_on=False)
 
 
 @dataclass(frozen=True)

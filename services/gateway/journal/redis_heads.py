@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Sequence
 
+from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from services.gateway.journal.base import Summary
 from services.gateway.journal.codec import BRIEF_FIELDS, Fields, decode, decode_brief, stored_data
-from services.gateway.journal.errors import NoSuchSession, StoreUnavailable
+from services.gateway.journal.errors import NoSuchSession, StoreUnavailable, Unreadable
 from services.gateway.journal.record import Record
 from services.gateway.journal.redis_calls import RedisCalls
 from services.gateway.journal.redis_keys import session_keys
@@ -50,14 +51,14 @@ class RedisHeads(RedisCalls):
         head, data = await self._read(session, session_keys(self._prefix, session))
         if not head or len(data) != stored_data(head)[0]:
             raise NoSuchSession(f"session {session}: unknown or expired")
-        return decode(head, data)
+        return _record_of(session, head, data)
 
     async def head(self, session: str) -> Record:
         """Without latents and segments."""
         (head,) = await self._read(session, session_keys(self._prefix, session)[:1])
         if not head:
             raise NoSuchSession(f"session {session}: unknown or expired")
-        return decode(head, {})
+        return _record_of(session, head, {})
 
     async def _read(self, session: str, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
         """What these hashes of the session hold, at one moment."""
@@ -96,6 +97,13 @@ class RedisHeads(RedisCalls):
         for place, origin in zip(without, origins, strict=True):
             heads[place] = heads[place] | {b"origin": origin} if origin else {}
         return heads
+
+
+def _record_of(session: str, head: Fields, data: Fields) -> Record:
+    try:
+        return decode(head, data)
+    except ValidationError:
+        raise Unreadable(session) from None
 
 
 def _summary(head: Fields, now_ms: int) -> Summary:

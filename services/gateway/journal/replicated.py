@@ -256,6 +256,7 @@ class ReplicatedJournal:
 
     async def _take(self, session: str, owner: str, lease_s: float) -> Lease:
         too_soon, started_s = await self._is_too_soon(), self._clock()
+        await self._store.head(session)  # what it cannot read, it must not claim
         lease = await self._store.claim(session, owner, lease_s, only_released=too_soon)
         record = await self._store.load(session)  # after the claim: nobody else can write any more
         try:

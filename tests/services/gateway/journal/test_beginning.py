@@ -1,8 +1,12 @@
 """What a session goes on from is in its record from the first moment on, in every store."""
 
+import json
 from dataclasses import replace
 
-from services.gateway.journal import Beginning, Limits, LimitsSet
+import pytest
+
+from services.gateway.journal import Beginning, Limits, LimitsSet, connect
+from services.gateway.journal.errors import Unreadable
 from services.gateway.journal.rules import apply
 from services.gateway.journal.ruling import ruling_prompts
 from tests.services.support.journal_support import (
@@ -11,11 +15,14 @@ from tests.services.support.journal_support import (
     Site,
     applied,
     blocks,
+    caught_up,
     latents,
     opened,
+    replicated,
     segment,
     switch,
 )
+from tests.services.support.redis_support import RedisServer, needs_redis
 
 CLIP = Beginning({block: bytes([1, 2, 3, block % 256]) for block in range(-3, 0)}, 3)
 
@@ -67,3 +74,26 @@ async def test_the_prompt_of_the_clip_stays_while_its_latents_do(site: Site) -> 
     assert len(record.prompts) == limits.num_prompts
     assert "create/0" in ruling_prompts(record)
     assert apply(record, LimitsSet(Limits())).num_given_blocks == 3
+
+
+@needs_redis
+async def test_who_does_not_know_of_it_leaves_it_alone(server: RedisServer) -> None:
+    """A gateway of another release, which would go on without what it began from, does not claim it."""
+    journal, other, client = replicated(server), replicated(server), connect(server.url)
+    for session, beginning in (("clip", CLIP), ("picture", Beginning({-1: b"picture"})), ("none", None)):
+        given = {"beginning": beginning} if beginning else {}
+        lease = await opened(journal, session=session, **given)
+        await caught_up(journal)
+        await journal.release(lease)
+        key = f"test:{{{session}}}:head"
+        origin = json.loads(await client.hget(key, "origin"))
+        assert ("goes_on" in origin) == (beginning is not None), "which a former release refuses"
+        assert "goes_on" not in json.loads(await client.hget(key, "brief") or b"{}"), "lists show it"
+        await client.hset(key, "origin", json.dumps(origin | {"of_tomorrow": 1}))
+        with pytest.raises(Unreadable):
+            await other.claim(session, "b", LEASE_S)
+        await client.hset(key, "origin", json.dumps(origin))
+        assert (await other.claim(session, "b", LEASE_S)).owner == "b", "nobody had claimed it"
+    for each in (journal, other):
+        await each.close()
+    await client.aclose()
