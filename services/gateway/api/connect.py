@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from cascade.v1 import common_pb2, session_pb2
 from cascade_core.errors import CascadeError, OutOfCapacity
+from services.common.durations import to_seconds
 from services.common.errors import NotController, NotReady, ProtocolViolation, SequenceAhead
 from services.common.resume_tokens import ResumeToken
 from services.common.status import describe
@@ -14,6 +15,7 @@ from services.gateway.journal import Record
 from services.gateway.journal.errors import LeaseLost
 from services.gateway.session import views
 from services.gateway.session.attachment import MAX_BEHIND, Attachment, Response
+from services.gateway.session.just_in_time import Playback
 from services.gateway.session.live import LiveSession
 from services.gateway.session.media import as_response
 from services.gateway.session.shared import Shared
@@ -104,7 +106,11 @@ class ClientStream:
             live.view(),
             live.record,
             self._attach.after_sequence,
-            Response.Attached(next_sequence=start, max_unacked_segments=max_unacked),
+            Response.Attached(
+                next_sequence=start,
+                max_unacked_segments=max_unacked,
+                just_in_time=self._attachment.is_controller and self._shared.settings.gateway.just_in_time,
+            ),
             profile,
             self._issue(),
             role=self._token.role,
@@ -139,7 +145,7 @@ class ClientStream:
         if kind == "attach":
             raise ProtocolViolation("attach comes once, as the first message")
         if kind == "ack":
-            return self._ack(request.ack.sequence)
+            return self._ack(request.ack)
         message = getattr(request, str(kind))
         try:
             await self._command(request, message.request_id)
@@ -149,13 +155,23 @@ class ClientStream:
             failed = Response.RequestFailed(request_id=message.request_id, status=describe(error, ""))
             self._attachment.put(Response(request_failed=failed))
 
-    def _ack(self, sequence: int) -> None:
+    def _ack(self, ack: Request.Ack) -> None:
+        sequence = ack.sequence
         made = self._live.record.next_decoder_block  # which another stream of this client may have brought
         newest = max(made, self._attachment.first_sequence - 1)
         if sequence > newest:
             raise ProtocolViolation(f"ack of segment {sequence}, which was not sent; {newest} is the newest")
         if self._attachment.is_controller:
-            self._live.ack(sequence)
+            self._live.ack(ack.sequence, self._playback(ack))
+
+    def _playback(self, ack: Request.Ack) -> Playback | None:
+        """What the player has that steers now, where blocks are made by it."""
+        is_wanted = self._shared.settings.gateway.just_in_time and self._live.controller is self._attachment
+        if not (is_wanted and ack.HasField("playback")):
+            return None
+        has = ack.playback
+        playhead_s, buffered_s = to_seconds(has.playhead), to_seconds(has.buffered)
+        return Playback(playhead_s, buffered_s, has.num_stalls, has.waiting)
 
     async def _command(self, request: Request, request_id: str) -> None:
         if not self._attachment.is_controller:

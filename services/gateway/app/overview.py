@@ -1,10 +1,12 @@
 """Everything at a glance, for operators: stages, decoders, queue, sessions. Read as it is; nothing waits."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from cascade.v1 import operator_pb2 as pb
 from cascade.v1.stage_pb2 import StageStatus
+from services.common.durations import to_duration
 from services.common.server_info import server_info
 from services.gateway.peers.peer import Peer
 from services.gateway.peers.pool import Pool
@@ -87,6 +89,8 @@ def brief(status: Any) -> Any:
 def session_view(conductor: Conductor) -> pb.SessionView:
     """Without its prompts."""
     live = conductor.live
+    planner, now = live.just_in_time, time.monotonic()
+    lead_s, ahead_s = planner.lead_s(now), planner.ahead_s(live.record.next_decoder_block, now)
     stage, decoder = conductor.addresses
     return pb.SessionView(
         name=views.name_of(live.record.session),
@@ -105,4 +109,7 @@ def session_view(conductor: Conductor) -> pb.SessionView:
         stagger=live.spec.stagger,
         inflight_attention=live.spec.inflight_attention,
         loras=views.loras_of(live.record),
+        lead=None if lead_s is None else to_duration(lead_s),
+        made_ahead=None if ahead_s is None else to_duration(ahead_s),
+        num_stalls=planner.num_stalls,
     )

@@ -79,6 +79,10 @@ class GatewaySettings:
     """Segments made beyond the last ack, where the client does not ask for another number."""
     max_unacked_limit: Annotated[int, Field(ge=1, le=64)] = 32
     """The most a client gets. At least as many segments of each session are kept."""
+    just_in_time: bool = True
+    """Whether blocks of a session whose controller says what its player has (`Ack.playback`, as the page
+    does) are made just before they are needed, so that a switch is on the screen sooner. Never more of them
+    than acks allow. False: always as soon as acks allow."""
     kept_segments: Annotated[int, Field(ge=1, le=1000)] = 64
     """Newest segments kept for clients that reconnect and for viewers; 64 of 150 kB are 10 MB a session."""
     max_viewers: Annotated[int, Field(ge=0, le=10_000)] = 200

@@ -14,6 +14,7 @@ from services.gateway.journal import Acked, Change, Lease, Noted, Record
 from services.gateway.placement.claims import Claim
 from services.gateway.session import views
 from services.gateway.session.attachment import Attachment, Response
+from services.gateway.session.just_in_time import JustInTime, Playback
 from services.gateway.session.media import as_response
 from services.gateway.session.over import SessionOver
 from services.gateway.session.shared import Shared
@@ -38,6 +39,8 @@ class LiveSession:
         self.num_had = record.num_acked
         """Blocks that the controller has, as far as it said; the last of them may yet be made again."""
         self.max_unacked = shared.settings.gateway.max_unacked_segments
+        self.just_in_time = JustInTime(self.start_s, time.monotonic())
+        self._block_frames = 0
         self.alone_since = time.monotonic()
         """When the last controller left."""
         self.asking = asyncio.Lock()
@@ -137,12 +140,14 @@ class LiveSession:
                 former.close(ControllerReplaced("another stream attached as controller"))
                 self._attachments.discard(former)
             self.max_unacked = max_unacked
+            self.just_in_time.forget_player()
         self._attachments.add(attachment)
         self.wakeup.fire()
 
     def detach(self, attachment: Attachment) -> None:
         if attachment in self._attachments and attachment.is_controller:
             self.alone_since = time.monotonic()
+            self.just_in_time.forget_player()
         self._attachments.discard(attachment)
         self.wakeup.fire()
 
@@ -189,10 +194,19 @@ class LiveSession:
         """Blocks of the record that the controller has."""
         return min(self.num_had, self.record.next_decoder_block)
 
-    def ack(self, sequence: int) -> None:
-        """All segments up to this one were played or stored; journalled with the next change."""
+    def ack(self, sequence: int, has: Playback | None = None) -> None:
+        """All segments up to this one were played or stored; journalled with the next change. `has`: what the
+        controller's player has."""
         self.num_had = max(self.num_had, sequence)
+        if has and self.just_in_time.heard(has, sequence, time.monotonic()):
+            self.shared.metrics.player_stalled()
         self.wakeup.fire()
+
+    def start_s(self, block: int) -> float:
+        """When it begins, on the session's clock."""
+        self._block_frames = self._block_frames or views.model_of(self.record).block_frames
+        first = views.first_frame(block, self._block_frames, self.record.num_given_blocks)
+        return first / self.spec.fps if self.spec.fps else 0.0
 
     def end(self, over: SessionOver) -> None:
         """Let it end; the first reason given stands."""

@@ -10,6 +10,7 @@ from services.gateway.peers.made import MadeSegment
 
 WAITS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300, 600)
 FRACTIONS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+LEADS_S = (0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10)
 
 
 class GatewayMetrics:
@@ -69,6 +70,23 @@ class GatewayMetrics:
             buckets=FRACTIONS_S,
             registry=registry,
         )
+        self.lead = Histogram(
+            "cascade_lead_seconds",
+            "How long before its playing a block was asked for, where the controller tells what it plays.",
+            buckets=LEADS_S,
+            registry=registry,
+        )
+        self.made_ahead = Histogram(
+            "cascade_made_ahead_seconds",
+            "Video made and not played when a segment was made, where the controller tells what it plays.",
+            buckets=LEADS_S,
+            registry=registry,
+        )
+        self.player_stalls = Counter(
+            "cascade_player_stalls",
+            "Times that a controller told that its picture stood still for want of video.",
+            registry=registry,
+        )
         self.ended = Counter("cascade_sessions_ended", "Sessions that ended.", ("reason",), registry=registry)
         for reason, _ in session_pb2.EndReason.items()[1:]:
             self.ended.labels(
@@ -103,6 +121,9 @@ class GatewayMetrics:
         self.lateness.observe(max(0.0, now - due_s))
         self._due[session] = max(due_s, now) + length_s
         self._observe_switches(record, media.block, now_ms)
+
+    def player_stalled(self) -> None:
+        self.player_stalls.inc()
 
     def prompt_applied(self, prompt: Prompt) -> None:
         if not prompt.is_created and prompt.applied_ms is not None:

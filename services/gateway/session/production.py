@@ -1,6 +1,7 @@
 """A session that has its places: its two streams, and what they bring."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -40,6 +41,8 @@ from services.gateway.session.recovery import Recoveries
 log = structlog.get_logger(__name__)
 LOOKAHEAD = 3
 """Blocks beyond the last that a stage may make at a time, so that a pause takes effect soon."""
+CLOCK_S = 0.001
+"""A timer may go off that much early."""
 
 
 class Production:
@@ -50,6 +53,10 @@ class Production:
         self._recoveries = recoveries
         self._opened = set[str]()
         self._lacks = set[str]()
+        self._alarm: asyncio.TimerHandle | None = None
+        """Wakes the stage's stream when another block is to be asked for."""
+        self._asked_end = 0
+        """Blocks below it are asked for."""
         self.has_yielded = False
         """Another session had what this one waited for, and needed what it had."""
         self._stage: Keeper[stage_pb2.StageStatus] = Keeper(
@@ -78,6 +85,8 @@ class Production:
             # The end comes first: where it coincides with a loss, nothing was lost.
             await race(self._complete(), self._make(), self._decode(), self._give_away(), self._yield())
         finally:
+            if self._alarm:
+                self._alarm.cancel()
             self._stage.place.release()
             self._decoder.place.release()
 
@@ -158,10 +167,36 @@ class Production:
         made = self._live.record.next_stage_block
         if self._live.is_paused:
             return made
-        end, limit = self._end_block(), self._live.num_had + self._live.max_unacked
-        return min(limit, made + LOOKAHEAD, *(() if end is None else (end,)))
+        end, allowed = self._end_block(), self._live.num_had + self._live.max_unacked
+        limit = min(allowed, made + LOOKAHEAD, *(() if end is None else (end,)))
+        # What was measured is no word on what comes after a loss.
+        due = limit if limit <= made or self._recoveries.loss else self._due_end(made, limit)
+        if self._stage.is_open:  # else the opening asks for them
+            self._note_asked(max(made, self._asked_end), due)
+        self._asked_end = max(due, self._asked_end)
+        return due
+
+    def _due_end(self, made: int, limit: int) -> int:
+        """Of the blocks that credit allows, those that it is time for; asked again when it is for more."""
+        planner, now = self._live.just_in_time, time.monotonic()
+        end = planner.end(made, limit, now)
+        if self._alarm:
+            self._alarm.cancel()
+            self._alarm = None
+        if end < limit:
+            wait_s = planner.wait_s(end, now) + CLOCK_S
+            self._alarm = asyncio.get_running_loop().call_later(wait_s, self._live.wakeup.fire)
+        return end
+
+    def _note_asked(self, first: int, end: int) -> None:
+        planner, now = self._live.just_in_time, time.monotonic()
+        for block in range(first, end):
+            planner.making.asked(block, now)
+            if (lead_s := planner.lead_s(now)) is not None:
+                self._live.shared.metrics.lead.observe(lead_s)
 
     async def stage_opened(self, opened: stage_pb2.GenerateResponse.Opened) -> None:
+        self._note_asked(self._live.record.next_stage_block, self._asked_end)
         words = session_pb2.Session(unknown_words=opened.unknown_words).SerializeToString()
         if words != self._live.record.notes.get(views.UNKNOWN_WORDS, b""):
             await self._live.write(Noted(views.UNKNOWN_WORDS, words))
@@ -179,6 +214,7 @@ class Production:
                 self._live.tell_receipt(prompt.request_id)
 
     async def block_made(self, block: MadeBlock) -> None:
+        self._live.just_in_time.making.made(block.said.block.index, time.monotonic())
         self._live.shared.metrics.block_made(block.said)
         self._live.shared.traces.made(self._live.record.session, block.said)
         await self._live.write(LatentsMade(block.said.block.index, block.latents), is_urgent=False)
@@ -188,7 +224,8 @@ class Production:
         """Before its segment can come."""
         if not self._live.wants_ticks:
             return
-        if made := block_made(block, self._live.lease.epoch, self._stage.place.peer):
+        lead_s = self._live.just_in_time.lead_s(time.monotonic())
+        if made := block_made(block, self._live.lease.epoch, self._stage.place.peer, lead_s):
             self._live.publish_made(made)
 
     async def prompt_applied(
@@ -232,6 +269,9 @@ class Production:
         await self._live.write(*changes, is_urgent=False)
         self._recoveries.segment_made(block)
         self._live.publish_segment(block)
+        self._live.just_in_time.making.sent(block, now := time.monotonic())
+        if (ahead_s := self._live.just_in_time.ahead_s(block + 1, now)) is not None:
+            shared.metrics.made_ahead.observe(ahead_s)
         shared.metrics.segment_made(self._live.record, segments, now_ms, is_first=is_first)
         said = [segment.said for segment in segments]
         shared.traces.delivered(self._live.record.session, epoch, said)
@@ -245,9 +285,12 @@ class Production:
     # Places and streams.
 
     async def _open_stage(self, peer: StagePeer) -> StageStream:
+        self._live.just_in_time.making.forget()
+        self._asked_end = self._live.record.next_stage_block
         return StageStream(self._live, self, peer, await self._epoch_for("stage"), self._live.shared.settings)
 
     async def _open_decoder(self, peer: DecoderPeer) -> DecoderStream:
+        self._live.just_in_time.making.forget()
         return DecoderStream(
             self._live, self, peer, await self._epoch_for("decoder"), self._live.shared.settings
         )

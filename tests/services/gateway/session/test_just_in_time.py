@@ -1,0 +1,295 @@
+"""When blocks are asked for: what holds whatever the player says, and a simulated run of a whole chain."""
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.session.just_in_time import (
+    FIRST_MARGIN_S,
+    HALF_S,
+    LEAST_MARGIN_S,
+    MOST_MARGIN_S,
+    JustInTime,
+    Margin,
+    Playback,
+    Recent,
+)
+
+BLOCK_S = 0.75
+
+
+def start_s(block: int) -> float:
+    """As a model of three latent frames a block has it, at 16 pictures a second."""
+    return max(0.0, (12 * block - 3) / 16) if block else 0.0
+
+
+class Session:
+    """What the gateway holds of it, at a clock of its own."""
+
+    def __init__(self, max_unacked: int = 2) -> None:
+        self.now = 0.0
+        self.planner = JustInTime(start_s, self.now)
+        self.max_unacked = max_unacked
+        self.num_had = 0
+        self.made = 0
+        self.asked = 0
+        self.sent = 0
+
+    @property
+    def limit(self) -> int:
+        """As far as acks allow."""
+        return self.num_had + self.max_unacked
+
+    def ask(self) -> None:
+        end = self.planner.end(self.made, self.limit, self.now)
+        assert self.made <= end <= max(self.limit, self.made)
+        for block in range(self.asked, end):
+            self.planner.making.asked(block, self.now)
+        self.asked = max(self.asked, end)
+
+    def make(self) -> None:
+        """One block and its segment, if one is asked for."""
+        if self.made < self.asked:
+            self.planner.making.made(self.made, self.now)
+            self.made += 1
+            self.planner.making.sent(self.sent, self.now)
+            self.sent += 1
+
+    def ack(self, sequence: int, has: Playback | None) -> None:
+        self.num_had = max(self.num_had, sequence)
+        if has:
+            self.planner.heard(has, sequence, self.now)
+
+
+seconds = st.floats(0, 2.0**31)
+playbacks = st.builds(Playback, seconds, st.floats(0, 3600), st.integers(0, 2**32 - 1), st.booleans())
+steps = st.one_of(
+    st.tuples(st.just("wait"), st.floats(0, 5)),
+    st.tuples(st.just("make"), st.none()),
+    st.tuples(st.just("ack"), playbacks),
+    st.tuples(st.just("play"), st.integers(0, 3)),
+    st.tuples(st.just("leave"), st.none()),
+    st.tuples(st.just("lose"), st.none()),
+)
+
+
+@given(st.lists(steps, max_size=60), st.integers(1, 8), playbacks)
+def test_whatever_a_controller_says_no_block_waits_for_good_and_none_is_beyond_credit(
+    script: list[tuple[str, object]], max_unacked: int, last: Playback
+) -> None:
+    """Lies, leaps, standstills, other players and lost machines: in the end, with a player that says the
+    same for ever, all that credit allows is asked for within the time that it plays."""
+    session = Session(max_unacked)
+    for what, value in script:
+        match what, value:
+            case "wait", float() as seconds_s:
+                session.now += seconds_s
+            case "make", _:
+                session.make()
+            case "ack", Playback() as has if session.sent:
+                session.ack(max(1, min(session.num_had, session.sent)), has)
+            case "play", int() as number if session.sent:
+                session.ack(min(session.num_had + number, session.sent) or 1, None)
+            case "leave", _:
+                session.planner.forget_player()
+            case "lose", _:
+                session.planner.making.forget()
+                session.asked = session.made
+        session.ask()
+    for _ in range(200):
+        session.now += BLOCK_S / 2
+        if session.sent:
+            session.ack(min(session.num_had, session.sent) or 1, last)
+        session.ask()
+        session.make()
+    assert session.sent == session.limit
+
+
+@given(st.lists(st.tuples(st.sampled_from(["stall", "scarce", "calm"]), st.floats(0.001, 600))))
+def test_the_margin_grows_at_once_comes_down_slowly_and_has_bounds(moves: list[tuple[str, float]]) -> None:
+    now, margin = 0.0, Margin(0.0)
+    for what, lasts_s in moves:
+        before = margin.at(now)
+        if what == "calm":
+            now += lasts_s
+            assert LEAST_MARGIN_S <= margin.at(now) <= before
+            assert margin.at(now) >= before * 0.5 ** (lasts_s / HALF_S) - 1e-9
+        else:
+            margin.grow(2.0 if what == "stall" else 1.25, now)
+            assert margin.at(now) > before or margin.at(now) == MOST_MARGIN_S
+        assert LEAST_MARGIN_S <= margin.at(now) <= MOST_MARGIN_S
+
+
+@given(st.lists(st.floats(0, 100), min_size=1), st.sampled_from([0.5, 0.9, 0.99]))
+def test_recent_is_a_share_of_the_newest(values: list[float], share: float) -> None:
+    recent = Recent(32, share)
+    for value in values:
+        recent.add(value)
+    newest = values[-32:]
+    assert recent.seconds in newest
+    assert sum(value <= recent.seconds for value in newest) >= share * len(newest) - 1e-9
+
+
+def test_without_a_word_of_the_player_all_that_credit_allows_is_asked_for() -> None:
+    session = Session(max_unacked=4)
+    session.ask()
+    assert session.asked == 4
+    for _ in range(3):
+        session.now += 0.1
+        session.make()
+    session.ack(1, None)
+    session.ask()
+    assert session.asked == 5
+    assert session.planner.lead_s(session.now) is None
+    assert session.planner.ahead_s(session.sent, session.now) is None
+
+
+@dataclass
+class World:
+    """A player, its network, a decoder and a stage, all of them made up, around a planner: events in order
+    of their times."""
+
+    tick_s: Callable[[], float] = lambda: 0.2
+    decode_s: Callable[[], float] = lambda: 0.08
+    delivery_s: Callable[[], float] = lambda: 0.03
+    is_just_in_time: bool = True
+    session: Session = field(default_factory=Session)
+    stalls: int = 0
+    stood_s: float = 0.0
+    playhead_s: float = 0.0
+    buffer_end_s: float = 0.0
+    is_waiting: bool = True
+    begun: int = 0
+    ages_s: list[float] = field(default_factory=list)
+    """How long before the picture the making of each block began: what a switch has to wait for."""
+    begun_at: dict[int, float] = field(default_factory=dict)
+    _events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
+    _number: "count[int]" = field(default_factory=count)
+    _is_making: bool = False
+
+    def at(self, delay_s: float, event: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (self.session.now + delay_s, next(self._number), event))
+
+    def run(self, lasts_s: float) -> None:
+        self.at(0.0, self.look)
+        self.at(0.0, self.play)
+        end_s = self.session.now + lasts_s
+        while self._events and self._events[0][0] < end_s:
+            now, _, event = heapq.heappop(self._events)
+            self.session.now = now
+            event()
+
+    # Gateway and stage.
+
+    def look(self) -> None:
+        session = self.session
+        session.ask()
+        if not self._is_making and session.made < session.asked:
+            self._is_making = True
+            self.begun_at[session.made] = session.now
+            self.at(self.tick_s(), self.made)
+        elif session.asked < session.limit:
+            wait_s = session.planner.wait_s(max(session.asked, session.made), session.now)
+            self.at(wait_s + 0.001, self.look)
+
+    def made(self) -> None:
+        session, block = self.session, self.session.made
+        session.planner.making.made(block, session.now)
+        session.made, self._is_making = block + 1, False
+        self.at(self.decode_s(), lambda: self.sent(block))
+        self.look()
+
+    def sent(self, block: int) -> None:
+        self.session.planner.making.sent(block, self.session.now)
+        self.session.sent = block + 1
+        self.at(self.delivery_s(), lambda: self.came(block))
+
+    # The player.
+
+    def came(self, block: int) -> None:
+        self.buffer_end_s = start_s(block + 1)
+        self.tell()
+
+    def play(self) -> None:
+        """Every hundredth of a second, as a page would that begins with two segments."""
+        step_s, left_s = 0.01, self.buffer_end_s - self.playhead_s
+        if self.is_waiting:
+            self.stood_s += step_s if self.begun else 0.0
+            if left_s > 1.2 * BLOCK_S:
+                self.is_waiting = False
+                self.tell()
+        elif left_s <= step_s:
+            self.is_waiting = True
+            self.stalls += 1
+            self.tell()
+        else:
+            self.playhead_s += step_s
+        while not self.is_waiting and start_s(self.begun) <= self.playhead_s:
+            self.ages_s.append(self.session.now - self.begun_at[self.begun])
+            self.begun += 1
+            self.tell()
+        self.at(step_s, self.play)
+
+    def tell(self) -> None:
+        if not self.begun:
+            return
+        has = Playback(self.playhead_s, self.buffer_end_s - self.playhead_s, self.stalls, self.is_waiting)
+        sequence = self.begun
+        self.at(0.02, lambda: self.heard(sequence, has))
+
+    def heard(self, sequence: int, has: Playback) -> None:
+        self.session.ack(sequence, has if self.is_just_in_time else None)
+        self.look()
+
+
+def late_ages_s(world: World) -> list[float]:
+    """Once it has found its pace."""
+    return sorted(world.ages_s[8:])
+
+
+def test_a_block_is_made_right_before_it_is_needed_and_the_picture_never_stands_still() -> None:
+    before, after = World(is_just_in_time=False), World()
+    before.run(120)
+    after.run(120)
+    assert before.stalls == after.stalls == 0
+    assert after.begun >= before.begun - 1 > 150
+    lead_s = after.session.planner.lead_s(after.session.now)
+    assert lead_s
+    assert 0.2 + 0.08 + 0.05 + LEAST_MARGIN_S <= lead_s <= 0.2 + 0.08 + 0.05 + FIRST_MARGIN_S + 0.01
+    assert max(late_ages_s(after)) < 0.65 < 1.4 < min(late_ages_s(before))
+
+
+def test_under_jitter_it_stands_still_hardly_more_than_without() -> None:
+    """Stage, decoder and network are slow now and then: one stall makes the lead longer, and the next such
+    time goes by unseen."""
+
+    def world(*, is_just_in_time: bool) -> World:
+        chance = random.Random(7)
+        return World(
+            tick_s=lambda: 0.2 + chance.expovariate(20),
+            decode_s=lambda: 0.08 + chance.expovariate(50),
+            delivery_s=lambda: 0.03 + (0.4 if chance.random() < 0.02 else chance.expovariate(50)),
+            is_just_in_time=is_just_in_time,
+        )
+
+    before, after = world(is_just_in_time=False), world(is_just_in_time=True)
+    before.run(600)
+    after.run(600)
+    assert before.stalls == 0
+    assert after.stalls <= 2
+    assert after.begun > 700
+    assert sum(late_ages_s(after)) < 0.8 * sum(late_ages_s(before))
+
+
+def test_what_is_made_too_slowly_is_made_as_soon_as_credit_allows() -> None:
+    """Nothing is held back then: the picture stands still no longer than it must."""
+    before, after = World(tick_s=lambda: 0.9, is_just_in_time=False), World(tick_s=lambda: 0.9)
+    before.run(300)
+    after.run(300)
+    assert after.begun >= before.begun - 2
+    assert after.stood_s <= before.stood_s + 2
