@@ -46,6 +46,7 @@ from cascade_client.events import (
     StateChanged,
 )
 from cascade_client.frames import Frame
+from cascade_client.playback import Playback
 from cascade_client.prompts import Prompt, Transition
 from cascade_client.save import Saved, save
 from cascade_client.session import Session
@@ -69,6 +70,7 @@ __all__ = [
     "MissingExtra",
     "NotAllowed",
     "NotFound",
+    "Playback",
     "Prompt",
     "PromptReceipt",
     "QueueChanged",

@@ -31,6 +31,8 @@ class Attached:
     """The credit: how far the server works ahead of the last ack."""
     receipts: tuple["PromptReceipt", ...]
     """Switches that have not taken effect yet, and the last that have, oldest first."""
+    just_in_time: bool = False
+    """Whether the gateway wants to know what your player has (`Playback`)."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def attached(message: session_pb2.ConnectResponse.Attached) -> Attached:
         next_sequence=message.next_sequence,
         max_unacked_segments=message.max_unacked_segments,
         receipts=tuple(receipt(each) for each in message.receipts),
+        just_in_time=message.just_in_time,
     )
 
 

@@ -9,6 +9,7 @@ from cascade.v1.session_pb2 import ConnectRequest
 from cascade_client.errors import CascadeClientError, Exhausted
 from cascade_client.gateway_stream import GatewayStream
 from cascade_client.granted import Granted
+from cascade_client.playback import Playback
 
 MAX_REQUESTS = 64
 TOO_LATE = "BLOCK_NOT_AHEAD"
@@ -38,15 +39,18 @@ class Outbox:
 
     def __init__(self) -> None:
         self._acked = 0
+        self._playback: Playback | None = None
+        """To be told once: later it is no news any more."""
         self._requests: dict[str, Request] = {}
         self._granted = Granted()
         self._news = asyncio.Event()
         self._told = asyncio.Event()
         self._told.set()
 
-    def ack(self, sequence: int) -> None:
-        if sequence > self._acked:
-            self._acked = sequence
+    def ack(self, sequence: int, playback: Playback | None = None) -> None:
+        if sequence > self._acked or playback:
+            self._acked = max(sequence, self._acked)
+            self._playback = playback or self._playback
             self._wake()
 
     def _wake(self) -> None:
@@ -140,7 +144,7 @@ class Outbox:
     async def write_to(self, stream: GatewayStream) -> None:
         """Tell this stream everything, then what is new, until cancelled."""
         told: set[Request] = set()
-        acked = 0
+        acked, self._playback = 0, None
         while True:
             self._news.clear()
             for request in list(self._requests.values()):
@@ -148,9 +152,10 @@ class Outbox:
                     await stream.write(request.message)
                     request.told()
                     told.add(request)
-            if self._acked > acked:
-                acked = self._acked
-                await stream.write(ConnectRequest(ack=ConnectRequest.Ack(sequence=acked)))
+            if self._acked > acked or self._playback:
+                acked, playback, self._playback = self._acked, self._playback, None
+                ack = ConnectRequest.Ack(sequence=acked, playback=playback and playback.message())
+                await stream.write(ConnectRequest(ack=ack))
             told &= set(self._requests.values())
             if not self._news.is_set():
                 self._told.set()

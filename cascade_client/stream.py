@@ -15,6 +15,7 @@ from cascade_client.events import Ended, Event, MediaInit, PromptReceipt, Segmen
 from cascade_client.frames import Frame, Tell, check_installed, decoded
 from cascade_client.inbox import Finished, Inbox
 from cascade_client.outbox import Outbox
+from cascade_client.playback import Playback
 from cascade_client.prompts import Prompt, Transition
 from cascade_client.session import SwitchMode, build_switch, make_request_id, role_value
 
@@ -137,15 +138,22 @@ class Stream:
         check_installed()
         return decoded(self, self.media_init, tell)
 
-    def ack(self, sequence: int) -> None:
+    def ack(self, sequence: int, playback: Playback | None = None) -> None:
         """Give credit: everything up to this segment is played or stored. Sent at once, never waits.
+
+        With `playback`, what your player has, blocks are made right before they are needed:
+
+            stream.ack(playing, Playback(playhead_s=player.time_s, buffered_s=player.buffered_s))
+
+        Best with `auto_ack=False`, when a segment begins to play, with the same `sequence` again as soon as
+        another one has come, and when playing stops or goes on.
 
         Raises ValueError for a segment that iterating has not given out.
         """
         if not 1 <= sequence <= self.last_sequence:
             raise ValueError(f"segment {sequence} was not received; the newest is {self.last_sequence}")
         if not self._is_viewer:
-            self._outbox.ack(sequence)
+            self._outbox.ack(sequence, playback)
 
     async def switch(
         self,

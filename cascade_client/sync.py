@@ -8,6 +8,7 @@ from cascade_client.channel import Tls
 from cascade_client.client import Client
 from cascade_client.events import Event, MediaInit
 from cascade_client.loop_thread import LoopThread, Owner, blocking, iterate, iterating
+from cascade_client.playback import Playback
 from cascade_client.save import save as save_stream
 from cascade_client.stream import Stream
 
@@ -48,11 +49,11 @@ class SyncStream(Owner[Stream]):
         can go on."""
         return iterate(self._thread, self._inner, within_s)
 
-    def ack(self, sequence: int) -> None:
+    def ack(self, sequence: int, playback: Playback | None = None) -> None:
         """As Stream.ack. Raises ValueError."""
 
         async def ack() -> None:
-            self._inner.ack(sequence)
+            self._inner.ack(sequence, playback)
 
         self._thread.run(ack())
 

@@ -18,6 +18,7 @@ from cascade_client import (
     Ended,
     Event,
     MediaInit,
+    Playback,
     PromptReceipt,
     QueueChanged,
     Reconnected,
@@ -142,15 +143,17 @@ async def test_acks_lost_with_a_stream_are_told_again() -> None:
             async for event in stream:
                 seen.append(event)
                 if isinstance(event, Segment) and event.sequence == 4:
-                    stream.ack(4)
+                    stream.ack(4, Playback(event.time_s))
                 if isinstance(event, Reconnected):
                     break
             gateway.seen.acks.clear()
+            gateway.seen.requests.clear()
             async for event in stream:
                 seen.append(event)
                 if isinstance(event, Segment):
                     stream.ack(event.sequence)
     assert gateway.seen.acks[0] == 4
+    assert not said(gateway), "what a player had before the loss is no news any more"
     assert sequences(seen) == list(range(1, NUM_BLOCKS + 1))
 
 
@@ -488,6 +491,42 @@ async def test_acks_are_checked() -> None:
         async with client.connect(session, auto_ack=False) as stream:
             with pytest.raises(ValueError, match="segment 1 was not received"):
                 stream.ack(1)
+
+
+async def test_acks_say_what_the_player_has_each_time_once() -> None:
+    async with session_at(Script(), None) as (gateway, client, session):
+        async with client.connect(session, auto_ack=False) as stream:
+            async for event in stream:
+                if not isinstance(event, Segment):
+                    continue
+                number = event.sequence
+                stream.ack(number, Playback(event.time_s, 0.5, num_stalls=number))
+                await until(lambda number=number: len(said(gateway)) == 2 * number - 1)  # type: ignore[misc]
+                stream.ack(number, Playback(event.time_s, event.duration_s, waiting=True))
+                await until(lambda number=number: len(said(gateway)) == 2 * number)  # type: ignore[misc]
+                if number == NUM_BLOCKS:
+                    break
+    acks = said(gateway)
+    assert [ack.sequence for ack in acks] == [number for number in range(1, NUM_BLOCKS + 1) for _ in "12"]
+    assert [ack.playback.num_stalls for ack in acks[::2]] == list(range(1, NUM_BLOCKS + 1))
+    assert {ack.playback.buffered.ToMilliseconds() for ack in acks[::2]} == {500}
+    assert all(ack.playback.waiting for ack in acks[1::2])
+
+
+def said(gateway: FakeGateway) -> list[session_pb2.ConnectRequest.Ack]:
+    """Acks with a word of the player."""
+    asked = [each for each in gateway.seen.requests if isinstance(each, session_pb2.ConnectRequest)]
+    return [each.ack for each in asked if each.ack.HasField("playback")]
+
+
+@pytest.mark.parametrize("wrong", [-0.1, float("nan"), float("inf"), 2.0**31 + 1])
+async def test_what_no_player_can_have_is_no_playback(wrong: float) -> None:
+    with pytest.raises(ValueError, match=r"playhead_s: .* is not from 0 to"):
+        Playback(wrong)
+    with pytest.raises(ValueError, match=r"buffered_s: .* is not from 0 to"):
+        Playback(0.0, wrong)
+    with pytest.raises(ValueError, match="num_stalls"):
+        Playback(0.0, num_stalls=-1)
 
 
 async def test_a_viewer_joins_late_skips_and_cannot_steer() -> None:
