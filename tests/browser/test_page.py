@@ -1,6 +1,7 @@
 """The session page between machines without a model: what it shows, refuses and keeps."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,7 +106,44 @@ async def test_a_picture_that_stood_still_is_given_more_credit(enter: Enter, vis
     place.stage.block_s = 0.0
     await page.until_playing(4)
     assert asked == [2, 4]  # no more: it was in vain
+    assert [said for said in page.playbacks if said["waiting"] and said["numStalls"]]
+    assert place.metric("cascade_player_stalls_total") >= 1
     assert (await page.witness())["back"] == 0
+
+
+async def test_what_the_page_plays_is_made_just_in_time(enter: Enter, visit: OpenPage) -> None:
+    """As soon as acks allow, there would be two segments ahead of the one that plays: more than 1.5 s."""
+    place = await enter(open_town())
+    page = await visit(place.url)
+    await page.start("a red circle")
+    (live,) = place.registry.sessions
+
+    def ahead_s() -> float:
+        return live.just_in_time.ahead_s(live.record.next_decoder_block, time.monotonic()) or 9.0
+
+    await until(lambda: ahead_s() < 1.0)
+    await page.until("() => /^\\d+ ms$/.test(document.querySelector('[data-figure=lead]').textContent)")
+    await page.until_playing(2)
+    newest = page.playbacks[-1]
+    assert set(newest) == {"playhead", "buffered", "numStalls", "waiting"}
+    assert 2 < float(newest["playhead"].removesuffix("s")) <= await page.time() + 0.1
+    assert 0 < float(newest["buffered"].removesuffix("s")) < 3
+    assert (await page.witness())["back"] == 0
+    before = len(page.playbacks)
+    await page.page.reload()
+    await page.until_playing(2)
+    assert len(page.playbacks) > before, "it goes on after a reload"
+
+
+async def test_a_gateway_that_does_not_ask_hears_nothing_of_what_the_page_plays(
+    enter: Enter, visit: OpenPage
+) -> None:
+    place = await enter(open_town(just_in_time=False))
+    page = await visit(place.url)
+    await page.start("a red circle")
+    await page.until_playing(2)
+    assert not page.playbacks
+    assert await page.figure("lead") == "–"
 
 
 async def test_what_was_granted_and_forgotten_is_told_again(enter: Enter, visit: OpenPage) -> None:

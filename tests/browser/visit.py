@@ -14,7 +14,7 @@ from tests.services.support.video_support import unpacked
 
 WAIT_S = 40.0
 """Deadline of every wait; only a hang reaches it."""
-SEGMENT_S, NEARLY_S = 0.75, 0.3
+SEGMENT_S, NEARLY_S = 0.75, 0.15
 HARMLESS = ("net::ERR_ABORTED",)
 """Of a request: the page was left meanwhile."""
 HERE = Path(__file__).parent
@@ -87,6 +87,12 @@ class Visit:
         ack = json.loads(frame).get("ack")
         if ack:
             self._began_s.setdefault(int(ack["sequence"]), time.monotonic())
+
+    @property
+    def playbacks(self) -> list[dict[str, Any]]:
+        """What the page said that its player has, in its acks."""
+        acks = [json.loads(text).get("ack", {}) for text in self.sent]
+        return [ack["playback"] for ack in acks if "playback" in ack]
 
     def has_been_late(self) -> bool:
         """Whether a segment came when the one before it was over, or nearly: then no page can play on."""

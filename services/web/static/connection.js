@@ -20,11 +20,13 @@ const RETRYABLE = [408, 429, 500, 502, 503, 504];
  *   connected(isConnected: boolean): void,
  *   token(token: string): void,
  *   isDue(): boolean,
+ *   playback(): Record<string, unknown>,
  *   renew(): Promise<string | null>,
  *   waits(problem: import("./problem.js").Problem): void,
  *   rejected(requestIds: string[], problem: import("./problem.js").Problem): void,
  *   finished(problem: import("./problem.js").Problem): void,
  * }} Listener
+ *   playback: what the player has, as ConnectRequest.Playback;
  *   isDue: whether a segment should have come by now; renew: another token, or null;
  *   waits: why it is not attached yet; rejected: messages that can never be taken; finished: it cannot go on
  */
@@ -42,6 +44,8 @@ export class Connection {
     this.outbox = new Map();
     this.granted = new Granted();
     this.wasAttached = false;
+    /** Whether the gateway wants to know what the player has. */
+    this.isJustInTime = false;
     this.acked = 0;
     this.attempts = 0;
     this.failures = 0;
@@ -102,7 +106,13 @@ export class Connection {
   /** As far as this stream has brought the segments: an ack of one that it has not sent yet would end it. */
   sendAck() {
     const sequence = Math.min(this.acked, this.current?.newest ?? 0);
-    if (sequence) this.current?.send({ ack: { sequence: String(sequence) } });
+    const more = this.isJustInTime ? { playback: this.listener.playback() } : {};
+    if (sequence) this.current?.send({ ack: { sequence: String(sequence), ...more } });
+  }
+
+  /** What the player has is another, without a segment that begins to play. */
+  tellPlayback() {
+    if (this.isJustInTime) this.sendAck();
   }
 
   /** Sent now or when attached again, until it is settled.
@@ -163,9 +173,10 @@ export class Connection {
   }
 
   /** @param {ConnectStream} stream @param {any} attached */
-  takeOver(stream, { nextSequence, receipts = [], session }) {
+  takeOver(stream, { nextSequence, receipts = [], session, justInTime }) {
     this.current?.retire();
     this.current = stream;
+    this.isJustInTime = Boolean(justInTime);
     stream.newest = Number(nextSequence) - 1; // It takes what came before for known.
     const known = receipts.map((/** @type {any} */ receipt) => receipt.requestId);
     const forgotten = this.wasAttached ? this.granted.takeUnknown(known, Boolean(session.paused)) : [];

@@ -46,6 +46,7 @@ class Page {
     this.player = new Player(this.video, {
       began: (piece) => this.began(piece),
       stalled: () => this.stalled(),
+      holds: () => this.session.holds(),
       moved: () => this.move(),
       blocked: () => this.show(),
       broken: (after) => this.session.reattach(after),
@@ -223,6 +224,7 @@ class Page {
   heardBlock(content) {
     this.cascade.add(content);
     this.figures.show("stage", content.stage || "–");
+    this.figures.show("lead", content.lead ? readable(seconds(content.lead) ?? 0) : "–");
   }
 
   /** @param {any} content ConnectResponse.RequestFailed */

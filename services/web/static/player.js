@@ -7,7 +7,7 @@
  */
 
 import { isPlayable, MediaQueue } from "./media_queue.js";
-import { seconds } from "./times.js";
+import { duration, seconds } from "./times.js";
 
 const START_SEGMENTS = 2;
 const START_WAIT_MS = 1500;
@@ -25,9 +25,9 @@ const OFTEN_MS = 30_000;
 /**
  * @typedef {{sequence: number, epoch: number, start: number, end: number, frames: number, created: string,
  *   receivedAt: number}} Piece one segment; start, end: seconds on the session's clock; receivedAt: ms of the page
- * @typedef {{began(piece: Piece): void, stalled(): void, moved(): void, blocked(): void, broken(after: number): void,
+ * @typedef {{began(piece: Piece): void, stalled(): void, holds(): void, moved(): void, blocked(): void, broken(after: number): void,
  *   unplayable(type: string): void}} Listener
- *   began: a segment's playing begins; moved: called a few times per second; blocked: the browser plays only when
+ *   began: a segment's playing begins; holds: it has more than before, or goes on after it stood still; moved: called a few times per second; blocked: the browser plays only when
  *   somebody clicks; broken: it gave up on the media after that segment; unplayable: it never takes media of this type
  */
 
@@ -90,7 +90,7 @@ export class Player {
   /** @param {string} type @param {Uint8Array} data what comes before the segments that follow */
   init(type, data) {
     if (!isPlayable(type)) return this.listener.unplayable(type);
-    if (!this.queue) this.queue = new MediaQueue(this.video, () => this.tick());
+    if (!this.queue) this.queue = new MediaQueue(this.video, () => this.appended());
     this.queue.init(type, data);
   }
 
@@ -153,6 +153,16 @@ export class Player {
     return made < (SLOW * (newest - first.receivedAt)) / 1000;
   }
 
+  /** As acks tell it: ConnectRequest.Playback. */
+  get playback() {
+    return {
+      playhead: duration(this.time),
+      buffered: duration(this.queue?.hasMedia ? this.queue.secondsAfter(this.time) : 0),
+      numStalls: this.numStalls,
+      waiting: this.isDry,
+    };
+  }
+
   /** The segment that plays now. @returns {Piece | undefined} */
   get present() {
     return this.pieces.findLast((piece) => piece.start <= this.time + EARLY_S);
@@ -169,6 +179,11 @@ export class Player {
     this.queue.pump();
     this.tellBegun();
     this.listener.moved();
+  }
+
+  appended() {
+    this.listener.holds();
+    this.tick();
   }
 
   goToStart() {
@@ -201,8 +216,10 @@ export class Player {
   }
 
   flow() {
+    const wasDry = this.isDry;
     this.isDry = this.isBlocked = false;
     this.dryAt = Infinity;
+    if (wasDry) this.listener.holds();
   }
 
   /** Browsers let the time of a video without sound run on for seconds after its last picture: stop it there. Others

@@ -11,6 +11,7 @@ const HELD = "session";
 /** A picture or clip is encoded before the answer comes. */
 const START_DEADLINE_MS = 60_000;
 const MAX_ASKED = 64;
+const AMPLE_S = 5;
 const MAX_BROKEN = 3;
 const CALM_MS = 120_000;
 const MAX_ASKED_CHARS = 200;
@@ -144,6 +145,7 @@ export class Session {
         connected: (isConnected) => this.setConnected(isConnected),
         token: (newest) => this.keep(newest),
         isDue: () => this.isDue(),
+        playback: () => this.player.playback,
         renew: () => this.renew(),
         waits: (problem) => {
           if (!this.wasConnected) this.listener.waits(problem);
@@ -225,8 +227,14 @@ export class Session {
     this.keep();
   }
 
+  /** The player has more than before, or goes on. */
+  holds() {
+    if (!this.isViewer) this.connection?.tellPlayback();
+  }
+
   /** The picture stood still. */
   stalled() {
+    this.holds();
     this.stalledAt = performance.now();
     if (this.state === "active") this.allow(() => this.wishes.stalled(this.player.begun, performance.now()));
   }
@@ -247,7 +255,8 @@ export class Session {
   }
 
   isDue() {
-    const isFull = this.received - this.player.begun >= this.credit;
+    const isAmple = this.connection?.isJustInTime && this.player.ahead > AMPLE_S; // More comes when it is needed.
+    const isFull = isAmple || this.received - this.player.begun >= this.credit;
     return !this.isViewer && this.state === "active" && !this.isPaused && !isFull && !document.hidden;
   }
 

@@ -8,6 +8,11 @@ export function seconds(text) {
   return Number.isFinite(value) ? value : null;
 }
 
+/** @param {number} value seconds @returns {string} the same as a Duration */
+export function duration(value) {
+  return `${Math.max(0, value).toFixed(3)}s`;
+}
+
 /** @param {string | undefined} text RFC 3339 @returns {number | null} milliseconds since 1970 */
 export function milliseconds(text) {
   const value = text ? Date.parse(text) : Number.NaN;
