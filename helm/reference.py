@@ -33,6 +33,10 @@ OWNED_SECTIONS = frozenset({"tls", "auth", "drain", "telemetry"})
 OWNED_FIELDS = frozenset(
     {
         *((section, name) for section in ("grpc", "http") for name in ("host", "port")),
+        *(
+            ("http", f"webrtc{name}")
+            for name in ("", "_public_address", "_first_port", "_last_port", "_max_players")
+        ),
         *(("stage", name) for name in ("model", "weights", "num_ranks", "device", "compile_cache")),
         *(("decoder", name) for name in ("model", "weights", "device")),
         *(

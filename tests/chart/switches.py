@@ -123,6 +123,7 @@ SWITCHES: dict[str, dict[str, Values]] = {
                 }
             }
         },
+        "webrtc": {"gateway": {"http": {"webrtc": {"enabled": True}}}},
         "nopage": {"gateway": {"http": {"enabled": False}}},
     },
     "peers": {"unkeyed": {}, "keyed": {"peerAuth": {"enabled": True}}},

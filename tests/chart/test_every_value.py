@@ -35,7 +35,10 @@ EVERYTHING = merge(
         "redis": {"persistence": {"enabled": True}},
         "gateway": {
             "ingress": {"tlsSecretName": "edge-tls"},
-            "http": {"ingress": {"tlsSecretName": "page-tls"}},
+            "http": {
+                "ingress": {"tlsSecretName": "page-tls"},
+                "webrtc": {"enabled": True, "iceServers": {"existingSecret": "turn"}},
+            },
         },
         "tests": {"apiKey": {"existingSecret": "test-key"}},
     },
@@ -110,6 +113,7 @@ ALONE = re.compile(
     .*\.(drain\.deadlineSeconds | (terminationGracePeriod|start|progressDeadline)Seconds)  # compared
     | .*\.gpu\.(products | dra\.selectors)  # refused in some of the bases
     | gateway\.auth\.jwt\.jwks(Url | ConfigMap\.name)  # of two one
+    | gateway\.http\.webrtc\.(firstPort | lastPort | hostPorts | publicAddress)
     | model\.name
     """,
     re.VERBOSE,
@@ -129,6 +133,9 @@ FIRST_MARK = 211
 APART = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "{word}"}]}}
 PEERS = [{"podSelector": {"matchLabels": {"app": "{word}"}}}]
 SPECIAL: dict[str, list[Any]] = {
+    "gateway.http.webrtc.firstPort": [50101],
+    "gateway.http.webrtc.lastPort": [50102],
+    "gateway.http.webrtc.publicAddress": ["192.0.2.7"],
     "gateway.auth.modes": [["mtls"], ["api_keys"]],
     "model.card": ['name = "demo"\n'],
     "networkPolicy.download": [[{"to": PEERS}]],

@@ -34,6 +34,43 @@ def test_settings_of_its_own(tmp_path: Path) -> None:
     assert http.port == HTTP
 
 
+def test_video_by_webrtc(tmp_path: Path) -> None:
+    """Each player takes a port, so the settings have as many players as there are."""
+    own = {
+        "enabled": True,
+        "firstPort": 50200,
+        "lastPort": 50207,
+        "publicAddress": "192.0.2.7",
+    }
+    told = {"webrtc_ice_servers": ["stun:stun.example:3478"]}
+    rendering = render(set={"gateway": {"http": {"webrtc": own}, "settings": {"http": told}}})
+    workload = rendering.workload("gateway")
+    http = settings_of(rendering, workload, tmp_path).http
+    assert http.webrtc
+    assert (http.webrtc_first_port, http.webrtc_last_port, http.webrtc_max_players) == (50200, 50207, 8)
+    assert str(http.webrtc_public_address) == "192.0.2.7"
+    assert list(http.webrtc_ice_servers) == told["webrtc_ice_servers"]
+    assert not any("hostPort" in each for each in workload.main["ports"])
+
+
+def test_video_by_webrtc_at_the_nodes_address() -> None:
+    own = {"enabled": True, "lastPort": 50102, "hostPorts": True}
+    workload = render(set={"gateway": {"http": {"webrtc": own}}}).workload("gateway")
+    ports = {each["hostPort"]: each["protocol"] for each in workload.main["ports"] if "hostPort" in each}
+    assert ports == dict.fromkeys((50100, 50101, 50102), "UDP")
+    name = "CASCADE_HTTP_WEBRTC_PUBLIC_ADDRESS"
+    (address,) = (each for each in workload.main["env"] if each["name"] == name)
+    assert address["valueFrom"] == {"fieldRef": {"fieldPath": "status.hostIP"}}
+
+
+def test_passwords_of_a_turn_server_stay_in_their_secret() -> None:
+    own = {"enabled": True, "iceServers": {"existingSecret": "turn"}}
+    workload = render(set={"gateway": {"http": {"webrtc": own}}}).workload("gateway")
+    name = "CASCADE_HTTP_WEBRTC_ICE_SERVERS"
+    (servers,) = (each for each in workload.main["env"] if each["name"] == name)
+    assert servers["valueFrom"] == {"secretKeyRef": {"name": "turn", "key": "ice-servers"}}
+
+
 def test_ways_from_outside() -> None:
     """The kind of another project is checked for the fields that we know it needs."""
     tls = {"gateway": {"http": {"ingress": {"tlsSecretName": "page-tls", "className": "nginx"}}}}

@@ -114,6 +114,33 @@ BAD: dict[str, tuple[Values, str]] = {
         "gateway.settings.http is set, and gateway.http.enabled is false",
     ),
     "one port for two": (gateway(http={"port": 50051}), "set another gateway.http.port"),
+    "WebRTC beside no page": (
+        gateway(http={"enabled": False, "webrtc": {"enabled": True}}),
+        "gateway.http.webrtc.enabled is true, and gateway.http.enabled is false",
+    ),
+    "WebRTC without ports": (
+        gateway(http={"webrtc": {"enabled": True, "lastPort": 50000}}),
+        "set it to at least 50100",
+    ),
+    "WebRTC at too many ports": (
+        gateway(http={"webrtc": {"enabled": True, "firstPort": 2000, "lastPort": 60000}}),
+        "set lastPort so that there are at most 10000",
+    ),
+    "WebRTC at too many ports of nodes": (
+        gateway(http={"webrtc": {"enabled": True, "lastPort": 51000, "hostPorts": True}}),
+        "at most 256, not 901",
+    ),
+    "WebRTC at nodes with IPv6": (
+        {"network": {"ipFamily": "IPv6"}} | gateway(http={"webrtc": {"enabled": True, "hostPorts": True}}),
+        "set gateway.http.webrtc.publicAddress",
+    ),
+    "two lists of ICE servers": (
+        gateway(
+            http={"webrtc": {"enabled": True, "iceServers": {"existingSecret": "turn"}}},
+            settings={"http": {"webrtc_ice_servers": ["stun:stun.example:3478"]}},
+        ),
+        "are both set: set one of them",
+    ),
     "no room for a session": (
         gateway(resources={"limits": {"memory": "64Mi"}}),
         "gateway.resources.limits.memory leaves",

@@ -9,6 +9,7 @@
 - {name: CASCADE_HTTP_HOST, value: {{ include "cascade.listenHost" . | quote }}}
 - {name: CASCADE_HTTP_PORT, value: "8080"}
 {{- end }}
+{{- include "cascade.webrtcEnv" . }}
 {{- with include "cascade.journalBytes" . }}
 - {name: CASCADE_GATEWAY_JOURNAL_BYTES, value: {{ . | quote }}}
 {{- end }}
@@ -35,6 +36,34 @@
 - {name: CASCADE_KUBERNETES_DECODER_SERVICE, value: {{ include "cascade.name" (dict "root" $ "name" "decoder") }}}
 - {name: CASCADE_KUBERNETES_DELETION_COST, value: {{ .Values.gateway.kubernetes.deletionCost | quote }}}
 - {name: CASCADE_KUBERNETES_EVENTS, value: {{ .Values.gateway.kubernetes.events | quote }}}
+{{- end }}
+
+{{/* Not empty: gateways offer video by WebRTC. */}}
+{{- define "cascade.hasWebrtc" -}}
+{{- if and .Values.gateway.http.enabled .Values.gateway.http.webrtc.enabled }}true{{ end -}}
+{{- end }}
+
+{{- define "cascade.webrtcEnv" -}}
+{{- if include "cascade.hasWebrtc" . }}
+{{- with .Values.gateway.http.webrtc }}
+- {name: CASCADE_HTTP_WEBRTC, value: "true"}
+- {name: CASCADE_HTTP_WEBRTC_FIRST_PORT, value: {{ .firstPort | quote }}}
+- {name: CASCADE_HTTP_WEBRTC_LAST_PORT, value: {{ .lastPort | quote }}}
+- {name: CASCADE_HTTP_WEBRTC_MAX_PLAYERS, value: {{ sub (int .lastPort) (int .firstPort) | add 1 | quote }}}
+{{- if .publicAddress }}
+- {name: CASCADE_HTTP_WEBRTC_PUBLIC_ADDRESS, value: {{ .publicAddress | quote }}}
+{{- else if .hostPorts }}
+- name: CASCADE_HTTP_WEBRTC_PUBLIC_ADDRESS
+  valueFrom: {fieldRef: {fieldPath: status.hostIP}}
+{{- end }}
+{{- with .iceServers }}
+{{- if .existingSecret }}
+- name: CASCADE_HTTP_WEBRTC_ICE_SERVERS
+  valueFrom: {secretKeyRef: {name: {{ .existingSecret | quote }}, key: {{ .key | quote }}}}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Six tenths of the memory limit, where nothing else is said; the rest is for streams and copies. */}}

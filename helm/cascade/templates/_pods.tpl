@@ -99,6 +99,13 @@ ports:
   {{- if and (eq .name "gateway") .root.Values.gateway.http.enabled }}
   - {name: http, containerPort: 8080}
   {{- end }}
+  {{- if and (eq .name "gateway") (include "cascade.hasWebrtc" .root) .root.Values.gateway.http.webrtc.hostPorts }}
+  {{- with .root.Values.gateway.http.webrtc }}
+  {{- range untilStep (int .firstPort) (int .lastPort | add1 | int) 1 }}
+  - {name: webrtc-{{ . }}, containerPort: {{ . }}, hostPort: {{ . }}, protocol: UDP}
+  {{- end }}
+  {{- end }}
+  {{- end }}
 {{- with $values.drain.preStopSeconds }}
 lifecycle:
   preStop: {sleep: {seconds: {{ . }}}}

@@ -145,8 +145,36 @@ gateway.http.ingress.enabled is true: set gateway.http.ingress.host to the name 
 {{- if and $http.httpRoute.enabled (not $http.httpRoute.parentRefs) }}
 gateway.http.httpRoute.enabled is true: set gateway.http.httpRoute.parentRefs to the Gateway it hangs on
 {{- end }}
+{{ include "cascade.webrtcProblems" . }}
 {{- if and $http.enabled (eq (int $http.port) (int .Values.gateway.service.port)) }}
 gateway.http.port and gateway.service.port are both {{ $http.port }}: set another gateway.http.port
+{{- end }}
+{{- end }}
+
+{{- define "cascade.webrtcProblems" -}}
+{{- $http := .Values.gateway.http }}
+{{- with $http.webrtc }}
+{{- if .enabled }}
+{{- if not $http.enabled }}
+gateway.http.webrtc.enabled is true, and gateway.http.enabled is false: set gateway.http.enabled to true
+{{- end }}
+{{- $ports := sub (int .lastPort) (int .firstPort) | add 1 }}
+{{- if lt $ports 1 }}
+gateway.http.webrtc.lastPort is {{ .lastPort }}, below firstPort: set it to at least {{ .firstPort }}
+{{- end }}
+{{- if gt $ports 10000 }}
+gateway.http.webrtc has {{ $ports }} ports: set lastPort so that there are at most 10000
+{{- end }}
+{{- if and .hostPorts (gt $ports 256) }}
+gateway.http.webrtc.hostPorts is true, and every port is a line of the pod: set lastPort so that there are at most 256, not {{ $ports }}
+{{- end }}
+{{- if and .hostPorts (not .publicAddress) (ne $.Values.network.ipFamily "IPv4") }}
+gateway.http.webrtc.hostPorts is true, and nodes have IPv6 addresses, which players are not told: set gateway.http.webrtc.publicAddress
+{{- end }}
+{{- if and .iceServers.existingSecret (dig "http" "webrtc_ice_servers" nil ($.Values.gateway.settings | default dict)) }}
+gateway.http.webrtc.iceServers.existingSecret and gateway.settings.http.webrtc_ice_servers are both set: set one of them
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -32,3 +32,10 @@ def who_reaches_it(its: Installation) -> None:
         assert network.opens(client, gateway, HTTP) is is_open
     for component in ("stage", "decoder"):
         assert not network.may_open(STRANGER, network.servers[component], HTTP)
+    webrtc = its.values["gateway"]["http"]["webrtc"]
+    first, last = webrtc["firstPort"], webrtc["lastPort"]
+    for client in (STRANGER, ELSEWHERE, INTERNET):
+        for port in (first, last):
+            assert network.opens(client, gateway, port, "UDP") is (is_open and webrtc["enabled"])
+        assert not network.opens(client, gateway, last + 1, "UDP")
+        assert not network.opens(client, gateway, first)
