@@ -124,13 +124,10 @@ def kv_bytes(name: str) -> float:
     """K/V of one latent frame in bf16; the keys of a sink lie there twice."""
     card = find_card(name)
     dims, tokens = card.transformer, card.tokens_per_block(card.video.height, card.video.width)
-    prompts = card.sampling.num_passes + 1
-    fixed = 2 * dims.num_layers * dims.dim * 2 * prompts * dims.text_len  # their text caches
-    window = card.window
-    most_blocks = max(card.sampling.num_passes, 2 * window.sink_blocks + window.window_blocks)
-    in_flight = 2 * most_blocks * tokens * dims.dim * 2
+    text_caches = 2 * dims.num_layers * dims.dim * 2 * card.max_text_caches * dims.text_len
+    in_flight = 2 * (card.max_text_caches - 1) * tokens * dims.dim * 2
     cached_frames = 1.5 * card.window.sink_frames + card.window.window_frames
-    return (card.session_bytes(card.video.height, card.video.width) - fixed - in_flight) / cached_frames
+    return (card.session_bytes(card.video.height, card.video.width) - text_caches - in_flight) / cached_frames
 
 
 @pytest.mark.parametrize(
