@@ -170,6 +170,7 @@ class Client:
         profile_id: str = "",
         max_unacked_segments: int = 0,
         auto_ack: bool = True,
+        with_parts: bool = False,
         attach_within_s: float = 30.0,
         give_up_after_s: float = 300.0,
     ) -> Stream:
@@ -177,7 +178,8 @@ class Client:
 
         `session` may be left out with a `resume_token`. `after_sequence`: the highest segment that is stored
         already. `max_unacked_segments`: credit, 1 to 64; 0: the gateway's default. `auto_ack` False: call
-        `stream.ack` yourself. `give_up_after_s`: how long a lost stream is tried again.
+        `stream.ack` yourself. `with_parts`: also tell of each Part of a segment, before it.
+        `give_up_after_s`: how long a lost stream is tried again.
         """
         token = session.resume_token if isinstance(session, Session) else ""
         want = ConnectOptions(
@@ -185,6 +187,7 @@ class Client:
             role=role_value(role),
             profile_id=profile_id,
             max_unacked_segments=max_unacked_segments,
+            with_parts=with_parts,
             attach_within_s=attach_within_s,
             give_up_after_s=give_up_after_s,
             resume_token=token if resume_token is None else resume_token,

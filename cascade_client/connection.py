@@ -39,6 +39,7 @@ class ConnectOptions:
     role: session_pb2.ConnectRole.ValueType
     profile_id: str = ""
     max_unacked_segments: int = 0
+    with_parts: bool = False
     attach_within_s: float = 30.0
     """For the first attachment, repeats included."""
     give_up_after_s: float = 300.0
@@ -194,6 +195,7 @@ class Connection:
             profile_id=self._want.profile_id,
             max_unacked_segments=self._want.max_unacked_segments,
             client=CLIENT,
+            with_parts=self._want.with_parts,
         )
 
 

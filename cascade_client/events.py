@@ -63,6 +63,30 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some pictures of the segment that comes next, as soon as they are made; only with `with_parts`.
+
+    The parts of a segment in order are its data. They begin with `index` 0 and an IDR picture; where that
+    comes again for the same sequence, or a segment of another epoch, it was made anew after a loss, and what
+    had come of it is void.
+    """
+
+    sequence: int
+    """Of its segment."""
+    block: int
+    epoch: int
+    index: int
+    """Which of its segment, from 0."""
+    first_frame: int
+    num_frames: int
+    time_s: float
+    """When its first picture is due, on the session's clock."""
+    duration_s: float
+    profile_id: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class PromptReceipt:
     """A prompt switch got further."""
 
@@ -168,6 +192,7 @@ Event: TypeAlias = (
     Attached
     | MediaInit
     | Segment
+    | Part
     | PromptReceipt
     | StateChanged
     | QueueChanged
@@ -220,7 +245,8 @@ def ended(message: session_pb2.SessionEnd) -> Ended:
     return Ended(name_of(session_pb2.EndReason, message.reason), message.last_sequence, error)
 
 
-def segment(message: session_pb2.ConnectResponse.Segment) -> Segment:
+def segment(message: session_pb2.ConnectResponse.Segment, data: bytes) -> Segment:
+    """`data`: the video, which came with it or before it."""
     media = message.media
     return Segment(
         sequence=message.sequence,
@@ -231,6 +257,22 @@ def segment(message: session_pb2.ConnectResponse.Segment) -> Segment:
         time_s=seconds(media.presentation_time),
         duration_s=seconds(media.duration),
         create_time=moment(message.create_time),
+        profile_id=media.profile_id,
+        data=data,
+    )
+
+
+def part(message: session_pb2.ConnectResponse.Part) -> Part:
+    media = message.media
+    return Part(
+        sequence=message.sequence,
+        block=media.block,
+        epoch=message.epoch,
+        index=message.index,
+        first_frame=media.first_frame,
+        num_frames=media.num_frames,
+        time_s=seconds(media.presentation_time),
+        duration_s=seconds(media.duration),
         profile_id=media.profile_id,
         data=media.data,
     )

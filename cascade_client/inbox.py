@@ -5,7 +5,16 @@ import asyncio
 from cascade.v1 import session_pb2
 from cascade_client import events
 from cascade_client.errors import CascadeClientError, from_status
-from cascade_client.events import Ended, Event, QueueChanged, Reconnected, Segment, Skipped, StateChanged
+from cascade_client.events import (
+    Ended,
+    Event,
+    Part,
+    QueueChanged,
+    Reconnected,
+    Segment,
+    Skipped,
+    StateChanged,
+)
 from cascade_client.outbox import Outbox
 from cascade_client.resume import Position
 
@@ -31,6 +40,8 @@ class Inbox:
         self.state = ""
         self._is_viewer = is_viewer
         self._outbox = outbox
+        self._parts: list[Part] = []
+        """Of the segment that comes next."""
         self._init: session_pb2.ConnectResponse | None = None
         self._receipts: dict[tuple[str, int | None], str] = {}
         self._queue: asyncio.Queue[Event | Finished] = asyncio.Queue(
@@ -101,6 +112,8 @@ class Inbox:
         match message.WhichOneof("message"):
             case "segment":
                 return self._segment(message.segment)
+            case "part":
+                return self._part(events.part(message.part))
             case "media_init":
                 return self._media_init(message)
             case "prompt_receipt":
@@ -124,7 +137,18 @@ class Inbox:
         return event
 
     def _segment(self, message: session_pb2.ConnectResponse.Segment) -> Segment | None:
-        return events.segment(message) if self.position.accept(message.sequence) else None
+        if not self.position.accept(message.sequence):
+            return None
+        in_parts = message.num_parts > 0
+        data = b"".join(part.data for part in self._parts) if in_parts else message.media.data
+        return events.segment(message, data)
+
+    def _part(self, part: Part) -> Part | None:
+        """None: its segment is known."""
+        if part.sequence <= self.position.last:
+            return None
+        self._parts = [*(self._parts if part.index else ()), part]
+        return part
 
     def _media_init(self, message: session_pb2.ConnectResponse) -> events.MediaInit | None:
         if message == self._init:

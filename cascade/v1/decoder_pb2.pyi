@@ -42,6 +42,7 @@ class DecodeRequest(_message.Message):
         START_BLOCK_FIELD_NUMBER: _builtins.int
         NUM_WARMUP_BLOCKS_FIELD_NUMBER: _builtins.int
         ORIGIN_BLOCK_FIELD_NUMBER: _builtins.int
+        WITH_PARTS_FIELD_NUMBER: _builtins.int
         session: _builtins.str
         """Name of the session, only to be recognised: 1 to 128 characters."""
         epoch: _builtins.int
@@ -66,6 +67,8 @@ class DecodeRequest(_message.Message):
         """The block that segments count from, at most `start_block`: it becomes MediaSegment.block 0, and its first picture
         is due at 0 s. Above 0 where the video goes on from a clip that is not shown.
         """
+        with_parts: _builtins.bool
+        """Also send `part`."""
         @_builtins.property
         def profiles(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.MediaProfile]:
             """What to encode, 1 to 4, ids all different."""
@@ -83,10 +86,11 @@ class DecodeRequest(_message.Message):
             start_block: _builtins.int = ...,
             num_warmup_blocks: _builtins.int = ...,
             origin_block: _builtins.int = ...,
+            with_parts: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "fps", b"fps", "height", b"height", "model", b"model", "num_warmup_blocks", b"num_warmup_blocks", "origin_block", b"origin_block", "profiles", b"profiles", "session", b"session", "start_block", b"start_block", "width", b"width"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "fps", b"fps", "height", b"height", "model", b"model", "num_warmup_blocks", b"num_warmup_blocks", "origin_block", b"origin_block", "profiles", b"profiles", "session", b"session", "start_block", b"start_block", "width", b"width", "with_parts", b"with_parts"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,6 +212,34 @@ class DecodeResponse(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class Part(_message.Message):
+        """The pictures of one latent frame. The parts of a segment in order are its bytes; each is a CMAF chunk, the first
+        starts with the IDR picture. A decoder may send none of a segment, or not all.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INDEX_FIELD_NUMBER: _builtins.int
+        MEDIA_FIELD_NUMBER: _builtins.int
+        index: _builtins.int
+        """Which of its segment, from 0."""
+        @_builtins.property
+        def media(self) -> _common_pb2.MediaSegment:
+            """The media: block and profile of the segment, pictures and times of the part."""
+
+        def __init__(
+            self,
+            *,
+            index: _builtins.int = ...,
+            media: _common_pb2.MediaSegment | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "media", b"media"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Draining(_message.Message):
         """The server is draining."""
 
@@ -254,6 +286,7 @@ class DecodeResponse(_message.Message):
     SEGMENT_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___DecodeResponse.Opened:
         """The first message."""
@@ -274,6 +307,10 @@ class DecodeResponse(_message.Message):
     def ended(self) -> Global___DecodeResponse.Ended:
         """The last message of a stream without an error."""
 
+    @_builtins.property
+    def part(self) -> Global___DecodeResponse.Part:
+        """Some pictures of a block of one profile, ahead of its segment; only with Open.with_parts."""
+
     def __init__(
         self,
         *,
@@ -282,12 +319,13 @@ class DecodeResponse(_message.Message):
         segment: Global___DecodeResponse.Segment | None = ...,
         draining: Global___DecodeResponse.Draining | None = ...,
         ended: Global___DecodeResponse.Ended | None = ...,
+        part: Global___DecodeResponse.Part | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "ended", b"ended", "media_init", b"media_init", "message", b"message", "opened", b"opened", "segment", b"segment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "ended", b"ended", "media_init", b"media_init", "message", b"message", "opened", b"opened", "part", b"part", "segment", b"segment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "ended", b"ended", "media_init", b"media_init", "message", b"message", "opened", b"opened", "segment", b"segment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "ended", b"ended", "media_init", b"media_init", "message", b"message", "opened", b"opened", "part", b"part", "segment", b"segment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "media_init", "segment", "draining", "ended"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "media_init", "segment", "draining", "ended", "part"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -45,8 +45,8 @@ class DecoderServiceStub:
 
     Server: `opened` once the warm-up is done (the wait is a slot plus about one block's time per warm-up block), one
     `media_init` per profile, then for each block one `segment` per profile, blocks ascending, profiles in the order of
-    `open`. A segment leaves as soon as its block is encoded; it never waits for the next block. `draining` may come at
-    any time, once. After `close` all blocks that were sent are still answered, then `ended`, then OK.
+    `open`. A segment leaves as soon as its block is encoded; it never waits for the next block. Where `open` asks for
+    parts, each `part` leaves as soon as it is encoded, before its segment. `draining` may come at any time, once. After `close` all blocks that were sent are still answered, then `ended`, then OK.
 
     The same latents from the same start give the same bytes with the same encoder. After a warm-up that does not reach
     back to block 0 the pictures differ slightly at first; how little for how many blocks stands in the
@@ -98,8 +98,8 @@ class DecoderServiceAsyncStub(DecoderServiceStub):
 
     Server: `opened` once the warm-up is done (the wait is a slot plus about one block's time per warm-up block), one
     `media_init` per profile, then for each block one `segment` per profile, blocks ascending, profiles in the order of
-    `open`. A segment leaves as soon as its block is encoded; it never waits for the next block. `draining` may come at
-    any time, once. After `close` all blocks that were sent are still answered, then `ended`, then OK.
+    `open`. A segment leaves as soon as its block is encoded; it never waits for the next block. Where `open` asks for
+    parts, each `part` leaves as soon as it is encoded, before its segment. `draining` may come at any time, once. After `close` all blocks that were sent are still answered, then `ended`, then OK.
 
     The same latents from the same start give the same bytes with the same encoder. After a warm-up that does not reach
     back to block 0 the pictures differ slightly at first; how little for how many blocks stands in the
@@ -154,8 +154,8 @@ class DecoderServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Server: `opened` once the warm-up is done (the wait is a slot plus about one block's time per warm-up block), one
         `media_init` per profile, then for each block one `segment` per profile, blocks ascending, profiles in the order of
-        `open`. A segment leaves as soon as its block is encoded; it never waits for the next block. `draining` may come at
-        any time, once. After `close` all blocks that were sent are still answered, then `ended`, then OK.
+        `open`. A segment leaves as soon as its block is encoded; it never waits for the next block. Where `open` asks for
+        parts, each `part` leaves as soon as it is encoded, before its segment. `draining` may come at any time, once. After `close` all blocks that were sent are still answered, then `ended`, then OK.
 
         The same latents from the same start give the same bytes with the same encoder. After a warm-up that does not reach
         back to block 0 the pictures differ slightly at first; how little for how many blocks stands in the

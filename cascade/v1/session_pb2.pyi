@@ -1487,6 +1487,7 @@ class ConnectRequest(_message.Message):
         CLIENT_FIELD_NUMBER: _builtins.int
         FROM_OLDEST_FIELD_NUMBER: _builtins.int
         WITH_TICKS_FIELD_NUMBER: _builtins.int
+        WITH_PARTS_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         """`sessions/{session_id}`; may be empty with a resume token."""
         role: Global___ConnectRole.ValueType
@@ -1513,6 +1514,8 @@ class ConnectRequest(_message.Message):
         """
         with_ticks: _builtins.bool
         """Also send `block_made`."""
+        with_parts: _builtins.bool
+        """Also send `part`, for players: pictures come up to a block's time sooner."""
         def __init__(
             self,
             *,
@@ -1525,10 +1528,11 @@ class ConnectRequest(_message.Message):
             client: _builtins.str = ...,
             from_oldest: _builtins.bool = ...,
             with_ticks: _builtins.bool = ...,
+            with_parts: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "client", b"client", "from_oldest", b"from_oldest", "max_unacked_segments", b"max_unacked_segments", "name", b"name", "profile_id", b"profile_id", "resume_token", b"resume_token", "role", b"role", "with_ticks", b"with_ticks"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "client", b"client", "from_oldest", b"from_oldest", "max_unacked_segments", b"max_unacked_segments", "name", b"name", "profile_id", b"profile_id", "resume_token", b"resume_token", "role", b"role", "with_parts", b"with_parts", "with_ticks", b"with_ticks"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__after_sequence: _TypeAlias = _typing.Literal["after_sequence"]  # noqa: Y015
         _WhichOneofArgType__after_sequence: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence"]  # noqa: Y015
@@ -1790,12 +1794,17 @@ class ConnectResponse(_message.Message):
         EPOCH_FIELD_NUMBER: _builtins.int
         MEDIA_FIELD_NUMBER: _builtins.int
         CREATE_TIME_FIELD_NUMBER: _builtins.int
+        NUM_PARTS_FIELD_NUMBER: _builtins.int
         sequence: _builtins.int
         """Number of the segment in its session, from 1, without gaps over all epochs. The same number is the same block in
         every profile.
         """
         epoch: _builtins.int
         """In which epoch it was made."""
+        num_parts: _builtins.int
+        """Above 0: this stream has brought the segment in so many parts, and `media` has no data. 0: `media` is the whole
+        segment, whatever parts of it have come.
+        """
         @_builtins.property
         def media(self) -> _common_pb2.MediaSegment:
             """The media."""
@@ -1811,10 +1820,53 @@ class ConnectResponse(_message.Message):
             epoch: _builtins.int = ...,
             media: _common_pb2.MediaSegment | None = ...,
             create_time: _timestamp_pb2.Timestamp | None = ...,
+            num_parts: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "media", b"media"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "epoch", b"epoch", "media", b"media", "sequence", b"sequence"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "epoch", b"epoch", "media", b"media", "num_parts", b"num_parts", "sequence", b"sequence"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Part(_message.Message):
+        """The pictures of one latent frame, mostly 4. The parts of a segment in order are its bytes: each is a CMAF chunk
+        (`moof`, `mdat`), and the first starts with the IDR picture.
+
+        Parts are live alone: they are not kept, never sent again, and not acknowledged. On one stream they come in order
+        from `index` 0 on, or not at all: a client that attaches amid a segment, or does not read as fast as they come, gets
+        the segment whole. Where decoder or gateway are lost amid a segment it is made again, in pictures that differ
+        slightly: what came of it is void, and it begins again with `index` 0 in a higher `epoch`, or comes whole. A player
+        that has shown some of these pictures decodes from that IDR on and shows those that are not past.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SEQUENCE_FIELD_NUMBER: _builtins.int
+        EPOCH_FIELD_NUMBER: _builtins.int
+        INDEX_FIELD_NUMBER: _builtins.int
+        MEDIA_FIELD_NUMBER: _builtins.int
+        sequence: _builtins.int
+        """Of the segment that it belongs to."""
+        epoch: _builtins.int
+        """In which epoch it was made."""
+        index: _builtins.int
+        """Which of its segment, from 0."""
+        @_builtins.property
+        def media(self) -> _common_pb2.MediaSegment:
+            """The media: block and profile of the segment, pictures and times of the part."""
+
+        def __init__(
+            self,
+            *,
+            sequence: _builtins.int = ...,
+            epoch: _builtins.int = ...,
+            index: _builtins.int = ...,
+            media: _common_pb2.MediaSegment | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "index", b"index", "media", b"media", "sequence", b"sequence"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2078,6 +2130,7 @@ class ConnectResponse(_message.Message):
     RECONNECT_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     BLOCK_MADE_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attached(self) -> Global___ConnectResponse.Attached:
         """The first message."""
@@ -2134,6 +2187,10 @@ class ConnectResponse(_message.Message):
     def block_made(self) -> Global___ConnectResponse.BlockMade:
         """How a block was made; only with Attach.with_ticks."""
 
+    @_builtins.property
+    def part(self) -> Global___ConnectResponse.Part:
+        """Some pictures of the segment that comes next; only with Attach.with_parts."""
+
     def __init__(
         self,
         *,
@@ -2151,12 +2208,13 @@ class ConnectResponse(_message.Message):
         reconnect: Global___ConnectResponse.Reconnect | None = ...,
         ended: Global___SessionEnd | None = ...,
         block_made: Global___ConnectResponse.BlockMade | None = ...,
+        part: Global___ConnectResponse.Part | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "block_made", b"block_made", "ended", b"ended", "media_init", b"media_init", "message", b"message", "prompt_receipt", b"prompt_receipt", "queue_changed", b"queue_changed", "reconnect", b"reconnect", "recovery_done", b"recovery_done", "recovery_started", b"recovery_started", "request_failed", b"request_failed", "segment", b"segment", "skipped", b"skipped", "state_changed", b"state_changed", "token_renewed", b"token_renewed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "block_made", b"block_made", "ended", b"ended", "media_init", b"media_init", "message", b"message", "part", b"part", "prompt_receipt", b"prompt_receipt", "queue_changed", b"queue_changed", "reconnect", b"reconnect", "recovery_done", b"recovery_done", "recovery_started", b"recovery_started", "request_failed", b"request_failed", "segment", b"segment", "skipped", b"skipped", "state_changed", b"state_changed", "token_renewed", b"token_renewed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "block_made", b"block_made", "ended", b"ended", "media_init", b"media_init", "message", b"message", "prompt_receipt", b"prompt_receipt", "queue_changed", b"queue_changed", "reconnect", b"reconnect", "recovery_done", b"recovery_done", "recovery_started", b"recovery_started", "request_failed", b"request_failed", "segment", b"segment", "skipped", b"skipped", "state_changed", b"state_changed", "token_renewed", b"token_renewed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "block_made", b"block_made", "ended", b"ended", "media_init", b"media_init", "message", b"message", "part", b"part", "prompt_receipt", b"prompt_receipt", "queue_changed", b"queue_changed", "reconnect", b"reconnect", "recovery_done", b"recovery_done", "recovery_started", b"recovery_started", "request_failed", b"request_failed", "segment", b"segment", "skipped", b"skipped", "state_changed", b"state_changed", "token_renewed", b"token_renewed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["attached", "media_init", "segment", "prompt_receipt", "state_changed", "queue_changed", "recovery_started", "recovery_done", "request_failed", "skipped", "token_renewed", "reconnect", "ended", "block_made"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["attached", "media_init", "segment", "prompt_receipt", "state_changed", "queue_changed", "recovery_started", "recovery_done", "request_failed", "skipped", "token_renewed", "reconnect", "ended", "block_made", "part"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

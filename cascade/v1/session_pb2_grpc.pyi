@@ -137,6 +137,8 @@ class SessionServiceStub:
       `recovery_started` and `recovery_done` around a RECOVERING; `token_renewed` before the token expires.
     - `request_failed` answers one message of the client, which then has had no effect; the stream goes on.
     - `reconnect`: this gateway is going away, or moves the session; attach again with the newest token.
+    - `part`, where `attach` asks for it: pieces of the segment that is being made, each as soon as it is there. The
+      segment follows; where the client has had all of it in parts, without its bytes (Segment.num_parts).
     - `block_made`, where `attach` asks for it: how each block was made, for dashboards; only what happens from then on.
     - `ended` is the last message of a session, then OK. A stream that ends otherwise was lost, not the session.
 
@@ -243,6 +245,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
       `recovery_started` and `recovery_done` around a RECOVERING; `token_renewed` before the token expires.
     - `request_failed` answers one message of the client, which then has had no effect; the stream goes on.
     - `reconnect`: this gateway is going away, or moves the session; attach again with the newest token.
+    - `part`, where `attach` asks for it: pieces of the segment that is being made, each as soon as it is there. The
+      segment follows; where the client has had all of it in parts, without its bytes (Segment.num_parts).
     - `block_made`, where `attach` asks for it: how each block was made, for dashboards; only what happens from then on.
     - `ended` is the last message of a session, then OK. A stream that ends otherwise was lost, not the session.
 
@@ -406,6 +410,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
           `recovery_started` and `recovery_done` around a RECOVERING; `token_renewed` before the token expires.
         - `request_failed` answers one message of the client, which then has had no effect; the stream goes on.
         - `reconnect`: this gateway is going away, or moves the session; attach again with the newest token.
+        - `part`, where `attach` asks for it: pieces of the segment that is being made, each as soon as it is there. The
+          segment follows; where the client has had all of it in parts, without its bytes (Segment.num_parts).
         - `block_made`, where `attach` asks for it: how each block was made, for dashboards; only what happens from then on.
         - `ended` is the last message of a session, then OK. A stream that ends otherwise was lost, not the session.
 

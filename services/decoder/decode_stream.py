@@ -12,12 +12,13 @@ from services.common.errors import UnsupportedMedia
 from services.common.validation import InvalidField
 from services.decoder.admission import Open, Plan
 from services.decoder.dispatcher import DecoderSession, Dispatcher
-from services.decoder.media import init_of, segments_of
+from services.decoder.media import init_of, parts_of, segments_of
 from services.decoder.messages import (
     Answer,
     BlockEncoded,
     BlockWarmed,
     DecodeBlock,
+    PartEncoded,
     SessionFailed,
     SessionOpened,
     SessionRefused,
@@ -43,7 +44,7 @@ class DecodeStream:
         self._dispatcher: Dispatcher
         self._handle: DecoderSession | None = None
         self._outbox: deque[BlockEncoded | Response] = deque()
-        """Bounded by `max_pending_blocks` and the few messages around the segments."""
+        """Bounded by `max_pending_blocks`, their parts and the few messages around the segments."""
         self._wakeup = asyncio.Event()
         self._room = asyncio.Event()
         self._error: Exception | None = None
@@ -124,6 +125,10 @@ class DecodeStream:
 
     def _deliver(self, answer: Answer | Exception) -> None:
         match answer:
+            case PartEncoded():
+                if self._opening.with_parts:
+                    for part in parts_of(answer, self._opening, self._plan.fps):
+                        self._put(part)
             case BlockEncoded():
                 self._put(answer)
             case SessionOpened(inits=inits):

@@ -52,7 +52,7 @@ class DecoderSession:
     places: int
     """0 for a clip."""
     deliver: Callable[[Answer | Exception], None] = field(repr=False)
-    """Gets each answer in order; an exception is the last. Must return at once."""
+    """Gets each part and answer in order; an exception is the last. Must return at once."""
 
 
 class Dispatcher:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from services.decoder.fair_queue import FairQueue
-from services.decoder.messages import Job, Ping, Reply
+from services.decoder.messages import Job, PartEncoded, Ping, Reply
 from services.decoder.process import WorkerLost, WorkerProcess
 
 MAX_AHEAD = 2
@@ -67,7 +67,7 @@ class Feeder:
     async def _listen(self) -> None:
         while True:
             reply = await self.process.receive()
-            self.num_ahead -= 1
+            self.num_ahead -= not isinstance(reply, PartEncoded)
             self._set_deadline(renew=True)
             self.wakeup.set()
             self._take(reply)

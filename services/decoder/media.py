@@ -6,7 +6,7 @@ from fractions import Fraction
 from cascade.v1 import common_pb2, decoder_pb2
 from services.common.durations import to_duration
 from services.decoder.admission import Open
-from services.decoder.messages import BlockEncoded
+from services.decoder.messages import BlockEncoded, PartEncoded
 
 Response = decoder_pb2.DecodeResponse
 
@@ -18,19 +18,30 @@ def init_of(profile: common_pb2.MediaProfile, mime_type: str, data: bytes) -> co
 def segments_of(block: BlockEncoded, opening: Open, fps: Fraction) -> Iterator[Response]:
     """One message per profile, in the order of `open`."""
     for profile, piece in zip(opening.profiles, block.pieces, strict=True):
-        media = common_pb2.MediaSegment(
-            profile_id=profile.id,
-            block=block.block,
-            first_frame=block.first_frame,
-            num_frames=block.num_frames,
-            presentation_time=to_duration(block.first_frame / fps),
-            duration=to_duration(block.num_frames / fps),
-            data=piece.data,
-        )
         segment = Response.Segment(
-            media=media,
+            media=_media(profile, block, piece.data, fps),
             queue_time=to_duration(block.queue_s),
             decode_time=to_duration(block.decode_s),
             encode_time=to_duration(piece.encode_s),
         )
         yield Response(segment=segment)
+
+
+def parts_of(part: PartEncoded, opening: Open, fps: Fraction) -> Iterator[Response]:
+    """As `segments_of`."""
+    for profile, data in zip(opening.profiles, part.pieces, strict=True):
+        yield Response(part=Response.Part(index=part.index, media=_media(profile, part, data, fps)))
+
+
+def _media(
+    profile: common_pb2.MediaProfile, place: BlockEncoded | PartEncoded, data: bytes, fps: Fraction
+) -> common_pb2.MediaSegment:
+    return common_pb2.MediaSegment(
+        profile_id=profile.id,
+        block=place.block,
+        first_frame=place.first_frame,
+        num_frames=place.num_frames,
+        presentation_time=to_duration(place.first_frame / fps),
+        duration=to_duration(place.num_frames / fps),
+        data=data,
+    )

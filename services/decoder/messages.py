@@ -26,7 +26,7 @@ class OpenSession:
 
 @dataclass(frozen=True)
 class DecodeBlock:
-    """Answered by BlockWarmed, BlockEncoded, or SessionFailed."""
+    """Answered by BlockWarmed, BlockEncoded (after a PartEncoded for each latent frame), or SessionFailed."""
 
     session: int
     block: int
@@ -116,11 +116,28 @@ class BlockWarmed:
 
 
 @dataclass(frozen=True)
+class PartEncoded:
+    """No answer yet: the pictures of one latent frame."""
+
+    session: int
+    block: int
+    """Counted from the origin."""
+    index: int
+    first_frame: int
+    num_frames: int
+    pieces: tuple[bytes, ...]
+    """One for each profile."""
+
+
+@dataclass(frozen=True)
 class Piece:
-    """One profile of one block."""
+    """One profile of one block, or of a part of it."""
 
     data: bytes
     encode_s: float
+
+    def __add__(self, following: "Piece") -> "Piece":
+        return Piece(self.data + following.data, self.encode_s + following.encode_s)
 
 
 @dataclass(frozen=True)
@@ -157,6 +174,14 @@ class Pong:
     pass
 
 
-Answer = SessionOpened | SessionRefused | BlockWarmed | BlockEncoded | PicturesEncoded | SessionFailed
+Answer = (
+    SessionOpened
+    | SessionRefused
+    | BlockWarmed
+    | PartEncoded
+    | BlockEncoded
+    | PicturesEncoded
+    | SessionFailed
+)
 """What concerns one session."""
 Reply = DecoderReady | DecoderUnusable | Answer | Pong

@@ -1,6 +1,7 @@
 """Latents to pictures and back, inside the worker process: the one file of the decoder service that knows
 torch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,19 +55,24 @@ class PictureDecoder:
     def open(self) -> PictureState:
         return PictureState(self._decoder.open())
 
-    def decode(self, state: PictureState, block: DecodeBlock) -> NDArray[np.uint8] | None:
-        """The block's pictures, RGB [T, H, W, 3]; None where a number is not finite.
+    def decode(self, state: PictureState, block: DecodeBlock) -> Iterator[NDArray[np.uint8]] | None:
+        """The pictures of each latent frame, RGB [T, H, W, 3], as they are made; None where a number is not
+        finite.
 
         A session that does not start with block 0 begins with a still: the decoder makes one picture of the
         first latent frame it sees, where four belong.
         """
         latents = to_tensor(block)
-        if not torch.isfinite(latents).all():
-            return None
+        return self._decode(state, block, latents) if torch.isfinite(latents).all() else None
+
+    def _decode(
+        self, state: PictureState, block: DecodeBlock, latents: Tensor
+    ) -> Iterator[NDArray[np.uint8]]:
         if state.is_fresh and block.block > 0:
             self._decoder.decode(state.memory, latents[:1])
         state.is_fresh = False
-        return self._decoder.decode(state.memory, latents).numpy()
+        for index in range(len(latents)):
+            yield self._decoder.decode(state.memory, latents[index : index + 1]).numpy()
 
     def open_encoder(self) -> EncoderState:
         """The state of a new clip; only where `can_encode`."""
@@ -86,8 +92,8 @@ class PictureDecoder:
         video = self._card.video
         latents = torch.zeros(self._card.latent_shape(video.height, video.width))
         memory = self._decoder.open()
-        for _ in range(NUM_WARMING_BLOCKS):
-            self._decoder.decode(memory, latents)
+        for _ in range(NUM_WARMING_BLOCKS * len(latents)):
+            self._decoder.decode(memory, latents[:1])
         num_bytes = sum(part.nbytes for part in memory.memory if isinstance(part, Tensor))
         num_fitting = int(FREE_SHARE * free_bytes(self.device) // max(1, num_bytes))
         reserved = min(max_encodings, num_fitting - 1) if self.can_encode else 0

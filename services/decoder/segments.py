@@ -1,16 +1,16 @@
-"""Frames of one block in, one fragmented-MP4 media segment out, with no delay of a further block."""
+"""Frames of one block in, one fragmented-MP4 segment out, part by part, with no wait for the next block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
-from itertools import chain
 
 import av
 import numpy as np
 from av.codec.codec import UnknownCodecError
 from av.container import OutputContainer
+from av.packet import Packet
 from av.video.reformatter import (
     ColorPrimaries,
     ColorRange,
@@ -40,25 +40,14 @@ EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITE
 
 
 @dataclass(frozen=True)
-class MediaSegment:
-    """One block of video: a `moof` and its `mdat`, starting with an IDR frame."""
+class MediaPart:
+    """Some pictures of a block: a `moof` and its `mdat`. The first of a block starts with its only IDR frame;
+    all of them in order are its segment."""
 
-    index: int
-    """Block of the session, from 0; the fragment's sequence number is one more."""
     data: bytes
+    first_frame: int
+    """Of the session, from 0; the fragment's sequence number is one more."""
     num_frames: int
-    start_ticks: int
-    """Presentation (and decode) time of the first frame, in 1/TIMESCALE s since the session's first."""
-    duration_ticks: int
-    """Ends exactly where the next segment starts."""
-
-    @property
-    def start_s(self) -> float:
-        return self.start_ticks / TIMESCALE
-
-    @property
-    def duration_s(self) -> float:
-        return self.duration_ticks / TIMESCALE
 
 
 class SegmentEncoder:
@@ -78,7 +67,7 @@ class SegmentEncoder:
         self.settings = settings
         file = BytesIO()
         try:
-            with _open_fragment(file, settings, index=0):
+            with _open(file, settings, fragment=0):
                 self.init_segment = file.getvalue()
         except (av.FFmpegError, UnknownCodecError) as error:
             raise InvalidConfig(_why_unusable(settings, error)) from error
@@ -90,25 +79,63 @@ class SegmentEncoder:
         record = self.init_segment.index(b"avcC") + len(b"avcC")
         return f'video/mp4; codecs="avc1.{self.init_segment[record + 1 : record + 4].hex()}"'
 
-    def encode(self, frames: NDArray[np.uint8], *, index: int, first_frame: int) -> MediaSegment:
-        """Encode the block `index`, RGB [T, H, W, 3], before which the session has `first_frame` pictures.
+    @contextmanager
+    def block(self, index: int, first_frame: int) -> Iterator["BlockEncoder"]:
+        """Begin the block `index`, before which the session has `first_frame` pictures.
 
         Raises CascadeError when the encoder fails.
         """
-        settings = self.settings
+        try:
+            with _open(BytesIO(), self.settings, fragment=0) as (_, stream):
+                yield BlockEncoder(self.settings, self.init_segment, stream, first_frame)
+        except av.FFmpegError as error:
+            raise CascadeError(f"cannot encode block {index}: {error.strerror}") from error
+
+
+class BlockEncoder:
+    """One block on its way: pictures in, parts out."""
+
+    def __init__(
+        self, settings: VideoSettings, init_segment: bytes, stream: VideoStream, first_frame: int
+    ) -> None:
+        """`stream`: of a container that gets nothing; only its encoder is used."""
+        self._settings = settings
+        self._init_segment = init_segment
+        self._stream = stream
+        self._first_frame = first_frame
+        self._num_taken = self._num_given = 0
+
+    def encode(self, frames: NDArray[np.uint8], *, is_last: bool) -> MediaPart:
+        """The block's next pictures, RGB [T, H, W, 3], as a part. An encoder that holds some back has them in
+        a later part, at the latest in the last."""
+        settings = self._settings
         assert frames.dtype == np.uint8
         assert len(frames)
         assert frames.shape[1:] == (settings.height, settings.width, 3), frames.shape
-        file = BytesIO()
-        try:
-            with _open_fragment(file, settings, index) as (container, stream):
-                _encode_frames(container, stream, frames, first_frame, settings.fps)
-        except av.FFmpegError as error:
-            raise CascadeError(f"cannot encode block {index}: {error.strerror}") from error
+        # The encoder counts from 0 in every block; only the container knows the session's time.
+        packets = []
+        for picture in _to_yuv(frames, self._num_taken, settings.fps):
+            packets += self._stream.encode(picture)
+        packets += self._stream.encode(None) if is_last else []
+        self._num_taken += len(frames)
+        first = self._first_frame + self._num_given
+        self._num_given += len(packets)
+        return MediaPart(self._mux(packets, first) if packets else b"", first, len(packets))
+
+    def _mux(self, packets: "list[Packet[VideoStream]]", first_frame: int) -> bytes:
+        file, fps = BytesIO(), self._settings.fps
+        with _open_muxer(file, first_frame) as container:
+            stream = container.add_stream_from_template(self._stream)
+            container.start_encoding()
+            for frame, packet in enumerate(packets, first_frame):
+                packet.pts = packet.dts = ticks(frame, fps)
+                packet.duration = ticks(frame + 1, fps) - packet.pts
+                packet.time_base = Fraction(1, TIMESCALE)
+                packet.stream = stream
+                container.mux(packet)
         content = file.getvalue()
-        assert content.startswith(self.init_segment), "equal settings, another init segment"
-        start, end = (ticks(frame, settings.fps) for frame in (first_frame, first_frame + len(frames)))
-        return MediaSegment(index, content[len(self.init_segment) :], len(frames), start, end - start)
+        assert content.startswith(self._init_segment), "equal settings, another init segment"
+        return content[len(self._init_segment) :]
 
 
 def ticks(frame: int, fps: Fraction) -> int:
@@ -116,16 +143,22 @@ def ticks(frame: int, fps: Fraction) -> int:
     return frame * TIMESCALE * fps.denominator // fps.numerator
 
 
-@contextmanager
-def _open_fragment(
-    file: BytesIO, settings: VideoSettings, index: int
-) -> Iterator[tuple[OutputContainer, VideoStream]]:
-    """A muxer that has written the init segment into `file`; at the end it adds one fragment of all packets.
+def _open_muxer(file: BytesIO, fragment: int) -> OutputContainer:
+    """A muxer that writes the init segment into `file` when it starts, and one fragment of all packets at its
+    end.
 
-    A muxer that lives on would hold a block back until the keyframe of the next.
+    One that lives on would hold a fragment back until the next keyframe.
     """
-    options = MUXER_OPTIONS | {"fragment_index": str(index + 1)}
-    with av.open(file, "w", format="mp4", container_options=options) as container:
+    options = MUXER_OPTIONS | {"fragment_index": str(fragment + 1)}
+    return av.open(file, "w", format="mp4", container_options=options)
+
+
+@contextmanager
+def _open(
+    file: BytesIO, settings: VideoSettings, fragment: int
+) -> Iterator[tuple[OutputContainer, VideoStream]]:
+    """A muxer that has written the init segment, with an encoder."""
+    with _open_muxer(file, fragment) as container:
         stream = container.add_stream(settings.encoder, settings.fps, settings.encoder_options())
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = settings.width, settings.height, "yuv420p"
@@ -138,27 +171,10 @@ def _open_fragment(
         yield container, stream
 
 
-def _encode_frames(
-    container: OutputContainer,
-    stream: VideoStream,
-    frames: NDArray[np.uint8],
-    first_frame: int,
-    fps: Fraction,
-) -> None:
-    # The encoder counts from 0 in every block; only the container knows the session's time.
-    for picture in chain(_to_yuv(frames, fps), [None]):
-        for packet in stream.encode(picture):
-            assert packet.pts is not None
-            frame = first_frame + packet.pts
-            packet.pts = packet.dts = ticks(frame, fps)
-            packet.duration = ticks(frame + 1, fps) - packet.pts
-            packet.time_base = Fraction(1, TIMESCALE)
-            container.mux(packet)
-
-
-def _to_yuv(frames: NDArray[np.uint8], fps: Fraction) -> Iterator[av.VideoFrame]:
+def _to_yuv(frames: NDArray[np.uint8], first: int, fps: Fraction) -> Iterator[av.VideoFrame]:
+    """`first`: place of the first picture in its block."""
     converter = VideoReformatter()
-    for index, pixels in enumerate(frames):
+    for index, pixels in enumerate(frames, first):
         picture = converter.reformat(
             av.VideoFrame.from_ndarray(pixels, format="rgb24"),
             format="yuv420p",

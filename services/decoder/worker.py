@@ -8,11 +8,14 @@ it, too.
 """
 
 import os
+import queue
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +35,7 @@ from services.decoder.messages import (
     EncodePictures,
     LoadDecoder,
     OpenSession,
+    PartEncoded,
     PicturesEncoded,
     Piece,
     Ping,
@@ -41,7 +45,7 @@ from services.decoder.messages import (
     SessionOpened,
     SessionRefused,
 )
-from services.decoder.segments import SegmentEncoder
+from services.decoder.segments import BlockEncoder, SegmentEncoder
 from services.decoder.video_settings import VideoSettings
 
 if TYPE_CHECKING:
@@ -112,11 +116,13 @@ class DecodingWorker:
             wrong = "all numbers must be finite"
             self._pipe.send(SessionRefused(block.session, "block.latents.data", wrong, is_media=False))
         elif block.is_warmup:
+            deque(pictures, maxlen=0)
             self._pipe.send(BlockWarmed(block.session, block.block))
         else:
-            times = (started_s - block.arrived_s, time.monotonic() - started_s)
-            task = self._encoding.submit(encode, block, session.encoders, pictures, times)
-            task.add_done_callback(self._answer)
+            work = BlockWork(block, session.encoders, started_s)
+            self._encoding.submit(work.encode, self._pipe.send).add_done_callback(self._answer)
+            for each in pictures:
+                work.add(each)
 
     def _encode_pictures(self, job: EncodePictures) -> None:
         if job.session not in self._clips:
@@ -129,26 +135,67 @@ class DecodingWorker:
         self._pipe.send(reply)
 
 
-def encode(
-    block: DecodeBlock,
-    encoders: tuple[SegmentEncoder, ...],
-    pictures: NDArray[np.uint8],
-    times: tuple[float, float],
-) -> Reply:
-    """Every profile of one block; `times`: in the queue and decoding, seconds."""
-    index, first_frame = place_of(block)
-    pieces = []
-    for profile, encoder in enumerate(encoders):
-        started_s = time.monotonic()
+class BlockWork:
+    """One block between its decoding, on one thread, and its encoding, on another."""
+
+    def __init__(self, block: DecodeBlock, encoders: Sequence[SegmentEncoder], started_s: float) -> None:
+        self._block = block
+        self._encoders = encoders
+        self._started_s = started_s
+        self._decode_s = 0.0
+        self._pictures = queue.SimpleQueue[NDArray[np.uint8]]()
+        """One for each latent frame."""
+
+    def add(self, pictures: NDArray[np.uint8]) -> None:
+        """Of the next latent frame."""
+        self._decode_s = time.monotonic() - self._started_s
+        self._pictures.put(pictures)
+
+    def encode(self, tell: Callable[[PartEncoded], None]) -> Reply:
+        """Every profile of the block, each part told as soon as it is there."""
         try:
-            data = encoder.encode(pictures, index=index, first_frame=first_frame).data
+            return self._encode(tell)
         except CascadeError as error:
-            return SessionFailed(block.session, str(error))
-        if len(data) > MAX_SEGMENT_BYTES:
-            wrong = f"block {index} takes {len(data)} bytes, more than {MAX_SEGMENT_BYTES}: set it lower"
-            return SessionRefused(block.session, f"open.profiles[{profile}].bitrate_kbps", wrong)
-        pieces.append(Piece(data, time.monotonic() - started_s))
-    return BlockEncoded(block.session, index, first_frame, len(pictures), tuple(pieces), *times)
+            return SessionFailed(self._block.session, str(error))
+
+    def _encode(self, tell: Callable[[PartEncoded], None]) -> Reply:
+        """Raises CascadeError."""
+        block, num_latents = self._block, self._block.shape[0]
+        index, first_frame = place_of(block)
+        pieces = [Piece(b"", 0.0)] * len(self._encoders)
+        num_frames, is_prompt = 0, True
+        with ExitStack() as stack:
+            encoders = [stack.enter_context(each.block(index, first_frame)) for each in self._encoders]
+            for number in range(num_latents):
+                pictures, is_last = self._pictures.get(), number == num_latents - 1
+                parts = [encode_part(encoder, pictures, is_last=is_last) for encoder in encoders]
+                pieces = [former + piece for former, (_, piece) in zip(pieces, parts, strict=True)]
+                if refusal := self._refusal(index, pieces):
+                    return refusal
+                # An encoder that holds pictures back has no parts worth sending.
+                is_prompt &= all(num == len(pictures) for num, _ in parts)
+                if is_prompt:
+                    data = tuple(piece.data for _, piece in parts)
+                    place = index, number, first_frame + num_frames, len(pictures)
+                    tell(PartEncoded(block.session, *place, data))
+                num_frames += len(pictures)
+        times = self._started_s - block.arrived_s, self._decode_s
+        return BlockEncoded(block.session, index, first_frame, num_frames, tuple(pieces), *times)
+
+    def _refusal(self, index: int, pieces: Sequence[Piece]) -> SessionRefused | None:
+        """Where no message holds the segment."""
+        for profile, piece in enumerate(pieces):
+            if (size := len(piece.data)) > MAX_SEGMENT_BYTES:
+                wrong = f"block {index} takes {size} bytes, more than {MAX_SEGMENT_BYTES}: set it lower"
+                return SessionRefused(self._block.session, f"open.profiles[{profile}].bitrate_kbps", wrong)
+        return None
+
+
+def encode_part(encoder: BlockEncoder, pictures: NDArray[np.uint8], *, is_last: bool) -> tuple[int, Piece]:
+    """How many pictures came out, and they. Raises CascadeError."""
+    started_s = time.monotonic()
+    part = encoder.encode(pictures, is_last=is_last)
+    return part.num_frames, Piece(part.data, time.monotonic() - started_s)
 
 
 def place_of(block: DecodeBlock) -> tuple[int, int]:

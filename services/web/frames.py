@@ -3,8 +3,9 @@
     text     {"stateChanged": {...}}
     binary   | length of the header, 4 bytes, big-endian | header: JSON, UTF-8 | media |
 
-The header of a segment is the event without its `media.data`, that of a media init without its `data`: the
-rest of the message is what to append to a SourceBuffer.
+The header of a segment or a part is the event without its `media.data`, that of a media init without its
+`data`: the rest of the message is what to append to a SourceBuffer. Of a segment that came in parts it is
+empty.
 """
 
 import json
@@ -34,6 +35,8 @@ def media_of(event: Response) -> Any:
     match event.WhichOneof("message"):
         case "segment":
             return event.segment.media
+        case "part":
+            return event.part.media
         case "media_init":
             return event.media_init
     return None

@@ -14,7 +14,7 @@ from services.gateway.api import commands
 from services.gateway.journal import Record
 from services.gateway.journal.errors import LeaseLost
 from services.gateway.session import views
-from services.gateway.session.attachment import MAX_BEHIND, Attachment, Response
+from services.gateway.session.attachment import MAX_BEHIND, Attachment, Part, Response
 from services.gateway.session.just_in_time import Playback
 from services.gateway.session.live import LiveSession
 from services.gateway.session.media import as_response
@@ -43,6 +43,7 @@ class ClientStream:
             profile,
             max_behind=kept + MAX_BEHIND,
             with_ticks=attach.with_ticks,
+            with_parts=attach.with_parts,
         )
         self._init: common_pb2.MediaInit | None = None
         """The one sent last."""
@@ -58,7 +59,9 @@ class ClientStream:
             for response in first:
                 yield response
             while (item := await attachment.take()) is not None:
-                if not isinstance(item, int):
+                if isinstance(item, Part):
+                    yield item.message
+                elif not isinstance(item, int):
                     if not self._is_known_init(item):
                         yield item
                 elif item >= self._next:
@@ -119,13 +122,14 @@ class ClientStream:
     def _segment(self, sequence: int) -> list[Response | bytes]:
         """A segment; for a viewer that was too slow for it, the newest instead. Raises NotReady for a
         controller that was too slow: its next stream tells it from where on segments are kept."""
-        segment = self._live.segment(sequence, self._attachment.profile)
+        profile, parts = self._attachment.profile, self._attachment.parts
+        segment = self._live.segment(sequence, profile, parts)
         responses: list[Response | bytes] = []
         if segment is None:
             if self._attachment.is_controller:
                 raise NotReady(f"segment {sequence} is not kept any more; attach again")
             sequence = self._live.record.next_decoder_block
-            segment = self._live.segment(sequence, self._attachment.profile)
+            segment = self._live.segment(sequence, profile, parts)
             skipped = Response.Skipped(first_sequence=self._next, next_sequence=sequence)
             responses = [Response(skipped=skipped)]
         assert segment is not None, "the newest segment is kept"

@@ -9,7 +9,7 @@ from cascade.v1 import common_pb2, decoder_pb2
 from services.gateway.base.settings import Settings
 from services.gateway.journal import Record
 from services.gateway.peers.count import Count
-from services.gateway.peers.made import MadeSegment, made_segment
+from services.gateway.peers.made import MadePart, MadeSegment, made_part, made_segment
 from services.gateway.peers.pool import Peer
 from services.gateway.peers.stream import (
     StreamedSession,
@@ -31,6 +31,10 @@ class DecoderHost(Protocol):
     """What a session's stream to its decoder tells of all that comes."""
 
     async def media_started(self, init: common_pb2.MediaInit) -> None: ...
+    def part_made(self, part: MadePart, epoch: int) -> None:
+        """Of the block whose segment comes next; `epoch`: of the stream that brings it."""
+        ...
+
     async def segment_made(self, segments: list[MadeSegment]) -> None:
         """One block, in every profile."""
         ...
@@ -106,6 +110,7 @@ class DecoderStream:
             start_block=count.at_peer(start),
             num_warmup_blocks=num_warmup,
             origin_block=count.at_peer(0),
+            with_parts=True,
         )
 
     async def _read(self, call: Any) -> None:
@@ -118,7 +123,11 @@ class DecoderStream:
         self._session.wakeup.fire()
         profiles: list[MadeSegment] = []
         while (message := await call.read()) is not grpc.aio.EOF:
-            if first_field(message) != Response.SEGMENT_FIELD_NUMBER:
+            kind = first_field(message)
+            if kind == Response.PART_FIELD_NUMBER:
+                self._host.part_made(made_part(message), self._epoch)
+                continue
+            if kind != Response.SEGMENT_FIELD_NUMBER:
                 await self._take(Response.FromString(message))
                 continue
             profiles.append(made_segment(message))

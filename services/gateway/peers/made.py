@@ -7,6 +7,7 @@ from services.gateway.peers.wire import Bytes, field, take_out
 
 BlockMessage = stage_pb2.GenerateResponse.Block
 SegmentMessage = decoder_pb2.DecodeResponse.Segment
+PartMessage = decoder_pb2.DecodeResponse.Part
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,16 @@ class MadeSegment:
     """Of the video."""
 
 
+@dataclass(frozen=True)
+class MadePart:
+    """From a decoder, in one profile."""
+
+    said: PartMessage
+    """All but the bytes of the video."""
+    media: memoryview
+    """The MediaSegment, serialized."""
+
+
 def made_block(message: Bytes) -> MadeBlock:
     """From a serialized GenerateResponse that holds a block. Raises DecodeError."""
     block, _ = take_out(message, stage_pb2.GenerateResponse.BLOCK_FIELD_NUMBER)
@@ -47,3 +58,11 @@ def made_segment(message: Bytes) -> MadeSegment:
     video, details = take_out(media, common_pb2.MediaSegment.DATA_FIELD_NUMBER)
     said = SegmentMessage.FromString(others + field(SegmentMessage.MEDIA_FIELD_NUMBER, details))
     return MadeSegment(said, media, len(video))
+
+
+def made_part(message: Bytes) -> MadePart:
+    """From a serialized DecodeResponse that holds a part. Raises DecodeError."""
+    part, _ = take_out(message, decoder_pb2.DecodeResponse.PART_FIELD_NUMBER)
+    media, others = take_out(part, PartMessage.MEDIA_FIELD_NUMBER)
+    _, details = take_out(media, common_pb2.MediaSegment.DATA_FIELD_NUMBER)
+    return MadePart(PartMessage.FromString(others + field(PartMessage.MEDIA_FIELD_NUMBER, details)), media)

@@ -13,9 +13,9 @@ from services.common.wakeup import Wakeup
 from services.gateway.journal import Acked, Change, Lease, Noted, Record
 from services.gateway.placement.claims import Claim
 from services.gateway.session import views
-from services.gateway.session.attachment import Attachment, Response
+from services.gateway.session.attachment import Attachment, Part, PartsTaken, Response
 from services.gateway.session.just_in_time import JustInTime, Playback
-from services.gateway.session.media import as_response
+from services.gateway.session.media import as_end, as_response
 from services.gateway.session.over import SessionOver
 from services.gateway.session.shared import Shared
 
@@ -176,6 +176,22 @@ class LiveSession:
         for attachment in self._attachments:
             attachment.put_segment(block + 1)
 
+    @property
+    def wants_parts(self) -> bool:
+        """Whether any client wants parts."""
+        return any(attachment.with_parts for attachment in self._attachments)
+
+    def publish_part(self, profile_id: str, part: Part) -> None:
+        """Let those have it that watch this profile and want parts."""
+        for attachment in self._attachments:
+            if self.spec.profiles[attachment.profile].id == profile_id:
+                attachment.put_part(part)
+
+    def void_parts(self) -> None:
+        """What is being made is made anew."""
+        for attachment in self._attachments:
+            attachment.void_parts()
+
     def publish_init(self, profile_id: str, event: Response) -> None:
         """Tell those that watch this profile."""
         for attachment in self._attachments:
@@ -213,12 +229,16 @@ class LiveSession:
         self.ordered_end = self.ordered_end or over
         self.wakeup.fire()
 
-    def segment(self, sequence: int, profile: int) -> bytes | None:
-        """A ConnectResponse, serialized; None where it is not kept any more."""
+    def segment(self, sequence: int, profile: int, parts: PartsTaken) -> bytes | None:
+        """A ConnectResponse, serialized, without the video where `parts` were all of it; None where it is not
+        kept any more."""
         if sequence <= self.record.oldest_segment_block:
             return None
         (found,) = self.record.read(sequence - 1, 1)
-        return as_response(found.data, profile)
+        end = None
+        if parts.sequence == sequence:
+            end = as_end(found.data, profile, parts.num_parts, parts.num_frames)
+        return end or as_response(found.data, profile)
 
     def view(self, *, is_brief: bool = False) -> session_pb2.Session:
         """As GetSession shows it; in brief: as lists do."""

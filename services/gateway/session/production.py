@@ -22,7 +22,7 @@ from services.gateway.journal import (
 )
 from services.gateway.journal.lora_sets import kept_loras
 from services.gateway.peers.decoder_stream import DecoderPeer, DecoderStream
-from services.gateway.peers.made import MadeBlock, MadeSegment
+from services.gateway.peers.made import MadeBlock, MadePart, MadeSegment
 from services.gateway.peers.reports import Kind
 from services.gateway.peers.stage_stream import StagePeer, StageStream
 from services.gateway.placement.claims import Places
@@ -30,11 +30,11 @@ from services.gateway.placement.ledger import Place
 from services.gateway.placement.needs import Needs
 from services.gateway.placement.running import RunningSessions
 from services.gateway.session import views
-from services.gateway.session.attachment import Response
+from services.gateway.session.attachment import Part, Response
 from services.gateway.session.block_made import block_made
 from services.gateway.session.keeper import Keeper
 from services.gateway.session.live import LiveSession
-from services.gateway.session.media import pack, segment_of
+from services.gateway.session.media import pack, part_of, segment_of
 from services.gateway.session.over import SessionOver, or_over
 from services.gateway.session.recovery import Recoveries
 
@@ -258,6 +258,13 @@ class Production:
             await self._live.write(Noted(name, value))
             self._live.publish_init(init.profile_id, Response(media_init=init))
 
+    def part_made(self, part: MadePart, epoch: int) -> None:
+        if self._live.wants_parts:
+            media = part.said.media
+            message = part_of(part, epoch)
+            made = Part(media.block + 1, epoch, part.said.index, media.num_frames, message)
+            self._live.publish_part(media.profile_id, made)
+
     async def segment_made(self, segments: list[MadeSegment]) -> None:
         shared, epoch = self._live.shared, self._live.lease.epoch
         now_ms, block = shared.now_ms(), segments[0].said.media.block
@@ -291,6 +298,7 @@ class Production:
 
     async def _open_decoder(self, peer: DecoderPeer) -> DecoderStream:
         self._live.just_in_time.making.forget()
+        self._live.void_parts()
         return DecoderStream(
             self._live, self, peer, await self._epoch_for("decoder"), self._live.shared.settings
         )

@@ -17,8 +17,18 @@ from services.decoder.pictures import PictureDecoder
 from services.decoder.segments import SegmentEncoder
 from services.decoder.settings import DecoderSettings
 from services.decoder.video_settings import VideoSettings
-from services.decoder.worker import encode
-from tests.services.support.decoder_support import MEDIA, NUM_BLOCKS, Serving, demo_latents, serving, whole
+from services.decoder.worker import BlockWork
+from tests.services.support.decoder_support import (
+    CLOSE,
+    MEDIA,
+    NUM_BLOCKS,
+    Serving,
+    block,
+    demo_latents,
+    opening,
+    serving,
+    whole,
+)
 from tests.services.support.media_support import assert_gapless, decode, ffprobe, fragment, needs_ffprobe
 
 shared = pytest.mark.asyncio(loop_scope="module")
@@ -99,6 +109,36 @@ async def test_each_session_has_its_own_fps_and_equal_latents_give_equal_bytes(
 
 
 @shared
+async def test_parts_come_before_their_segment_and_are_its_bytes(decoder: Serving) -> None:
+    low = common_pb2.MediaProfile(id="low", codec=MEDIA.codec, bitrate_kbps=100)
+    profiles = [MEDIA, low]
+    inits, expected = await whole(decoder.stub, range(3), profiles=profiles)
+    call = decoder.call()
+    await call.send(opening(profiles=profiles, with_parts=True), block(0), block(1))
+    await call.opened(2)
+    for index in range(3):
+        parts = [await call.expect("part") for _ in range(6)]
+        assert [(part.index, part.media.profile_id) for part in parts] == [
+            (number, profile.id) for number in range(3) for profile in profiles
+        ]
+        for number, init in enumerate(inits):
+            segment = (await call.expect("segment")).media
+            assert segment == expected[2 * index + number]
+            mine = [part.media for part in parts[number::2]]
+            assert b"".join(part.data for part in mine) == segment.data
+            assert [part.num_frames for part in mine] == ([4, 4, 4] if index else [1, 4, 4])
+            assert [part.first_frame for part in mine] == [
+                segment.first_frame + sum(part.num_frames for part in mine[:before]) for before in range(3)
+            ]
+            assert mine[1].presentation_time.ToNanoseconds() == mine[1].first_frame * 10**9 // 16
+            assert len(decode(init.data + mine[0].data)) == mine[0].num_frames
+        if index < 1:
+            await call.send(block(2))
+    await call.send(CLOSE)
+    await call.rest()
+
+
+@shared
 async def test_a_video_that_goes_on_from_a_clip_counts_from_what_comes_after_it(decoder: Serving) -> None:
     _, shown = await whole(decoder.stub, range(4), profiles=[MEDIA])
     (init,), hidden = await whole(decoder.stub, [2, 3], num_warmup_blocks=2, origin_block=2)
@@ -130,7 +170,10 @@ def test_a_segment_that_no_message_holds_is_refused() -> None:
     settings = VideoSettings(width=1024, height=1024, crf=1, preset="ultrafast")
     noise = np.random.default_rng(0).integers(0, 256, (9, 1024, 1024, 3), dtype=np.uint8)
     block = DecodeBlock(7, 0, "float32", (3, 16, 128, 128), b"", False, 0.0)
-    answer = encode(block, (SegmentEncoder(settings),), noise, (0.0, 0.0))
+    work = BlockWork(block, [SegmentEncoder(settings)], 0.0)
+    for pictures in np.split(noise, 3):
+        work.add(pictures)
+    answer = work.encode(lambda _: None)
     assert isinstance(answer, SessionRefused)
     assert (answer.session, answer.field) == (7, "open.profiles[0].bitrate_kbps")
 
@@ -142,9 +185,7 @@ def job(index: int) -> DecodeBlock:
 
 def decoded(decoder: PictureDecoder, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
     state = decoder.open()
-    pictures = [decoder.decode(state, job(index)) for index in indices]
-    assert all(block is not None for block in pictures)
-    return pictures  # type: ignore[return-value]
+    return [np.concatenate([*(decoder.decode(state, job(index)) or ())]) for index in indices]
 
 
 def test_after_the_warm_up_no_difference_is_seen(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from cascade_core.config import make
 from cascade_core.errors import CascadeError, InvalidConfig
 from services.decoder import segments
-from services.decoder.segments import TIMESCALE, MediaSegment, SegmentEncoder, ticks
+from services.decoder.segments import TIMESCALE, SegmentEncoder, ticks
 from services.decoder.video_settings import VideoSettings
 from tests.services.support.media_support import (
     assert_gapless,
     boxes,
     decode,
+    encoded,
     ffprobe,
     fragment,
     needs_ffprobe,
@@ -58,12 +59,14 @@ def moving(block: int) -> NDArray[np.uint8]:
     return frames
 
 
-def encode(one: SegmentEncoder, block: int) -> MediaSegment:
-    return one.encode(moving(block), index=block, first_frame=first_frame(block))
+def encode(one: SegmentEncoder, block: int) -> bytes:
+    """A segment: all parts of it."""
+    parts = encoded(one, moving(block), index=block, first_frame=first_frame(block))
+    return b"".join(part.data for part in parts)
 
 
 def encode_blocks(one: SegmentEncoder, blocks: Sequence[int]) -> list[bytes]:
-    return [encode(one, block).data for block in blocks]
+    return [encode(one, block) for block in blocks]
 
 
 def live_containers() -> int:
@@ -119,19 +122,20 @@ def test_another_processor_makes_the_same_bytes(
     assert encode(encoder(**values), 1) == expected
 
 
-def test_segment_tells_its_place() -> None:
-    one = encoder(fps="24000/1001")
+def test_parts_are_pictures_of_a_latent_frame_each() -> None:
+    """A player that is fed part by part shows each at once: none waits for what follows."""
+    one = encoder()
     for block in (0, 1, 7):
-        segment = encode(one, block)
-        parsed = fragment(segment.data)
-        assert parsed.sequence_number == segment.index + 1 == block + 1
-        assert (parsed.decode_ticks, parsed.end_ticks - parsed.decode_ticks) == (
-            segment.start_ticks,
-            segment.duration_ticks,
-        )
-        assert len(parsed.durations_ticks) == segment.num_frames == num_frames(block)
-        assert segment.start_s == pytest.approx(first_frame(block) * 1001 / 24000, abs=2e-5)
-        assert segment.duration_s == pytest.approx(num_frames(block) * 1001 / 24000, abs=2e-5)
+        parts = encoded(one, moving(block), index=block, first_frame=first_frame(block))
+        assert [part.num_frames for part in parts] == ([4, 4, 4] if block else [1, 4, 4])
+        video, frame = one.init_segment, first_frame(block)
+        for part in parts:
+            assert (part.first_frame, fragment(part.data).decode_ticks) == (frame, ticks(frame, Fraction(16)))
+            assert fragment(part.data).sequence_number == frame + 1
+            frame += part.num_frames
+            video += part.data
+            assert len(decode(video)) == frame - first_frame(block)
+        np.testing.assert_array_equal(decode(video), decode(one.init_segment + encode(one, block)))
 
 
 @pytest.mark.parametrize("fps", [*RATES, Fraction(30000, 1001), Fraction(240)])
@@ -175,7 +179,8 @@ def test_colours_are_those_of_the_frames(size: int) -> None:
     one = encoder(width=size, height=size)
     for colour in COLOURS:
         frames = np.broadcast_to(np.array(colour, np.uint8), (2, size, size, 3)).copy()
-        video = one.init_segment + one.encode(frames, index=0, first_frame=0).data
+        (part,) = encoded(one, frames, index=0, first_frame=0)
+        video = one.init_segment + part.data
         means = decode(video).mean(axis=(1, 2))
         np.testing.assert_allclose(means, np.broadcast_to(colour, (2, 3)), atol=4)
         with av.open(BytesIO(video)) as container:
@@ -222,7 +227,9 @@ def test_nvenc_encodes_or_says_what_it_needs() -> None:
         assert str(error).startswith("codec: h264_nvenc needs an NVIDIA GPU with NVENC")  # noqa: PT017
         return
     frames = np.full((12, 320, 320, 3), 128, np.uint8)
-    media = [one.encode(frames, index=block, first_frame=12 * block).data for block in range(3)]
+    blocks = [encoded(one, frames, index=block, first_frame=12 * block) for block in range(3)]
+    media = [b"".join(part.data for part in parts) for parts in blocks]
+    assert [[part.num_frames for part in parts] for parts in blocks] == [[4, 4, 4]] * 3
     assert_gapless(one.init_segment, media, [12] * 3, Fraction(16))
 
 
@@ -232,7 +239,7 @@ def test_memory_is_flat() -> None:
     for block in range(300):
         if block == 50:
             before = process.memory_info().rss
-        one.encode(frames, index=block, first_frame=12 * block)
+        encoded(one, frames, index=block, first_frame=12 * block)
     assert process.memory_info().rss - before < 16 * 2**20  # 250 leaked encoders: 200 MiB
     assert live_containers() == 0
 

@@ -8,7 +8,8 @@ As a process:
 import argparse
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -29,7 +30,7 @@ FIRST_FRAME = b"first frame"
 
 
 class FakeDecoder(Machine):
-    """Answers each block with one segment per profile."""
+    """Answers each block with one segment per profile, and its parts before it where they are wanted."""
 
     def __init__(
         self,
@@ -42,7 +43,8 @@ class FakeDecoder(Machine):
         encoder_name: str = "fake",
         **machine: Any,
     ) -> None:
-        """`block_s`: seconds per block. `encoder_name`: stands in the MediaInit, which differs with it."""
+        """`block_s`: seconds per block, of which each part takes its share. `encoder_name`: stands in the
+        MediaInit, which differs with it."""
         super().__init__(**machine)
         self.block_s = block_s
         self.models = models
@@ -50,11 +52,19 @@ class FakeDecoder(Machine):
         self.max_pending = max_pending
         self.encoder_name = encoder_name
         self.can_encode = True
+        self.has_parts = True
+        """Else it is one of a former release."""
         self.filler_bytes = 64
         """Of the latents that it encodes."""
         self.encoded: list[decoder_pb2.EncodeRequest] = []
         """All that were asked for, over all processes at this address."""
         self.filler = bytes(max(0, segment_bytes - FORMAT.size))
+
+    def parts(self, media: common_pb2.MediaSegment, mark: bytes) -> list[bytes]:
+        """The video of a segment, in parts."""
+        data = mark + self.filler
+        ends = [0, len(mark), len(mark) + len(self.filler) // 2, len(data)]
+        return [data[start:end] for start, end in pairwise(ends)]
 
     def register(self, server: grpc.aio.Server) -> None:
         decoder_pb2_grpc.add_DecoderServiceServicer_to_server(self, server)
@@ -182,25 +192,49 @@ class DecodeStream(Stream):
                 draining.time_left.FromMilliseconds(int(1000 * self.machine.drain_left_s()))
                 yield Response(draining=draining)
             elif self._pending:
-                await asyncio.sleep(self.machine.block_s)
-                for segment in await self._answer():
-                    yield segment
+                async for response in self._answer():
+                    yield response
             elif self.is_closing:
                 yield Response(ended=Response.Ended(num_blocks=self.num_answered))
                 return
             else:
                 await self.news.wait()
 
-    async def _answer(self) -> list[Response]:
+    async def _answer(self) -> AsyncIterator[Response]:
         """Taken as answered when it is about to be sent: the client may send the next one at once."""
-        await self.machine.suffer(self._pending[0].index)
-        block = self._pending.popleft()
-        self.num_answered += 1
-        self.machine.num_blocks += 1
+        block, machine = self._pending[0], self.machine
         segments = [segment_of(block, self.opening, profile.id) for profile in self.opening.profiles]
-        for segment in segments:
-            segment.segment.media.data = block.latents.data[: FORMAT.size] + self.machine.filler
-        return segments
+        parts = [machine.parts(each.segment.media, block.latents.data[: FORMAT.size]) for each in segments]
+        for index in range(len(parts[0])):
+            await asyncio.sleep(machine.block_s / len(parts[0]))
+            for segment, data in zip(segments, parts, strict=True):
+                if self.opening.with_parts and machine.has_parts:
+                    yield part_of(segment, index, data)
+        await machine.suffer(block.index)
+        self._pending.popleft()
+        self.num_answered += 1
+        machine.num_blocks += 1
+        for segment, data in zip(segments, parts, strict=True):
+            segment.segment.media.data = b"".join(data)
+            yield segment
+
+
+def part_of(segment: Response, index: int, data: Sequence[bytes]) -> Response:
+    """The first has the pictures that are left when each of the others has four."""
+    media, rest = segment.segment.media, 4 * (len(data) - 1)
+    picture_s = media.duration.ToNanoseconds() / 1e9 / media.num_frames
+    number = 4 if index else media.num_frames - rest
+    first = media.first_frame + (media.num_frames - rest + 4 * (index - 1) if index else 0)
+    part = common_pb2.MediaSegment(
+        profile_id=media.profile_id,
+        block=media.block,
+        first_frame=first,
+        num_frames=number,
+        presentation_time=seconds(first * picture_s),
+        duration=seconds(number * picture_s),
+        data=data[index],
+    )
+    return Response(part=Response.Part(index=index, media=part))
 
 
 def segment_of(block: common_pb2.LatentBlock, opening: Request.Open, profile_id: str) -> Response:

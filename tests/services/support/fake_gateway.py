@@ -36,6 +36,7 @@ from cascade.v1 import (
 from services.common.validation import InvalidField, validate
 from services.decoder.segments import SegmentEncoder
 from services.decoder.video_settings import VideoSettings
+from tests.services.support.media_support import encoded
 
 Code = grpc.StatusCode
 Response = session_pb2.ConnectResponse
@@ -57,7 +58,8 @@ def media(block: int) -> tuple[int, int, bytes]:
     """(first picture, pictures, `moof` and `mdat`) of a grey block."""
     first, count = (0, FIRST_FRAMES) if block == 0 else (BLOCK_FRAMES * block - 3, BLOCK_FRAMES)
     pictures = np.full((count, SIDE, SIDE, 3), 16 * (block % 16), np.uint8)
-    return first, count, encoder().encode(pictures, index=block, first_frame=first).data
+    parts = encoded(encoder(), pictures, index=block, first_frame=first)
+    return first, count, b"".join(part.data for part in parts)
 
 
 def failure(

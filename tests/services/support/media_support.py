@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from services.decoder.segments import MediaPart, SegmentEncoder
+
 needs_ffprobe = pytest.mark.skipif(
     not shutil.which("ffprobe"), reason="a second opinion: ffprobe is not installed (apt-get install ffmpeg)"
 )
@@ -26,9 +28,10 @@ CONTAINER_BOXES = (b"moov", b"trak", b"mdia", b"moof", b"traf")
 
 @dataclass(frozen=True)
 class Fragment:
-    """What one `moof` says."""
+    """What a `moof` says, or the several of a segment."""
 
     sequence_number: int
+    """Of its first."""
     decode_ticks: int
     durations_ticks: tuple[int, ...]
     """One for each sample."""
@@ -61,10 +64,46 @@ def boxes(data: bytes, path: tuple[bytes, ...] = ()) -> Iterator[tuple[tuple[byt
         position += size
 
 
+def encoded(
+    encoder: SegmentEncoder, pictures: NDArray[np.uint8], *, index: int, first_frame: int
+) -> list[MediaPart]:
+    """The parts of a block, as a Wan VAE gives its pictures: four for each latent, one for the very first."""
+    number = len(pictures)
+    starts = [0, *range(number % 4 or 4, number, 4)]
+    with encoder.block(index, first_frame) as block:
+        return [
+            block.encode(pictures[start:end], is_last=end == number)
+            for start, end in pairwise([*starts, number])
+        ]
+
+
+def chunks(segment: bytes) -> Iterator[bytes]:
+    """Each `moof` with its `mdat`: the parts of a segment."""
+    start = at = 0
+    while at < len(segment):
+        kind, size = segment[at + 4 : at + 8], int.from_bytes(segment[at : at + 4], "big")
+        assert kind == (b"moof" if at == start else b"mdat")
+        at += size
+        if kind == b"mdat":
+            yield segment[start:at]
+            start = at
+
+
 def fragment(segment: bytes) -> Fragment:
-    """Parse a segment of exactly one `moof` and one `mdat` (ISO/IEC 14496-12, 8.8)."""
-    found = {path[-1]: payload for path, payload in boxes(segment)}
-    assert [path[0] for path, _ in boxes(segment) if len(path) == 1] == [b"moof", b"mdat"]
+    """Parse a segment: what its parts say together."""
+    first, *others = (_fragment(chunk) for chunk in chunks(segment))
+    durations = list(first.durations_ticks)
+    for each in others:
+        assert each.decode_ticks == first.decode_ticks + sum(durations)
+        assert each.sequence_number == first.sequence_number + len(durations)
+        durations += each.durations_ticks
+    return Fragment(first.sequence_number, first.decode_ticks, tuple(durations))
+
+
+def _fragment(chunk: bytes) -> Fragment:
+    """Parse one `moof` and one `mdat` (ISO/IEC 14496-12, 8.8)."""
+    found = {path[-1]: payload for path, payload in boxes(chunk)}
+    assert [path[0] for path, _ in boxes(chunk) if len(path) == 1] == [b"moof", b"mdat"]
     header, times = found[b"tfhd"], found[b"tfdt"]
     assert int.from_bytes(header[1:4], "big") & 0x20008 == 0x20008, "no default duration, or base not moof"
     default = int.from_bytes(header[8:12], "big")
@@ -121,7 +160,7 @@ def assert_gapless(init: bytes, segments: Sequence[bytes], num_frames: Sequence[
     assert [len(each.durations_ticks) for each in fragments] == list(num_frames)
     for one, following in pairwise(fragments):
         assert following.decode_ticks == one.end_ticks
-        assert following.sequence_number == one.sequence_number + 1
+        assert following.sequence_number == one.sequence_number + len(one.durations_ticks)
 
     found = samples(video)
     assert len(found) == sum(num_frames)

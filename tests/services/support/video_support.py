@@ -18,7 +18,8 @@ import numpy as np
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-from services.decoder.segments import SegmentEncoder
+from cascade.v1 import common_pb2
+from services.decoder.segments import MediaPart, SegmentEncoder
 from services.decoder.video_settings import VideoSettings
 from services.gateway.app.assembly import running
 from services.web.settings import HttpSettings
@@ -34,6 +35,7 @@ from tests.services.support.gateway_support import (
     until,
     write_keys,
 )
+from tests.services.support.media_support import encoded
 
 FPS, SIZE = 16, 64
 TENANTS = ("acme", "other")
@@ -51,16 +53,19 @@ class FilmDecoder(FakeDecoder):
             if response.HasField("media_init"):
                 response.media_init.data = self.encoder.init_segment
                 response.media_init.mime_type = self.encoder.mime_type
-            if response.HasField("segment"):
-                media = response.segment.media
-                media.data = self.film(media.block, media.first_frame, media.num_frames)
             yield response
+
+    def parts(self, media: common_pb2.MediaSegment, mark: bytes) -> list[bytes]:
+        return [part.data for part in self._parts(media.block, media.first_frame, media.num_frames)]
 
     def film(self, block: int, first_frame: int, num_frames: int) -> bytes:
         """The segment of a block: the same whoever makes it."""
+        return b"".join(part.data for part in self._parts(block, first_frame, num_frames))
+
+    def _parts(self, block: int, first_frame: int, num_frames: int) -> list[MediaPart]:
         greys = (np.arange(first_frame, first_frame + num_frames) % 200).astype(np.uint8)
         frames = np.broadcast_to(greys[:, None, None, None], (num_frames, SIZE, SIZE, 3))
-        return self.encoder.encode(np.ascontiguousarray(frames), index=block, first_frame=first_frame).data
+        return encoded(self.encoder, np.ascontiguousarray(frames), index=block, first_frame=first_frame)
 
 
 class WebTown(Town):
@@ -126,6 +131,8 @@ class Browser:
         self.events: list[dict[str, Any]] = []
         self.media: list[bytes] = []
         """Of the segments, as they came."""
+        self.parts: list[bytes] = []
+        """Of the parts."""
         self.init = b""
         self.problem: dict[str, Any] = {}
         self.code: int | None = None
@@ -181,6 +188,8 @@ class Browser:
             self.init = data
         if "segment" in event:
             self.media.append(data)
+        if "part" in event:
+            self.parts.append(data)
         self._news.set()
         if "segment" in event and self._acks:
             await self.ack(int(event["segment"]["sequence"]))

@@ -10,7 +10,7 @@ import pytest
 import websockets
 
 from tests.services.support.gateway_support import fresh_id, until, until_value
-from tests.services.support.media_support import samples
+from tests.services.support.media_support import assert_gapless, samples
 from tests.services.support.video_support import (
     Browser,
     WebTown,
@@ -38,6 +38,30 @@ async def closed(place: WebTown, name: str, *messages: str | bytes) -> tuple[int
 def states(browser: Browser) -> list[str]:
     """Of the receipts."""
     return [receipt["state"] for receipt in browser.all("promptReceipt")]
+
+
+async def test_a_page_that_asks_is_fed_in_parts() -> None:
+    """What it appends, part by part, is one video; a segment that came so is empty."""
+    async with web_town() as place:
+        place.decoder.block_s = 0.06
+        name = await place.anybody.name()
+        async with page(place, name, message=KEY, withParts=True) as browser:
+            await browser.until(
+                lambda: len([each for each in browser.all("segment") if "numParts" in each]) > 2
+            )
+            segments, parts = browser.all("segment"), browser.all("part")
+            assert {part["media"]["numFrames"] for part in parts} <= {1, 4}
+            media = []
+            for segment, data in zip(segments, browser.media, strict=True):
+                own = [
+                    piece
+                    for part, piece in zip(parts, browser.parts, strict=False)
+                    if part["sequence"] == segment["sequence"]
+                ]
+                assert (len(own), data) == (segment["numParts"], b"") if "numParts" in segment else data
+                media.append(b"".join(own) if "numParts" in segment else data)
+            frames = [each["media"]["numFrames"] for each in segments]
+            assert_gapless(browser.init, media, frames, place.decoder.encoder.settings.fps)
 
 
 async def test_a_page_plays_steers_and_ends_a_session() -> None:
