@@ -1,11 +1,13 @@
 """The session page between machines without a model: what it shows, refuses and keeps."""
 
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from playwright.async_api import expect
 
 from services.gateway.journal import Record
 from services.gateway.session import views
@@ -122,13 +124,16 @@ async def test_what_the_page_plays_is_made_just_in_time(enter: Enter, visit: Ope
         return live.just_in_time.ahead_s(live.record.next_decoder_block, time.monotonic()) or 9.0
 
     await until(lambda: ahead_s() < 1.0)
-    await page.until("() => /^\\d+ ms$/.test(document.querySelector('[data-figure=lead]').textContent)")
+    await page.until("() => /^[\\d.]+ m?s$/.test(document.querySelector('[data-figure=lead]').textContent)")
     await page.until_playing(2)
     newest = page.playbacks[-1]
     assert set(newest) == {"playhead", "buffered", "numStalls", "waiting"}
     assert 2 < float(newest["playhead"].removesuffix("s")) <= await page.time() + 0.1
     assert 0 < float(newest["buffered"].removesuffix("s")) < 3
     assert (await page.witness())["back"] == 0
+    operator = await visit(f"{place.url}/operator")
+    row = operator.find(f"#sessions [data-name='{live.view().name}']")
+    await expect(row).to_contain_text(re.compile(r" m?s ahead, asked for [\d.]+ m?s before, \d+ stall"))
     before = len(page.playbacks)
     await page.page.reload()
     await page.until_playing(2)

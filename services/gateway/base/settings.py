@@ -83,6 +83,10 @@ class GatewaySettings:
     """Whether blocks of a session whose controller says what its player has (`Ack.playback`, as the page
     does) are made just before they are needed, so that a switch is on the screen sooner. Never more of them
     than acks allow. False: always as soon as acks allow."""
+    least_lead_s: Annotated[float, Field(ge=0, le=60)] = 0.0
+    """With `just_in_time`: at least that long before its playing a block is asked for, however quickly blocks
+    are made. A loss that takes longer to make good than a player has left is seen as a standstill: more
+    rides out longer ones, and a switch is seen that much later."""
     kept_segments: Annotated[int, Field(ge=1, le=1000)] = 64
     """Newest segments kept for clients that reconnect and for viewers; 64 of 150 kB are 10 MB a session."""
     max_viewers: Annotated[int, Field(ge=0, le=10_000)] = 200

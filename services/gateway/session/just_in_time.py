@@ -7,7 +7,6 @@ ever holds back: what it knows nothing of, or is told wrongly, is made as soon a
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import ceil
 
 FIRST_MARGIN_S, LEAST_MARGIN_S, MOST_MARGIN_S = 0.25, 0.15, 10.0
 STALLED, SCARCE = 2.0, 1.25
@@ -16,6 +15,7 @@ SCARCE_S = 0.08
 """A block that comes with less than this left to play has nearly been late."""
 CALM_S, HALF_S = 60.0, 300.0
 """After a calm time, half of what the margin has grown by goes in each further `HALF_S`."""
+FEW = 8
 MAX_UNDERWAY = 128
 """Blocks whose way is followed at a time."""
 EARLY_S = 0.05
@@ -36,7 +36,8 @@ class Playback:
 
 
 class Recent:
-    """The newest of some durations, and what `share` of them do not exceed."""
+    """The newest of some durations, and what about `share` of them do not exceed: the longest of a few, never
+    that of many, so that one bad moment is not paid for until it is forgotten."""
 
     def __init__(self, number: int, share: float) -> None:
         self._newest: deque[float] = deque(maxlen=number)
@@ -46,7 +47,8 @@ class Recent:
 
     def add(self, seconds: float) -> None:
         self._newest.append(max(0.0, seconds))
-        self.seconds = sorted(self._newest)[ceil(self._share * len(self._newest)) - 1]
+        last = len(self._newest) - 1
+        self.seconds = sorted(self._newest)[last if last < FEW else int(self._share * last)]
 
 
 class Margin:
@@ -123,14 +125,16 @@ def keep(times: dict[int, float], block: int, now: float) -> None:
 
 
 class JustInTime:
-    """Of one session. `start_s`: when a block begins, on the session's clock."""
+    """Of one session. `start_s`: when a block begins, on the session's clock. `least_lead_s`: however quickly
+    blocks are made."""
 
-    def __init__(self, start_s: Callable[[int], float], now: float) -> None:
+    def __init__(self, start_s: Callable[[int], float], now: float, least_lead_s: float = 0.0) -> None:
         self.making = Making()
         self.margin = Margin(now)
         self.num_stalls = 0
         """As the player counts them."""
         self._start_s = start_s
+        self._least_lead_s = least_lead_s
         self._has: Playback | None = None
         self._heard = now
         self._sequence = 0
@@ -172,7 +176,8 @@ class JustInTime:
         tick_s, decode_s = self.making.tick.seconds, self.making.decode.seconds
         if self._has is None or tick_s is None or decode_s is None:
             return None
-        return tick_s + decode_s + (self.making.delivery.seconds or 0.0) + self.margin.at(now)
+        delivery_s = self.making.delivery.seconds or 0.0
+        return max(self._least_lead_s, tick_s + decode_s + delivery_s + self.margin.at(now))
 
     def playhead_s(self, now: float) -> float | None:
         """Where the player is by now if it plays on; it may stand still, and be less far. None: unknown."""

@@ -39,7 +39,8 @@ class LiveSession:
         self.num_had = record.num_acked
         """Blocks that the controller has, as far as it said; the last of them may yet be made again."""
         self.max_unacked = shared.settings.gateway.max_unacked_segments
-        self.just_in_time = JustInTime(self.start_s, time.monotonic())
+        least_lead_s = shared.settings.gateway.least_lead_s
+        self.just_in_time = JustInTime(self.start_s, time.monotonic(), least_lead_s)
         self._block_frames = 0
         self.alone_since = time.monotonic()
         """When the last controller left."""

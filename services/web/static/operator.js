@@ -129,12 +129,21 @@ function sessionRow(view, now) {
     [view.model, ...schedule(view), ...loras(view)],
     [view.stage || "–"],
     [view.decoder || "–"],
-    [`${view.lastSequence} / ${view.ackedSequence}`],
+    [`${view.lastSequence} / ${view.ackedSequence}`, ...playing(view)],
     [view.hasController ? "yes" : "no"],
     [String(view.numViewers)],
     [created === null ? "–" : readable((now - created) / 1000)],
   ];
   return { key: view.name, level, cells };
+}
+
+/** What its controller tells of its player, if it does. @param {any} view SessionView @returns {Node[]} */
+function playing({ madeAhead, lead, numStalls = 0 }) {
+  const ahead = seconds(madeAhead);
+  if (ahead === null) return [];
+  const asked = lead ? `, asked for ${readable(seconds(lead))} before` : "";
+  const stalls = numStalls === 1 ? "1 stall" : `${numStalls} stalls`;
+  return [make("small", {}, `${readable(ahead)} ahead${asked}, ${stalls}`)];
 }
 
 /** @param {any} view SessionView @returns {Node[]} */

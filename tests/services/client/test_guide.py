@@ -64,11 +64,16 @@ async def test_what_the_others_store_plays(tmp_path: Path, file: str, number: in
 
 @pytest.mark.skipif(not shutil.which("ffprobe"), reason="needs ffprobe")
 async def test_the_sdk(tmp_path: Path) -> None:
-    example, _ = snippets("python")
+    example, *_ = snippets("python")
     *receipts, last = (await program(example, tmp_path)).splitlines()
     assert {line.partition(":")[0] for line in receipts} == {"the timeline", "my-switch"}
     assert last == "117 pictures, 7.31 s, COMPLETE"
     assert int((await probed(tmp_path / "video.mp4"))["nb_read_frames"]) == 117
+
+
+async def test_a_player_that_says_what_it_has(tmp_path: Path) -> None:
+    *_, example = snippets("python")
+    assert await program(example, tmp_path) == "5 segments, 3.56 s\n"
 
 
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -100,6 +101,24 @@ async def test_no_more_is_sent_than_is_acknowledged() -> None:
             session = await place.anybody.get(name)
             assert session.last_sequence == session.acked_sequence + 3 == 4
             assert browser.sequences == [1, 2, 3, 4]
+
+
+async def test_acks_say_what_a_player_has() -> None:
+    async with web_town() as place:
+        name = await place.anybody.name()
+        async with page(place, name, acks=False, message=KEY) as browser:
+            assert (await browser.first("attached"))["justInTime"]
+            await browser.until_segments(1)
+            has = {"playhead": "0.25s", "buffered": "0.312s", "numStalls": 1, "waiting": False}
+            await browser.send(ack={"sequence": "1", "playback": has})
+            (live,) = place.registry.sessions
+            await until(lambda: live.just_in_time.num_stalls == 1)
+            assert 0.25 <= (live.just_in_time.playhead_s(time.monotonic()) or 0.0) < 20
+            await browser.send(ack={"sequence": "1", "playback": has | {"buffered": "3601s"}})
+            await browser.until_closed()
+            assert browser.code == 4400
+            (violation,) = browser.problem["fieldViolations"]
+            assert violation["field"] == "ack.playback.buffered"
 
 
 async def test_resuming_repeats_nothing_and_leaves_nothing_out() -> None:
@@ -230,8 +249,15 @@ async def test_messages_that_end_an_attached_stream() -> None:
         for message in (json.dumps({"attach": {"name": name}}), '{"ack": {"sequence": "99"}}'):
             code, problem = await closed(place, name, attach, message)
             assert (code, problem["reason"]) == (4409, "PROTOCOL_VIOLATION")
-        code, problem = await closed(place, name, attach, '{"ack": {"sequence": "0"}}')
-        assert (code, problem["reason"]) == (4400, "INVALID_FIELD")
+        for ack in (
+            '{"sequence": "0"}',
+            '{"sequence": "1", "playback": {}}',
+            '{"sequence": "1", "playback": {"playhead": "NaN"}}',
+            '{"sequence": "1", "playback": {"playhead": "-0.1s"}}',
+            '{"sequence": "1", "playback": {"playhead": 1.5}}',
+        ):
+            code, problem = await closed(place, name, attach, f'{{"ack": {ack}}}')
+            assert (code, problem["reason"]) == (4400, "INVALID_FIELD"), ack
         code, _ = await closed(place, name, attach, " " * 2**20)
         assert code == 1009
         await until_value(lambda: place.anybody.get(name), lambda session: not session.has_controller)

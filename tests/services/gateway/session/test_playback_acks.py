@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cascade.v1 import session_pb2 as pb
+from tests.services.gateway.app.test_overview import overview
 from tests.services.support.fake_stage import FakeStage
 from tests.services.support.gateway_support import (
     VIEWER,
@@ -122,6 +123,12 @@ async def test_stalls_make_the_lead_longer_and_are_shown() -> None:
             await until(partial(counted, num_stalls))
         assert lead_s() - before_s == pytest.approx(0.25 * 2**3 - 0.25, abs=0.1)
         assert place.metric("cascade_player_stalls_total") == 3
+        await tell(stream, 2, has(start_s(2), 12.0, num_stalls=2**32 - 1))
+        await asyncio.sleep(LOOK_S)
+        (view,) = (await overview(place)).sessions
+        assert view.lead.ToMilliseconds() / 1000 == pytest.approx(lead_s(), abs=0.1)
+        assert 11 < view.made_ahead.ToMilliseconds() / 1000 <= 12
+        assert view.num_stalls == 2**32 - 1
         await tell(stream, 2, has(start_s(3)))
         await stream.until_sequence(4)
         assert place.metric("cascade_made_ahead_seconds_count") == 1
