@@ -1,5 +1,5 @@
-"""The pages for people: `/`, the operator's view `/operator`, the API reference `/docs`, and their files in
-`static`, read at the start.
+"""The pages for people: `/`, two sessions side by side `/compare`, the operator's view `/operator`, the API
+reference `/docs`, and their files in `static`, read at the start.
 
 They are files without a secret: what a page may see and do, the API decides by the credentials it sends.
 """
@@ -17,7 +17,12 @@ from starlette.routing import BaseRoute, Route
 from services.web.backend import Backend
 
 FOLDER = Path(__file__).with_name("static")
-PAGES = {"/": "index.html", "/operator": "operator.html", "/docs": "docs.html"}
+PAGES = {
+    "/": "index.html",
+    "/compare": "compare.html",
+    "/operator": "operator.html",
+    "/docs": "docs.html",
+}
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",

@@ -120,8 +120,8 @@ class HttpSettings:
     webrtc_max_players: Annotated[int, Field(ge=1, le=10_000)] = 100
     """At the same time in this process, a quarter of them of one session; more are refused with 429."""
     page: bool = True
-    """Whether `/`, `/operator` and `/docs`, the pages for people, are served. They show nothing that the
-    API does not."""
+    """Whether `/`, `/compare`, `/operator` and `/docs`, the pages for people, are served. They show nothing
+    that the API does not."""
 
     @model_validator(mode="after")
     def _check_ports(self) -> "HttpSettings":

@@ -93,3 +93,16 @@ async def test_the_dialog_for_a_key(enter: Enter, visit: OpenPage) -> None:
     page = await visit(place.url, allow=("status of 401",))
     await page.find("#key-dialog[open]").wait_for()
     await look(page, "dialog")
+
+
+@needs_axe
+async def test_the_page_with_two_videos(enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(f"{place.url}/compare")
+    await page.page.check("#two")
+    await look(page, "compare-empty")
+    await page.page.uncheck("#two")
+    await page.start("a red circle")
+    await page.page.click("#share")
+    await page.find("#share-link").wait_for()
+    await look(page, "compare-playing")

@@ -25,11 +25,11 @@ export class Figures {
   arrivedAt = 0;
   delivered = 0;
 
-  /** @param {HTMLVideoElement} video */
-  constructor(video) {
+  /** @param {HTMLVideoElement} video @param {HTMLElement} root where they stand */
+  constructor(video, root = byId("figures")) {
     this.video = video;
     this.elements = new Map();
-    for (const element of byId("figures").querySelectorAll("[data-figure]")) {
+    for (const element of /** @type {NodeListOf<HTMLElement>} */ (root.querySelectorAll("[data-figure]"))) {
       this.elements.set(element.dataset.figure, element);
     }
     this.clear();

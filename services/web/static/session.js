@@ -53,9 +53,11 @@ export class Session {
   /** @type {Record<string, Asked>} */
   asked = {};
 
-  /** @param {import("./api.js").Api} api @param {import("./player.js").Player} player @param {Listener} listener */
-  constructor(api, player, listener) {
+  /** @param {import("./api.js").Api} api @param {import("./player.js").Player} player @param {Listener} listener
+   * @param {string} held under which name a reload finds it */
+  constructor(api, player, listener, held = HELD) {
     this.api = api;
+    this.held = held;
     this.player = player;
     this.listener = listener;
   }
@@ -117,7 +119,7 @@ export class Session {
 
   /** The session of before a reload. @returns {boolean} whether there is one */
   resume() {
-    const held = memory.get(HELD);
+    const held = memory.get(this.held);
     if (!held?.name || !held.token) return false;
     this.forget();
     this.attach(held);
@@ -177,10 +179,10 @@ export class Session {
   keep(token = this.token) {
     this.token = token;
     if (this.isViewer || !this.isLive) return;
-    const sequence = this.player.begun || memory.get(HELD)?.sequence || 0;
-    const time = this.player.hasStarted ? this.player.time : (memory.get(HELD)?.time ?? 0);
-    const isSame = memory.get(HELD)?.name === this.name;
-    memory.set(HELD, {
+    const sequence = this.player.begun || memory.get(this.held)?.sequence || 0;
+    const time = this.player.hasStarted ? this.player.time : (memory.get(this.held)?.time ?? 0);
+    const isSame = memory.get(this.held)?.name === this.name;
+    memory.set(this.held, {
       name: this.name,
       token,
       sequence: isSame ? sequence : 0,
@@ -328,14 +330,14 @@ export class Session {
     this.state = "ended";
     this.player.end();
     if (content.reason === "END_REASON_DELETED") this.player.want(false);
-    if (!this.isViewer) memory.set(HELD, null);
+    if (!this.isViewer) memory.set(this.held, null);
   }
 
   /** @param {Problem} problem It cannot go on here. */
   finish(problem) {
     const reason = this.reasonOf(problem);
     const isGone = ["SESSION_NOT_FOUND", "SERVER_RESTARTED", "SESSION_CLOSED"].includes(reason);
-    if (isGone && !this.isViewer) memory.set(HELD, null);
+    if (isGone && !this.isViewer) memory.set(this.held, null);
     this.state = isGone ? "ended" : "offline";
     this.player.end();
     this.listener.finished({ ...problem, reason });

@@ -14,6 +14,35 @@ export function parseLink(hash) {
   return /^[a-z0-9-]{1,63}$/.test(session) && token ? { name: `sessions/${session}`, token } : null;
 }
 
+/** @param {string} hash such as `#view=abc&token=…&view=def&token=…` @returns {{name: string, token: string}[]} */
+export function parseLinks(hash) {
+  const values = new URLSearchParams(hash.slice(1));
+  const tokens = values.getAll("token");
+  const links = values.getAll("view").map((view, place) => {
+    return parseLink(`#${new URLSearchParams({ view, token: tokens[place] ?? "" })}`);
+  });
+  return links.every((link) => link !== null) ? links : [];
+}
+
+/** @param {import("./api.js").Api} api @param {string} name of the session
+ * @returns {Promise<string>} what stands behind the `#`. Raises ProblemError. */
+export async function linkTo(api, name) {
+  const answer = await api.post(`/v1/${name}:issueResumeToken`, { role: VIEWER, ttl: TTL });
+  return String(new URLSearchParams({ view: name.replace("sessions/", ""), token: answer.resumeToken }));
+}
+
+/** @param {HTMLInputElement} input @param {HTMLElement} button */
+export async function copy(input, button) {
+  input.select();
+  try {
+    await navigator.clipboard.writeText(input.value);
+  } catch {
+    document.execCommand("copy"); // Pages over plain HTTP have no clipboard of their own.
+  }
+  setText(button, "Copied");
+  setTimeout(() => setText(button, "Copy"), SHOWN_MS);
+}
+
 export class Share {
   /** @param {import("./api.js").Api} api @param {(error: unknown) => void} failed */
   constructor(api, failed) {
@@ -21,8 +50,8 @@ export class Share {
     this.failed = failed;
     this.input = byId("share-link");
     this.box = byId("share-box");
-    this.copyButton = byId("copy");
-    this.copyButton.addEventListener("click", () => this.copy());
+    const button = byId("copy");
+    button.addEventListener("click", () => copy(this.input, button));
   }
 
   clear() {
@@ -33,24 +62,12 @@ export class Share {
   /** @param {string} name of the session */
   async show(name) {
     try {
-      const answer = await this.api.post(`/v1/${name}:issueResumeToken`, { role: VIEWER, ttl: TTL });
-      const values = new URLSearchParams({ view: name.replace("sessions/", ""), token: answer.resumeToken });
-      this.input.value = `${location.origin}${location.pathname}#${values}`;
+      const link = await linkTo(this.api, name);
+      this.input.value = `${location.origin}${location.pathname}#${link}`;
       this.box.hidden = false;
       this.input.select();
     } catch (error) {
       this.failed(error);
     }
-  }
-
-  async copy() {
-    this.input.select();
-    try {
-      await navigator.clipboard.writeText(this.input.value);
-    } catch {
-      document.execCommand("copy"); // Pages over plain HTTP have no clipboard of their own.
-    }
-    setText(this.copyButton, "Copied");
-    setTimeout(() => setText(this.copyButton, "Copy"), SHOWN_MS);
   }
 }

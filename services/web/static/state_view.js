@@ -5,7 +5,7 @@ import { byId, setAttribute, setText } from "./dom.js";
 import { readable, seconds, word } from "./times.js";
 
 /** @type {Record<string, string>} */
-const WORDS = {
+export const WORDS = {
   none: "Ready",
   connecting: "Connecting",
   queued: "Waiting",

@@ -42,7 +42,7 @@ async def get_raw(url: str, path: str) -> bytes:
 
 async def test_type_and_policy() -> None:
     async with http_town() as here:
-        for path in ("/", "/operator", "/docs", *(f"/static/{name}" for name in FILES)):
+        for path in ("/", "/compare", "/operator", "/docs", *(f"/static/{name}" for name in FILES)):
             answer = await here.visitor.get(path)
             suffix = Path(path).suffix or ".html"
             assert answer.status_code == 200, path
@@ -56,7 +56,7 @@ async def test_type_and_policy() -> None:
 
 async def test_head_has_what_get_has_but_the_content() -> None:
     async with http_town() as here:
-        for path in ("/", "/operator", "/docs", "/static/page.js"):
+        for path in ("/", "/compare", "/operator", "/docs", "/static/page.js"):
             whole, head = await here.visitor.get(path), await here.visitor.head(path)
             assert (head.status_code, head.content) == (200, b"")
             for name in ("content-length", "content-type", "etag", "content-security-policy"):
@@ -109,6 +109,6 @@ def test_modules_import_what_is_there_and_make_no_code_of_text(name: str) -> Non
 
 async def test_off() -> None:
     async with http_town(http={"page": False}) as here:
-        for path in ("/", "/operator", "/docs", "/static/page.js"):
+        for path in ("/", "/compare", "/operator", "/docs", "/static/page.js"):
             problem(await here.visitor.get(path), 404)
         assert (await here.visitor.get("/openapi.json")).status_code == 200
