@@ -2,9 +2,9 @@
 
 python -m benchmarks.web [--out FOLDER] [--only first_picture switch viewers]
 
-About five minutes. The page runs in Chromium without a window, on the machine that also makes the video: real
-services with the demo model, started here, on the CPU. The viewers watch one session of a stage and a decoder
-that compute nothing but send messages of real size.
+About eight minutes. The page runs in Chromium without a window, on the machine that also makes the video:
+real services with the demo model, started here, on the CPU. The viewers watch one session of a stage and a
+decoder that compute nothing but send messages of real size.
 """
 
 import argparse
@@ -25,6 +25,7 @@ Row = dict[str, Any]
 TITLES = {
     "first_picture": "From opening the page to the first picture on it, demo model",
     "switch": "From pressing Switch to the changed picture in the video element, demo model",
+    "player": "What the page had meanwhile, looked at after each switch",
     "viewers": "Viewers of one session over WebSocket: segments of 150 kB every 0.75 s",
 }
 NOTES = {
@@ -36,7 +37,13 @@ NOTES = {
     ),
     "switch": (
         "Pixels of the video element: from the click to the first presented picture in which the new "
-        "colour outweighs the old one. `asked_to_applied`: until the page heard from which block on it shows."
+        "colour outweighs the old one. `asked_to_applied`: until the page heard from which block on it "
+        "shows. `just_in_time` off: blocks are made as soon as acks allow "
+        "(`CASCADE_GATEWAY_JUST_IN_TIME=false`)."
+    ),
+    "player": (
+        "`lead`: how long before its playing a block was asked for; `buffer`: what the page could play on; "
+        "`stalls`: how often the picture stood still in all, after `played_s`."
     ),
     "viewers": (
         "`of_playback`: segments received over those due. `viewers_per_core`: viewers over the gateway "
@@ -47,14 +54,23 @@ NOTES = {
 }
 
 
+TABLES = [name for name in TITLES if name != "player"]
+"""Those that can be asked for: `player` comes with `switch`."""
+
+
 async def measure(names: list[str]) -> dict[str, list[Row]]:
     results: dict[str, list[Row]] = {}
-    if {"first_picture", "switch"} & set(names):
+    if "first_picture" in names:
         async with web_page.opened() as page:
-            if "first_picture" in names:
-                results["first_picture"] = await page.measure_first_picture()
-            if "switch" in names:
-                results["switch"] = await page.measure_switch()
+            results["first_picture"] = await page.measure_first_picture()
+    if "switch" in names:
+        results["switch"], results["player"] = [], []
+        for is_just_in_time in (False, True):
+            async with web_page.opened(is_just_in_time=is_just_in_time) as page:
+                switches, player = await page.measure_switch()
+            which = {"just_in_time": "on" if is_just_in_time else "off"}
+            results["switch"] += [which | each for each in switches]
+            results["player"].append(which | player)
     if "viewers" in names:
         results["viewers"] = [await web_viewers.measure(number) for number in web_viewers.NUM_VIEWERS]
     return results
@@ -79,7 +95,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the tables")
-    parser.add_argument("--only", nargs="+", choices=TITLES, default=list(TITLES), help="tables to measure")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="tables to measure")
     arguments = parser.parse_args()
     need_folder(arguments.out)
     info = machine() | {"load_before": os.getloadavg()[0], "browser": web_page.browser_version()}

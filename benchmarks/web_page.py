@@ -89,30 +89,40 @@ class Measured:
                 async with self._page() as viewer:
                     await viewer.goto(link)
                     watched.append(await first_picture_ms(viewer))
-            await page.click("#end")
+            await end(page)
         ready, fresh = zip(*opened, strict=True)
         return [row("page ready", ready), row("new session", fresh), row("viewer link", watched)]
 
-    async def measure_switch(self) -> list[Row]:
+    async def measure_switch(self) -> tuple[list[Row], Row]:
+        """Times, and what the page's player had meanwhile."""
         async with self._page() as page:
             await self._start(page, self._url)
             await page.wait_for_timeout(6000)  # playing steadily
-            shown, applied = [], []
+            shown, applied, leads, buffers = [], [], [], []
             for number in range(NUM_SWITCHES):
                 prompt, wanted = (RED, 1) if number % 2 else (BLUE, -1)
                 shown_ms, applied_ms = await page.evaluate(SWITCH, [prompt, wanted])
                 shown.append(shown_ms)
                 applied += [applied_ms] if applied_ms is not None else []
+                leads += await figure_ms(page, "lead")
+                buffers += await figure_ms(page, "buffer")
                 await page.wait_for_timeout(2000 + 750 * (number * 0.382 % 1))  # another moment of a block
-            await page.click("#end")
-        return [row("asked_to_applied", applied), row("asked_to_changed_picture", shown)]
+            player = {
+                "lead_p50_ms": quantile(sorted(leads), 0.5) if leads else None,
+                "lead_max_ms": max(leads, default=None),
+                "buffer_p50_ms": quantile(sorted(buffers), 0.5),
+                "stalls": int(await page.inner_text("[data-figure=stalls]")),
+                "played_s": await page.evaluate("document.querySelector('#video').currentTime"),
+            }
+            await end(page)
+        return [row("asked_to_applied", applied), row("asked_to_changed_picture", shown)], player
 
     async def open_new(self) -> tuple[float, float]:
         """From opening the page to where it can be used, and to its first picture, in ms."""
         async with self._page() as page:
             await self._start(page, self._url)
             took = float(await page.evaluate(READY)), await first_picture_ms(page)
-            await page.click("#end")
+            await end(page)
             await page.wait_for_selector("#state[data-state=ended]")
         return took
 
@@ -133,15 +143,27 @@ class Measured:
             await context.close()
 
 
+async def end(page: Page) -> None:
+    """The session, for everybody."""
+    await page.click("#end")
+    await page.click("#end-sure")
+
+
+async def figure_ms(page: Page, name: str) -> list[float]:
+    """Of the page's figures; empty while it shows none."""
+    number, _, unit = (await page.inner_text(f"[data-figure={name}]")).partition(" ")
+    return [float(number) * (1000 if unit == "s" else 1)] if unit else []
+
+
 async def first_picture_ms(page: Page) -> float:
     async with asyncio.timeout(LIMIT_MS / 1000):
         return float(await page.evaluate("window.firstPictureMs"))
 
 
 @asynccontextmanager
-async def opened() -> AsyncIterator[Measured]:
+async def opened(*, is_just_in_time: bool = True) -> AsyncIterator[Measured]:
     """A browser beside services that are warm."""
-    async with served() as url, async_playwright() as playwright:
+    async with served(is_just_in_time=is_just_in_time) as url, async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=find_browser(), args=list(ARGUMENTS))
         try:
             measured = Measured(browser, url)
@@ -152,7 +174,7 @@ async def opened() -> AsyncIterator[Measured]:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[str]:
+async def served(*, is_just_in_time: bool = True) -> AsyncIterator[str]:
     """The page's address, over one stage and one decoder."""
     async with (
         service("services.stage", STAGE) as stage,
@@ -161,6 +183,7 @@ async def served() -> AsyncIterator[str]:
         environment = {
             "CASCADE_GATEWAY_STAGES": stage.address,
             "CASCADE_GATEWAY_DECODERS": decoder.address,
+            "CASCADE_GATEWAY_JUST_IN_TIME": str(is_just_in_time).lower(),
             "CASCADE_GATEWAY_ADVERTISE": "127.0.0.1:50051",  # what the operator's view calls it
             "CASCADE_DRAIN_DEADLINE_S": "1",
             "CASCADE_HTTP_PORT": "0",
