@@ -18,8 +18,8 @@ CALM_S, HALF_S = 60.0, 300.0
 FEW = 8
 MAX_UNDERWAY = 128
 """Blocks whose way is followed at a time."""
-EARLY_S = 0.05
-"""By which the ends of what is buffered and of a segment may differ."""
+BEGUN_S = 0.02
+"""More than what is buffered may lie beyond a segment's end, and less than the first pictures of one last."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,16 @@ class Making:
     tick: Recent = field(default_factory=lambda: Recent(32, 0.9))
     """At the stage, with the ticks of other sessions between its own."""
     decode: Recent = field(default_factory=lambda: Recent(32, 0.9))
+    """Until its first pictures are there: the first part, where the player takes parts."""
     delivery: Recent = field(default_factory=lambda: Recent(200, 0.99))
-    """From its segment's sending to the player's word that it is there."""
+    """From the sending of its first pictures to the player's word that they are there."""
     _asked: dict[int, float] = field(default_factory=dict)
     _made: dict[int, float] = field(default_factory=dict)
     _sent: dict[int, float] = field(default_factory=dict)
     _last_made: float = 0.0
     _last_sent: float = 0.0
+    _newest: int = -1
+    """That has begun to be sent."""
 
     def asked(self, block: int, now: float) -> None:
         keep(self._asked, block, now)
@@ -92,11 +95,19 @@ class Making:
         self._last_made = now
         keep(self._made, block, now)
 
-    def sent(self, block: int, now: float) -> None:
+    def begun(self, block: int, now: float) -> None:
+        """Its first pictures are on their way: what a player needs of it first."""
+        if block <= self._newest:
+            return
+        self._newest = block
         if (made := self._made.pop(block, None)) is not None:
             self.decode.add(now - max(made, self._last_sent))
-        self._last_sent = now
         keep(self._sent, block, now)
+
+    def sent(self, block: int, now: float) -> None:
+        """All of it is."""
+        self.begun(block, now)
+        self._last_sent = now
 
     def there(self, has_come: Callable[[int], bool], now: float, *, is_news: bool) -> list[int]:
         """Blocks that are there now and were not, oldest first. `is_news` False: they may have been for
@@ -108,10 +119,13 @@ class Making:
                 self.delivery.add(now - sent)
         return come
 
-    def forget(self) -> None:
-        """Other machines make it from now on: what is under way says nothing of them."""
+    def forget_asked(self) -> None:
+        """Another stage: what is under way says nothing of it."""
         self._asked.clear()
-        self._made.clear()
+
+    def ready(self, now: float) -> None:
+        """A decoder has opened: what waited for it begins now."""
+        self._last_sent = now
 
     def forget_sent(self) -> None:
         """Another player."""
@@ -158,9 +172,9 @@ class JustInTime:
             self._sequence, self._begun = sequence, now
         self._has, self._heard = has, now
         self._is_counting, self.num_stalls = True, has.num_stalls
-        end_s = has.playhead_s + has.buffered_s + EARLY_S
+        end_s = has.playhead_s + has.buffered_s - BEGUN_S
         # With the ack of another segment it only says when that began to play.
-        come = self.making.there(lambda block: self._start_s(block + 1) <= end_s, now, is_news=not has_begun)
+        come = self.making.there(lambda block: self._start_s(block) <= end_s, now, is_news=not has_begun)
         if has_stalled:
             self.margin.grow(STALLED, now)
         elif come and not has_begun and not has.is_waiting and self._left_s(come[0]) < SCARCE_S:

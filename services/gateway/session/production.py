@@ -253,12 +253,16 @@ class Production:
             self._live.verdicts[request_id].set()
 
     async def media_started(self, init: common_pb2.MediaInit) -> None:
+        self._live.just_in_time.making.ready(time.monotonic())
         name, value = views.INIT + init.profile_id, init.SerializeToString()
         if self._live.record.notes.get(name) != value:
             await self._live.write(Noted(name, value))
             self._live.publish_init(init.profile_id, Response(media_init=init))
 
     def part_made(self, part: MadePart, epoch: int) -> None:
+        controller = self._live.controller
+        if part.said.index == 0 and controller and controller.with_parts:
+            self._live.just_in_time.making.begun(part.said.media.block, time.monotonic())
         if self._live.wants_parts:
             media = part.said.media
             message = part_of(part, epoch)
@@ -292,12 +296,11 @@ class Production:
     # Places and streams.
 
     async def _open_stage(self, peer: StagePeer) -> StageStream:
-        self._live.just_in_time.making.forget()
+        self._live.just_in_time.making.forget_asked()
         self._asked_end = self._live.record.next_stage_block
         return StageStream(self._live, self, peer, await self._epoch_for("stage"), self._live.shared.settings)
 
     async def _open_decoder(self, peer: DecoderPeer) -> DecoderStream:
-        self._live.just_in_time.making.forget()
         self._live.void_parts()
         return DecoderStream(
             self._live, self, peer, await self._epoch_for("decoder"), self._live.shared.settings

@@ -98,7 +98,8 @@ def test_whatever_a_controller_says_no_block_waits_for_good_and_none_is_beyond_c
             case "leave", _:
                 session.planner.forget_player()
             case "lose", _:
-                session.planner.making.forget()
+                session.planner.making.forget_asked()
+                session.planner.making.ready(session.now)
                 session.asked = session.made
         session.ask()
     for _ in range(200):
@@ -264,6 +265,29 @@ def test_a_block_is_made_right_before_it_is_needed_and_the_picture_never_stands_
     assert lead_s
     assert 0.2 + 0.08 + 0.05 + LEAST_MARGIN_S <= lead_s <= 0.2 + 0.08 + 0.05 + FIRST_MARGIN_S + 0.01
     assert max(late_ages_s(after)) < 0.65 < 1.4 < min(late_ages_s(before))
+
+
+def test_each_step_is_timed_from_when_it_was_free_and_neither_openings_nor_losses_count() -> None:
+    making = JustInTime(start_s, 0.0).making
+    for block in (0, 1):
+        making.asked(block, 1.0)
+    making.made(0, 1.5)
+    assert making.tick.seconds == 0.5
+    making.made(1, 1.75)
+    making.ready(3.0)
+    making.begun(0, 3.125)
+    making.sent(0, 3.5)
+    assert making.decode.seconds == 0.125, "to the first part"
+    making.begun(1, 3.625)
+    assert making.decode.seconds == 0.125
+    making.asked(2, 4.0)
+    making.forget_asked()
+    making.made(2, 9.0)
+    making.begun(1, 9.0)  # again, by a decoder that took over
+    assert making.tick.seconds == 0.5
+    assert making.there(lambda block: block < 1, 4.0, is_news=True) == [0]
+    assert making.there(lambda _: True, 5.0, is_news=False) == [1]
+    assert making.delivery.seconds == 0.875
 
 
 def test_the_least_lead_is_kept() -> None:

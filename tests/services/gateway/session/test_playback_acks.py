@@ -14,6 +14,7 @@ import pytest
 
 from cascade.v1 import session_pb2 as pb
 from tests.services.gateway.app.test_overview import overview
+from tests.services.support.fake_decoder import FakeDecoder
 from tests.services.support.fake_stage import FakeStage
 from tests.services.support.gateway_support import (
     VIEWER,
@@ -198,6 +199,18 @@ async def test_a_session_that_lost_a_machine_meanwhile_goes_on_at_once(kind: str
         assert stream.sequences == [1, 2, 3, 4], "and is then held back again"
 
 
+async def test_with_parts_the_first_part_is_what_counts() -> None:
+    whole_s = 0.6
+    async with town(decoders=[FakeDecoder(block_s=whole_s)], max_unacked_segments=CREDIT) as place:
+        name = await place.anybody.name(fps=FPS)
+        async with place.anybody.attached(name, acks=False, with_parts=True) as stream:
+            await stream.until_sequence(1)
+            assert stream.all("part")
+            (live,) = place.registry.sessions
+            await until(lambda: live.just_in_time.making.decode.seconds)
+            assert (live.just_in_time.making.decode.seconds or whole_s) < whole_s
+
+
 async def test_a_pause_and_what_follows() -> None:
     async with town(max_unacked_segments=CREDIT) as place, held(place) as (name, stream):
         await place.anybody.pause(name)
@@ -245,9 +258,11 @@ async def test_through_another_gateway_and_after_the_loss_of_its_own(redis: Redi
         again.acks = False
         await tell(again, 2, None)  # what the journal may lack
         await again.until_sequence(4)
-        await tell(again, 4, has(start_s(3), 24.0))
+        await tell(again, 4, None)
+        await again.until_sequence(6)  # it has timed each step by now
+        await tell(again, 6, has(start_s(5), 24.0))
         await asyncio.sleep(LOOK_S)
-        assert again.sequences[-1] <= 5, "held back again: acks allow 6"
-        await tell(again, 4, has(start_s(4), 0.0, waiting=True))
-        await again.until_sequence(6)
+        assert again.sequences[-1] <= 7, "held back again: acks allow 8"
+        await tell(again, 6, has(start_s(6), 0.0, waiting=True))
+        await again.until_sequence(8)
         await again.cut()
