@@ -54,6 +54,7 @@ class Follower:
             role=session_pb2.CONNECT_ROLE_VIEWER,
             resume_token=token,
             from_oldest=True,
+            with_parts=True,
             client="cascade-gateway http",
         )
         self._is_attached = False

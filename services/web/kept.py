@@ -1,13 +1,15 @@
 """What is kept of a session's video at this gateway, for readers that come and go."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from cascade.v1 import session_pb2
 from services.common.wakeup import Wakeup
 
 Response = session_pb2.ConnectResponse
+MAX_IN_PARTS = 6
+"""The newest segments, whose parts are still to be had: players that ask for parts are at the live edge."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,21 @@ class Init:
 
     name: str
     """The same at every gateway, and different for different content."""
+    data: bytes
+
+
+@dataclass(frozen=True)
+class KeptPart:
+    """Some pictures of a segment."""
+
+    sequence: int
+    """Of its segment."""
+    epoch: int
+    """In which it was made: one that is made anew has another, and other bytes."""
+    index: int
+    """From 0, which can be played without what is before it."""
+    duration_s: float
+    init: Init
     data: bytes
 
 
@@ -34,6 +51,8 @@ class Kept:
     init: Init
     """What it is played with."""
     data: bytes
+    parts: tuple[KeptPart, ...] = ()
+    """As it came; none: it came whole."""
 
 
 class KeptVideo:
@@ -41,6 +60,8 @@ class KeptVideo:
 
     def __init__(self, max_segments: int, max_bytes: int) -> None:
         self.segments: deque[Kept] = deque()
+        self.parts: list[KeptPart] = []
+        """Of the segment that comes next, as far as it has come."""
         self.num_cuts = 0
         """Changes of the initialisation segment before the oldest segment here."""
         self.started_ms: int | None = None
@@ -75,6 +96,8 @@ class KeptVideo:
             case "media_init":
                 data = event.media_init.data
                 self._init = Init(f"init-{sha256(data).hexdigest()[:12]}.mp4", data)
+            case "part":
+                self._take_part(event.part)
             case "segment":
                 self._take_segment(event.segment)
             case "ended":
@@ -90,6 +113,18 @@ class KeptVideo:
         at = sequence - self.segments[0].sequence if self.segments else -1
         return self.segments[at] if 0 <= at < len(self.segments) else None
 
+    def find_part(self, sequence: int, epoch: int, index: int) -> KeptPart | None:
+        """None: it is not here any more, or not yet."""
+        kept = self.find(sequence)
+        parts = kept.parts if kept else self.parts
+        place = (sequence, epoch, index)
+        return next((part for part in parts if (part.sequence, part.epoch, part.index) == place), None)
+
+    def has(self, sequence: int, index: int | None = None) -> bool:
+        """Whether this part is here, or the whole of its segment; None: the whole."""
+        is_here = index is not None and self.parts and self.parts[0].sequence == sequence
+        return sequence <= self.last_sequence or bool(is_here and self.parts[-1].index >= (index or 0))
+
     def find_init(self, name: str) -> Init | None:
         """None: no segment here needs it."""
         return next((kept.init for kept in self.segments if kept.init.name == name), None)
@@ -101,6 +136,16 @@ class KeptVideo:
         if session.HasField("start_time"):
             self.started_ms = session.start_time.ToMilliseconds()
 
+    def _take_part(self, part: Response.Part) -> None:
+        assert self._init, "media_init comes before the first part"
+        if self.segments and part.sequence != self.last_sequence + 1:
+            return
+        if part.index == 0:
+            self.parts = []
+        duration_s = part.media.duration.ToNanoseconds() / 1e9
+        place = part.sequence, part.epoch, part.index
+        self.parts.append(KeptPart(*place, duration_s, self._init, part.media.data))
+
     def _take_segment(self, segment: Response.Segment) -> None:
         assert self._init, "media_init comes before the first segment"
         if segment.sequence <= self.last_sequence:
@@ -110,7 +155,9 @@ class KeptVideo:
                 self._forget_oldest()
         if segment.sequence == 1 and self.started_ms is None:
             self.started_ms = segment.create_time.ToMilliseconds()
-        media = segment.media
+        media, parts = segment.media, tuple(self.parts) if segment.num_parts else ()
+        data = b"".join(part.data for part in parts) or media.data
+        self.parts = []
         frame_s = media.duration.ToNanoseconds() / 1e9 / media.num_frames
         num_missing = 0 if media.block else 3
         self.segments.append(
@@ -121,12 +168,16 @@ class KeptVideo:
                 num_frames=media.num_frames,
                 full_s=frame_s * (media.num_frames + num_missing),
                 init=self._init,
-                data=media.data,
+                data=data,
+                parts=parts,
             )
         )
-        self._num_bytes += len(media.data)
+        self._num_bytes += len(data)
         while len(self.segments) > 1 and self._is_full:
             self._forget_oldest()
+        if len(self.segments) > MAX_IN_PARTS:
+            whole = self.segments[-1 - MAX_IN_PARTS]
+            self.segments[-1 - MAX_IN_PARTS] = replace(whole, parts=())
 
     @property
     def _is_full(self) -> bool:

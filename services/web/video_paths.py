@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.web.backend import RESUME_PARAMETER
-from services.web.hls import INIT_TYPE, PLAYLIST_TYPE, PREFIX, SEGMENT_TYPE
+from services.web.hls import (
+    INIT_TYPE,
+    MAX_DIGITS,
+    NEXT_PART,
+    NEXT_SEQUENCE,
+    PLAYLIST_TYPE,
+    PREFIX,
+    SEGMENT_TYPE,
+)
 from services.web.recording import MP4
 from services.web.videos import PROFILE, PROFILE_ID
 from services.web.websocket import PROTOCOL
@@ -44,6 +52,27 @@ SEQUENCE: Schema = {
     "required": True,
     "schema": {"type": "integer", "format": "int64", "minimum": 1, "maximum": 2**63 - 1},
 }
+PART: tuple[Schema, ...] = tuple(
+    {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "schema": {"type": "integer", "format": "int64", "minimum": least, "maximum": 2**63 - 1},
+    }
+    for name, least in (("epoch", 1), ("index", 0))
+)
+RELOAD: tuple[Schema, ...] = tuple(
+    {
+        "name": name,
+        "in": "query",
+        "description": f"Wait until {what} is there.",
+        "schema": {"type": "integer", "minimum": least, "maximum": 10**MAX_DIGITS - 1},
+    }
+    for name, what, least in (
+        (NEXT_SEQUENCE, "this segment", 1),
+        (NEXT_PART, "this part of that segment, from 0,", 0),
+    )
+)
 UPGRADE: tuple[Schema, ...] = (
     {
         "name": "Sec-WebSocket-Protocol",
@@ -119,6 +148,21 @@ VIDEO_PATHS = (
         "HLS: live, and a recording of what is kept once the session has ended. Waits for the first segment.",
         (PROFILE_PARAMETER,),
         PLAYLIST_TYPE,
+    ),
+    VideoPath(
+        f"{PREFIX}/low-latency.m3u8",
+        "getLowLatencyPlaylist",
+        "The same as Low-Latency HLS, in parts. A reload may wait, at most 3 s, for what is not there yet.",
+        (PROFILE_PARAMETER, *RELOAD),
+        PLAYLIST_TYPE,
+    ),
+    VideoPath(
+        f"{PREFIX}/{{sequence}}.{{epoch}}.{{index}}.m4s",
+        "getPart",
+        "The pictures of one latent frame, as long as players at the live edge may want them. The part that "
+        "the playlist names ahead may be asked for before it is there.",
+        (SEQUENCE, *PART, PROFILE_PARAMETER),
+        SEGMENT_TYPE,
     ),
     VideoPath(
         f"{PREFIX}/init-{{digest}}.mp4",

@@ -42,6 +42,40 @@ async def test_the_page_loads_and_a_session_plays(enter: Enter, visit: OpenPage)
     await page.end()
 
 
+async def test_pictures_show_before_their_segment_is_made(enter: Enter, visit: OpenPage) -> None:
+    """The decoder stands still amid the very first block. Then it all plays on, part by part."""
+    place = await enter(open_town())
+    place.decoder.gate.clear()
+    page = await visit(place.url)
+    await page.send("a red circle")
+    await page.until("() => document.querySelector('video').readyState >= HTMLMediaElement.HAVE_CURRENT_DATA")
+    assert await page.page.eval_on_selector("video", "video => video.videoWidth") == 64
+    assert page.sequences == []
+    assert not any('"ack"' in text for text in page.sent)
+    place.decoder.block_s = 0.1
+    place.decoder.gate.set()
+    await page.until_playing(3)
+    assert page.num_parts > 3
+    assert page.sequences == list(range(1, len(page.sequences) + 1))
+    assert (await page.witness())["back"] == 0
+
+
+async def test_a_decoder_lost_amid_a_segment_is_not_seen(enter: Enter, visit: OpenPage) -> None:
+    """What the page has had of it is made again by another: it plays on, over the same time."""
+    place = await enter(open_town())
+    decoder = place.decoder
+    decoder.block_s = 0.1
+    decoder.faults[5] = ["die"]
+    page = await visit(place.url)
+    await page.send("a red circle")
+    await page.until_notice("[data-kind=recovery]")
+    await decoder.start()
+    await page.until_notice("[data-kind=recovery][data-step=done]")
+    await page.until_time(6 * 0.75)
+    assert page.sequences == list(range(1, len(page.sequences) + 1))
+    assert (await page.witness())["back"] == 0
+
+
 async def test_a_cut_network_is_resumed_without_a_step_back(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town())
     wire = await enter(wire_to(place.url))

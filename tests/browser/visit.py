@@ -33,6 +33,8 @@ class Visit:
         self.sent: list[str] = []
         """Over whichever WebSocket."""
         self.num_sockets = 0
+        self.num_parts = 0
+        """Of segments, as they came."""
         self._came_s: dict[int, float] = {}
         """When each segment came."""
         self._began_s: dict[int, float] = {}
@@ -76,6 +78,7 @@ class Visit:
 
     def _hear_frame(self, frame: str | bytes) -> None:
         event, _ = unpacked(frame)
+        self.num_parts += "part" in event
         if "segment" in event:
             sequence = int(event["segment"]["sequence"])
             if sequence not in self._came_s:  # two sockets may bring it, while one takes the other's place

@@ -21,6 +21,8 @@ export class ConnectStream {
     this.isRetired = false;
     /** Highest sequence that may be acknowledged over it. */
     this.newest = 0;
+    /** @type {Uint8Array[]} What has come of the next segment. */
+    this.parts = [];
     /** @type {import("./problem.js").Problem | null} Why the gateway closes it. */
     this.problem = null;
     this.socket = new WebSocket(socketOf(`/v1/${name}/connect`), PROTOCOL);
@@ -55,7 +57,14 @@ export class ConnectStream {
       this.isAttached = true;
       clearTimeout(this.deadline);
     }
-    this.owner.event(this, kind, content, media);
+    this.owner.event(this, kind, content, this.joined(kind, content, media));
+  }
+
+  /** A segment that came in parts has its media again. @param {string} kind @param {any} content
+   * @param {Uint8Array | null} media */
+  joined(kind, content, media) {
+    if (kind === "part" && media) this.parts = content.index ? [...this.parts, media] : [media];
+    return kind === "segment" && content.numParts ? joinedOf(this.parts) : media;
   }
 
   /** @param {number} code */
@@ -64,4 +73,15 @@ export class ConnectStream {
     this.retire();
     this.owner.lost(this, code);
   }
+}
+
+/** @param {Uint8Array[]} parts */
+function joinedOf(parts) {
+  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
 }

@@ -5,6 +5,7 @@ import { freshId } from "./api.js";
 import { ConnectStream, PROBLEM_CODES } from "./connect_stream.js";
 import { Granted } from "./granted.js";
 
+const CONTROLLER = "CONNECT_ROLE_CONTROLLER";
 const FIRST_DELAY_MS = 500;
 const LAST_DELAY_MS = 10_000;
 const SILENCE_MS = 10_000;
@@ -68,7 +69,8 @@ export class Connection {
     this.timer = undefined;
     if (this.isOver || this.coming) return;
     const { name, token, role, after, credit } = this.place;
-    const attach = { resumeToken: token, role, maxUnackedSegments: credit, withTicks: true };
+    const withParts = role === CONTROLLER; // Viewers are further behind than a segment lasts.
+    const attach = { resumeToken: token, role, maxUnackedSegments: credit, withTicks: true, withParts };
     const more = after ? { afterSequence: String(after) } : {};
     this.coming = new ConnectStream(name, { ...attach, ...more, client: "cascade-page/1" }, this);
   }
@@ -151,6 +153,7 @@ export class Connection {
     if (kind === "attached") this.takeOver(stream, content);
     if (kind === "attached" || kind === "tokenRenewed") this.renewed(content.resumeToken);
     if (kind === "segment" && !this.isNew(stream, Number(content.sequence))) return;
+    if (kind === "part" && Number(content.sequence) <= this.place.after) return;
     if (kind === "reconnect") this.open();
     if (kind === "ended") this.close();
     this.listener.event(kind, content, media);
@@ -169,6 +172,7 @@ export class Connection {
     }
     this.place.after = sequence;
     this.attempts = 0;
+    if (sequence <= this.acked) this.sendAck(); // Its first parts play already.
     return true;
   }
 

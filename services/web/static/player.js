@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * Plays segments as they come, with Media Source Extensions.
+ * Plays segments as they come, and parts of them, with Media Source Extensions.
  *
  * Times are those of the session's clock. What has been received and not played is bounded: for the controller by the
  * segments it has not acknowledged, for a viewer by dropping what it is too late for.
@@ -24,7 +24,8 @@ const OFTEN_MS = 30_000;
 
 /**
  * @typedef {{sequence: number, epoch: number, start: number, end: number, frames: number, created: string,
- *   receivedAt: number}} Piece one segment; start, end: seconds on the session's clock; receivedAt: ms of the page
+ *   receivedAt: number, isWhole: boolean}} Piece one segment, as far as it has come; start, end: seconds on the
+ *   session's clock; receivedAt: ms of the page
  * @typedef {{began(piece: Piece): void, stalled(): void, holds(): void, moved(): void, blocked(): void, broken(after: number): void,
  *   unplayable(type: string): void}} Listener
  *   began: a segment's playing begins; holds: it has more than before, or goes on after it stood still; moved: called a few times per second; blocked: the browser plays only when
@@ -59,7 +60,10 @@ export class Player {
     for (const name of ["timeupdate", "playing", "seeked"]) video.addEventListener(name, () => this.tick());
     video.addEventListener("playing", () => this.flow());
     video.addEventListener("waiting", () => this.tick());
-    video.addEventListener("error", () => this.queue && this.listener.broken(this.begun));
+    video.addEventListener(
+      "error",
+      () => this.queue && this.listener.broken(Math.min(this.begun, this.newest)),
+    );
     for (const name of ["visibilitychange", "click"]) document.addEventListener(name, () => this.tick());
     setInterval(() => this.tick(), 250);
   }
@@ -96,20 +100,27 @@ export class Player {
 
   /** @param {any} content ConnectResponse.Segment @param {Uint8Array} data */
   segment(content, data) {
-    const { media } = content;
-    const start = seconds(media.presentationTime) ?? 0;
-    this.pieces.push({
-      sequence: Number(content.sequence),
-      epoch: Number(content.epoch),
-      start,
-      end: start + (seconds(media.duration) ?? 0),
-      frames: media.numFrames,
-      created: content.createTime,
-      receivedAt: performance.now(),
-    });
-    if (this.pieces.length > MAX_KNOWN) this.pieces.shift();
+    this.note(pieceOf(content, true));
+    if (content.numParts) this.listener.holds();
+    else this.queue?.segment(data); // Also where parts of it are there: they were another decoder's, or not all.
+    this.tick();
+  }
+
+  /** Some pictures of the next segment. @param {any} content ConnectResponse.Part @param {Uint8Array} data */
+  part(content, data) {
+    const piece = pieceOf(content, false);
+    const former = this.pieces.at(-1);
+    const goesOn = content.index && former?.sequence === piece.sequence;
+    this.note(goesOn ? { ...piece, start: former.start, frames: former.frames + piece.frames } : piece);
     this.queue?.segment(data);
     this.tick();
+  }
+
+  /** It takes the place of what was known of the same segment. @param {Piece} piece */
+  note(piece) {
+    if (this.pieces.at(-1)?.sequence === piece.sequence) this.pieces.pop();
+    this.pieces.push(piece);
+    if (this.pieces.length > MAX_KNOWN) this.pieces.shift();
   }
 
   /** No more will come: play what is there. */
@@ -147,7 +158,7 @@ export class Player {
   get isBehind() {
     const [before] = this.stalledAt.slice(-2);
     if (this.stalledAt.length < 2 || this.hasEnded || performance.now() - before > OFTEN_MS) return false;
-    const [first, ...rest] = this.pieces.slice(-PACED);
+    const [first, ...rest] = this.pieces.filter((piece) => piece.isWhole).slice(-PACED);
     const made = rest.reduce((sum, piece) => sum + piece.end - piece.start, 0);
     const newest = this.isStarved ? performance.now() : (rest.at(-1)?.receivedAt ?? first.receivedAt);
     return made < (SLOW * (newest - first.receivedAt)) / 1000;
@@ -161,6 +172,11 @@ export class Player {
       numStalls: this.numStalls,
       waiting: this.isDry,
     };
+  }
+
+  /** The newest segment that is there as a whole. */
+  get newest() {
+    return this.pieces.findLast((piece) => piece.isWhole)?.sequence ?? 0;
   }
 
   /** The segment that plays now. @returns {Piece | undefined} */
@@ -182,7 +198,7 @@ export class Player {
   }
 
   appended() {
-    this.listener.holds();
+    if (this.pieces.at(-1)?.isWhole) this.listener.holds();
     this.tick();
   }
 
@@ -198,7 +214,7 @@ export class Player {
     if (!this.isWanted || !this.video.paused || this.video.ended) return;
     const enough = Math.min(START_SEGMENTS, this.credit);
     const from = Math.min(this.time, this.dryAt);
-    const num = this.pieces.filter((piece) => piece.end > from + LEFT_S).length;
+    const num = this.pieces.filter((piece) => piece.isWhole && piece.end > from + LEFT_S).length;
     if (num === 0) this.fullSince = 0;
     else this.fullSince ||= performance.now();
     const isLong = num > 0 && performance.now() - this.fullSince > START_WAIT_MS;
@@ -275,4 +291,19 @@ export class Player {
       this.listener.began(piece);
     }
   }
+}
+
+/** @param {any} content ConnectResponse.Segment or Part @param {boolean} isWhole @returns {Piece} */
+function pieceOf({ sequence, epoch, createTime, media }, isWhole) {
+  const start = seconds(media.presentationTime) ?? 0;
+  return {
+    sequence: Number(sequence),
+    epoch: Number(epoch),
+    start,
+    end: start + (seconds(media.duration) ?? 0),
+    frames: media.numFrames,
+    created: createTime,
+    receivedAt: performance.now(),
+    isWhole,
+  };
 }

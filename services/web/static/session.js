@@ -290,11 +290,12 @@ export class Session {
     if (kind === "stateChanged") this.hearState(content);
     if (kind === "mediaInit" && media) this.player.init(content.mimeType, media);
     if (kind === "segment" && media) this.hearSegment(content, media);
+    if (kind === "part" && media) this.player.part(content, media);
     if (kind === "promptReceipt") this.connection?.settle(content.requestId);
     if (kind === "requestFailed") this.connection?.settle(content.requestId, false);
     if (kind === "ended") this.hearEnded(content);
     this.listener.heard(kind, content, media);
-    if (kind !== "segment") this.listener.changed();
+    if (kind !== "segment" && kind !== "part") this.listener.changed();
   }
 
   /** @param {any} content */

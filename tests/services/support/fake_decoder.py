@@ -52,6 +52,9 @@ class FakeDecoder(Machine):
         self.max_pending = max_pending
         self.encoder_name = encoder_name
         self.can_encode = True
+        self.gate = asyncio.Event()
+        """Closed, a block stands still before its last part."""
+        self.gate.set()
         self.has_parts = True
         """Else it is one of a former release."""
         self.filler_bytes = 64
@@ -207,6 +210,8 @@ class DecodeStream(Stream):
         parts = [machine.parts(each.segment.media, block.latents.data[: FORMAT.size]) for each in segments]
         for index in range(len(parts[0])):
             await asyncio.sleep(machine.block_s / len(parts[0]))
+            if index == len(parts[0]) - 1:
+                await machine.gate.wait()
             for segment, data in zip(segments, parts, strict=True):
                 if self.opening.with_parts and machine.has_parts:
                     yield part_of(segment, index, data)

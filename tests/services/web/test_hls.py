@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.common.errors import NotReady
+from services.web import hls
 from services.web.kept import KeptVideo
 from services.web.playlist import WINDOW, playlist_of
 from tests.services.support.gateway_support import Response, until_value
@@ -190,6 +191,98 @@ def event(sequence: int, num_frames: int = 12) -> Response:
     segment.media.presentation_time.FromNanoseconds(round(first / 16 * 1e9))
     segment.media.duration.FromNanoseconds(round(num_frames / 16 * 1e9))
     return Response(segment=segment)
+
+
+def part(sequence: int, index: int, epoch: int = 1, num_frames: int = 4) -> Response:
+    made = Response.Part(sequence=sequence, epoch=epoch, index=index)
+    made.media.num_frames, made.media.data = num_frames, b"%d.%d.%d " % (sequence, epoch, index)
+    made.media.duration.FromNanoseconds(round(num_frames / 16 * 1e9))
+    return Response(part=made)
+
+
+def in_parts(sequence: int) -> Response:
+    """The segment behind its parts."""
+    made = event(sequence)
+    made.segment.num_parts = 3
+    made.segment.media.ClearField("data")
+    return made
+
+
+def parts_of(text: str) -> list[str]:
+    return re.findall(r'^#EXT-X-PART:DURATION=[\d.]+,URI="([^"?]+)', text, re.MULTILINE)
+
+
+def test_parts_are_listed_before_their_segment_is_there() -> None:
+    video = KeptVideo(max_segments=1000, max_bytes=10**6)
+    video.take(started(b"one"))
+    video.take(event(1, num_frames=9))
+    for sequence in range(2, 12):
+        for index in range(3):
+            video.take(part(sequence, index, epoch=2))
+        video.take(in_parts(sequence))
+    video.take(part(12, 0, epoch=2))
+    text = playlist_of(video, "?q", in_parts=True)
+    assert parts_of(text)[:3] == ["6.2.0.m4s", "6.2.1.m4s", "6.2.2.m4s"], "those of the newest segments"
+    assert parts_of(text)[-2:] == ["11.2.2.m4s", "12.2.0.m4s"]
+    assert '#EXT-X-PART:DURATION=0.250000,URI="12.2.0.m4s?q",INDEPENDENT=YES' in text
+    assert tag(text, "PRELOAD-HINT") == ['TYPE=PART,URI="12.2.1.m4s?q"']
+    assert tag(text, "PART-INF") == ["PART-TARGET=0.250000"]
+    assert tag(text, "SERVER-CONTROL") == ["CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=1.250"]
+    kept = video.find(11)
+    assert kept
+    assert kept.data == b"11.2.0 11.2.1 11.2.2 "
+    assert [video.has(11), video.has(12), video.has(12, 0), video.has(12, 1)] == [True, False, True, False]
+    plain = playlist_of(video, "?q")
+    assert "PART" not in plain
+    assert names(plain) == names(text) == [str(number) for number in range(1, 12)]
+
+
+def test_parts_made_again_have_other_names_and_a_segment_that_came_whole_has_none() -> None:
+    video = KeptVideo(max_segments=1000, max_bytes=10**6)
+    video.take(started(b"one"))
+    video.take(event(1, num_frames=9))
+    video.take(part(2, 0))
+    video.take(part(2, 1))
+    video.take(part(2, 0, epoch=2))
+    assert parts_of(playlist_of(video, "", in_parts=True)) == ["2.2.0.m4s"]
+    assert video.find_part(2, 1, 0) is None
+    video.take(event(2))
+    text = playlist_of(video, "", in_parts=True)
+    assert (parts_of(text), names(text)) == ([], ["1", "2"])
+    video.take(Response(ended={}))
+    assert "PART" not in playlist_of(video, "", in_parts=True)
+
+
+async def test_a_player_waits_for_the_next_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it asks for the playlist or for the part that it names ahead."""
+    async with web_town() as place, playing(place, 3) as (name, stream), browsing(place, "acme") as client:
+        path = f"/v1/{name}/hls"
+        text = (await client.get(f"{path}/low-latency.m3u8")).text
+        assert tag(text, "PRELOAD-HINT") == ['TYPE=PART,URI="4.1.0.m4s"']
+        place.decoder.gate.clear()
+        asked = f"{path}/low-latency.m3u8?_HLS_msn=4&_HLS_part=1"
+        waiting = [asyncio.create_task(client.get(url)) for url in (asked, f"{path}/4.1.0.m4s")]
+        await stream.ack(3)
+        listed, found = await asyncio.gather(*waiting)
+        assert parts_of(listed.text)[-2:] == ["4.1.0.m4s", "4.1.1.m4s"]
+        assert names(listed.text)[-1] == "3"
+        assert found.status_code == 200
+        assert found.headers["cache-control"].endswith("immutable")
+        rest = asyncio.create_task(client.get(f"{path}/low-latency.m3u8?_HLS_msn=4"))
+        place.decoder.gate.set()
+        assert names((await rest).text)[-1] == "4"
+        parts = [(await client.get(f"{path}/4.1.{index}.m4s")).content for index in range(3)]
+        assert parts[0] == found.content
+        assert b"".join(parts) == (await client.get(f"{path}/4.m4s")).content
+        monkeypatch.setattr(hls, "BLOCKED_S", 0.1)
+        nothing_new = await client.get(f"{path}/low-latency.m3u8?_HLS_msn=5&_HLS_part=0")
+        assert names(nothing_new.text)[-1] == "4", "a session that stands still is no error"
+        bad = {"_HLS_msn=99": "_HLS_msn", "_HLS_part=0": "_HLS_part", "_HLS_msn=x": "_HLS_msn"}
+        for query, field in bad.items():
+            refused = await client.get(f"{path}/low-latency.m3u8?{query}")
+            assert (refused.status_code, field in refused.text) == (400, True)
+        for part_name in ("4.1.9", "4.7.0", "9.1.0"):
+            assert (await client.get(f"{path}/{part_name}.m4s")).status_code == 404
 
 
 def started(data: bytes) -> Response:

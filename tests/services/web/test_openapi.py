@@ -68,6 +68,9 @@ async def test_video_is_as_described() -> None:
         assert init
         answers = {
             "getPlaylist": playlist,
+            "getLowLatencyPlaylist": await place.visitor.get(
+                f"/v1/{name}/hls/low-latency.m3u8", params={"resume_token": token, "_HLS_msn": 3}
+            ),
             "getInit": await place.visitor.get(f"/v1/{name}/hls/{init[0]}", params={"resume_token": token}),
             "getSegment": await place.visitor.get(f"/v1/{name}/hls/3.m4s", params={"resume_token": token}),
             "getVideo": await place.visitor.get(f"/v1/{name}/video.mp4", params={"resume_token": token}),

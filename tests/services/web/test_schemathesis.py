@@ -1,6 +1,7 @@
 """Schemathesis reads the OpenAPI document and attacks what it describes: valid requests and broken ones."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from itertools import count
@@ -17,7 +18,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from cascade.v1 import session_pb2
 from services.web.openapi import document
 from tests.services.support.gateway_support import STATES
-from tests.services.support.video_support import WebTown, web_town
+from tests.services.support.video_support import WebTown, browsing, web_town
 
 OPERATIONS = [
     f"{verb.upper()} {path}"
@@ -125,6 +126,15 @@ async def clear(place: WebTown) -> None:
             await place.anybody.delete(session.name)
 
 
+async def in_parts(place: WebTown, session: str) -> int:
+    """A segment that somebody who reads by HTTP has had in parts."""
+    async with browsing(place, "acme") as client, place.anybody.attached(f"sessions/{session}") as stream:
+        await client.get(f"/v1/sessions/{session}/hls/index.m3u8")
+        await stream.until_sequence(stream.sequences[-1] + 6)
+        text = (await client.get(f"/v1/sessions/{session}/hls/low-latency.m3u8")).text
+    return int(re.findall(r'"(\d+)\.1\.0\.m4s', text)[-1])
+
+
 @pytest.mark.parametrize("mode", GenerationMode, ids=[mode.value for mode in GenerationMode])
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.asyncio(loop_scope="module")
@@ -133,7 +143,9 @@ async def test_the_document_and_the_gateway_agree(
 ) -> None:
     session = (await place.anybody.name()).removeprefix("sessions/")
     digest = sha256(place.decoder.encoder.init_segment).hexdigest()[:12]
-    good = {"session": session, "sequence": 1, "digest": digest}
+    good = {"session": session, "sequence": 1, "digest": digest, "epoch": 1, "index": 0}
+    if operation.endswith("{index}.m4s"):
+        good["sequence"] = await in_parts(place, session)
     statuses = await asyncio.to_thread(lambda: Attack(place.web, operation, mode, good).run())
     await clear(place)
     wanted = range(200, 300) if mode is GenerationMode.POSITIVE else range(400, 500)
