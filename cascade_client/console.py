@@ -25,8 +25,8 @@ DEFAULT_GATEWAY = "localhost:50051"
 GATEWAY_VARIABLE = "CASCADE_CLIENT_GATEWAY"
 RETRY_FOR_S = 3.0
 """A person waits no longer to hear that nobody is there."""
-MODES = ("immediate", "boundary", "recache")
-MODE_HELP = "immediate (the default), boundary or recache"
+MODES = ("immediate", "boundary", "recache", "cut")
+MODE_HELP = "immediate (the default), boundary, recache, or cut: a new shot"
 ATTENTIONS = ("bidirectional", "causal")
 
 

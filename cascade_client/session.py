@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cascade.v1 import common_pb2, session_pb2
 from cascade_client.prompts import Prompt, Transition, mix_message, text_of, transition_message
 
-SwitchMode = Literal["immediate", "boundary", "recache"]
+SwitchMode = Literal["immediate", "boundary", "recache", "cut"]
 Priority = Literal["low", "normal", "high"]
 InflightAttention = Literal["bidirectional", "causal"]
 Role = Literal["controller", "viewer"]

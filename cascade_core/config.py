@@ -20,7 +20,7 @@ from cascade_core.errors import InvalidConfig, UnknownModel
 
 InflightAttention = Literal["bidirectional", "causal"]
 Rope = Literal["absolute", "window"]
-SwitchMode = Literal["immediate", "boundary", "recache"]
+SwitchMode = Literal["immediate", "boundary", "recache", "cut"]
 Solver = Literal["renoise", "unipc"]
 Quantize = Literal["none", "fp8"]
 
@@ -139,6 +139,10 @@ class WindowConfig:
     along in front of the window, so a session never ends."""
     max_positions: Positive = 1024
     """Latent frames a session may have with `rope = absolute`; the reference's table ends there."""
+    shot_shift_frames: Annotated[int, Field(ge=0)] | None = None
+    """For models that were made for scene cuts: the first block of a new shot stays in view beside the sink
+    until the next one begins, in the place of the window's oldest, and with `rope = absolute` positions move
+    on by as many latent frames. None: switches of mode `cut` are refused."""
 
     @model_validator(mode="after")
     def _check(self) -> "WindowConfig":
@@ -148,6 +152,12 @@ class WindowConfig:
                 raise ValueError(f"{name} {value} must be a multiple of block_frames {self.block_frames}")
         if (self.context_window_frames or 0) > self.window_frames:
             raise ValueError("context_window_frames must not exceed window_frames")
+        if self.can_cut and (
+            self.context_window_frames is not None or not self.sink_frames or self.window_blocks < 3
+        ):
+            raise ValueError(
+                "shot_shift_frames needs sink_frames, a window of 3 blocks, and no context_window_frames"
+            )
         return self
 
     @property
@@ -157,6 +167,11 @@ class WindowConfig:
     @property
     def sink_blocks(self) -> int:
         return self.sink_frames // self.block_frames
+
+    @property
+    def can_cut(self) -> bool:
+        """Whether shots can be cut."""
+        return self.shot_shift_frames is not None
 
     @property
     def context_window_blocks(self) -> int:
@@ -355,7 +370,8 @@ class ModelCard:
     @property
     def _most_blocks(self) -> int:
         """Of one tick: the full cascade's, or those that a session is primed with."""
-        return max(self.sampling.num_passes, 2 * self.window.sink_blocks + self.window.window_blocks)
+        window = self.window
+        return max(self.sampling.num_passes, 2 * window.sink_blocks + window.window_blocks + window.can_cut)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -20,7 +20,7 @@ from cascade_core.config import (
 from cascade_core.errors import InvalidRequest
 from cascade_core.loras import Choices, check_choices
 from cascade_core.prompts import Prompt, Transition, check_prompt, check_transition
-from cascade_core.schedule import Shape, Timeline, Work, context_blocks, engine_shape
+from cascade_core.schedule import MAX_CUTS, Shape, Timeline, context_blocks, engine_shape, work_on
 
 MAX_PROMPTS = 1024
 """Entries of a prompt timeline."""
@@ -51,7 +51,7 @@ class SessionRequest:
     start_block: int = 0
     """First block to generate; above 0 the session continues from `context`."""
     context: Mapping[int, torch.Tensor] = field(default_factory=dict)
-    """Clean latents [F, C, h, w] of the blocks `Engine.context_blocks(start_block)`."""
+    """Clean latents [F, C, h, w] of the blocks `Engine.context_blocks(start_block, cuts)`."""
     first_frame: torch.Tensor | None = None
     """One clean latent frame [1, C, h, w] that block 0 begins with, for models made for it (the card's
     `image_start`). Later openings have it in their context."""
@@ -61,6 +61,9 @@ class SessionRequest:
     """Blocks that may be emitted before more is granted; None: no limit."""
     switch_mode: SwitchMode = "immediate"
     """How the timeline's later prompts take effect."""
+    cuts: tuple[int, ...] = ()
+    """Blocks that shots begin with, ascending, before `start_block` or behind; not block 0. Only for models
+    that can cut (the card's `window.shot_shift_frames`)."""
     fps: float = 0.0
     """Frames per second at which the viewer plays, up to 240: says when blocks are due; 0: the card's."""
     stagger: int = 0
@@ -179,6 +182,8 @@ def check_request(request: SessionRequest, config: EngineConfig, card: ModelCard
     if not initial_prompts(request):
         raise InvalidRequest(f"prompts: none at or before start_block {request.start_block}")
     check_loras(request, config)
+    check_cuts(request, card)
+    check_mode("switch_mode", request.switch_mode, card, bool(request.transitions))
     for block, transition in request.transitions.items():
         if block not in request.prompts:
             raise InvalidRequest(f"transitions: block {block} has no entry in prompts")
@@ -186,6 +191,25 @@ def check_request(request: SessionRequest, config: EngineConfig, card: ModelCard
     _check_context(request, card, shape)
     if request.first_frame is not None:
         _check_first_frame(request.first_frame, request, card)
+
+
+def check_mode(field: str, mode: SwitchMode, card: ModelCard, is_gradual: bool) -> None:
+    """Raise InvalidRequest where switches of this mode cannot be made."""
+    if mode == "cut" and not card.window.can_cut:
+        raise InvalidRequest(f"{field}: {card.name} was not made for scene cuts (cut)")
+    if mode == "cut" and is_gradual:
+        raise InvalidRequest(f"{field}: a cut has no transition")
+
+
+def check_cuts(request: SessionRequest, card: ModelCard) -> None:
+    """Raise InvalidRequest, whose text begins with the field, where these cannot be its cuts."""
+    cuts = request.cuts
+    if cuts and not card.window.can_cut:
+        raise InvalidRequest(f"cuts: {card.name} was not made for scene cuts")
+    if len(cuts) > MAX_CUTS:
+        raise InvalidRequest(f"cuts: {len(cuts)} are more than {MAX_CUTS}")
+    if list(cuts) != sorted({*cuts}) or min(cuts, default=1) < 1:
+        raise InvalidRequest("cuts: must ascend, each above 0")
 
 
 def check_loras(request: SessionRequest, config: EngineConfig) -> None:
@@ -213,7 +237,7 @@ def check_schedule(request: SessionRequest, config: EngineConfig, card: ModelCar
 
 
 def _check_context(request: SessionRequest, card: ModelCard, shape: Shape) -> None:
-    expected = context_blocks(shape.window, request.start_block)
+    expected = context_blocks(shape.window, request.start_block, request.cuts)
     if sorted(request.context) != expected:
         raise InvalidRequest(f"context: blocks {sorted(request.context)} given, {expected} needed")
     latent_shape = card.latent_shape(request.height, request.width)
@@ -252,6 +276,7 @@ def first_timeline(number: int, request: SessionRequest, shape: Shape) -> Timeli
         next_block=request.start_block,
         end_block=min((limit for limit in limits if limit is not None), default=None),
         first_own=entries[0],
+        cuts=request.cuts,
     )
 
     def at(block: int) -> Timeline:
@@ -260,6 +285,7 @@ def first_timeline(number: int, request: SessionRequest, shape: Shape) -> Timeli
         return replace(start, prompt=numbers[entry], first_mixed=entry, num_mixed=num_mixed(request, entry))
 
     primed = (
-        Work(block, shape.context_pass, at(block).prompt_of(block)) for block in sorted(request.context)
+        work_on(start, shape, block, shape.context_pass, at(block).prompt_of(block))
+        for block in sorted(request.context)
     )
     return replace(at(request.start_block), to_prime=tuple(primed))

@@ -6,10 +6,14 @@ one fixed sequence, whatever the timing of credits or other sessions: the same s
 Source: Block Cascading (arXiv 2511.20426).
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cascade_core.config import EngineConfig, InflightAttention, ModelCard, SwitchMode, WindowConfig
+
+MAX_CUTS = 1024
+"""That a timeline keeps, the newest ones: as many as a session with an end of its positions can have."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,11 @@ class Work:
     """0 is the noisiest, but for passes that block 0 may make before it; P - 1 is the context pass."""
     prompt: int
     """Number of the prompt within its session; grows with every switch."""
+    pinned: int | None = None
+    """The block that the shot before it, or its own, began with, after a cut: it stays in view. None: there
+    was no cut, or it lies in the sink."""
+    num_cuts: int = 0
+    """Cuts up to this block, itself included."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,8 @@ class Timeline:
     """Each block up to this one waits for a recache, as the transition goes."""
     settled_from: int = 0
     """Blocks below this had started when some were last set back."""
+    cuts: tuple[int, ...] = ()
+    """Blocks that shots began with, ascending, the session's first shot left out."""
     first_own: int = 0
     """The first block that the first prompt is for: 0, or behind a clip that the session goes on from."""
 
@@ -158,11 +169,20 @@ def cached_blocks(plan: TickPlan, shape: Shape) -> list[int]:
     return blocks[shape.window.sink_blocks :] if plan.recache and blocks[0] > 0 else blocks
 
 
-def context_blocks(window: WindowConfig, next_block: int) -> list[int]:
-    """Clean blocks that a session opened at `next_block` is primed with: the sink, and all that the window
-    and a recache right after can reach."""
+def context_blocks(window: WindowConfig, next_block: int, cuts: Sequence[int] = ()) -> list[int]:
+    """Clean blocks that a session opened at `next_block` is primed with: the sink, the first block of the
+    newest shot, and all that the window and a recache right after can reach. `cuts`: as a timeline's."""
     sink = range(min(window.sink_blocks, next_block))
-    return sorted({*sink, *recache_blocks(window, next_block)})
+    pinned = cuts[: bisect_left(cuts, next_block)][-1:]
+    return sorted({*sink, *pinned, *recache_blocks(window, next_block)})
+
+
+def work_on(timeline: Timeline, shape: Shape, block: int, pass_index: int, prompt: int) -> Work:
+    """A pass of a block of this session."""
+    cuts = timeline.cuts
+    before = bisect_left(cuts, block)
+    pinned = cuts[before - 1] if before and cuts[before - 1] >= shape.window.sink_blocks else None
+    return Work(block, pass_index, prompt, pinned, bisect_right(cuts, block))
 
 
 def plan_tick(timeline: Timeline, shape: Shape) -> tuple[TickPlan | None, Timeline]:
@@ -172,7 +192,7 @@ def plan_tick(timeline: Timeline, shape: Shape) -> tuple[TickPlan | None, Timeli
     if timeline.recache and not timeline.in_flight:
         blocks = recache_blocks(shape.window, timeline.next_block)
         prompt = timeline.prompt_of(timeline.next_block)
-        works = [Work(block, shape.context_pass, prompt) for block in blocks]
+        works = [work_on(timeline, shape, block, shape.context_pass, prompt) for block in blocks]
         after = replace(timeline, recache=False)
         return (_plan(timeline, shape, works, recache=True), after) if works else plan_tick(after, shape)
     timeline = _start_block(timeline, shape)
@@ -191,8 +211,10 @@ def switch_prompt(
 
     Over `num_mixed` blocks it is gradual: the first block touched has the prompt of this number, those behind
     it have those that follow, up to `prompt + num_mixed`, which is the new one. The session's first own block
-    is never mixed: it has no prompt before its own.
+    is never mixed: it has no prompt before its own. A cut begins a new shot; the very first block begins one
+    anyway.
     """
+    assert not (num_mixed and mode == "cut"), "a shot begins with its prompt"
     if mode == "immediate":
         timeline = _set_back(timeline, shape)
     first = full = timeline.next_block
@@ -212,6 +234,7 @@ def switch_prompt(
         prompt_before=timeline.prompt_of(first - 1),
         recache=timeline.recache or mode == "recache",
         recache_to=first + num_mixed if mode == "recache" else 0,
+        cuts=_with_cut(timeline.cuts, first) if mode == "cut" and first else timeline.cuts,
     )
     # A block left with its context pass keeps its prompt: what is cached fits what was shown, and a journal
     # of receipts finds the same cache again.
@@ -223,6 +246,10 @@ def switch_prompt(
     )
     receipt = SwitchReceipt(first, full, first + num_mixed - 1 if num_mixed else None)
     return replace(after, in_flight=in_flight), receipt
+
+
+def _with_cut(cuts: tuple[int, ...], block: int) -> tuple[int, ...]:
+    return tuple(sorted({*cuts, block}))[-MAX_CUTS:]
 
 
 def _set_back(timeline: Timeline, shape: Shape) -> Timeline:
@@ -273,21 +300,25 @@ def sight(
     """What this pass sees: the first block of its window (the sink comes besides; may be negative), and of
     `works`, by ascending block, those in flight, itself included.
 
-    A context pass never sees the noisier blocks behind it, so cached K/V do not depend on noisy futures.
+    A context pass never sees the noisier blocks behind it, so cached K/V do not depend on noisy futures. A
+    pinned block that the window has left behind takes the place of its oldest.
     """
     is_context = work.pass_index == shape.context_pass
     num_blocks = shape.window.context_window_blocks if is_context else shape.window.window_blocks
     sees_behind = attention == "bidirectional" and not is_context
     behind = [other.block for other in works if other.block > work.block and sees_behind]
     if shape.counts_behind:
-        behind = behind[: max(0, num_blocks - 2)]  # the nearest; the one before it stays in view as well
+        kept = 2 if work.pinned is None else 3  # itself, the one before it, and the pinned one
+        behind = behind[: max(0, num_blocks - kept)]  # the nearest
         num_blocks -= len(behind)
     oldest = work.block - num_blocks + 1
-    before = [
-        other.block
-        for other in works
-        if other.block <= work.block and (other.block >= oldest or other.block < shape.window.sink_blocks)
-    ]
+    if work.pinned is not None and work.pinned < oldest:
+        oldest += 1
+
+    def is_in_view(block: int) -> bool:
+        return block >= oldest or block < shape.window.sink_blocks or block == work.pinned
+
+    before = [other.block for other in works if other.block <= work.block and is_in_view(other.block)]
     return oldest, before + behind
 
 
@@ -301,9 +332,10 @@ def _start_block(timeline: Timeline, shape: Shape) -> Timeline:
     if not _can_start(timeline, shape):
         return timeline
     block = timeline.next_block
+    first_pass, prompt = shape.first_pass(block), timeline.prompt_of(block)
     return replace(
         timeline,
-        in_flight=(*timeline.in_flight, Work(block, shape.first_pass(block), timeline.prompt_of(block))),
+        in_flight=(*timeline.in_flight, work_on(timeline, shape, block, first_pass, prompt)),
         next_block=block + 1,
         recache=block < timeline.recache_to,
     )

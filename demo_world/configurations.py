@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
 
 from cascade_core.config import EngineConfig, InflightAttention, ModelCard, Quantize, SwitchMode, make
 from cascade_core.errors import InvalidConfig
@@ -16,7 +15,7 @@ IN_FP8 = "-fp8"
 COUNTED = "-counted"
 """At the end of a name: with window_counts_behind."""
 EXPERIMENTS = ("steady", "switch", "drift", "start")
-SWITCH_MODES: tuple[SwitchMode, ...] = get_args(SwitchMode)
+SWITCH_MODES: tuple[SwitchMode, ...] = ("immediate", "boundary", "recache")
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def tiny_values(
     context_window_blocks: int | None = None,
     rope: str = "absolute",
     max_positions: int = 1024,
+    shot_shift_frames: int | None = None,
     vae_factor: int = 8,
     **transformer: Any,
 ) -> dict[str, Any]:
@@ -52,6 +53,8 @@ def tiny_values(
         "rope": rope,
         "max_positions": max_positions,
     }
+    if shot_shift_frames is not None:
+        window["shot_shift_frames"] = shot_shift_frames
     if context_window_blocks is not None:
         window["context_window_frames"] = context_window_blocks * block_frames
     extra = {} if first_steps is None else {"first_steps": list(first_steps)}

@@ -335,6 +335,11 @@ class _SwitchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SwitchMode
     """Blocks in flight finish, the window is encoded again under the new prompt, then the next block starts. The slowest,
     with the cleanest cut.
     """
+    SWITCH_MODE_CUT: _SwitchMode.ValueType  # 4
+    """A new shot begins with the next block that starts (scene cut). Its first block stays in view beside the session's
+    own until the next shot, as models have it that were made for several shots (Model.scene_cuts; INVALID_FIELD with
+    others). Not with a transition.
+    """
 
 class SwitchMode(_SwitchMode, metaclass=_SwitchModeEnumTypeWrapper):
     """How a new prompt takes effect, always between two ticks."""
@@ -350,6 +355,11 @@ SWITCH_MODE_BOUNDARY: SwitchMode.ValueType  # 2
 SWITCH_MODE_RECACHE: SwitchMode.ValueType  # 3
 """Blocks in flight finish, the window is encoded again under the new prompt, then the next block starts. The slowest,
 with the cleanest cut.
+"""
+SWITCH_MODE_CUT: SwitchMode.ValueType  # 4
+"""A new shot begins with the next block that starts (scene cut). Its first block stays in view beside the session's
+own until the next shot, as models have it that were made for several shots (Model.scene_cuts; INVALID_FIELD with
+others). Not with a transition.
 """
 Global___SwitchMode: _TypeAlias = SwitchMode  # noqa: Y015
 

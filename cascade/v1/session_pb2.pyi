@@ -1386,6 +1386,7 @@ class Model(_message.Message):
     SIZE_MULTIPLE_FIELD_NUMBER: _builtins.int
     LORAS_FIELD_NUMBER: _builtins.int
     MAX_TRANSITION_BLOCKS_FIELD_NUMBER: _builtins.int
+    SCENE_CUTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For SessionSpec.model."""
     licence: _builtins.str
@@ -1418,6 +1419,8 @@ class Model(_message.Message):
     """What width and height are multiples of; 0: not known."""
     max_transition_blocks: _builtins.int
     """Blocks that a transition may have; 0: the stages are of a former release, which know neither mixes nor transitions."""
+    scene_cuts: _builtins.bool
+    """Whether shots can be cut: SWITCH_MODE_CUT."""
     @_builtins.property
     def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts that show what it can do, at most 32."""
@@ -1457,10 +1460,11 @@ class Model(_message.Message):
         size_multiple: _builtins.int = ...,
         loras: _abc.Iterable[_common_pb2.LoraInfo] | None = ...,
         max_transition_blocks: _builtins.int = ...,
+        scene_cuts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "is_default", b"is_default", "licence", b"licence", "loras", b"loras", "max_blocks", b"max_blocks", "max_prompt_tokens", b"max_prompt_tokens", "max_transition_blocks", b"max_transition_blocks", "name", b"name", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "is_default", b"is_default", "licence", b"licence", "loras", b"loras", "max_blocks", b"max_blocks", "max_prompt_tokens", b"max_prompt_tokens", "max_transition_blocks", b"max_transition_blocks", "name", b"name", "scene_cuts", b"scene_cuts", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -136,6 +136,7 @@ class GenerateRequest(_message.Message):
         MIXES_FIELD_NUMBER: _builtins.int
         TRANSITIONS_FIELD_NUMBER: _builtins.int
         FIRST_FRAME_FIELD_NUMBER: _builtins.int
+        CUTS_FIELD_NUMBER: _builtins.int
         LORAS_FIELD_NUMBER: _builtins.int
         session: _builtins.str
         """Name of the session, only to be recognised: 1 to 128 characters."""
@@ -198,6 +199,12 @@ class GenerateRequest(_message.Message):
             """
 
         @_builtins.property
+        def cuts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+            """Blocks that shots begin with after a cut, ascending, none of them block 0; those from `start_block` on will begin
+            one, whatever prompts say. Only with a model whose shots can be cut (ModelInfo.scene_cuts).
+            """
+
+        @_builtins.property
         def loras(self) -> _containers.MessageMap[_builtins.int, _common_pb2.LoraSet]:
             """LoRAs that entries of `prompts` bring, by the entry's block; each names some of ModelInfo.loras. An entry without
             has those of the one before it, the first none.
@@ -225,11 +232,12 @@ class GenerateRequest(_message.Message):
             mixes: _abc.Mapping[_builtins.int, _common_pb2.PromptMix] | None = ...,
             transitions: _abc.Mapping[_builtins.int, _common_pb2.Transition] | None = ...,
             first_frame: _common_pb2.Tensor | None = ...,
+            cuts: _abc.Iterable[_builtins.int] | None = ...,
             loras: _abc.Mapping[_builtins.int, _common_pb2.LoraSet] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "first_frame", b"first_frame", "num_blocks", b"num_blocks"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "credit_end_block", b"credit_end_block", "epoch", b"epoch", "first_frame", b"first_frame", "fps", b"fps", "height", b"height", "inflight_attention", b"inflight_attention", "latent_dtype", b"latent_dtype", "loras", b"loras", "mixes", b"mixes", "model", b"model", "num_blocks", b"num_blocks", "num_context_blocks", b"num_context_blocks", "prompts", b"prompts", "seed", b"seed", "session", b"session", "stagger", b"stagger", "start_block", b"start_block", "switch_mode", b"switch_mode", "transitions", b"transitions", "width", b"width"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks", "credit_end_block", b"credit_end_block", "cuts", b"cuts", "epoch", b"epoch", "first_frame", b"first_frame", "fps", b"fps", "height", b"height", "inflight_attention", b"inflight_attention", "latent_dtype", b"latent_dtype", "loras", b"loras", "mixes", b"mixes", "model", b"model", "num_blocks", b"num_blocks", "num_context_blocks", b"num_context_blocks", "prompts", b"prompts", "seed", b"seed", "session", b"session", "stagger", b"stagger", "start_block", b"start_block", "switch_mode", b"switch_mode", "transitions", b"transitions", "width", b"width"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__num_blocks: _TypeAlias = _typing.Literal["num_blocks"]  # noqa: Y015
         _WhichOneofArgType__num_blocks: _TypeAlias = _typing.Literal["_num_blocks", b"_num_blocks"]  # noqa: Y015
@@ -759,6 +767,7 @@ class ModelInfo(_message.Message):
     SIZE_MULTIPLE_FIELD_NUMBER: _builtins.int
     LORAS_FIELD_NUMBER: _builtins.int
     MAX_TRANSITION_BLOCKS_FIELD_NUMBER: _builtins.int
+    SCENE_CUTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model card."""
     revision: _builtins.str
@@ -770,8 +779,8 @@ class ModelInfo(_message.Message):
     block_frames: _builtins.int
     """F: latent frames per block; 4F pictures, 4F - 3 in block 0."""
     sink_blocks: _builtins.int
-    """A session that opens at block n brings blocks 0 to sink_blocks - 1 and the last `context_blocks` before n (as far
-    as there are as many, none twice).
+    """A session that opens at block n brings blocks 0 to sink_blocks - 1, the last of Open.cuts before n, and the last
+    `context_blocks` before n (as far as there are as many, none twice).
     """
     context_blocks: _builtins.int
     """See sink_blocks."""
@@ -803,6 +812,8 @@ class ModelInfo(_message.Message):
     """What width and height are multiples of: 16, or 32 where the VAE is Wan 2.2's; 0: the stage does not say."""
     max_transition_blocks: _builtins.int
     """Blocks that a transition may have; 0: the stage is of a former release, and ignores mixes and transitions."""
+    scene_cuts: _builtins.bool
+    """Whether it takes SWITCH_MODE_CUT and Open.cuts."""
     @_builtins.property
     def example_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts that show what the model can do, at most 32."""
@@ -846,10 +857,11 @@ class ModelInfo(_message.Message):
         size_multiple: _builtins.int = ...,
         loras: _abc.Iterable[_common_pb2.LoraInfo] | None = ...,
         max_transition_blocks: _builtins.int = ...,
+        scene_cuts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "licence", b"licence", "loras", b"loras", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "max_prompt_tokens", b"max_prompt_tokens", "max_transition_blocks", b"max_transition_blocks", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "sink_blocks", b"sink_blocks", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_frames", b"block_frames", "commercial_use", b"commercial_use", "context_blocks", b"context_blocks", "default_inflight_attention", b"default_inflight_attention", "default_stagger", b"default_stagger", "example_prompts", b"example_prompts", "fps", b"fps", "height", b"height", "image_start", b"image_start", "inflight_attentions", b"inflight_attentions", "licence", b"licence", "loras", b"loras", "max_blocks", b"max_blocks", "max_pixels", b"max_pixels", "max_prompt_tokens", b"max_prompt_tokens", "max_transition_blocks", b"max_transition_blocks", "model", b"model", "num_passes", b"num_passes", "revision", b"revision", "scene_cuts", b"scene_cuts", "sink_blocks", b"sink_blocks", "size_multiple", b"size_multiple", "staggers", b"staggers", "start_note", b"start_note", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

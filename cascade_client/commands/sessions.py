@@ -57,6 +57,9 @@ def add_commands(commands: Commands) -> None:
     switching.add_argument("session", type=parse_session, metavar="SESSION", help="its name or id")
     switching.add_argument("prompt", type=parse_prompt, metavar="PROMPT", help="what to show from now on")
     switching.add_argument("--mode", choices=MODES, metavar="MODE", help=f"how it takes over: {MODE_HELP}")
+    switching.add_argument(
+        "--cut", dest="mode", action="store_const", const="cut", help="as --mode cut: begin a new shot"
+    )
     add_over(switching)
     switching.add_argument("--at-block", type=parse_block, metavar="BLOCK", help="when this block starts")
     add_loras(switching, "from now on; without it they stay, --no-loras ends them")

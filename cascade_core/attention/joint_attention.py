@@ -46,6 +46,10 @@ class JointAttention:
         works = plan.ranks[setup.rank]
         self._own = works[0].block if works and len(self._rows) == 1 else None
         """The block that is alone in flight, and here: it lies in the cache from its first pass on."""
+        pinned = {work.block: work.pinned for work in plan.works}
+        for block in self._to_cache if self._own is None else [self._own]:
+            cache.place(block, pinned[block])
+        self._to_cache = [block for block in self._to_cache if cache.has_place(block)]
         self._readers = [Reader(work, setup, cache, plan, self._own) for work in works]
 
     def send(self, key: Tensor, value: Tensor) -> None:
@@ -90,23 +94,28 @@ class Reader:
         self, work: Work, setup: RankSetup, cache: KvCache, plan: TickPlan, cached_own: int | None
     ) -> None:
         """`cached_own`: the block itself, where it lies in the cache before it is clean."""
-        shape = setup.shape
+        shape, rope = setup.shape, setup.shape.window.rope
         oldest, self._in_flight = sight(work, plan.works, shape, plan.inflight_attention)
         self._cache = cache
         self._kernel = setup.kernel
         sink, window = cache.visible(oldest)
+        pinned = work.pinned if work.pinned is not None and work.pinned < oldest else None
         if plan.recache:
             # All see the same: what is encoded anew and, unless that is everything, the sink before it.
             shift = plan.works[0].block
             self._in_flight = cached_blocks(plan, shape)
-            sink, window = (sink if shift else []), []
+            sink, window, pinned = (sink if shift else []), [], None
         else:
-            shift = max(0, oldest - shape.window.sink_blocks)
-        # rope = window: the sink stays right in front of the window instead of falling ever further behind.
-        self._shift = shift if shape.window.rope == "window" else 0
-        self._moved_sink = range(shape.window.sink_blocks) if self._shift else range(0)
+            shift = max(0, oldest - shape.window.sink_blocks - (pinned is not None))
+        # rope = window: sink and pinned block stay right in front of the window instead of falling ever
+        # further behind.
+        self._shift = shift if rope == "window" else 0
+        self._moves = dict.fromkeys(range(shape.window.sink_blocks), self._shift)
+        if pinned is not None:
+            self._moves[pinned] = oldest - 1 - pinned if rope == "window" else 0
         self._sees_sink = bool(sink)
         self._cached = sink + window
+        self._pinned = [pinned] if pinned is not None and cache.has(pinned) else []
         if cached_own is not None:
             self._cached, self._in_flight = [*self._cached, cached_own], []
 
@@ -114,7 +123,10 @@ class Reader:
         """Partial attention of queries [L, H, D] to what lies in the cache."""
         if self._sees_sink:
             self._cache.turn_sink(layer, self._shift)
-        return [attend_partial(query, part, self._kernel) for part in self._cache.read(layer, self._cached)]
+        parts = self._cache.read(layer, self._cached)
+        for block in self._pinned:
+            parts += [self._move(part, self._moves[block]) for part in self._cache.read(layer, [block])]
+        return [attend_partial(query, part, self._kernel) for part in parts]
 
     def attend_in_flight(
         self, query: Tensor, keys: Tensor, values: Tensor, rows: Mapping[int, int]
@@ -127,11 +139,12 @@ class Reader:
                 (keys[start:stop].flatten(0, 1), values[start:stop].flatten(0, 1)) for start, stop in runs
             ]
 
-        sink = [block for block in self._in_flight if block in self._moved_sink]
-        parts = read([block for block in self._in_flight if block not in self._moved_sink])
-        parts += [self._move(part) for part in read(sink)]
+        moved = [block for block in self._in_flight if self._moves.get(block)]
+        parts = read([block for block in self._in_flight if block not in moved])
+        for block in moved:
+            parts += [self._move(part, self._moves[block]) for part in read([block])]
         return [attend_partial(query, part, self._kernel) for part in parts]
 
-    def _move(self, key_value: KeyValue) -> KeyValue:
+    def _move(self, key_value: KeyValue, shift: int) -> KeyValue:
         key, value = key_value
-        return rotate(key, self._cache.turns(self._shift)), value
+        return (rotate(key, self._cache.turns(shift)) if shift else key), value

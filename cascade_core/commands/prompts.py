@@ -33,7 +33,7 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     parser.add_argument(
         "--switch-mode", choices=get_args(SwitchMode), default="immediate", metavar="MODE",
-        help="how later prompts take over: immediate (default), boundary or recache",
+        help="how later prompts take over: immediate (default), boundary, recache or cut (a new shot)",
     )  # fmt: skip
     parser.add_argument(
         "--over", type=parse_over, metavar="LENGTH",

@@ -30,6 +30,7 @@ from cascade_core.ranks.ranks import CLOSED, Ranks
 from cascade_core.request import (
     SessionRequest,
     SwitchRequest,
+    check_mode,
     check_request,
     check_types,
     course_entries,
@@ -136,9 +137,9 @@ class Engine:
         them name their size, as after `with_defaults`."""
         check_room(request, others, self.config, self.card, self._ranks.group.ready)
 
-    def context_blocks(self, start_block: int) -> list[int]:
-        """Blocks whose clean latents a session opened at `start_block` needs."""
-        return context_blocks(self.shape.window, start_block)
+    def context_blocks(self, start_block: int, cuts: Sequence[int] = ()) -> list[int]:
+        """Blocks whose clean latents a session opened at `start_block` needs; `cuts`: as its request's."""
+        return context_blocks(self.shape.window, start_block, cuts)
 
     async def open(self, request: SessionRequest) -> Session:
         """Open a session; returns when its context is in the caches, whatever its credit.
@@ -189,6 +190,7 @@ class Engine:
     async def switch(self, session: Session, request: SwitchRequest) -> None:
         if request.loras is not None:
             check_choices("loras", request.loras, self.config.loras)
+        check_mode("mode", request.mode, self.card, request.transition is not None)
         async with session.switching():
             try:
                 embedding = await self._embeddings.of(request.prompt)

@@ -46,6 +46,13 @@ class SessionState:
     """This rank's clean blocks that a recache or the context pass still needs."""
 
 
+def first_position(work: Work, shape: Shape) -> int:
+    """Of a block's frames, before the window moves what lies in front of it."""
+    window = shape.window
+    shift = window.shot_shift_frames if window.rope == "absolute" else 0
+    return work.block * window.block_frames + work.num_cuts * (shift or 0)
+
+
 class Runner:
     """The model, the sessions' caches, and one tick at a time."""
 
@@ -173,7 +180,7 @@ class Runner:
     def _conditioning(self, state: SessionState, works: tuple[Work, ...]) -> Conditioning:
         """Of the blocks, or of all their frames where one of these is clean and the others are not."""
         frames = self.shape.window.block_frames
-        turns = state.positions.turns([work.block * frames for work in works])
+        turns = state.positions.turns([first_position(work, self.shape) for work in works])
         timesteps = [self._passes.timestep(work) for work in works]
         prompts = [work.prompt for work in works]
         if self._first_frame(state, works[0]) is not None:  # block 0 is the oldest, if it is among them

@@ -31,6 +31,8 @@ class Rehearsal:
     """It re-encodes its window first."""
     choice: Choice = ()
     """LoRAs that it has."""
+    cuts: tuple[int, ...] = ()
+    """Its scene cuts."""
 
 
 def warm_up(runner: Runner, config: EngineConfig, card: ModelCard) -> None:
@@ -66,6 +68,9 @@ def rehearsals(shape: Shape, config: EngineConfig, card: ModelCard) -> list[Rehe
         for attention in allowed_attentions(config)
     ]
     long = [Rehearsal(each, 0, num_blocks + each.max_in_flight) for each in shapes]
+    if window.can_cut:  # one shot to the end, and such as end when they are in nobody's window any more
+        each_shot = range(window.sink_blocks, num_blocks, window.window_blocks + 1)
+        long += [replace(each, cuts=cuts) for each in long for cuts in ((*each_shot,), (*each_shot[:1],))]
     resumed = [Rehearsal(shape, start, start, recache=True) for start in range(1, num_blocks)]
     return long + resumed
 
@@ -79,7 +84,8 @@ def rehearse(runner: Runner, rehearsal: Rehearsal) -> None:
     runner.open(SESSION, 0, height, width, context)
     runner.add_prompt(SESSION, 0, torch.zeros(1, card.transformer.text_dim), rehearsal.choice)
     primed = tuple(Work(block, shape.context_pass, 0) for block in blocks)
-    timeline = Timeline(SESSION, rehearsal.start, rehearsal.end, to_prime=primed, recache=rehearsal.recache)
+    start, end, cuts = rehearsal.start, rehearsal.end, rehearsal.cuts
+    timeline = Timeline(SESSION, start, end, to_prime=primed, recache=rehearsal.recache, cuts=cuts)
     plan, timeline = plan_tick(timeline, shape)
     while plan:
         runner.tick(plan)

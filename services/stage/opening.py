@@ -11,7 +11,14 @@ from cascade_core.config import InflightAttention, ModelCard, SwitchMode, load_c
 from cascade_core.engine.engine import Engine
 from cascade_core.errors import InvalidRequest, UnknownModel
 from cascade_core.loras import Choices, LoraChoice
-from cascade_core.request import SessionRequest, check_loras, check_schedule, with_defaults
+from cascade_core.request import (
+    SessionRequest,
+    check_cuts,
+    check_loras,
+    check_mode,
+    check_schedule,
+    with_defaults,
+)
 from services.common.errors import ProtocolViolation, UnsupportedMedia, with_details
 from services.common.prompts import mix_of, transition_of
 from services.common.streams import next_message
@@ -25,6 +32,7 @@ MODES: Final[dict[int, SwitchMode]] = {
     common_pb2.SWITCH_MODE_IMMEDIATE: "immediate",
     common_pb2.SWITCH_MODE_BOUNDARY: "boundary",
     common_pb2.SWITCH_MODE_RECACHE: "recache",
+    common_pb2.SWITCH_MODE_CUT: "cut",
 }
 ATTENTIONS: Final[dict["common_pb2.InflightAttention.ValueType", InflightAttention]] = {
     common_pb2.INFLIGHT_ATTENTION_BIDIRECTIONAL: "bidirectional",
@@ -50,6 +58,8 @@ def check_open(message: Open, engine: Engine) -> SessionRequest:
     try:
         check_schedule(request, engine.config, card)
         check_loras(request, engine.config)
+        check_cuts(request, card)
+        check_mode("switch_mode", request.switch_mode, card, bool(request.transitions))
     except InvalidRequest as error:
         field, _, wrong = str(error).partition(": ")
         raise InvalidField([(f"open.{field}", wrong)]) from None
@@ -62,7 +72,7 @@ def check_open(message: Open, engine: Engine) -> SessionRequest:
     end = engine.shape.window.max_blocks
     if end is not None and request.start_block >= end:
         raise InvalidField([("open.start_block", f"must be below {end}, where the model's positions end")])
-    needed = len(engine.context_blocks(request.start_block))
+    needed = len(engine.context_blocks(request.start_block, request.cuts))
     if message.num_context_blocks != needed:
         wrong = f"must be {needed} for start_block {request.start_block}, not {message.num_context_blocks}"
         raise InvalidField([("open.num_context_blocks", wrong)])
@@ -96,6 +106,7 @@ def to_request(message: Open) -> SessionRequest:
         num_blocks=message.num_blocks if message.HasField("num_blocks") else None,
         credit=max(0, message.credit_end_block - message.start_block),
         switch_mode=MODES[message.switch_mode],
+        cuts=tuple(message.cuts),
         fps=message.fps,
         stagger=message.stagger,
         inflight_attention=ATTENTIONS.get(message.inflight_attention),
@@ -114,7 +125,7 @@ async def read_context(requests: Requests, request: SessionRequest, engine: Engi
     """The request with its context blocks. Raises FirstMessageLate, ProtocolViolation or InvalidField."""
     shape = engine.card.latent_shape(request.height, request.width)
     context: dict[int, torch.Tensor] = {}
-    for index in engine.context_blocks(request.start_block):
+    for index in engine.context_blocks(request.start_block, request.cuts):
         block = (await next_message(requests, "context_block")).context_block
         if block.index != index:
             raise ProtocolViolation(f"context block {block.index} came where {index} must come")

@@ -102,6 +102,7 @@ def model_info(engine: Engine, revision: str, lora_digests: Mapping[str, str]) -
         image_start=IMAGE_STARTS[card.image_start],
         start_note=card.start_note,
         max_transition_blocks=MAX_TRANSITION_BLOCKS,
+        scene_cuts=window.can_cut,
     )
 
 

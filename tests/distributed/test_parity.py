@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from cascade_core.attention.exchange import SoloExchange
-from cascade_core.config import EngineConfig, find_card, make
+from cascade_core.config import EngineConfig, SwitchMode, find_card, make
 from cascade_core.engine.engine import Engine
 from cascade_core.engine.session import Ended, LatentBlock, PromptApplied, Session
 from cascade_core.errors import InvalidRequest
@@ -76,6 +76,13 @@ CASES = (
         for stagger in (1, 2, 5)
     ]
 )
+
+SHOTS: dict[str, Any] = {"window_blocks": 3, "sink_blocks": 1, "shot_shift_frames": 4}
+CUTS: tuple[tuple[int, int, SwitchMode], ...] = ((2, 1, "cut"), (6, 2, "immediate"), (8, 3, "cut"))
+CASES += [
+    Case(1, "bidirectional", tuple({**SHOTS, "rope": rope}.items()), 8, CUTS)
+    for rope in ("absolute", "window")
+]
 
 WAN_2_2: dict[str, Any] = {
     "vae_factor": 16,

@@ -7,7 +7,7 @@ of these and the blocks in flight anew, layer by layer, in float64, under one bo
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -20,9 +20,10 @@ from torch import Tensor
 from cascade_core.attention.attention import attend_partial, merge
 from cascade_core.attention.kv_cache import KvCache
 from cascade_core.attention.rope import RotaryTable
-from cascade_core.config import InflightAttention, ModelCard, SwitchMode
+from cascade_core.config import EngineConfig, InflightAttention, ModelCard, SwitchMode, make
 from cascade_core.model.model import CausalWanModel, Conditioning
 from cascade_core.model.sampler import block_noise, clean_estimate, pass_sigmas, pass_timesteps, renoise
+from cascade_core.request import SessionRequest, check_request, first_timeline
 from cascade_core.schedule import Timeline, Work, context_blocks
 from tests.support import (
     CPU,
@@ -55,6 +56,8 @@ class Item:
     prompt: int
     oldest: int
     """First block of its window."""
+    pinned: int | None = None
+    """First block of the shot before it or its own, after a cut, where its window has left it behind."""
     sees: list["Item"] = field(default_factory=list)
     """Whose tokens it attends to, itself included."""
 
@@ -90,6 +93,7 @@ class Restatement:
         self.context_window = (window.context_window_frames or window.window_frames) // self.frames
         self.num_passes = len(card.sampling.steps) + 1
         self.first_frame: Tensor | None = None
+        self.cuts: list[int] = []
         self.record: list[Item] = []
         """Every context pass there ever was; its keys and values follow from it alone."""
         self.clean: dict[int, Item] = {}
@@ -134,6 +138,7 @@ class Restatement:
                         if not self.is_context(flying.block, flying.num_done):
                             flying.prompt = prompt
                 recache |= mode == "recache"
+                self.cuts += [next_block] if mode == "cut" and next_block else []
             tick += 1
             if recache and not in_flight:
                 recache = False
@@ -181,8 +186,9 @@ class Restatement:
             bidirectional = self.attention == "bidirectional" and not is_context
             behind = [other for other in items if other.block > item.block and bidirectional]
             if self.counts_behind and not is_context:
-                behind = behind[: max(0, self.window - 2)]
+                behind = behind[: max(0, self.window - (2 if self.pinned(item.block) is None else 3))]
                 item.oldest += len(behind)
+            self.pin(item)
             before = [*self.clean.values(), *(other for other in items if other.block <= item.block)]
             item.sees = [other for other in before if self.in_reach(other.block, item)] + behind
         velocities = self.forward([*self.record, *items])[len(self.record) :]
@@ -221,6 +227,7 @@ class Restatement:
             for block, (latents, prompt) in sorted(blocks.items())
         ]
         for item in items:
+            self.pin(item)
             before = [other for other in items if other.block <= item.block]
             item.sees = [other for other in before if self.in_reach(other.block, item)]
             self.latents[item.block] = item.latents
@@ -240,10 +247,20 @@ class Restatement:
             item.oldest = blocks[0] + self.sink
             item.sees = [*sink.values(), *kept]
         self.record += items
-        self.clean = sink | {item.block: item for item in kept}
+        shots = {block: item for block, item in self.clean.items() if block in self.cuts}
+        self.clean = sink | shots | {item.block: item for item in kept}
 
     def in_reach(self, block: int, item: Item) -> bool:
-        return block < self.sink or block >= item.oldest
+        return block < self.sink or block >= item.oldest or block == item.pinned
+
+    def pinned(self, block: int) -> int | None:
+        return max((cut for cut in self.cuts if self.sink <= cut < block), default=None)
+
+    def pin(self, item: Item) -> None:
+        """A shot's first block that leaves the window takes the place of its oldest."""
+        pinned = self.pinned(item.block)
+        if pinned is not None and pinned < item.oldest:
+            item.pinned, item.oldest = pinned, item.oldest + 1
 
     def item(self, block: int, latents: Tensor, num_done: int, prompt: int) -> Item:
         is_context = self.is_context(block, num_done)
@@ -327,19 +344,25 @@ class Restatement:
         return self.linear(f"{name}.o", attended)
 
     def placed(self, block: int, reader: Item, is_sink: bool = False) -> int:
-        """The block position at which a reader meets a block.
+        """The frame position at which a reader meets a block.
 
-        With `rope = window` positions start anew at every reader: the sink at 0, right behind it the
-        window; before the window has left the sink behind, that is where they stand anyway.
+        With `rope = window` positions start anew at every reader: the sink at 0, right behind it what is
+        pinned and the window; before the window has left the sink behind, that is where they stand anyway.
         """
-        if self.card.window.rope == "absolute" or reader.oldest <= self.sink or is_sink:
-            return block
-        return self.sink + block - reader.oldest
+        if self.card.window.rope == "absolute":
+            num_cuts = sum(cut <= block for cut in self.cuts)
+            return block * self.frames + num_cuts * (self.card.window.shot_shift_frames or 0)
+        front = self.sink + (reader.pinned is not None)
+        if block == reader.pinned:
+            return self.sink * self.frames
+        if reader.oldest <= front or is_sink:
+            return block * self.frames
+        return (front + block - reader.oldest) * self.frames
 
-    def positions(self, block: int) -> Tensor:
-        """(frame, row, column) of every token of a block, [L, 3]."""
+    def positions(self, first: int) -> Tensor:
+        """(frame, row, column) of every token of a block that is met at this frame, [L, 3]."""
         token = 2 * self.card.video.vae_factor
-        first, rows, columns = block * self.frames, self.height // token, self.width // token
+        rows, columns = self.height // token, self.width // token
         frames = torch.arange(first, first + self.frames)
         return torch.cartesian_prod(frames, torch.arange(rows), torch.arange(columns))
 
@@ -493,6 +516,26 @@ def test_prompt_switches(mode: SwitchMode, stagger: int, attention: InflightAtte
     check(card, stagger, attention, 8, {stagger * 2 + 1: (1, mode), middle: (2, mode)})
 
 
+@pytest.mark.parametrize(
+    ("rope", "stagger", "attention", "counts_behind"),
+    [
+        ("absolute", 1, "bidirectional", False),
+        ("absolute", 5, "bidirectional", False),
+        ("window", 1, "bidirectional", True),
+        ("window", 1, "causal", False),
+        ("window", 2, "bidirectional", False),
+        ("window", 5, "bidirectional", False),
+    ],
+)
+def test_scene_cuts(rope: str, stagger: int, attention: InflightAttention, counts_behind: bool) -> None:
+    """A shot's first block is seen long after, until the next shot's; with `absolute` positions move on."""
+    small = {"dim": 16, "num_layers": 2, "ffn_dim": 16}
+    card = tiny_card(window_blocks=3, sink_blocks=1, rope=rope, shot_shift_frames=5, **small)
+    cuts: Switches = {2: (1, "cut"), 5: (1, "recache"), 7: (2, "cut"), 8: (3, "immediate")}
+    switches = {stagger * tick: switch for tick, switch in cuts.items()}
+    check(card, stagger, attention, 11, switches, counts_behind=counts_behind)
+
+
 @pytest.mark.parametrize("set_back", [1, 2, 4, 9])
 @pytest.mark.parametrize("stagger", [1, 2, 5])
 def test_blocks_in_flight_go_back_at_a_switch(stagger: int, set_back: int) -> None:
@@ -559,22 +602,24 @@ def test_context_noise_and_other_step_counts() -> None:
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[ModelCard, int, InflightAttention, int, Switches, int]:
     window = draw(st.integers(1, 5))
+    can_cut = window > 2 and draw(st.booleans())
     card = tiny_card(
         steps=(1000, 750, 500, 250)[: draw(st.integers(1, 4))],
         block_frames=draw(st.integers(1, 3)),
         window_blocks=window,
-        sink_blocks=draw(st.integers(0, 3)),
-        context_window_blocks=draw(st.none() | st.integers(1, window)),
+        sink_blocks=draw(st.integers(int(can_cut), 3)),
+        context_window_blocks=None if can_cut else draw(st.none() | st.integers(1, window)),
+        shot_shift_frames=draw(st.integers(0, 9)) if can_cut else None,
         rope=draw(st.sampled_from(["absolute", "window"])),
         dim=16,
         num_layers=2,
         ffn_dim=16,
     )
-    modes = st.sampled_from(["immediate", "boundary", "recache"])
-    ticks = sorted(draw(st.sets(st.integers(0, 20), max_size=2)))
+    modes = st.sampled_from(["immediate", "boundary", "recache", *["cut"] * 3 * can_cut])
+    ticks = sorted(draw(st.sets(st.integers(0, 20), max_size=3 if can_cut else 2)))
     switches = {tick: (prompt, draw(modes)) for prompt, tick in enumerate(ticks, start=1)}
     stagger = draw(st.integers(1, card.sampling.num_passes))
-    attention, num_blocks = draw(st.sampled_from(ATTENTIONS)), draw(st.integers(1, 7))
+    attention, num_blocks = draw(st.sampled_from(ATTENTIONS)), draw(st.integers(1, 12 if can_cut else 7))
     return card, stagger, attention, num_blocks, switches, draw(st.integers(0, 5))
 
 
@@ -601,6 +646,32 @@ def test_far_into_a_session(rope: str, stagger: int) -> None:
     primed = tuple(Work(block, card.sampling.num_passes - 1, prompts[block]) for block in sorted(context))
     timeline = Timeline(0, next_block=start, prompt=0, to_prime=primed)
     runner = make_runner(card, stagger, "bidirectional", model)
+    actual = run_blocks(runner, start + num_blocks, seed=SEED, timeline=timeline, context=context)
+    compare(actual, expected, range(start, start + num_blocks))
+
+
+@pytest.mark.parametrize("rope", ["absolute", "window"])
+def test_opened_long_after_a_cut(rope: str) -> None:
+    """It is primed with the shot's first block, too, which its window has left long ago."""
+    start, num_blocks, stagger = 3_000, 4, 1
+    small = {"dim": 16, "num_layers": 2, "ffn_dim": 16, "max_positions": 12_000}
+    card = tiny_card(window_blocks=3, sink_blocks=1, rope=rope, shot_shift_frames=5, **small)
+    model, cuts = tiny_model(card), (5, 2_900)
+    blocks = context_blocks(card.window, start, cuts)
+    assert blocks == [0, 2_900, 2_996, 2_997, 2_998, 2_999]
+    context = {block: block_noise(1, block, 0, (3, 4, 4, 4)) for block in blocks}
+    restatement = Restatement(model, card, stagger, "bidirectional")
+    restatement.cuts = list(cuts)
+    expected = restatement.generate(
+        start + num_blocks, start=start, context={block: (latents, 0) for block, latents in context.items()}
+    )
+    runner = make_runner(card, stagger, "bidirectional", model)
+    request = SessionRequest(
+        {0: "a"}, start_block=start, context=context, cuts=cuts, width=SIDE, height=SIDE, fps=16, stagger=1
+    )
+    request = replace(request, inflight_attention="bidirectional")
+    check_request(request, make(EngineConfig, {"model": "demo"}), card)
+    timeline = first_timeline(0, request, runner.shape)
     actual = run_blocks(runner, start + num_blocks, seed=SEED, timeline=timeline, context=context)
     compare(actual, expected, range(start, start + num_blocks))
 

@@ -109,6 +109,7 @@ def test_a_pass_is_taken_to_see_the_clean_blocks_that_the_cache_has(model: str, 
             replace(card.transformer, num_layers=1), card.window, 1, torch.device("cpu"), torch.float32
         )
         for block in range(plan.works[0].block):
+            cache.place(block)
             cache.commit(block)
         for works, seen in zip(plan.ranks, views(plan, shape), strict=True):
             for work, view in zip(works, seen, strict=True):

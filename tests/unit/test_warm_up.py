@@ -29,6 +29,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
     "sink": {"sink_blocks": 2, "window_blocks": 5, "rope": "window"},
     "context window": {"window_blocks": 2, "context_window_blocks": 1},
     "counts behind": {"sink_blocks": 1, "window_blocks": 6, "rope": "window"},
+    "shots": {"sink_blocks": 1, "window_blocks": 3, "rope": "window", "shot_shift_frames": 3},
 }
 
 Met = set[tuple[object, ...]]
@@ -75,7 +76,8 @@ def run_session(runner: Runner, shape: Shape, start: int, chance: random.Random)
     timeline = Timeline(0, start, start + NUM_BLOCKS, to_prime=primed)
     while True:
         if chance.random() < 0.15 and timeline.prompt + 1 < NUM_PROMPTS:
-            timeline, _ = switch_prompt(timeline, shape, timeline.prompt + 1, chance.choice(MODES))
+            modes = (*MODES, "cut") if card.window.can_cut else MODES
+            timeline, _ = switch_prompt(timeline, shape, timeline.prompt + 1, chance.choice(modes))
         plan, timeline = plan_tick(timeline, shape)
         if plan is None:
             break
@@ -83,8 +85,14 @@ def run_session(runner: Runner, shape: Shape, start: int, chance: random.Random)
     runner.close(0)
 
 
-@pytest.mark.parametrize(("num_ranks", "rank"), [(1, 0), (2, 1), (5, 4)])
-@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(
+    ("window", "num_ranks", "rank"),
+    [
+        pytest.param(window, *ranks, marks=[pytest.mark.slow] if window == "shots" and ranks[1] != 1 else [])
+        for window in WINDOWS
+        for ranks in ((1, 0), (2, 1), (5, 4))
+    ],
+)
 def test_no_session_meets_a_new_shape(
     window: str, num_ranks: int, rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from cascade_core.prompts import readable
 from services.common.errors import QueueFull, UnsupportedMedia, with_details
 from services.common.prompts import mix_of, transition_of
 from services.common.validation import InvalidField
-from services.gateway.api.prompts import check_offered, check_prompt
+from services.gateway.api.prompts import check_mode, check_offered, check_prompt
 from services.gateway.journal import Journal, Limits, NewSession
 from services.gateway.journal.errors import NoSuchSession
 from services.gateway.journal.lora_sets import kept_loras
@@ -109,6 +109,7 @@ def check_servable(spec: session_pb2.SessionSpec, shared: Shared) -> None:
             error = UnknownModel(f"model: {spec.model} is not served here; known: {known}")
             raise with_details(error, metadata={"known": known})
         return
+    check_mode("spec.switch_mode", spec.switch_mode, admission.offers(spec.model), bool(spec.transitions))
     check_prompts(spec, model, admission.offers(spec.model))
     for field, side in (("spec.width", spec.width), ("spec.height", spec.height)):
         if model.size_multiple and side % model.size_multiple:

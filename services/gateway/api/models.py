@@ -38,6 +38,7 @@ def model_of(info: stage_pb2.ModelInfo, offers: list[stage_pb2.ModelInfo], defau
         image_start=info.image_start,
         start_note=info.start_note,
         max_transition_blocks=max((offer.max_transition_blocks for offer in offers), default=0),
+        scene_cuts=any(offer.scene_cuts for offer in offers),
     )
 
 

@@ -3,7 +3,7 @@ and mixes and transitions where all are of a former release."""
 
 from collections.abc import Sequence
 
-from cascade.v1 import session_pb2, stage_pb2
+from cascade.v1 import common_pb2, session_pb2, stage_pb2
 from cascade_core.errors import InvalidPrompt
 from services.common.errors import with_details
 from services.common.validation import InvalidField
@@ -31,10 +31,24 @@ def check_offered(field: str, num_blocks: int, offers: Sequence[stage_pb2.ModelI
         )
 
 
+def check_mode(
+    field: str,
+    mode: "common_pb2.SwitchMode.ValueType",
+    offers: Sequence[stage_pb2.ModelInfo],
+    is_gradual: bool,
+) -> None:
+    """Raise InvalidField unless some stage takes switches of this mode."""
+    if mode == common_pb2.SWITCH_MODE_CUT and offers and not any(offer.scene_cuts for offer in offers):
+        raise InvalidField([(field, f"cut: {offers[0].model} was not made for scene cuts")])
+    if mode == common_pb2.SWITCH_MODE_CUT and is_gradual:
+        raise InvalidField([(field, "a cut has no transition")])
+
+
 def check_switch(
     asked: session_pb2.PromptSwitch, model: stage_pb2.ModelInfo | None, offers: Sequence[stage_pb2.ModelInfo]
 ) -> None:
     """Raise InvalidPrompt or InvalidField where no stage would take it."""
+    check_mode("prompt_switch.mode", asked.mode, offers, asked.HasField("transition"))
     if not asked.HasField("mix"):
         check_prompt("prompt_switch.text", asked.text, model)
     for place, part in enumerate(asked.mix.prompts):

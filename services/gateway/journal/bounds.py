@@ -17,7 +17,8 @@ def without_old_latents(record: Record) -> Record:
     )
     first = -record.num_given_blocks
     sink = range(first, first + limits.num_sink_blocks)
-    gone = {block for block in record.latents if block < oldest and block not in sink}
+    kept = {*sink, record.pinned}
+    gone = {block for block in record.latents if block < oldest and block not in kept}
     if not gone:
         return record
     freed = sizes(record.latents[block] for block in gone)

@@ -113,6 +113,7 @@ def decode(head: Fields, data: Fields) -> Record:
         limits=_LIMITS.validate_json(head[b"limits"]),
         prompts=tuple(prompts[request_id] for request_id in _ORDER.validate_json(head[b"order"])),
         num_given_blocks=int(head.get(b"given", 0)),
+        cuts=tuple(map(int, head.get(b"cuts", b"").split())),
         next_stage_block=numbers[0],
         next_decoder_block=numbers[1],
         num_acked=numbers[2],
@@ -151,6 +152,8 @@ def _head(before: Record | None, record: Record) -> dict[str, bytes]:
             fields["given"] = str(record.num_given_blocks).encode()
         fields["created_ms"] = str(record.created_ms).encode()
         fields["digest"] = record.origin.digest().encode()
+    if record.cuts and (before is None or before.cuts != record.cuts):
+        fields["cuts"] = " ".join(map(str, record.cuts)).encode()
     if before is None or before.end != record.end:
         fields["end"] = record.end
     if before is None or before.limits is not record.limits:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from cascade_core.prompts import Transition, WeightedPrompt
 from services.gateway.journal.beginning import Beginning
 from services.gateway.journal.errors import InvalidEntry, JournalFull, SegmentsGone
 
-SwitchMode = Literal["immediate", "boundary", "recache"]
+SwitchMode = Literal["immediate", "boundary", "recache", "cut"]
 
 Loras = tuple[tuple[str, float], ...]
 """Names of LoRAs, with their scales."""
@@ -24,6 +25,8 @@ MAX_NAME_CHARACTERS = 256
 MAX_KEPT = 4096
 """The highest limit on anything that is counted."""
 MAX_BLOCK = 2**31
+MAX_CUTS = 1024
+"""As the contract says: more than a session with an end of its positions can have."""
 CREATED = "create/"
 """Request ids of prompts that the session was created with begin so, and no others do."""
 
@@ -205,6 +208,8 @@ class Record:
     """The first block without a journalled segment: a new decoder starts here."""
     num_acked: int = 0
     """Blocks that the controller has acknowledged: 0 to num_acked - 1."""
+    cuts: tuple[int, ...] = ()
+    """Blocks that shots begin with after a cut, ascending; the newest MAX_CUTS of them."""
     latents: Mapping[int, bytes] = field(default_factory=dict)
     """Serialized clean latents by block, ascending. Gone when the session has ended. See `first_frame`, too.
     """
@@ -228,6 +233,13 @@ class Record:
     @property
     def tenant(self) -> str:
         return self.origin.tenant
+
+    @property
+    def pinned(self) -> int | None:
+        """The block that the shot of the newest latents began with, or the one before it; None: no cut came
+        before them."""
+        before = bisect_left(self.cuts, self.next_stage_block)
+        return self.cuts[before - 1] if before else None
 
     @property
     def first_frame(self) -> bytes | None:

@@ -28,7 +28,15 @@ from services.gateway.journal.errors import (
     RequestConflict,
     SessionEnded,
 )
-from services.gateway.journal.record import CREATED, KeptSegment, Prompt, Record, SwitchMode, check_name
+from services.gateway.journal.record import (
+    CREATED,
+    MAX_CUTS,
+    KeptSegment,
+    Prompt,
+    Record,
+    SwitchMode,
+    check_name,
+)
 
 MAX_NOTES = 64
 MAX_DIGEST_BYTES = 1024
@@ -130,7 +138,8 @@ def _(change: PromptApplied, record: Record) -> Record:
         last_block_mixed=change.last_block_mixed,
     )
     others = (entry for entry in record.prompts if entry is not known)
-    return _changed(record, applied.num_bytes - known.num_bytes, prompts=(*others, applied))
+    cuts = _with_cut(record, touched) if known.mode == "cut" else record.cuts
+    return _changed(record, applied.num_bytes - known.num_bytes, prompts=(*others, applied), cuts=cuts)
 
 
 @_after.register
@@ -186,6 +195,12 @@ def _(change: Ended, record: Record) -> Record:
     if not change.end:
         raise InvalidEntry("end is empty")
     return _changed(record, len(change.end) - sizes(record.latents.values()), end=change.end, latents={})
+
+
+def _with_cut(record: Record, block: int) -> tuple[int, ...]:
+    """What a session begins with needs no cut."""
+    is_first = block == -record.num_given_blocks
+    return record.cuts if is_first else tuple(sorted({*record.cuts, block}))[-MAX_CUTS:]
 
 
 def _accepted(record: Record, request_id: str) -> Prompt:

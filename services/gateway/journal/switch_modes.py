@@ -7,6 +7,7 @@ MODES: dict[SwitchMode, "common_pb2.SwitchMode.ValueType"] = {
     "immediate": common_pb2.SWITCH_MODE_IMMEDIATE,
     "boundary": common_pb2.SWITCH_MODE_BOUNDARY,
     "recache": common_pb2.SWITCH_MODE_RECACHE,
+    "cut": common_pb2.SWITCH_MODE_CUT,
 }
 
 

@@ -193,6 +193,8 @@ class StageStream:
                 common_pb2.INFLIGHT_ATTENTION_UNSPECIFIED,
             ),
         )
+        if model.scene_cuts:
+            opening.cuts.extend(map(count.at_peer, record.cuts))
         for block, loras in opening_loras(record, prompts, start).items():
             opening.loras[count.at_peer(block)].CopyFrom(lora_set(loras))
         if spec.HasField("num_blocks"):
@@ -270,7 +272,8 @@ def context_blocks(record: Record, model: stage_pb2.ModelInfo) -> list[int]:
     """Blocks whose latents a session that opens at the next block brings: see ModelInfo.sink_blocks."""
     first, start = -record.num_given_blocks, record.next_stage_block
     sink = range(first, min(first + model.sink_blocks, start))
-    return sorted({*sink, *range(max(first, start - model.context_blocks), start)})
+    pinned = [record.pinned] if model.scene_cuts and record.pinned is not None else []
+    return sorted({*sink, *pinned, *range(max(first, start - model.context_blocks), start)})
 
 
 def timeline(record: Record, blocks: list[int]) -> dict[int, Prompt]:

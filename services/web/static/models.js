@@ -70,6 +70,7 @@ export class Models {
     offer("stagger", model?.staggers ?? [], model?.defaultStagger, String);
     offer("attention", model?.inflightAttentions ?? [], model?.defaultInflightAttention, attention);
     this.loras.show(model?.loras ?? []);
+    this.offerCut(Boolean(model?.sceneCuts));
     byId("model-field").hidden = !model;
     byId("start-pick").hidden = !model?.imageStart || model.imageStart === "IMAGE_START_UNSPECIFIED";
     setText(byId("start-note"), model?.startNote ?? "");
@@ -77,5 +78,12 @@ export class Models {
     const use = model.commercialUse ? "" : " · not for commercial use";
     setText(byId("licence"), model.licence ? `Licence: ${model.licence}${use}` : "");
     this.suggest(model.examplePrompts ?? []);
+  }
+
+  /** @param {boolean} canCut */
+  offerCut(canCut) {
+    const [mode, cut] = [byId("mode"), byId("cut")];
+    cut.hidden = cut.disabled = !canCut;
+    if (!canCut && mode.value === "cut") mode.value = "immediate";
   }
 }

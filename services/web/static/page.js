@@ -136,8 +136,9 @@ class Page {
 
   /** @param {string} text */
   switchTo(text) {
-    const more = { ...this.loras.change, transition: this.over.transition };
-    const requestId = this.session.switchPrompt(text, byId("mode").value, more);
+    const mode = byId("mode").value;
+    const more = { ...this.loras.change, transition: mode === "cut" ? undefined : this.over.transition };
+    const requestId = this.session.switchPrompt(text, mode, more);
     this.timeline.ask(requestId, text, this.player.time);
     this.prompts.remember(text);
   }

@@ -191,7 +191,7 @@ export class Session {
     });
   }
 
-  /** @param {string} text @param {string} mode "immediate", "boundary" or "recache"
+  /** @param {string} text @param {string} mode "immediate", "boundary", "recache" or "cut"
    * @param {Record<string, unknown>} more fields of PromptSwitch @returns {string} request id */
   switchPrompt(text, mode, more) {
     const promptSwitch = { text, mode: `SWITCH_MODE_${mode.toUpperCase()}`, ...more };

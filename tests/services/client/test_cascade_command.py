@@ -241,6 +241,16 @@ async def test_switch_over(tmp_path: Path) -> None:
     assert json.loads(done.out)["last_block_mixed"] is None
 
 
+async def test_switch_cut() -> None:
+    async with serving() as gateway:
+        await Client(gateway.address).create("a red circle", session_id="s1")
+        for words in (("--cut",), ("--mode", "cut")):
+            done = await cascade("switch", "s1", "a blue square", *words, "--gateway", gateway.address)
+            assert done.status == 0, done.err
+        asked = gateway.sessions["sessions/s1"].asked
+    assert [each.mode for each in asked] == [common_pb2.SWITCH_MODE_CUT] * 2
+
+
 async def test_generate_by_seconds_switches_and_ends_the_session(tmp_path: Path) -> None:
     """While no stage is up, nobody knows how long a block is."""
     async with serving(Script(pace_s=0.02, has_models=False)) as gateway:

@@ -526,3 +526,18 @@ class TestEpochs:
 async def refusal(stream: Stream) -> str:
     refused = await stream.expect("switch_refused")
     return str(unpacked(refused.status)["ErrorInfo"].reason)
+
+
+async def test_a_model_that_was_not_made_for_scene_cuts_says_so(stage: Running) -> None:
+    cut = common_pb2.SWITCH_MODE_CUT
+    assert not (await stage.status()).model.scene_cuts
+    for fields in ({"switch_mode": cut}, {"cuts": [3]}):
+        stream = stage.generate()
+        await stream.open(**fields)
+        assert await stream.reason() == "INVALID_FIELD"
+        (violation,) = (await stream.details())["BadRequest"].field_violations
+        assert "tiny was not made for scene cuts" in violation.description
+    stream = await stage.opened(num_blocks=3)
+    await stream.switch("s1", mode=cut)
+    assert "tiny was not made for scene cuts" in (await stream.expect("switch_refused")).status.message
+    await stream.close()

@@ -6,7 +6,7 @@ As a process: `python -m tests.services.support.fake_stage --port 50061 --capaci
 import argparse
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -53,6 +53,7 @@ class FakeStage(Machine):
         default_stagger: int = 2,
         attentions: Sequence[int] = (BIDIRECTIONAL, CAUSAL),
         loras: Mapping[str, str] | None = None,
+        scene_cuts: bool = False,
         **machine: Any,
     ) -> None:
         """`block_s`: seconds per block and session; 0: as fast as credit allows. `num_touched`: blocks
@@ -77,6 +78,7 @@ class FakeStage(Machine):
             max_pixels=1024 * 1024,
             example_prompts=example_prompts,
             max_transition_blocks=max_transition_blocks,
+            scene_cuts=scene_cuts,
         )
         if staggers:
             self.info.staggers.extend(staggers)
@@ -134,6 +136,8 @@ class FakeStage(Machine):
         if attentions and opening.inflight_attention not in (0, *attentions):
             raise InvalidField([("open.inflight_attention", f"is not one of {attentions}")])
         self.check_loras(*opening.loras.values())
+        if opening.cuts and not self.info.scene_cuts:
+            raise InvalidField([("open.cuts", f"{self.info.model} was not made for them")])
         stream = StageStream(self, opening)
         await self.admit(stream)
         try:
@@ -164,7 +168,7 @@ class StageStream(Stream):
         info, start = machine.info, opening.start_block
         self.opening = Request.Open()
         self.opening.CopyFrom(opening)  # reading a map may change it
-        self.needed = context_of(info, start)
+        self.needed = context_of(info, start, opening.cuts)
         self.context: list[Mark] = []
         """Of the context blocks, as they came."""
         self.sent: list[int] = []
@@ -366,10 +370,11 @@ def mixed(opening: Request.Open, block: int) -> int:
     return opening.transitions[block].num_blocks if block in opening.transitions else 0
 
 
-def context_of(info: stage_pb2.ModelInfo, start: int) -> list[int]:
+def context_of(info: stage_pb2.ModelInfo, start: int, cuts: Iterable[int]) -> list[int]:
     """See ModelInfo.sink_blocks."""
     sink = range(min(info.sink_blocks, start))
-    return sorted({*sink, *range(max(0, start - info.context_blocks), start)})
+    pinned = [cut for cut in cuts if cut < start][-1:]
+    return sorted({*sink, *pinned, *range(max(0, start - info.context_blocks), start)})
 
 
 def too_long(field: str) -> InvalidPrompt:
