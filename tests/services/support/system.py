@@ -52,8 +52,12 @@ GATEWAY = {"CASCADE_GATEWAY_STALL_TIMEOUT_S": "3"}
 class Program:
     """One service process: `python -m services.KIND` on a port that it keeps over restarts."""
 
-    def __init__(self, kind: str, number: int, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, kind: str, number: int, folder: Path, environment: dict[str, str], within: Sequence[str] = ()
+    ) -> None:
+        """`within`: a command that runs it, such as `ip netns exec NAME`."""
         self.kind = kind
+        self._within = within
         self.address = f"127.0.0.1:{free_port()}"
         self.log = folder / f"{kind}-{number}.log"
         self._environment = clean_environment() | COMMON | environment
@@ -77,7 +81,7 @@ class Program:
             return
         if self._process:
             self._former.append(self.pid)
-        command = [*DIE_WITH_US, sys.executable, "-m", f"services.{self.kind}"]
+        command = [*DIE_WITH_US, *self._within, sys.executable, "-m", f"services.{self.kind}"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=self._environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
