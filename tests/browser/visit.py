@@ -14,7 +14,7 @@ from tests.services.support.video_support import unpacked
 
 WAIT_S = 40.0
 """Deadline of every wait; only a hang reaches it."""
-SEGMENT_S, NEARLY_S = 0.75, 0.15
+SEGMENT_S, NEARLY_S = 0.75, 0.25
 HARMLESS = ("net::ERR_ABORTED",)
 """Of a request: the page was left meanwhile."""
 HERE = Path(__file__).parent

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from statistics import median
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,17 +29,43 @@ def start_s(block: int) -> float:
     return max(0.0, (12 * block - 3) / 16) if block else 0.0
 
 
-class Session:
-    """What the gateway holds of it, at a clock of its own."""
+class Clock:
+    """Events in order of their times."""
 
-    def __init__(self, max_unacked: int = 2) -> None:
+    def __init__(self) -> None:
         self.now = 0.0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = count()
+
+    def at(self, delay_s: float, event: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (self.now + delay_s, next(self._number), event))
+
+    def run(self, lasts_s: float) -> None:
+        end_s = self.now + lasts_s
+        while self._events and self._events[0][0] < end_s:
+            self.now, _, event = heapq.heappop(self._events)
+            event()
+
+
+class Session:
+    """What the gateway holds of it."""
+
+    def __init__(self, max_unacked: int = 2, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
         self.planner = JustInTime(start_s, self.now)
         self.max_unacked = max_unacked
         self.num_had = 0
         self.made = 0
         self.asked = 0
         self.sent = 0
+
+    @property
+    def now(self) -> float:
+        return self.clock.now
+
+    @now.setter
+    def now(self, now: float) -> None:
+        self.clock.now = now
 
     @property
     def limit(self) -> int:
@@ -152,10 +179,41 @@ def test_without_a_word_of_the_player_all_that_credit_allows_is_asked_for() -> N
     assert session.planner.ahead_s(session.sent, session.now) is None
 
 
+class Stage:
+    """Makes one block at a time: of the session whose next one is due first, as the engine counts it."""
+
+    def __init__(self, tick_s: Callable[[], float]) -> None:
+        self._tick_s = tick_s
+        self._due_s: dict[int, float] = {}
+        self._asking: dict[int, Callable[[], None]] = {}
+        self._is_busy = False
+
+    def ask(self, world: "World") -> None:
+        self._due_s.setdefault(id(world), world.session.now)
+        self._asking[id(world)] = lambda: self._begin(world)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._asking and not self._is_busy:
+            first = min(self._asking, key=lambda each: self._due_s[each])
+            self._asking.pop(first)()
+
+    def _begin(self, world: "World") -> None:
+        self._is_busy = True
+        world.begins()
+        world.at(self._tick_s(), lambda: self._end(world))
+
+    def _end(self, world: "World") -> None:
+        self._is_busy = False
+        now = world.session.now
+        self._due_s[id(world)] = max(self._due_s[id(world)], now) + BLOCK_S
+        world.made()
+        self._go_on()
+
+
 @dataclass
 class World:
-    """A player, its network, a decoder and a stage, all of them made up, around a planner: events in order
-    of their times."""
+    """A player, its network, a decoder and a stage, all of them made up, around a planner."""
 
     tick_s: Callable[[], float] = lambda: 0.2
     decode_s: Callable[[], float] = lambda: 0.08
@@ -171,21 +229,21 @@ class World:
     ages_s: list[float] = field(default_factory=list)
     """How long before the picture the making of each block began: what a switch has to wait for."""
     begun_at: dict[int, float] = field(default_factory=dict)
-    _events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
-    _number: "count[int]" = field(default_factory=count)
+    stage: Stage | None = None
+    """None: one of its own."""
     _is_making: bool = False
 
     def at(self, delay_s: float, event: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (self.session.now + delay_s, next(self._number), event))
+        self.session.clock.at(delay_s, event)
 
-    def run(self, lasts_s: float) -> None:
+    def start(self) -> None:
+        self.stage = self.stage or Stage(self.tick_s)
         self.at(0.0, self.look)
         self.at(0.0, self.play)
-        end_s = self.session.now + lasts_s
-        while self._events and self._events[0][0] < end_s:
-            now, _, event = heapq.heappop(self._events)
-            self.session.now = now
-            event()
+
+    def run(self, lasts_s: float) -> None:
+        self.start()
+        self.session.clock.run(lasts_s)
 
     # Gateway and stage.
 
@@ -194,11 +252,14 @@ class World:
         session.ask()
         if not self._is_making and session.made < session.asked:
             self._is_making = True
-            self.begun_at[session.made] = session.now
-            self.at(self.tick_s(), self.made)
+            assert self.stage
+            self.stage.ask(self)
         elif session.asked < session.limit:
             wait_s = session.planner.wait_s(max(session.asked, session.made), session.now)
             self.at(wait_s + 0.001, self.look)
+
+    def begins(self) -> None:
+        self.begun_at[self.session.made] = self.session.now
 
     def made(self) -> None:
         session, block = self.session, self.session.made
@@ -318,6 +379,27 @@ def test_under_jitter_it_stands_still_hardly_more_than_without() -> None:
     assert after.stalls <= 2
     assert after.begun > 700
     assert sum(late_ages_s(after)) < 0.8 * sum(late_ages_s(before))
+
+
+def test_three_sessions_of_one_stage_are_each_made_just_in_time() -> None:
+    """They take nine tenths of it, and wait for each other."""
+
+    def worlds(*, is_just_in_time: bool) -> list[World]:
+        clock, stage = Clock(), Stage(lambda: 0.22)
+        some = [
+            World(stage=stage, session=Session(2, clock), is_just_in_time=is_just_in_time) for _ in range(3)
+        ]
+        for number, world in enumerate(some):
+            clock.at(0.3 * number, world.start)
+        clock.run(120)
+        return some
+
+    before, after = worlds(is_just_in_time=False), worlds(is_just_in_time=True)
+    assert [world.stalls for world in before] == [0, 0, 0]
+    assert sum(world.stalls for world in after) <= 1
+    assert all(world.begun > 150 for world in after)
+    for was, world in zip(before, after, strict=True):
+        assert median(late_ages_s(world)) < 0.85 * median(late_ages_s(was))
 
 
 def test_what_is_made_too_slowly_is_made_as_soon_as_credit_allows() -> None:
