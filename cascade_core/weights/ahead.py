@@ -7,6 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from cascade_core.weights.scaled import ScaledTensor
+
 NUM_READERS = 4
 MAX_AHEAD = 2 * NUM_READERS
 """Tensors: pages that are read too early may be gone again where memory is short."""
@@ -33,5 +35,6 @@ def _arrived(coming: deque[tuple[str, Tensor, Future[None]]]) -> tuple[str, Tens
 
 def _read(tensor: Tensor) -> None:
     """A byte of each page, which the kernel then has to read."""
-    if tensor.is_contiguous():
-        tensor.flatten().view(torch.uint8)[::PAGE_BYTES].sum()
+    part = tensor.coded if isinstance(tensor, ScaledTensor) else tensor
+    if part.is_contiguous():
+        part.flatten().view(torch.uint8)[::PAGE_BYTES].sum()

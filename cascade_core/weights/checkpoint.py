@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cascade_core.errors import WeightsError
-from cascade_core.weights.shards import shard_files
+from cascade_core.weights.scaled import INSTEAD, is_torchao, join_scaled
+from cascade_core.weights.shards import reading, shard_files
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 MAX_NAMED = 10
@@ -25,7 +26,6 @@ NVFP4 = re.compile(r"(?:^|\.)(?:quantized_weight_\w+|weight_scale_2)$")
 """Keys of files whose weights have 4 bits: FourOverSix's (LongLive 2.0), ModelOpt's and ComfyUI's."""
 QUANTIZERS = ("torchao.", "transformer_engine.", "fouroversix.")
 """Packages whose tensors are classes of their own."""
-INSTEAD = "take the file in bf16; quantize: fp8 has it in 8 bits here"
 
 
 def read_tensors(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
@@ -93,9 +93,15 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as content:
+            metadata = content.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: damaged or not a safetensors file ({error}); fetch it again") from None
+    if not is_torchao(metadata):
+        return tensors
+    with reading(path):
+        return join_scaled(path, tensors, metadata)
 
 
 def _read_pickle(path: Path) -> Any:
@@ -109,7 +115,8 @@ def _read_pickle(path: Path) -> Any:
 def _pickle_complaint(error: Exception) -> str:
     code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if code and code[1].startswith(QUANTIZERS):
-        return f"holds quantized weights that only {code[1].partition('.')[0]} can read; {INSTEAD}"
+        package = code[1].partition(".")[0]
+        return f"holds quantized weights that only {package} can read from a pickle; {INSTEAD}"
     if code:
         return f"holds pickled code or objects ({code[1]}), which is refused; save plain tensors instead"
     return "damaged, cut short, or not a PyTorch checkpoint of plain tensors; fetch it again"

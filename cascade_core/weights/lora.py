@@ -14,6 +14,7 @@ from cascade_core.errors import WeightsError
 from cascade_core.weights.adapter import Adapter, read_adapter
 from cascade_core.weights.checkpoint import is_usable, read_tensors
 from cascade_core.weights.layouts import find_parameters
+from cascade_core.weights.scaled import ScaledTensor
 from cascade_core.weights.shards import reading
 
 TOP_KEYS: Final = ("generator_lora", "state_dict")
@@ -109,7 +110,8 @@ def merge(state: Mapping[str, Tensor], updates: Iterable[Update]) -> dict[str, T
     for name, several in by_name.items():
         weight = state[name]
         total = sum((update.delta().view_as(weight) for update in several), weight.float())
-        merged[name] = total.to(weight.dtype if weight.dtype.itemsize > 1 else torch.bfloat16)
+        has_8_bits = isinstance(weight, ScaledTensor) or weight.dtype.itemsize == 1
+        merged[name] = total.to(torch.bfloat16 if has_8_bits else weight.dtype)
         if not is_finite(merged[name]) and is_finite(weight):
             raise WeightsError(
                 f"{name} holds NaN or infinity with its LoRA files: lower their strength or alpha in the card"

@@ -15,6 +15,7 @@ from cascade_core.weights.checkpoint import is_usable, read_tensors
 from cascade_core.weights.layouts import diffusers_wan22_vae, original_transformer, transformers_umt5
 from cascade_core.weights.locate import ModelFiles
 from cascade_core.weights.lora import merge, read_lora
+from cascade_core.weights.scaled import ScaledTensor
 from cascade_core.weights.shards import reading
 
 TRANSFORMER_KEYS = ("generator_ema", "generator", "model", "state_dict")
@@ -59,12 +60,21 @@ def load_state(
     for name, tensor in read_ahead(state.items()):
         key = (id(tensor), torch.float32 if keep_float32(name) else dtype, name in quantized)
         if key not in copies:
-            cast = tensor.to(device, key[1])
-            sums[name] = cast.sum()
-            copies[key] = quantize(cast, dim=(1,)) if name in quantized else (cast,)
+            copies[key], sums[name] = _copy(tensor, device, key[1], is_quantized=name in quantized)
         placed |= zip((name, f"{name}_scale"), copies[key], strict=False)
     _check_finite(sums, source)
     model.load_state_dict(placed, assign=True)
+
+
+def _copy(
+    tensor: Tensor, device: torch.device, dtype: torch.dtype, *, is_quantized: bool
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """As the model has it, and a sum that is finite only where all of it is."""
+    if is_quantized and isinstance(tensor, ScaledTensor) and tensor.is_by_row:
+        values, scales = tensor.coded.to(device), tensor.scales.to(device)
+        return (values, scales), values.float().sum() + scales.sum()
+    cast = tensor.to(device, dtype)
+    return (quantize(cast, dim=(1,)) if is_quantized else (cast,)), cast.sum()
 
 
 def randomize(

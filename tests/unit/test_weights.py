@@ -327,7 +327,7 @@ def test_tensors_of_torchao_are_refused_with_what_to_take_instead(
     module.Float8Tensor = kind  # type: ignore[attr-defined]
     torch.save({"blocks.0.ffn.0.weight": kind()}, tmp_path / "fp8.pt")
     monkeypatch.undo()
-    with pytest.raises(WeightsError, match=r"fp8\.pt: .*only torchao can read; take the file in bf16"):
+    with pytest.raises(WeightsError, match=r"fp8\.pt: .*only torchao can read from a pickle; take"):
         read_tensors(tmp_path / "fp8.pt")
 
 
