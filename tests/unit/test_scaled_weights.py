@@ -117,9 +117,9 @@ def test_a_lora_is_merged_into_it(state: dict[str, Tensor], tmp_path: Path) -> N
     quantized = write(tmp_path / "fp8.safetensors", state)
     a, b = torch.randn(2, 32), torch.randn(64, 2)
     read = read_tensors(tmp_path / "fp8.safetensors")
-    merged = merge(read, [Update(name, b, a, 0.5)])[name]
+    merged = merge(read, [Update(name, 0.5, b, a)])[name]
     coded, scale = quantized[name]
-    assert torch.equal(merged, (coded.float() * scale + 0.5 * b @ a).to(torch.bfloat16))
+    assert torch.equal(merged, (coded.float() * scale + 0.5 * (b @ a)).to(torch.bfloat16))
 
 
 @pytest.mark.parametrize(
