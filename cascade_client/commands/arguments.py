@@ -161,8 +161,8 @@ def parse_http_port(text: str) -> HttpPort:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535, or `off`") from None
 
 
-def add_loras(parser: argparse.ArgumentParser, more: str = "at most three") -> None:
+def add_loras(parser: argparse.ArgumentParser, more: str = "") -> None:
     parser.add_argument(
         "--lora", type=parse_lora, action="append", default=[], metavar="NAME=SCALE",
-        help=f"a LoRA of the model, such as ink=0.8; may be repeated ({more}); `cascade models` lists them",
+        help=f"a LoRA of the model, such as ink=0.8, up to three times{more}; `cascade models` lists them",
     )  # fmt: skip

@@ -46,7 +46,8 @@ def values(model: session_pb2.Model) -> dict[str, Any]:
 
 def row(model: session_pb2.Model) -> Row:
     name = f"{model.name} (default)" if model.is_default else model.name
-    return name, f"{model.width}x{model.height}", licence(model.licence, model.commercial_use)
+    size = f"{model.width}x{model.height}" if model.width else "-"
+    return name, size, licence(model.licence, model.commercial_use)
 
 
 def lora_row(model: session_pb2.Model, lora: Any) -> Row:
@@ -54,4 +55,5 @@ def lora_row(model: session_pb2.Model, lora: Any) -> Row:
 
 
 def licence(name: str, commercial_use: bool) -> str:
-    return name if commercial_use else f"{name}, not for commercial use"
+    known = name or "licence not told"
+    return known if commercial_use else f"{known}, not for commercial use"

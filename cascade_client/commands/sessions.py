@@ -62,7 +62,7 @@ def add_commands(commands: Commands) -> None:
     )
     add_over(switching)
     switching.add_argument("--at-block", type=parse_block, metavar="BLOCK", help="when this block starts")
-    add_loras(switching, "from now on; without it they stay, --no-loras ends them")
+    add_loras(switching, ", in place of those before; without it they stay")
     switching.add_argument("--no-loras", action="store_true", help="from now on no LoRA")
     switching.add_argument("--wait", action="store_true", help="until it has taken effect")
     switching.add_argument(

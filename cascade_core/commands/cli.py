@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -329,7 +330,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             case "generate":
                 run_generate(arguments)
             case "models":
-                print(list_models(arguments.weights, arguments.json))
+                columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+                print(list_models(arguments.weights, arguments.json, columns))
             case "download":
                 run_download(arguments)
             case "bench":

@@ -1,6 +1,7 @@
 """The table of `cascade-engine models`."""
 
 import json
+import textwrap
 from typing import Any
 
 from cascade_core.config import ModelCard, load_cards
@@ -11,6 +12,8 @@ BEGINNINGS = {
     "first_frame": "from a picture as its first, from a clip",
     "clip": "from a clip, and from a picture as one that stands still",
 }
+TEXT_AT = 13
+"""Where the text of a line begins."""
 
 
 def describe(card: ModelCard, weights: str | None) -> dict[str, Any]:
@@ -37,12 +40,29 @@ def describe(card: ModelCard, weights: str | None) -> dict[str, Any]:
     }
 
 
-def list_models(weights: str | None, as_json: bool) -> str:
-    """All cards, as a table or as JSON."""
+def list_models(weights: str | None, as_json: bool, columns: int = 0) -> str:
+    """All cards, as a table or as JSON. `columns`: of the terminal that shows it, where lines are to fit; 0:
+    each stays one line."""
     models = [describe(card, weights) for card in load_cards().values()]
     if as_json:
         return json.dumps(models, indent=2)
-    return "\n".join(line for model in models for line in _lines(model))
+    lines = [line for model in models for line in _lines(model)]
+    return "\n".join(_fitted(line, columns) if columns else line for line in lines)
+
+
+def _fitted(line: str, columns: int) -> str:
+    """What it goes on with stands under its text; addresses and paths stay whole."""
+    text = line.lstrip()
+    start = len(line) - len(text)
+    indent = " " * (TEXT_AT if start else 2)
+    wrapper = textwrap.TextWrapper(
+        max(24, columns - 1),
+        initial_indent=" " * start,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(wrapper.wrap(text))
 
 
 def _lines(model: dict[str, Any]) -> list[str]:
@@ -50,18 +70,20 @@ def _lines(model: dict[str, Any]) -> list[str]:
     if model["random_only"]:
         files = "no weights: runs on random ones"
     elif model["missing_files"]:
-        files = "\n             ".join([f"{len(model['missing_files'])} not here:", *model["missing_files"]])
+        files = f"{len(model['missing_files'])} not here:"
     else:
         files = "all present"
     sizes = f"{_size(model['weights_bytes'])} in bf16, {_size(model['fp8_weights_bytes'])} in fp8"
     parameters = f"{model['num_parameters'] / 1e9:.3g} B parameters, {sizes}"
     session = f"{model['width']}x{model['height']}, {_size(model['session_bytes'])} a session on each rank"
+    how_well = model["start_note"] or "How well was not tried."
     return [
         f"{model['name']}  {model['title']}",
         f"    licence  {model['licence']} ({use}) · {model['source']}",
         f"    size     {parameters}; {session}",
         f"    files    {files}",
-        f"    begins   {BEGINNINGS[model['image_start']]}: {model['start_note'] or 'how well was not tried'}",
+        *(" " * TEXT_AT + file for file in model["missing_files"]),
+        f"    begins   {BEGINNINGS[model['image_start']]}. {how_well}",
         *([f"    note     {model['note']}"] if model["note"] else []),
     ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cascade_core.commands.cli import build_parser
+from cascade_core.commands.listing import list_models
 from tests.conftest import Open
 from tests.distributed.test_cli import COMMAND, ENVIRONMENT, SMALL, left_running
 from tests.services.support.fake_gateway import BLOCK_FRAMES, serving
@@ -75,6 +76,14 @@ async def test_the_demo_draws_a_bar_for_each_video(terminal: Open, tmp_path: Pat
         [name, str(28 * BLOCK_FRAMES - 3)] for name in ("cascade", "sequential")
     ]
     assert look.startswith("Look at ")
+
+
+def test_models_are_listed_within_the_terminal(terminal: Open) -> None:
+    """Only an address that is longer than a row goes on in the next; in a file every line stays one."""
+    shown = terminal(*COMMAND, "models", columns=40, environment=ENVIRONMENT)
+    assert shown.finish() == 0
+    assert [line for line in shown.lines if len(line) > 40 and len(line.split()) > 1] == []
+    assert " ".join(shown.text().split()) == " ".join(list_models(None, as_json=False).split())
 
 
 def test_help_fits_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
