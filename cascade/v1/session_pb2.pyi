@@ -1838,10 +1838,11 @@ class ConnectResponse(_message.Message):
         (`moof`, `mdat`), and the first starts with the IDR picture.
 
         Parts are live alone: they are not kept, never sent again, and not acknowledged. On one stream they come in order
-        from `index` 0 on, or not at all: a client that attaches amid a segment, or does not read as fast as they come, gets
-        the segment whole. Where decoder or gateway are lost amid a segment it is made again, in pictures that differ
-        slightly: what came of it is void, and it begins again with `index` 0 in a higher `epoch`, or comes whole. A player
-        that has shown some of these pictures decodes from that IDR on and shows those that are not past.
+        from `index` 0 on, or not at all: a client that has yet to be sent segments when it attaches, or does not read as
+        fast as they come, gets the segment whole. Where decoder or gateway are lost amid a segment it is made again, in
+        pictures that differ slightly: what came of it is void, and it begins again with `index` 0 in a higher `epoch`, or
+        comes whole. A player that has shown some of these pictures decodes from that IDR on and shows those that are not
+        past.
         """
 
         DESCRIPTOR: _descriptor.Descriptor

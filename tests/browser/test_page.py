@@ -18,6 +18,14 @@ from tests.services.support.fake_stage import CAUSAL
 from tests.services.support.gateway_support import until, until_value
 
 REFUSED = "Failed to load resource: the server responded with a status of 4"
+EDGE = (
+    "() => { const { buffered } = document.querySelector('video'); return buffered.end(buffered.length - 1) }"
+)
+FALL_BEHIND = """() => {
+  const video = document.querySelector("video");
+  video.onseeked = () => { window.at = video.currentTime };
+  video.currentTime = video.buffered.start(0) + 0.1;
+}"""
 ATTACKS = (
     '<img src=x onerror="window.hacked=1">',
     '<script>window.hacked=1</script>"><svg onload=window.hacked=1>',
@@ -111,6 +119,45 @@ async def test_a_viewer_who_was_away_for_long_goes_on_at_the_live_edge(enter: En
         wire.mend(place.url)
         await page.until_notice("[data-kind=skipped]")
         await page.until_time(150 * 0.75 - 1)
+
+
+async def test_a_viewer_whose_line_died_in_its_sleep_goes_on_when_it_wakes(
+    enter: Enter, visit: OpenPage
+) -> None:
+    """Neither side of the line was told."""
+    place = await enter(open_town())
+    wire = await enter(wire_to(place.url))
+    name = await place.anybody.name()
+    token = await place.anybody.token(name)
+    async with place.anybody.attached(name, acks=False) as stream:
+        await stream.until_sequence(4)
+        page = await visit(f"{wire.url}/#view={name.removeprefix('sessions/')}&token={token}")
+        await page.until_playing(0.3)
+        wire.silence()
+        while stream.segments[-1].sequence < 40:
+            await stream.ack(newest := stream.segments[-1].sequence)
+            await stream.until_sequence(newest + 1)
+        await page.page.evaluate("() => { const now = Date.now; Date.now = () => now() + 60_000 }")
+        await page.until_time(40 * 0.75 - 3)
+
+
+async def test_a_viewer_who_looks_again_is_where_the_others_are(enter: Enter, visit: OpenPage) -> None:
+    """Not seconds behind, to where a picture that stood still in the background has fallen."""
+    place = await enter(open_town())
+    name = await place.anybody.name()
+    token = await place.anybody.token(name)
+    async with place.anybody.attached(name, acks=False) as stream:
+        await stream.until_sequence(4)
+        page = await visit(f"{place.url}/#view={name.removeprefix('sessions/')}&token={token}")
+        await page.until("() => document.querySelector('video').buffered.length")
+        for sequence in range(4, 12):
+            await stream.ack(sequence)
+            await stream.until_sequence(sequence + 1)
+        await page.until(f"() => ({EDGE})() > {12 * 0.75 - 0.5}")
+        await page.page.evaluate(FALL_BEHIND)
+        await page.until("() => window.at")
+        await page.page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+        await page.until(f"() => window.at > ({EDGE})() - 2.5")
 
 
 async def test_a_viewer_who_was_away_comes_back_by_the_link(enter: Enter, visit: OpenPage) -> None:

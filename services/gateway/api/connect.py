@@ -101,6 +101,7 @@ class ClientStream:
             self._is_known_init(response)
         for sequence in range(start, live.record.next_decoder_block + 1):
             attachment.put_segment(sequence)
+        live.put_parts(attachment)
         return responses
 
     def _greet(self, start: int, max_unacked: int) -> list[Response]:

@@ -51,6 +51,8 @@ class LiveSession:
         self.ordered_end: SessionOver | None = None
         """Somebody wants it to end."""
         self._attachments: set[Attachment] = set()
+        self._parts: dict[str, list[Part]] = {}
+        """Of the segment that is being made, by profile."""
         self._writing = asyncio.Lock()
         self._is_epoch_used = False
 
@@ -174,22 +176,27 @@ class LiveSession:
 
     def publish_segment(self, block: int) -> None:
         """Let every client have the segment of this block."""
+        self._parts.clear()
         for attachment in self._attachments:
             attachment.put_segment(block + 1)
 
-    @property
-    def wants_parts(self) -> bool:
-        """Whether any client wants parts."""
-        return any(attachment.with_parts for attachment in self._attachments)
-
     def publish_part(self, profile_id: str, part: Part) -> None:
         """Let those have it that watch this profile and want parts."""
+        if part.index == 0:
+            self._parts[profile_id] = []
+        self._parts.setdefault(profile_id, []).append(part)
         for attachment in self._attachments:
             if self.spec.profiles[attachment.profile].id == profile_id:
                 attachment.put_part(part)
 
+    def put_parts(self, attachment: Attachment) -> None:
+        """What has been made of the next segment, for a client that attaches amid it."""
+        for part in self._parts.get(self.spec.profiles[attachment.profile].id, ()):
+            attachment.put_part(part)
+
     def void_parts(self) -> None:
         """What is being made is made anew."""
+        self._parts.clear()
         for attachment in self._attachments:
             attachment.void_parts()
 

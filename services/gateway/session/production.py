@@ -263,11 +263,9 @@ class Production:
         controller = self._live.controller
         if part.said.index == 0 and controller and controller.with_parts:
             self._live.just_in_time.making.begun(part.said.media.block, time.monotonic())
-        if self._live.wants_parts:
-            media = part.said.media
-            message = part_of(part, epoch)
-            made = Part(media.block + 1, epoch, part.said.index, media.num_frames, message)
-            self._live.publish_part(media.profile_id, made)
+        media = part.said.media
+        made = Part(media.block + 1, epoch, part.said.index, media.num_frames, part_of(part, epoch))
+        self._live.publish_part(media.profile_id, made)
 
     async def segment_made(self, segments: list[MadeSegment]) -> None:
         shared, epoch = self._live.shared, self._live.lease.epoch

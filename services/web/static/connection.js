@@ -9,6 +9,7 @@ const CONTROLLER = "CONNECT_ROLE_CONTROLLER";
 const FIRST_DELAY_MS = 500;
 const LAST_DELAY_MS = 10_000;
 const SILENCE_MS = 10_000;
+const DOUBT_MS = 2000;
 const MAX_OUTBOX = 16;
 const MAX_FAILURES = 3;
 const RETRYABLE = [408, 429, 500, 502, 503, 504];
@@ -256,6 +257,11 @@ export class Connection {
     if (this.timer === undefined || document.visibilityState === "hidden") return;
     this.attempts = 0;
     this.open();
+  }
+
+  /** Nobody looked at the page for a while: a stream that is silent now may be dead. @param {boolean} hasSlept */
+  wake(hasSlept) {
+    if (this.current && (hasSlept || performance.now() - this.heardAt > DOUBT_MS)) this.open();
   }
 
   /** A stream can be dead without a close: when segments or answers should come and none does, attach beside it. */

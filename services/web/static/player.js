@@ -15,7 +15,8 @@ const DRY_S = 0.03;
 const SOON_S = 0.5;
 const LEFT_S = 0.1;
 const EARLY_S = 0.02;
-const BEHIND_S = { gently: 4, far: 10, target: 1.5 };
+const BEHIND_S = { gently: 4, far: 10, target: 1.5, returning: 2.5 };
+const RETURN_MS = 5000;
 const CATCH_UP_RATE = 1.06;
 const MAX_KNOWN = 256;
 const PACED = 8;
@@ -46,6 +47,7 @@ export class Player {
   hasStarted = false;
   hasEnded = false;
   isBlocked = false;
+  returnedAt = -Infinity;
   fullSince = 0;
   /** @type {number[]} ms of the page */
   stalledAt = [];
@@ -136,6 +138,12 @@ export class Player {
     this.stalledAt = []; // What comes after a pause says nothing of the pace.
     if (!isWanted) this.video.pause();
     else if (this.isViewer) this.jumpIfFar(BEHIND_S.target);
+    this.tick();
+  }
+
+  /** Somebody looks again, who wants to see what the others see. */
+  wake() {
+    this.returnedAt = performance.now();
     this.tick();
   }
 
@@ -268,7 +276,8 @@ export class Player {
 
   /** A viewer is where the others are: a little faster, or at once. */
   catchUp() {
-    this.jumpIfFar(BEHIND_S.far);
+    const isReturning = performance.now() - this.returnedAt < RETURN_MS;
+    this.jumpIfFar(isReturning ? BEHIND_S.returning : BEHIND_S.far);
     const behind = this.queue?.secondsAfter(this.time) ?? 0;
     const isFast = this.video.playbackRate > 1;
     if (behind > BEHIND_S.gently) this.video.playbackRate = CATCH_UP_RATE;

@@ -6,6 +6,7 @@ import { Connection } from "./connection.js";
 import { Credit } from "./credit.js";
 import { memory } from "./memory.js";
 import { ProblemError } from "./problem.js";
+import { onWake } from "./wake.js";
 
 const HELD = "session";
 /** A picture or clip is encoded before the answer comes. */
@@ -60,6 +61,7 @@ export class Session {
     this.held = held;
     this.player = player;
     this.listener = listener;
+    onWake((hasSlept) => this.wake(hasSlept));
   }
 
   forget() {
@@ -227,6 +229,12 @@ export class Session {
     if (this.isLive && performance.now() - this.stalledAt > CALM_MS) this.calmDown();
     this.allow(() => this.wishes.played(performance.now()));
     this.keep();
+  }
+
+  /** Somebody looks at the page again. @param {boolean} hasSlept */
+  wake(hasSlept) {
+    this.connection?.wake(hasSlept);
+    this.player.wake();
   }
 
   /** The player has more than before, or goes on. */

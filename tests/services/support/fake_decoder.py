@@ -55,6 +55,8 @@ class FakeDecoder(Machine):
         self.gate = asyncio.Event()
         """Closed, a block stands still before its last part."""
         self.gate.set()
+        self.num_parts = 0
+        """That it has sent."""
         self.has_parts = True
         """Else it is one of a former release."""
         self.filler_bytes = 64
@@ -214,6 +216,7 @@ class DecodeStream(Stream):
                 await machine.gate.wait()
             for segment, data in zip(segments, parts, strict=True):
                 if self.opening.with_parts and machine.has_parts:
+                    machine.num_parts += 1
                     yield part_of(segment, index, data)
         await machine.suffer(block.index)
         self._pending.popleft()

@@ -18,6 +18,7 @@ class Front:
         self._backends = deque(backends)
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._num_silences = 0
 
     async def start(self) -> None:
         """At a free port."""
@@ -33,6 +34,10 @@ class Front:
         for task in self._connections:
             task.cancel()
         return len(self._connections)
+
+    def silence(self) -> None:
+        """From now on nothing goes over the connections that are open, and neither side is told."""
+        self._num_silences += 1
 
     async def close(self) -> None:
         if self._server:
@@ -60,7 +65,7 @@ class Front:
             backend_reader, backend_writer = await asyncio.open_connection(host, int(port))
             try:
                 ways = ((reader, backend_writer), (backend_reader, writer))
-                tasks = [asyncio.create_task(pass_on(*way, self._idle_s)) for way in ways]
+                tasks = [asyncio.create_task(self._pass_on(*way)) for way in ways]
                 try:
                     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 finally:
@@ -70,10 +75,12 @@ class Front:
             finally:
                 backend_writer.close()
 
-
-async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, idle_s: float | None) -> None:
-    """Until one side is closed or broken, or nothing comes for that long."""
-    with suppress(OSError):
-        while data := await asyncio.wait_for(reader.read(CHUNK_BYTES), idle_s):
-            writer.write(data)
-            await writer.drain()
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Until one side is closed or broken, or nothing comes for that long."""
+        num_silences = self._num_silences
+        with suppress(OSError):
+            while data := await asyncio.wait_for(reader.read(CHUNK_BYTES), self._idle_s):
+                if self._num_silences > num_silences:
+                    await asyncio.Event().wait()  # until it is cut
+                writer.write(data)
+                await writer.drain()

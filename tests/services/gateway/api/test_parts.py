@@ -12,7 +12,7 @@ from services.gateway.session.attachment import Attachment, Part
 from tests.services.support.fake_decoder import FakeDecoder
 from tests.services.support.fake_machine import Mark
 from tests.services.support.fake_stage import FakeStage
-from tests.services.support.gateway_support import AttachedStream, Town, town
+from tests.services.support.gateway_support import AttachedStream, Town, town, until
 
 BLOCK_S = 0.06
 """Long enough for a client to read between two parts."""
@@ -88,6 +88,22 @@ async def test_who_asks_gets_each_segment_in_parts_the_others_whole() -> None:
             for segment in viewer.segments:
                 assert Mark.of(video(viewer, segment)).block == segment.media.block
             assert {part.media.profile_id for part in viewer.all("part")} == {"low"}
+
+
+async def test_who_attaches_amid_the_first_segment_gets_what_is_there_of_it() -> None:
+    """A session is made from its creation on, and its client attaches a moment later."""
+    decoder = FakeDecoder()
+    decoder.gate.clear()
+    async with slow_town(decoder) as place:
+        name = await place.anybody.name()
+        await until(lambda: decoder.num_parts == 2)
+        async with place.anybody.attached(name, with_parts=True) as stream:
+            await stream.until(lambda: len(stream.all("part")) == 2)
+            decoder.gate.set()
+            await stream.until_segments(1)
+            check_parts(stream)
+            assert stream.segments[0].num_parts == 3
+            assert Mark.of(video(stream, stream.segments[0])).block == 0
 
 
 async def test_a_segment_whose_decoder_was_lost_begins_anew_in_the_next_epoch() -> None:
