@@ -8,13 +8,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-FIRST_MARGIN_S, LEAST_MARGIN_S, MOST_MARGIN_S = 0.25, 0.15, 10.0
-STALLED, SCARCE = 2.0, 1.25
+FIRST_MARGIN_S, LEAST_MARGIN_S, MOST_MARGIN_S = 0.5, 0.2, 10.0
+STALLED, SCARCE = 2.0, 1.5
 """What the margin grows by when the picture stood still, and when it nearly did."""
-SCARCE_S = 0.08
+SCARCE_S = 0.1
 """A block that comes with less than this left to play has nearly been late."""
 CALM_S, HALF_S = 60.0, 300.0
 """After a calm time, half of what the margin has grown by goes in each further `HALF_S`."""
+FIRST_HALF_S = 15.0
+"""The same of the first margin, which stands for what is not known yet: players are busy when they begin."""
 FEW = 8
 MAX_UNDERWAY = 128
 """Blocks whose way is followed at a time."""
@@ -56,16 +58,15 @@ class Margin:
 
     def __init__(self, now: float) -> None:
         self._grown_s = FIRST_MARGIN_S
-        self._since = now
+        self._since, self._half_s = now, FIRST_HALF_S
 
     def at(self, now: float) -> float:
-        calm_s = max(0.0, now - self._since - CALM_S)
-        left = float(0.5 ** (calm_s / HALF_S))
+        left = float(0.5 ** (max(0.0, now - self._since) / self._half_s))
         return LEAST_MARGIN_S + (self._grown_s - LEAST_MARGIN_S) * left
 
     def grow(self, factor: float, now: float) -> None:
         self._grown_s = min(MOST_MARGIN_S, self.at(now) * factor)
-        self._since = now
+        self._since, self._half_s = now + CALM_S, HALF_S
 
 
 @dataclass

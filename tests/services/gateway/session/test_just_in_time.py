@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.session.just_in_time import (
+    FIRST_HALF_S,
     FIRST_MARGIN_S,
-    HALF_S,
     LEAST_MARGIN_S,
     MOST_MARGIN_S,
     JustInTime,
@@ -146,9 +146,9 @@ def test_the_margin_grows_at_once_comes_down_slowly_and_has_bounds(moves: list[t
         if what == "calm":
             now += lasts_s
             assert LEAST_MARGIN_S <= margin.at(now) <= before
-            assert margin.at(now) >= before * 0.5 ** (lasts_s / HALF_S) - 1e-9
+            assert margin.at(now) >= before * 0.5 ** (lasts_s / FIRST_HALF_S) - 1e-9
         else:
-            margin.grow(2.0 if what == "stall" else 1.25, now)
+            margin.grow(2.0 if what == "stall" else 1.5, now)
             assert margin.at(now) > before or margin.at(now) == MOST_MARGIN_S
         assert LEAST_MARGIN_S <= margin.at(now) <= MOST_MARGIN_S
 
@@ -325,7 +325,7 @@ def test_a_block_is_made_right_before_it_is_needed_and_the_picture_never_stands_
     lead_s = after.session.planner.lead_s(after.session.now)
     assert lead_s
     assert 0.2 + 0.08 + 0.05 + LEAST_MARGIN_S <= lead_s <= 0.2 + 0.08 + 0.05 + FIRST_MARGIN_S + 0.01
-    assert max(late_ages_s(after)) < 0.65 < 1.4 < min(late_ages_s(before))
+    assert max(late_ages_s(after)) < 0.8 < 1.4 < min(late_ages_s(before))
 
 
 def test_each_step_is_timed_from_when_it_was_free_and_neither_openings_nor_losses_count() -> None:
@@ -378,7 +378,7 @@ def test_under_jitter_it_stands_still_hardly_more_than_without() -> None:
     assert before.stalls == 0
     assert after.stalls <= 2
     assert after.begun > 700
-    assert sum(late_ages_s(after)) < 0.8 * sum(late_ages_s(before))
+    assert sum(late_ages_s(after)) < 0.85 * sum(late_ages_s(before))
 
 
 def test_three_sessions_of_one_stage_are_each_made_just_in_time() -> None:
