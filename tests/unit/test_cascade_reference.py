@@ -138,7 +138,8 @@ class Restatement:
                         if not self.is_context(flying.block, flying.num_done):
                             flying.prompt = prompt
                 recache |= mode == "recache"
-                self.cuts += [next_block] if mode == "cut" and next_block else []
+                if mode == "cut" and next_block and next_block not in self.cuts:
+                    self.cuts.append(next_block)
             tick += 1
             if recache and not in_flight:
                 recache = False
