@@ -44,6 +44,8 @@ export class Player {
   isWanted = true;
   isDry = true;
   dryAt = Infinity;
+  /** A segment that another decoder makes again, of which there are parts. */
+  anew = 0;
   hasStarted = false;
   hasEnded = false;
   isBlocked = false;
@@ -88,6 +90,7 @@ export class Player {
     this.isBlocked = false;
     this.fullSince = 0;
     this.dryAt = Infinity;
+    this.anew = 0;
     clearTimeout(this.dryTimer);
     this.video.playbackRate = 1;
     this.queue = null;
@@ -102,8 +105,9 @@ export class Player {
 
   /** @param {any} content ConnectResponse.Segment @param {Uint8Array} data */
   segment(content, data) {
-    this.note(pieceOf(content, true));
-    if (content.numParts) this.listener.holds();
+    const piece = pieceOf(content, true);
+    this.note(piece);
+    if (content.numParts && piece.sequence !== this.anew) this.listener.holds();
     else this.queue?.segment(data); // Also where parts of it are there: they were another decoder's, or not all.
     this.tick();
   }
@@ -112,7 +116,10 @@ export class Player {
   part(content, data) {
     const piece = pieceOf(content, false);
     const former = this.pieces.at(-1);
-    const goesOn = content.index && former?.sequence === piece.sequence;
+    const isKnown = former?.sequence === piece.sequence;
+    if (isKnown && !content.index) this.anew = piece.sequence; // Its pictures stay until all of the others are there.
+    if (piece.sequence === this.anew) return;
+    const goesOn = content.index && isKnown;
     this.note(goesOn ? { ...piece, start: former.start, frames: former.frames + piece.frames } : piece);
     this.queue?.segment(data);
     this.tick();
@@ -268,10 +275,10 @@ export class Player {
     this.listener.stalled();
   }
 
-  /** What a viewer missed is not waited for. */
+  /** What a viewer missed is not waited for, not even on the way there: a seek into a gap would last for ever. */
   hopGap() {
     const next = this.queue?.nextRange(this.time);
-    if (next !== undefined && !this.video.seeking) this.video.currentTime = next + 0.001;
+    if (next !== undefined) this.video.currentTime = next + 0.001;
   }
 
   /** A viewer is where the others are: a little faster, or at once. */
