@@ -191,6 +191,7 @@ CHOICES: list[Choice] = [(), ((0, 1.0),), ((1, 0.5), (2, 1.0)), ((0, 1.0), (1, -
 """Of prompts, each with ranks of its own: none, all Linears, some of them, and everything together."""
 
 
+@pytest.mark.slow
 def test_no_change_of_loras_compiles(backend: str, fresh: None) -> None:
     """Nor do blocks of one tick whose LoRAs differ, nor those of another session."""
     card = tiny_card(sink_blocks=1, window_blocks=3, rope="window")
