@@ -10,8 +10,9 @@ from tests.browser.visit import WAIT_S, Visit
 from tests.services.support.gateway_support import Town
 
 PROMPT = "a red circle bounces on a black background"
-APART_S = 0.3
-"""Pictures of a busy machine come late; without a clock the videos would be seconds apart."""
+APART_S = 0.15
+"""The clock corrects what is more than half of it; one moment of a busy machine says nothing."""
+NUM_LOOKS = 9
 TIMES = "() => [...document.querySelectorAll('video')].map(video => video.currentTime)"
 
 
@@ -24,6 +25,16 @@ async def start(page: Visit, prompt: str = PROMPT) -> None:
 async def until_both(page: Visit, seconds: float) -> None:
     """Have shown so much of their sessions."""
     await page.until(f"seconds => ({TIMES})().every(time => time >= seconds)", seconds)
+
+
+async def apart_s(page: Visit) -> float:
+    """How far one is ahead of the other, the median of some looks."""
+    found = []
+    for _ in range(NUM_LOOKS):
+        one, other = await page.page.evaluate(TIMES)
+        found.append(abs(one - other))
+        await page.page.wait_for_timeout(150)
+    return sorted(found)[NUM_LOOKS // 2]
 
 
 async def sessions(place: Town) -> list[dict[str, Any]]:
@@ -41,10 +52,10 @@ async def test_two_videos_of_one_seed_play_on_one_clock(enter: Enter, visit: Ope
     specs = [session["spec"] for session in await sessions(place)]
     assert {spec["stagger"] for spec in specs} == {3, 1}
     assert len({spec["seed"] for spec in specs}) == 1
-    for _ in range(5):
-        one, other = await page.page.evaluate(TIMES)
-        assert abs(one - other) < APART_S
-        await page.page.wait_for_timeout(200)
+    assert await apart_s(page) < APART_S
+    await page.page.eval_on_selector("#left video", "video => { video.currentTime -= 0.5 }")
+    await until_both(page, 2.5)
+    assert await apart_s(page) < APART_S
     await page.page.fill("#prompt", "a blue square")
     await page.page.click("#send")
     await page.until("() => document.querySelector('#difference').textContent.includes('sooner')")
@@ -79,8 +90,7 @@ async def test_who_stands_still_is_waited_for(enter: Enter, visit: OpenPage) -> 
     await page.page.click("#pause")
     reached = max(await page.page.evaluate(TIMES))
     await until_both(page, reached + 1)
-    one, other = await page.page.evaluate(TIMES)
-    assert abs(one - other) < APART_S
+    assert await apart_s(page) < APART_S
     assert len(await sessions(place)) == 2
 
 
