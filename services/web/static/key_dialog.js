@@ -1,14 +1,44 @@
 // @ts-check
 /** Asks for the API key or token that the gateway wants. It lives in this tab alone, and only JSON calls carry it. */
 
-import { byId, setText } from "./dom.js";
+import { byId, make, setText } from "./dom.js";
 import { memory } from "./memory.js";
 
 const NAME = "key";
 
+/** @returns {HTMLDialogElement} */
+function makeDialog() {
+  return make(
+    "dialog",
+    { id: "key-dialog", "aria-labelledby": "key-title" },
+    make(
+      "form",
+      { id: "key-form" },
+      make("h2", { id: "key-title" }, "API key or token"),
+      make("p", { id: "key-why" }, "This service asks who you are."),
+      make("label", { for: "key" }, "Key"),
+      make("input", {
+        id: "key",
+        type: "password",
+        autocomplete: "off",
+        spellcheck: "false",
+        required: true,
+      }),
+      make("p", { class: "note" }, "It stays in this tab and goes to this service only."),
+      make(
+        "div",
+        { class: "buttons" },
+        make("button", { type: "submit", class: "main" }, "Continue"),
+        make("button", { type: "button", id: "key-cancel" }, "Cancel"),
+      ),
+    ),
+  );
+}
+
 export class KeyDialog {
   constructor() {
-    this.dialog = byId("key-dialog");
+    this.dialog = makeDialog();
+    document.body.append(this.dialog);
     this.input = byId("key");
     /** @type {((given: boolean) => void)[]} */
     this.waiting = [];
