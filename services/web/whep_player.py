@@ -20,6 +20,8 @@ from services.web.problems import HttpError, problem_of
 from services.web.webrtc.descriptions import what_lacks, with_public_address
 from services.web.webrtc.packets import packets_of
 from services.web.webrtc.peer import BadOffer, Peer
+from services.web.webrtc.track import Playing
+from services.web.whep_playback import Playback
 
 ANSWER_DEADLINE_S = 10.0
 CONNECT_DEADLINE_S = 30.0
@@ -44,9 +46,13 @@ class Player:
         self._attach.resume_token = credentials.resume_token
         self._stream = ConnectStream(backend, credentials)
         self._loop = asyncio.get_running_loop()
-        self._requests: asyncio.Queue[Request] = asyncio.Queue(MAX_REQUESTS)
+        self._requests: asyncio.Queue[Request | None] = asyncio.Queue(MAX_REQUESTS)
         self._connected, self._over = asyncio.Event(), asyncio.Event()
         self._room = asyncio.Semaphore(MAX_AHEAD)
+        self._playback = Playback(self._loop.time)
+        self._sent = 0
+        """The newest segment whose last picture has left."""
+        self._is_just_in_time = self._ack_waits = False
         self._init = b""
         self._peer: Peer | None = None
 
@@ -65,7 +71,8 @@ class Player:
         rtc = self._backend.rtc()
 
         async def answer() -> str:
-            self._peer = Peer(self._from_peer(self._take_text), self._from_peer(self._take_state))
+            ours = self._from_peer
+            self._peer = Peer(ours(self._take_text), ours(self._take_state), ours(self._take_playing))
             return await self._peer.answer(offer)
 
         try:
@@ -123,6 +130,7 @@ class Player:
 
     async def _attach_to(self, stream: ConnectStream) -> None:
         attached = await stream.attach(self._attach)
+        self._is_just_in_time = attached.just_in_time
         self._note_token(attached.resume_token)
 
     def _note_token(self, token: str) -> None:
@@ -143,6 +151,8 @@ class Player:
                     self._init = event.media_init.data
                 case "segment":
                     await self._send(event.segment)
+                case "state_changed":
+                    self._playback.is_paused = event.state_changed.paused
             has_ended = event.HasField("ended")
             if holder := media_of(event):
                 holder.ClearField("data")
@@ -161,8 +171,19 @@ class Player:
 
     def _note_sent(self, sequence: int) -> None:
         self._room.release()
-        if self._attach.role == session_pb2.CONNECT_ROLE_CONTROLLER:
-            self._ask(Request(ack=Request.Ack(sequence=sequence)))
+        self._sent = sequence
+        self._ack()
+
+    def _take_playing(self, playing: Playing) -> None:
+        self._playback.note(playing)
+        if self._is_just_in_time and self._sent:
+            self._ack()
+
+    def _ack(self) -> None:
+        """One that waits says the newest as well."""
+        if self._attach.role == session_pb2.CONNECT_ROLE_CONTROLLER and not self._ack_waits:
+            self._ack_waits = True
+            self._ask(None)
 
     async def _drain(self) -> None:
         """Until the last picture has left."""
@@ -172,9 +193,15 @@ class Player:
     async def _forward_requests(self) -> None:
         """To the session, each when it has taken the one before it."""
         while True:
-            await self._stream.write(await self._requests.get())
+            await self._stream.write(await self._requests.get() or self._newest_ack())
 
-    def _ask(self, request: Request) -> None:
+    def _newest_ack(self) -> Request:
+        self._ack_waits = False
+        has = self._playback.message() if self._is_just_in_time else None
+        return Request(ack=Request.Ack(sequence=self._sent, playback=has))
+
+    def _ask(self, request: Request | None) -> None:
+        """None: an ack."""
         try:
             self._requests.put_nowait(request)
         except asyncio.QueueFull:  # it sends faster than the session takes

@@ -15,7 +15,7 @@ from aiortc import (
 )
 
 from services.web.webrtc.packets import VideoPacket
-from services.web.webrtc.track import PacketTrack, Sent
+from services.web.webrtc.track import PacketTrack, Sent, Told
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_TEXTS = 64
@@ -37,11 +37,11 @@ class BadOffer(Exception):
 class Peer:
     """Sends one video, and text both ways over the data channel that the player may open."""
 
-    def __init__(self, heard: Callable[[str], object], changed: Callable[[str], object]) -> None:
+    def __init__(self, heard: Callable[[str], object], changed: Callable[[str], object], told: Told) -> None:
         """`heard` takes texts of the player, `changed` the states of the connection."""
         self._heard = heard
         self._changed = changed
-        self._track = PacketTrack()
+        self._track = PacketTrack(told)
         self._texts: deque[str] = deque(maxlen=MAX_TEXTS)
         self._channel: RTCDataChannel | None = None
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))

@@ -1,5 +1,8 @@
 """Video by WebRTC, to a player that others wrote (aiortc); Chromium's is in tests/browser."""
 
+import asyncio
+import time
+
 import pytest
 
 from services.web.webrtc.descriptions import with_public_address
@@ -30,6 +33,27 @@ async def test_a_controller_plays_a_session_to_its_end_and_steers_it() -> None:
             assert "switch-1" in {each["requestId"] for each in player.told("promptReceipt")}
             await until(lambda: player.connection.connectionState == "closed")
             assert player.num_pictures >= 5 * 12 - 3 - 2  # the jitter buffer keeps the last
+
+
+async def test_a_controller_gets_its_blocks_just_in_time() -> None:
+    """Without that, four were made ahead."""
+    async with (
+        web_town(http=LOOPBACK, max_unacked_segments=4) as place,
+        browsing(place, TENANTS[0]) as client,
+    ):
+        name = await place.anybody.name()
+        async with whep_player() as player:
+            await player.connect(client, path(name, "?role=controller"))
+            (live,) = place.registry.sessions
+            await until(lambda: len(player.told("segment")) >= 5)
+            assert live.just_in_time.lead_s(time.monotonic())
+            session = await place.anybody.get(name)
+            assert session.last_sequence - session.acked_sequence < 4
+            await place.anybody.pause(name)
+            await until(lambda: any(each["paused"] for each in player.told("stateChanged")))
+            before = live.just_in_time.num_stalls
+            await asyncio.sleep(4 * 0.75)  # until nothing is left
+            assert live.just_in_time.num_stalls == before, "a pause is none"
 
 
 async def test_viewers_with_a_token_alone_watch_and_may_not_steer() -> None:
