@@ -1,14 +1,15 @@
 """The web page in a real browser, and viewers over WebSocket.
 
-python -m benchmarks.web [--out FOLDER] [--only first_picture switch viewers]
+python -m benchmarks.web [--out FOLDER] [--only first_picture switch far viewers] [--minutes 10]
 
-About eight minutes. The page runs in Chromium without a window, on the machine that also makes the video:
-real services with the demo model, started here, on the CPU. The viewers watch one session of a stage and a
-decoder that compute nothing but send messages of real size.
+About a quarter of an hour with the default minutes. The page runs in Chromium without a window, on the
+machine that also makes the video: real services with the demo model, started here, on the CPU. The viewers
+watch one session of a stage and a decoder that compute nothing but send messages of real size.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import shlex
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import web_page, web_viewers
+from benchmarks import web_far, web_page, web_viewers
 from benchmarks.folders import need_folder
 from cascade_core.commands.bench import table
 from cascade_core.machine import machine
@@ -26,6 +27,8 @@ TITLES = {
     "first_picture": "From opening the page to the first picture on it, demo model",
     "switch": "From pressing Switch to the changed picture in the video element, demo model",
     "player": "What the page had meanwhile, looked at after each switch",
+    "far": f"The same, one session, behind {web_far.LINE}",
+    "far_player": "What the page had meanwhile, behind that line",
     "viewers": "Viewers of one session over WebSocket: segments of 150 kB every 0.75 s",
 }
 NOTES = {
@@ -39,11 +42,16 @@ NOTES = {
         "Pixels of the video element: from the click to the first presented picture in which the new "
         "colour outweighs the old one. `asked_to_applied`: until the page heard from which block on it "
         "shows. `just_in_time` off: blocks are made as soon as acks allow "
-        "(`CASCADE_GATEWAY_JUST_IN_TIME=false`)."
+        "(`CASCADE_GATEWAY_JUST_IN_TIME=false`). `sessions`: on the one stage, each with a page of its own."
     ),
     "player": (
         "`lead`: how long before its playing a block was asked for; `buffer`: what the page could play on; "
-        "`stalls`: how often the picture stood still in all, after `played_s`."
+        "`stalls`: how often a picture stood still in all, in the `played_s` of all pages together."
+    ),
+    "far": (
+        "Between two network namespaces: everything but the browser is in one, the browser in the other. The "
+        "line is a process (`tests/browser/line.py`), since not every kernel has netem; packets that would "
+        "queue in it for more than 0.25 s are lost, too."
     ),
     "viewers": (
         "`of_playback`: segments received over those due. `viewers_per_core`: viewers over the gateway "
@@ -54,26 +62,38 @@ NOTES = {
 }
 
 
-TABLES = [name for name in TITLES if name != "player"]
-"""Those that can be asked for: `player` comes with `switch`."""
+TABLES = [name for name in TITLES if not name.endswith("player")]
+"""Those that can be asked for; others come with them."""
+NUM_SESSIONS = (1, 3)
 
 
-async def measure(names: list[str]) -> dict[str, list[Row]]:
+async def measure(names: list[str], minutes: float) -> dict[str, list[Row]]:
     results: dict[str, list[Row]] = {}
     if "first_picture" in names:
         async with web_page.opened() as page:
             results["first_picture"] = await page.measure_first_picture()
     if "switch" in names:
         results["switch"], results["player"] = [], []
-        for is_just_in_time in (False, True):
+        for num_sessions, is_just_in_time in itertools.product(NUM_SESSIONS, (False, True)):
             async with web_page.opened(is_just_in_time=is_just_in_time) as page:
-                switches, player = await page.measure_switch()
-            which = {"just_in_time": "on" if is_just_in_time else "off"}
-            results["switch"] += [which | each for each in switches]
-            results["player"].append(which | player)
+                steering = await page.measure_switch(num_sessions, 60 * minutes)
+            which = {"sessions": num_sessions} | on_or_off(is_just_in_time)
+            results["switch"] += [which | each for each in steering.switches()]
+            results["player"].append(which | steering.player())
+    if "far" in names:
+        results["far"], results["far_player"] = [], []
+        for is_just_in_time in (False, True):
+            steering = await web_far.measure(60 * minutes, is_just_in_time=is_just_in_time)
+            which = on_or_off(is_just_in_time)
+            results["far"] += [which | each for each in steering.switches()]
+            results["far_player"].append(which | steering.player())
     if "viewers" in names:
         results["viewers"] = [await web_viewers.measure(number) for number in web_viewers.NUM_VIEWERS]
     return results
+
+
+def on_or_off(is_just_in_time: bool) -> Row:
+    return {"just_in_time": "on" if is_just_in_time else "off"}
 
 
 def render(results: dict[str, Any]) -> str:
@@ -86,7 +106,7 @@ def render(results: dict[str, Any]) -> str:
     ]
     for name, title in TITLES.items():
         if rows := results.get(name):
-            parts += [f"## {title}", table(rows), NOTES[name]]
+            parts += [f"## {title}", table(rows), *([NOTES[name]] if name in NOTES else [])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -96,12 +116,20 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the tables")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="tables to measure")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=1.2,
+        help="of playing, for `switch` and `far` (default: 1.2)",
+    )
     arguments = parser.parse_args()
+    if problem := "far" in arguments.only and web_far.what_is_missing():
+        parser.error(f"--only far: {problem}")
     need_folder(arguments.out)
     info = machine() | {"load_before": os.getloadavg()[0], "browser": web_page.browser_version()}
     command = shlex.join(["python", "-m", "benchmarks.web", *sys.argv[1:]])
     results: dict[str, Any] = {"command": command, "machine": info}
-    results |= asyncio.run(measure(arguments.only))
+    results |= asyncio.run(measure(arguments.only, arguments.minutes))
     (arguments.out / "web.json").write_text(json.dumps(results, indent=2) + "\n")
     (arguments.out / "web.md").write_text(render(results))
     print((arguments.out / "web.md").read_text())

@@ -5,8 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from playwright.async_api import Browser, Page, async_playwright, expect
@@ -19,7 +21,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ("--no-sandbox", "--autoplay-policy=no-user-gesture-required")
 LIMIT_MS = 60_000
 """For any step."""
-NUM_OPENINGS, NUM_SWITCHES = 20, 20
+NUM_OPENINGS = 20
+STEADY_MS = 6000
+"""After its start a page plays steadily."""
 RED, BLUE = "a red circle moves left", "a blue square moves left"
 FIRST_PICTURE = """
 window.firstPictureMs = new Promise((resolve) => {
@@ -93,29 +97,35 @@ class Measured:
         ready, fresh = zip(*opened, strict=True)
         return [row("page ready", ready), row("new session", fresh), row("viewer link", watched)]
 
-    async def measure_switch(self) -> tuple[list[Row], Row]:
-        """Times, and what the page's player had meanwhile."""
+    async def measure_switch(self, num_sessions: int, seconds: float) -> "Steering":
+        """Several pages at a time, each with a session of its own that it switches again and again."""
+        steering = Steering()
+        async with asyncio.TaskGroup() as pages:
+            for number in range(num_sessions):
+                pages.create_task(self._steer(steering, number / num_sessions, seconds))
+        return steering
+
+    async def _steer(self, steering: "Steering", part: float, seconds: float) -> None:
+        """`part`: of a block, how much later than others it switches."""
         async with self._page() as page:
             await self._start(page, self._url)
-            await page.wait_for_timeout(6000)  # playing steadily
-            shown, applied, leads, buffers = [], [], [], []
-            for number in range(NUM_SWITCHES):
+            await page.wait_for_timeout(STEADY_MS)
+            begin, number = time.monotonic(), 0
+            stalls_before, played_before = await played(page)
+            while time.monotonic() - begin < seconds:
                 prompt, wanted = (RED, 1) if number % 2 else (BLUE, -1)
                 shown_ms, applied_ms = await page.evaluate(SWITCH, [prompt, wanted])
-                shown.append(shown_ms)
-                applied += [applied_ms] if applied_ms is not None else []
-                leads += await figure_ms(page, "lead")
-                buffers += await figure_ms(page, "buffer")
-                await page.wait_for_timeout(2000 + 750 * (number * 0.382 % 1))  # another moment of a block
-            player = {
-                "lead_p50_ms": quantile(sorted(leads), 0.5) if leads else None,
-                "lead_max_ms": max(leads, default=None),
-                "buffer_p50_ms": quantile(sorted(buffers), 0.5),
-                "stalls": int(await page.inner_text("[data-figure=stalls]")),
-                "played_s": await page.evaluate("document.querySelector('#video').currentTime"),
-            }
+                steering.shown_ms.append(shown_ms)
+                steering.applied_ms += [applied_ms] if applied_ms is not None else []
+                steering.leads_ms += await figure_ms(page, "lead")
+                steering.buffers_ms += await figure_ms(page, "buffer")
+                number += 1
+                moment = (number * 0.382 + part) % 1  # of a block: another each time
+                await page.wait_for_timeout(2000 + 750 * moment)
+            stalls, played_s = await played(page)
+            steering.num_stalls += stalls - stalls_before
+            steering.played_s += played_s - played_before
             await end(page)
-        return [row("asked_to_applied", applied), row("asked_to_changed_picture", shown)], player
 
     async def open_new(self) -> tuple[float, float]:
         """From opening the page to where it can be used, and to its first picture, in ms."""
@@ -143,6 +153,40 @@ class Measured:
             await context.close()
 
 
+@dataclass
+class Steering:
+    """What was seen of switches, and what players had meanwhile."""
+
+    shown_ms: list[float] = field(default_factory=list)
+    """From the click to the changed picture."""
+    applied_ms: list[float] = field(default_factory=list)
+    """From the click to the page's word from which block on it shows."""
+    leads_ms: list[float] = field(default_factory=list)
+    buffers_ms: list[float] = field(default_factory=list)
+    num_stalls: int = 0
+    played_s: float = 0.0
+    """Of all pages."""
+
+    def switches(self) -> list[Row]:
+        return [row("asked_to_applied", self.applied_ms), row("asked_to_changed_picture", self.shown_ms)]
+
+    def player(self) -> Row:
+        return {
+            "lead_p50_ms": quantile(sorted(self.leads_ms), 0.5) if self.leads_ms else None,
+            "lead_max_ms": max(self.leads_ms, default=None),
+            "buffer_p50_ms": quantile(sorted(self.buffers_ms), 0.5),
+            "stalls": self.num_stalls,
+            "played_s": self.played_s,
+            "stalls_a_minute": 60 * self.num_stalls / self.played_s,
+        }
+
+
+async def played(page: Page) -> tuple[int, float]:
+    """How often the picture stood still so far, and the seconds that were played."""
+    stalls = int(await page.inner_text("[data-figure=stalls]"))
+    return stalls, float(await page.evaluate("document.querySelector('#video').currentTime"))
+
+
 async def end(page: Page) -> None:
     """The session, for everybody."""
     await page.click("#end")
@@ -161,10 +205,15 @@ async def first_picture_ms(page: Page) -> float:
 
 
 @asynccontextmanager
-async def opened(*, is_just_in_time: bool = True) -> AsyncIterator[Measured]:
-    """A browser beside services that are warm."""
-    async with served(is_just_in_time=is_just_in_time) as url, async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=find_browser(), args=list(ARGUMENTS))
+async def opened(
+    *, is_just_in_time: bool = True, host: str = "127.0.0.1", program: str | None = None
+) -> AsyncIterator[Measured]:
+    """A browser beside services that are warm. `host`: where the gateway serves pages; `program`: the
+    browser's."""
+    async with served(host, is_just_in_time=is_just_in_time) as url, async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=program or find_browser(), args=list(ARGUMENTS)
+        )
         try:
             measured = Measured(browser, url)
             await measured.open_new()  # the first waits for the model and warms caches
@@ -174,7 +223,7 @@ async def opened(*, is_just_in_time: bool = True) -> AsyncIterator[Measured]:
 
 
 @asynccontextmanager
-async def served(*, is_just_in_time: bool = True) -> AsyncIterator[str]:
+async def served(host: str, *, is_just_in_time: bool = True) -> AsyncIterator[str]:
     """The page's address, over one stage and one decoder."""
     async with (
         service("services.stage", STAGE) as stage,
@@ -186,10 +235,11 @@ async def served(*, is_just_in_time: bool = True) -> AsyncIterator[str]:
             "CASCADE_GATEWAY_JUST_IN_TIME": str(is_just_in_time).lower(),
             "CASCADE_GATEWAY_ADVERTISE": "127.0.0.1:50051",  # what the operator's view calls it
             "CASCADE_DRAIN_DEADLINE_S": "1",
+            "CASCADE_HTTP_HOST": host,
             "CASCADE_HTTP_PORT": "0",
         }
         async with service("services.gateway", environment) as gateway:
-            yield f"http://127.0.0.1:{http_port(gateway.text())}/"
+            yield f"http://{host}:{http_port(gateway.text())}/"
 
 
 def http_port(log: str) -> int:

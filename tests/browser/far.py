@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -14,13 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.browser.conftest import PROGRAM
+from tests.browser.namespaces import HERE, program_in, two_namespaces
 from tests.browser.places import ONE_RANK
-from tests.paths import ROOT
 from tests.services.support.ports import free_port
-from tests.services.support.redis_support import DIE_WITH_US
 from tests.services.support.system import DECODER, GATEWAY, WAIT_S, Program
 
-HERE, THERE = "10.99.7.1", "10.99.7.2"
 needs_namespaces = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("ip") or not Path("/dev/net/tun").exists(),
     reason="needs root, Debian's package iproute2 and /dev/net/tun",
@@ -60,9 +57,7 @@ def far_machines(delay_s: float, loss: float) -> Iterator[Far]:
             "CASCADE_HTTP_WEBRTC_HOST": HERE,
         }
         programs = [*stages, decoder, Program("gateway", 0, folder, GATEWAY | own, within)]
-        browser = folder / "browser"
-        browser.write_text(f'#!/bin/sh\nexec ip netns exec {there} {PROGRAM} "$@"\n')
-        browser.chmod(0o755)
+        browser = program_in(there, str(PROGRAM), folder)
         try:
             for program in programs:
                 program.start()
@@ -72,40 +67,6 @@ def far_machines(delay_s: float, loss: float) -> Iterator[Far]:
         finally:
             for program in programs:
                 program.close()
-
-
-@contextmanager
-def two_namespaces(delay_s: float, loss: float) -> Iterator[tuple[str, str]]:
-    names = f"cascade-here-{os.getpid()}", f"cascade-there-{os.getpid()}"
-    try:
-        for name in names:
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        with line_between(*names, delay_s, loss):
-            for name, address in zip(names, (HERE, THERE), strict=True):
-                ip("-n", name, "address", "add", f"{address}/24", "dev", "wire")
-                ip("-n", name, "link", "set", "wire", "up")
-            yield names
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], check=False, stderr=subprocess.DEVNULL)
-
-
-@contextmanager
-def line_between(here: str, there: str, delay_s: float, loss: float) -> Iterator[None]:
-    arguments = [here, there, str(1000 * delay_s), str(loss)]
-    command = [*DIE_WITH_US, sys.executable, "-m", "tests.browser.line", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as line:
-        try:
-            assert line.stdout
-            assert line.stdout.readline() == b"ready\n"
-            yield
-        finally:
-            line.kill()
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
 
 
 def wait_ready(within: Sequence[str], url: str) -> None:
