@@ -1,6 +1,6 @@
 """The web page in a real browser, and viewers over WebSocket.
 
-python -m benchmarks.web [--out FOLDER] [--only first_picture switch far viewers] [--minutes 10]
+python -m benchmarks.web [--out FOLDER] [--only TABLE ...] [--minutes 10]
 
 About a quarter of an hour with the default minutes. The page runs in Chromium without a window, on the
 machine that also makes the video: real services with the demo model, started here, on the CPU. The viewers
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import web_far, web_page, web_viewers
+from benchmarks import web_far, web_page, web_parts, web_viewers
 from benchmarks.folders import need_folder
 from cascade_core.commands.bench import table
 from cascade_core.machine import machine
@@ -25,6 +25,7 @@ from cascade_core.machine import machine
 Row = dict[str, Any]
 TITLES = {
     "first_picture": "From opening the page to the first picture on it, demo model",
+    "parts": f"The first picture of a session whose decoder takes {web_parts.BLOCK_S} s a block",
     "switch": "From pressing Switch to the changed picture in the video element, demo model",
     "player": "What the page had meanwhile, looked at after each switch",
     "far": f"The same, one session, behind {web_far.LINE}",
@@ -37,6 +38,10 @@ NOTES = {
         "(`requestVideoFrameCallback`), each time in a fresh profile. `page ready`: until the modules have "
         "come and run. `new session`: the prompt is sent as soon as the page takes it. `viewer link`: a link "
         "to a session that plays already."
+    ),
+    "parts": (
+        "Grey pictures, from machines without a model. `part`: the first one has come to the page; `whole`: "
+        "all of the first segment has."
     ),
     "switch": (
         "Pixels of the video element: from the click to the first presented picture in which the new "
@@ -72,6 +77,8 @@ async def measure(names: list[str], minutes: float) -> dict[str, list[Row]]:
     if "first_picture" in names:
         async with web_page.opened() as page:
             results["first_picture"] = await page.measure_first_picture()
+    if "parts" in names:
+        results["parts"] = await web_parts.measure()
     if "switch" in names:
         results["switch"], results["player"] = [], []
         for num_sessions, is_just_in_time in itertools.product(NUM_SESSIONS, (False, True)):

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, Playwright, async_playwright, expect
 
 from benchmarks.services_processes import service
 from benchmarks.services_real import DECODER, STAGE, quantile
@@ -77,9 +77,11 @@ async ([prompt, wanted]) => {
 class Measured:
     """What a person waits for."""
 
-    def __init__(self, browser: Browser, url: str) -> None:
+    def __init__(self, browser: Browser, url: str, scripts: Sequence[str] = ()) -> None:
+        """`scripts`: run in each page before its own."""
         self._browser = browser
         self._url = url
+        self._scripts = [FIRST_PICTURE, *scripts]
 
     async def measure_first_picture(self) -> list[Row]:
         opened = [await self.open_new() for _ in range(NUM_OPENINGS)]
@@ -136,6 +138,17 @@ class Measured:
             await page.wait_for_selector("#state[data-state=ended]")
         return took
 
+    async def first_times(self) -> tuple[float, float, float]:
+        """Of a new session: its first part's, its first whole segment's and its first picture's, in ms. Needs
+        a script that tells the first two."""
+        async with self._page() as page:
+            await self._start(page, self._url)
+            part_ms, whole_ms = await page.evaluate("Promise.all([firstPartMs, firstWholeMs])")
+            picture_ms = await first_picture_ms(page)
+            await end(page)
+            await page.wait_for_selector("#state[data-state=ended]")
+        return part_ms, whole_ms, picture_ms
+
     async def _start(self, page: Page, url: str) -> None:
         await page.goto(url)
         await page.fill("#prompt", RED)
@@ -146,7 +159,8 @@ class Measured:
     async def _page(self) -> AsyncIterator[Page]:
         context = await self._browser.new_context()
         context.set_default_timeout(LIMIT_MS)
-        await context.add_init_script(FIRST_PICTURE)
+        for script in self._scripts:
+            await context.add_init_script(script)
         try:
             yield await context.new_page()
         finally:
@@ -204,6 +218,12 @@ async def first_picture_ms(page: Page) -> float:
         return float(await page.evaluate("window.firstPictureMs"))
 
 
+async def launch(playwright: Playwright, program: str | None = None) -> Browser:
+    """`program`: else the one on PATH."""
+    path = program or find_browser()
+    return await playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+
+
 @asynccontextmanager
 async def opened(
     *, is_just_in_time: bool = True, host: str = "127.0.0.1", program: str | None = None
@@ -211,9 +231,7 @@ async def opened(
     """A browser beside services that are warm. `host`: where the gateway serves pages; `program`: the
     browser's."""
     async with served(host, is_just_in_time=is_just_in_time) as url, async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=program or find_browser(), args=list(ARGUMENTS)
-        )
+        browser = await launch(playwright, program)
         try:
             measured = Measured(browser, url)
             await measured.open_new()  # the first waits for the model and warms caches
