@@ -2,6 +2,7 @@
 
 python -m benchmarks.services_fakes stage --bytes 600000 --interval 0.75
 python -m benchmarks.services_fakes decoder --bytes 150000
+python -m benchmarks.services_fakes film --bytes 150000
 
 They keep as much of their contracts as an undisturbed session needs, and as little of the CPU as they can:
 they share the machine with the gateway that is measured.
@@ -15,20 +16,26 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
+from fractions import Fraction
+from typing import Any, cast
 
 import grpc
+import numpy as np
 from google.protobuf.message import Message
 
 from cascade.v1 import common_pb2, decoder_pb2, stage_pb2
 from services.common.entry import spare_collections
+from services.decoder.segments import SegmentEncoder
+from services.decoder.video_settings import VideoSettings
 
 MAX_BYTES = 17 * 2**20
 STAMPS = struct.Struct("<ddd")
 """In the first bytes of latents and segments, on this machine's monotonic clock: when the stage sent the
 latents, when the decoder had them, when it sent the segment."""
 NUM_SESSIONS = 10_000
-FRAMES = 12
+FRAMES, FPS = 12, 16
+SIDE = 224
+"""Of the pictures of a film."""
 
 
 def added_s(data: bytes, received_s: float) -> float:
@@ -87,7 +94,7 @@ class FakeStage:
             sink_blocks=1,
             context_blocks=4,
             num_passes=5,
-            fps=16,
+            fps=FPS,
         )
         model.width, model.height, model.max_pixels = 832, 480, 832 * 480
         status = stage_pb2.StageStatus(
@@ -110,6 +117,7 @@ class FakeDecoder:
 
     def __init__(self, num_bytes: int) -> None:
         self._filler = bytes(num_bytes - STAMPS.size)
+        self.mime_type, self.init = "video/mp4", b"init"
 
     async def Decode(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Message]:
         opening = (await anext(requests)).open
@@ -117,7 +125,7 @@ class FakeDecoder:
         response.opened.epoch, response.opened.max_pending_blocks = opening.epoch, 4
         yield response
         for profile in opening.profiles:
-            init = common_pb2.MediaInit(profile_id=profile.id, mime_type="video/mp4", data=b"init")
+            init = common_pb2.MediaInit(profile_id=profile.id, mime_type=self.mime_type, data=self.init)
             yield decoder_pb2.DecodeResponse(media_init=init)
         num_blocks = 0
         async for request in requests:
@@ -136,8 +144,8 @@ class FakeDecoder:
         media, first = response.segment.media, max(0, FRAMES * block.index - 3)
         media.profile_id, media.block, media.first_frame = profile_id, block.index, first
         media.num_frames = FRAMES if block.index else FRAMES - 3
-        media.presentation_time.FromMilliseconds(round(1e3 * first / 16))
-        media.duration.FromMilliseconds(round(1e3 * media.num_frames / 16))
+        media.presentation_time.FromMilliseconds(round(1e3 * first / FPS))
+        media.duration.FromMilliseconds(round(1e3 * media.num_frames / FPS))
         media.data = STAMPS.pack(stage_sent_s, received_s, time.monotonic()) + self._filler
         return response
 
@@ -153,6 +161,25 @@ class FakeDecoder:
         while True:
             yield decoder_pb2.DecoderServiceWatchStatusResponse(status=status)
             await asyncio.sleep(request.interval.ToMilliseconds() / 1000)
+
+
+class FilmDecoder(FakeDecoder):
+    """Its segments are H.264: noise, of about as many bytes, without stamps."""
+
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__(num_bytes)
+        bitrate = round(8 * num_bytes * FPS / FRAMES)
+        settings = VideoSettings(width=SIDE, height=SIDE, fps=Fraction(FPS), bitrate=bitrate)
+        self._encoder = SegmentEncoder(settings)
+        self._noise = np.random.default_rng(0).integers(0, 256, (FRAMES, SIDE, SIDE, 3), np.uint8)
+        self.mime_type, self.init = self._encoder.mime_type, self._encoder.init_segment
+
+    def _segment(self, block: Any, profile_id: str) -> Message:
+        response: Any = super()._segment(block, profile_id)
+        media = response.segment.media
+        with self._encoder.block(media.block, media.first_frame) as pictures:
+            media.data = pictures.encode(self._noise[: media.num_frames], is_last=True).data
+        return cast(Message, response)
 
 
 class Credit:
@@ -189,8 +216,11 @@ async def serve(arguments: argparse.Namespace) -> None:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ]
     server = grpc.aio.server(options=options)
-    is_stage = arguments.kind == "stage"
-    fake = FakeStage(arguments.bytes, arguments.interval) if is_stage else FakeDecoder(arguments.bytes)
+    fake: FakeStage | FakeDecoder
+    if arguments.kind == "stage":
+        fake = FakeStage(arguments.bytes, arguments.interval)
+    else:
+        fake = {"decoder": FakeDecoder, "film": FilmDecoder}[arguments.kind](arguments.bytes)
     server.add_generic_rpc_handlers((handler_of(fake),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -214,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=("stage", "decoder"))
+    parser.add_argument("kind", choices=("stage", "decoder", "film"))
     parser.add_argument("--bytes", type=int, required=True, help="of one block's latents, or of a segment")
     parser.add_argument("--interval", type=float, default=0.75, help="seconds per block and session")
     spare_collections()  # its pauses would count as the gateway's

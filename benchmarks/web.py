@@ -31,6 +31,7 @@ TITLES = {
     "far": f"The same, one session, behind {web_far.LINE}",
     "far_player": "What the page had meanwhile, behind that line",
     "viewers": "Viewers of one session over WebSocket: segments of 150 kB every 0.75 s",
+    "webrtc_viewers": "The same over WebRTC (WHEP): H.264 of about as many bytes",
 }
 NOTES = {
     "first_picture": (
@@ -64,6 +65,10 @@ NOTES = {
         "viewers never hold the video back. `late_p99_ms`: from the decoder's sending to a viewer's receipt; "
         "viewers, fakes and gateway share the machine."
     ),
+    "webrtc_viewers": (
+        "Each picture is sent when it is due, in packets that are encrypted for each viewer. The viewers "
+        "(aiortc) decode, in a process beside the gateway: they bound how many fit on this machine."
+    ),
 }
 
 
@@ -96,6 +101,9 @@ async def measure(names: list[str], minutes: float) -> dict[str, list[Row]]:
             results["far_player"].append(which | steering.player())
     if "viewers" in names:
         results["viewers"] = [await web_viewers.measure(number) for number in web_viewers.NUM_VIEWERS]
+    if "webrtc_viewers" in names:
+        numbers = web_viewers.NUM_WEBRTC_VIEWERS
+        results["webrtc_viewers"] = [await web_viewers.measure(number, is_webrtc=True) for number in numbers]
     return results
 
 

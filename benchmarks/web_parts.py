@@ -14,6 +14,7 @@ from tests.services.support.video_support import FilmDecoder
 Row = dict[str, Any]
 BLOCK_S = 0.6
 NUM_SESSIONS = 20
+PATIENCE_S = 20.0
 FIRST_WHOLE = """
 window.firstPartMs = new Promise((gotPart) => {
   window.firstWholeMs = new Promise((gotWhole) => {
@@ -37,9 +38,9 @@ window.firstPartMs = new Promise((gotPart) => {
 
 async def measure() -> list[Row]:
     """Grey pictures; the decoder takes `BLOCK_S` for a block, a third of it for each part."""
-    machines: dict[str, Any] = {"stages": [FakeStage()], "decoders": [FilmDecoder(block_s=BLOCK_S)]}
-    patient = {"open_timeout_s": 20.0, "stall_timeout_s": 20.0}
-    async with town(**machines, http={}, **patient) as place, async_playwright() as playwright:
+    place_of: dict[str, Any] = {"stages": [FakeStage()], "decoders": [FilmDecoder(block_s=BLOCK_S)]}
+    place_of |= {"http": {}, "open_timeout_s": PATIENCE_S, "stall_timeout_s": PATIENCE_S}
+    async with town(**place_of) as place, async_playwright() as playwright:
         browser = await web_page.launch(playwright)
         page = web_page.Measured(browser, f"{place.url}/", [FIRST_WHOLE])
         try:

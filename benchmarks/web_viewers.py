@@ -1,8 +1,9 @@
-"""Many viewers of one session over WebSocket, and what they cost the gateway.
+"""Many viewers of one session, over WebSocket or WebRTC, and what they cost the gateway.
 
 python -m benchmarks.web_viewers --url ws://HOST:PORT/v1/sessions/... --token TOKEN --viewers N --seconds S
 
-The command is the viewers' own process: it prints what they received as one line of JSON.
+The command is the own process of those over WebSocket (`web_whep_viewers`: of the others): it prints what
+they received as one line of JSON.
 """
 
 import argparse
@@ -27,18 +28,18 @@ from cascade.v1.session_pb2_grpc import SessionServiceStub
 from cascade_client.keep_status import keep_status
 
 Row = dict[str, Any]
-NUM_VIEWERS = (100, 200, 400)
+NUM_VIEWERS, NUM_WEBRTC_VIEWERS = (100, 200, 400), (4, 8, 16)
 SECONDS = 20.0
 INTERVAL_S, LATENT_BYTES, SEGMENT_BYTES = 0.75, 600_000, 150_000
 JOIN_S = 60.0
 Request = session_pb2.ConnectRequest
 
 
-async def measure(num_viewers: int) -> Row:
+async def measure(num_viewers: int, *, is_webrtc: bool = False) -> Row:
     """Start everything, let them watch, end it."""
     async with (
         fake("stage", "--bytes", LATENT_BYTES, "--interval", INTERVAL_S) as stage,
-        fake("decoder", "--bytes", SEGMENT_BYTES) as decoder,
+        fake("film" if is_webrtc else "decoder", "--bytes", SEGMENT_BYTES) as decoder,
         service("services.gateway", settings(stage, decoder)) as gateway,
         grpc.aio.insecure_channel(gateway.address, [("grpc.max_receive_message_length", -1)]) as channel,
     ):
@@ -50,8 +51,13 @@ async def measure(num_viewers: int) -> Row:
         viewer = session_pb2.CONNECT_ROLE_VIEWER
         issue = session_pb2.IssueResumeTokenRequest(name=created.session.name, role=viewer)
         token = (await stub.IssueResumeToken(issue, timeout=JOIN_S)).resume_token
-        url = f"ws://127.0.0.1:{http_port(gateway.text())}/v1/{created.session.name}/connect"
-        async with viewers(url, token, num_viewers) as process:
+        place = f"127.0.0.1:{http_port(gateway.text())}/v1/{created.session.name}"
+        module, url = (
+            ("web_whep_viewers", f"http://{place}/whep")
+            if is_webrtc
+            else ("web_viewers", f"ws://{place}/connect")
+        )
+        async with viewers(module, url, token, num_viewers) as process:
             await line_of(process, JOIN_S)
             before, started = gateway.usage(), time.monotonic()
             first = (await stub.GetSession(session_pb2.GetSessionRequest(name=created.session.name))).session
@@ -65,8 +71,11 @@ async def measure(num_viewers: int) -> Row:
         "viewers": num_viewers,
         "of_playback": tally["num_segments"] / (num_viewers * SECONDS / INTERVAL_S),
         "made": (last.last_sequence - first.last_sequence) / due,
-        "late_p50_ms": quantile(late_ms, 0.5),
-        "late_p99_ms": quantile(late_ms, 0.99),
+        **(
+            {}
+            if is_webrtc
+            else {"late_p50_ms": quantile(late_ms, 0.5), "late_p99_ms": quantile(late_ms, 0.99)}
+        ),
         "gateway_cores": cores,
         "viewers_per_core": num_viewers / cores,
         "grown_mib": (after.rss_bytes - before.rss_bytes) / MIB,
@@ -79,6 +88,8 @@ def settings(stage: Measured, decoder: Measured) -> dict[str, str]:
         "CASCADE_GATEWAY_STAGES": stage.address,
         "CASCADE_GATEWAY_DECODERS": decoder.address,
         "CASCADE_GATEWAY_MAX_VIEWERS": str(max(NUM_VIEWERS)),
+        "CASCADE_HTTP_WEBRTC": "true",
+        "CASCADE_HTTP_WEBRTC_HOST": "127.0.0.1",
         "CASCADE_DRAIN_DEADLINE_S": "1",
         "CASCADE_HTTP_PORT": "0",
     }
@@ -94,10 +105,10 @@ async def control(stub: Any, token: str) -> None:
             await call.write(Request(ack=Request.Ack(sequence=message.segment.sequence)))
 
 
-def viewers(url: str, token: str, number: int) -> Any:
+def viewers(module: str, url: str, token: str, number: int) -> Any:
     options = {"--url": url, "--token": token, "--viewers": number, "--seconds": SECONDS}
     arguments = [str(part) for option in options.items() for part in option]
-    command = (sys.executable, "-m", "benchmarks.web_viewers", *arguments)
+    command = (sys.executable, "-m", f"benchmarks.{module}", *arguments)
     pipe, environment = asyncio.subprocess.PIPE, {**os.environ, "PYTHONPATH": str(ROOT)}
     return child("viewers", command, environment, stdout=pipe, limit=64 * MIB)
 
@@ -148,16 +159,17 @@ async def watch_all(arguments: argparse.Namespace) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def main() -> None:
+def arguments_of(description: str) -> argparse.Namespace:
+    """From the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--url", required=True)
     parser.add_argument("--token", required=True)
     parser.add_argument("--viewers", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
-    asyncio.run(watch_all(parser.parse_args()))
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(watch_all(arguments_of(__doc__ or "")))
