@@ -75,7 +75,7 @@ class Work:
     """Number of the prompt within its session; grows with every switch."""
     pinned: int | None = None
     """The block that the shot before it, or its own, began with, after a cut: it stays in view. None: there
-    was no cut, or it lies in the sink."""
+    was no cut, or it lies in the sink. In a recache, all have that of the block to come."""
     num_cuts: int = 0
     """Cuts up to this block, itself included."""
 
@@ -162,11 +162,15 @@ def cached_blocks(plan: TickPlan, shape: Shape) -> list[int]:
     """Blocks whose clean keys and values a tick leaves in the cache.
 
     A recache that does not encode all there is keeps the sink as it was. The sink then takes the place of as
-    many of the oldest re-encoded blocks, whose new keys nobody keeps or sees.
+    many of the oldest re-encoded blocks, whose new keys nobody keeps or sees; a pinned block that is older
+    than the others takes that of one more.
     Source: LongLive v1.0, `_recache_after_switch` with `global_sink`.
     """
     blocks = [work.block for work in plan.works if work.pass_index == shape.context_pass]
-    return blocks[shape.window.sink_blocks :] if plan.recache and blocks[0] > 0 else blocks
+    if not plan.recache or blocks[0] == 0:
+        return blocks
+    pinned, blocks = plan.works[0].pinned, blocks[shape.window.sink_blocks :]
+    return blocks[1:] if pinned is not None and pinned < blocks[0] else blocks
 
 
 def context_blocks(window: WindowConfig, next_block: int, cuts: Sequence[int] = ()) -> list[int]:
@@ -191,8 +195,12 @@ def plan_tick(timeline: Timeline, shape: Shape) -> tuple[TickPlan | None, Timeli
         return _plan(timeline, shape, timeline.to_prime), replace(timeline, to_prime=())
     if timeline.recache and not timeline.in_flight:
         blocks = recache_blocks(shape.window, timeline.next_block)
-        prompt = timeline.prompt_of(timeline.next_block)
-        works = [work_on(timeline, shape, block, shape.context_pass, prompt) for block in blocks]
+        following = work_on(
+            timeline, shape, timeline.next_block, shape.context_pass, timeline.prompt_of(timeline.next_block)
+        )
+        works = [
+            replace(following, block=block, num_cuts=bisect_right(timeline.cuts, block)) for block in blocks
+        ]
         after = replace(timeline, recache=False)
         return (_plan(timeline, shape, works, recache=True), after) if works else plan_tick(after, shape)
     timeline = _start_block(timeline, shape)

@@ -101,10 +101,13 @@ class Reader:
         sink, window = cache.visible(oldest)
         pinned = work.pinned if work.pinned is not None and work.pinned < oldest else None
         if plan.recache:
-            # All see the same: what is encoded anew and, unless that is everything, the sink before it.
+            # All see the same: what is encoded anew and, unless that is everything, the sink and what is
+            # pinned before it.
             shift = plan.works[0].block
             self._in_flight = cached_blocks(plan, shape)
-            sink, window, pinned = (sink if shift else []), [], None
+            oldest = self._in_flight[0]
+            pinned = work.pinned if work.pinned is not None and work.pinned < oldest else None
+            sink, window = (sink if shift else []), []
         else:
             shift = max(0, oldest - shape.window.sink_blocks - (pinned is not None))
         # rope = window: sink and pinned block stay right in front of the window instead of falling ever

@@ -12,7 +12,7 @@ from cascade_core.loras import MAX_CHOSEN
 from cascade_core.model.lora_bank import Choice
 from cascade_core.model.model import CausalWanModel
 from cascade_core.ranks.runner import Runner
-from cascade_core.schedule import Shape, Timeline, Work, context_blocks, plan_tick
+from cascade_core.schedule import Shape, Timeline, context_blocks, plan_tick, work_on
 
 SESSION = -1
 """Its number; a client's is never negative."""
@@ -68,10 +68,12 @@ def rehearsals(shape: Shape, config: EngineConfig, card: ModelCard) -> list[Rehe
         for attention in allowed_attentions(config)
     ]
     long = [Rehearsal(each, 0, num_blocks + each.max_in_flight) for each in shapes]
+    resumed = [Rehearsal(shape, start, start, recache=True) for start in range(1, num_blocks)]
     if window.can_cut:  # one shot to the end, and such as end when they are in nobody's window any more
         each_shot = range(window.sink_blocks, num_blocks, window.window_blocks + 1)
         long += [replace(each, cuts=cuts) for each in long for cuts in ((*each_shot,), (*each_shot[:1],))]
-    resumed = [Rehearsal(shape, start, start, recache=True) for start in range(1, num_blocks)]
+        first = window.sink_blocks
+        resumed += [replace(each, cuts=(first,)) for each in resumed if each.start > first]
     return long + resumed
 
 
@@ -79,14 +81,14 @@ def rehearse(runner: Runner, rehearsal: Rehearsal) -> None:
     """Run the session at the card's size."""
     card, shape, window = runner.card, rehearsal.shape, rehearsal.shape.window
     height, width = card.video.height, card.video.width
-    blocks = context_blocks(window, rehearsal.start)
+    start, end, cuts = rehearsal.start, rehearsal.end, rehearsal.cuts
+    timeline = Timeline(SESSION, start, end, recache=rehearsal.recache, cuts=cuts)
+    blocks = context_blocks(window, start, cuts)
     context = {block: torch.zeros(card.latent_shape(height, width)) for block in blocks}
     runner.open(SESSION, 0, height, width, context)
     runner.add_prompt(SESSION, 0, torch.zeros(1, card.transformer.text_dim), rehearsal.choice)
-    primed = tuple(Work(block, shape.context_pass, 0) for block in blocks)
-    start, end, cuts = rehearsal.start, rehearsal.end, rehearsal.cuts
-    timeline = Timeline(SESSION, start, end, to_prime=primed, recache=rehearsal.recache, cuts=cuts)
-    plan, timeline = plan_tick(timeline, shape)
+    primed = tuple(work_on(timeline, shape, block, shape.context_pass, 0) for block in blocks)
+    plan, timeline = plan_tick(replace(timeline, to_prime=primed), shape)
     while plan:
         runner.tick(plan)
         plan, timeline = plan_tick(timeline, shape)

@@ -23,12 +23,18 @@ async def open_town(
     capacity: int = 8,
     staggers: Sequence[int] = (1, 2, 3),
     loras: Mapping[str, str] | None = None,
+    cutting: Sequence[bool] = (False,),
     **options: Any,
 ) -> AsyncIterator[Town]:
     """Real segments of grey pictures, made as fast as they are asked for. `capacity`: places of its stage;
-    `staggers`, `loras`: what it offers."""
-    stages = [FakeStage(capacity=capacity, staggers=staggers, loras=loras)]
-    decoders = [FilmDecoder(capacity=8)]
+    `staggers`, `loras`: what it offers. `cutting`: for each model, the first of which is called demo, whether
+    it knows scene cuts."""
+    names = "demo", *(f"demo-{number}" for number in range(2, len(cutting) + 1))
+    stages = [
+        FakeStage(capacity=capacity, staggers=staggers, loras=loras, model=name, scene_cuts=scene_cuts)
+        for name, scene_cuts in zip(names, cutting, strict=True)
+    ]
+    decoders = [FilmDecoder(capacity=8, models=names)]
     async with town(stages=stages, decoders=decoders, **({"http": {}} | options)) as place:
         yield place
 

@@ -502,6 +502,36 @@ async def test_a_slider_has_prompts_take_over_gradually(enter: Enter, visit: Ope
     assert full - touched == pytest.approx(5 * 0.75, abs=0.01)
 
 
+async def test_a_new_shot_begins_with_a_switch(enter: Enter, visit: OpenPage) -> None:
+    """Of the one model of two that knows cuts: as asked before a reload, and after it."""
+    place = await enter(open_town(cutting=(False, True)))
+    page = await visit(place.url)
+    mode, cut = page.find("#mode"), page.find("#cut")
+    await page.find("#model option").nth(1).wait_for(state="attached")
+    await expect(cut).to_be_disabled()
+    await page.find("#model").select_option("demo-2")
+    await expect(cut).to_be_enabled()
+    await page.start("a street")
+    await page.find("#over").fill("5")
+    for number, text in enumerate(("a room", "a garden"), 1):
+        if number == 2:
+            await page.page.reload()
+            await page.until_playing()
+        await mode.select_option("cut")
+        await page.send(text)
+        mark = await page.until_applied(number)
+        touched, full = [
+            float(await mark.get_attribute(f"data-{each}-s") or 0) for each in ("touched", "full")
+        ]
+        assert 0 < touched == full, "nothing in flight is touched, nothing is mixed"
+    (session,) = place.registry.sessions
+    assert len(session.record.cuts) == 2
+    await page.end()
+    await page.find("#model").select_option("demo")
+    await expect(cut).to_be_disabled()
+    await expect(mode).to_have_value("immediate")
+
+
 async def test_history_is_kept_and_used(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town())
     page = await visit(place.url)

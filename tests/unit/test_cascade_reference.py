@@ -237,18 +237,23 @@ class Restatement:
 
     def encode_again(self, blocks: list[int], prompt: int) -> None:
         """LongLive's recache: all see the old sink and, unmasked, what is encoded anew but for its oldest
-        blocks, in whose place the sink stands; what is whole in view replaces the sink, too."""
+        blocks, where the sink and what is pinned stand; what is whole in view replaces the sink, too."""
         items = [
             self.item(block, self.latents[block], len(self.sigmas(block)) - 1, prompt) for block in blocks
         ]
         is_whole = blocks[0] == 0
         sink = {} if is_whole else {block: item for block, item in self.clean.items() if block < self.sink}
         kept = items if is_whole else items[self.sink :]
-        for item in items:
-            item.oldest = blocks[0] + self.sink
-            item.sees = [*sink.values(), *kept]
-        self.record += items
+        pinned = self.pinned(blocks[-1] + 1)
         shots = {block: item for block, item in self.clean.items() if block in self.cuts}
+        first = []
+        if pinned is not None and pinned < kept[0].block:
+            first, kept = [self.clean[pinned]], kept[1:]
+        for item in items:
+            item.oldest = blocks[0] + self.sink + len(first)
+            item.pinned = pinned if first else None
+            item.sees = [*sink.values(), *first, *kept]
+        self.record += items
         self.clean = sink | shots | {item.block: item for item in kept}
 
     def in_reach(self, block: int, item: Item) -> bool:
@@ -535,6 +540,17 @@ def test_scene_cuts(rope: str, stagger: int, attention: InflightAttention, count
     cuts: Switches = {2: (1, "cut"), 5: (1, "recache"), 7: (2, "cut"), 8: (3, "immediate")}
     switches = {stagger * tick: switch for tick, switch in cuts.items()}
     check(card, stagger, attention, 11, switches, counts_behind=counts_behind)
+
+
+@pytest.mark.parametrize("rope", ["absolute", "window"])
+@pytest.mark.parametrize("num_later", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("stagger", [1, 5])
+def test_recache_of_a_shot(rope: str, num_later: int, stagger: int) -> None:
+    """While its first block is encoded anew with the others, about to leave, and beside the sink."""
+    small = {"dim": 16, "num_layers": 2, "ffn_dim": 16}
+    card = tiny_card(window_blocks=3, sink_blocks=1, rope=rope, shot_shift_frames=5, **small)
+    switches: Switches = {3 * stagger: (1, "cut"), (3 + num_later) * stagger: (2, "recache")}
+    check(card, stagger, "bidirectional", 12, switches)
 
 
 @pytest.mark.parametrize("set_back", [1, 2, 4, 9])

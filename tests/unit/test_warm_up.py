@@ -18,7 +18,7 @@ from cascade_core.config import EngineConfig, InflightAttention, ModelCard, Swit
 from cascade_core.model.model import CausalWanModel
 from cascade_core.ranks.runner import Runner
 from cascade_core.ranks.warm_up import one_layer, rehearsals, rehearse
-from cascade_core.schedule import Shape, Timeline, Work, context_blocks, plan_tick, switch_prompt
+from cascade_core.schedule import Shape, Timeline, context_blocks, plan_tick, switch_prompt, work_on
 from tests.support import CPU, SIDE, prompt_embedding, tiny_card, tiny_model
 
 MODES: tuple[SwitchMode, ...] = ("immediate", "boundary", "recache")
@@ -65,15 +65,16 @@ def make_rank(card: ModelCard, num_ranks: int, rank: int, counts_behind: bool) -
 
 
 def run_session(runner: Runner, shape: Shape, start: int, chance: random.Random) -> None:
-    """With switches at any time, in any mode."""
+    """With switches at any time, in any mode; where there may be cuts, some time after one."""
     card = runner.card
     latents = torch.zeros(card.latent_shape(SIDE, SIDE))
-    blocks = context_blocks(card.window, start)
+    timeline = Timeline(0, start, start + NUM_BLOCKS, cuts=(1,) if card.window.can_cut and start > 1 else ())
+    blocks = context_blocks(card.window, start, timeline.cuts)
     runner.open(0, 0, SIDE, SIDE, dict.fromkeys(blocks, latents))
     for prompt in range(NUM_PROMPTS):
         runner.add_prompt(0, prompt, prompt_embedding(card, prompt))
-    primed = tuple(Work(block, shape.context_pass, 0) for block in blocks)
-    timeline = Timeline(0, start, start + NUM_BLOCKS, to_prime=primed)
+    primed = tuple(work_on(timeline, shape, block, shape.context_pass, 0) for block in blocks)
+    timeline = replace(timeline, to_prime=primed)
     while True:
         if chance.random() < 0.15 and timeline.prompt + 1 < NUM_PROMPTS:
             modes = (*MODES, "cut") if card.window.can_cut else MODES

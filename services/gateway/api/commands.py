@@ -5,19 +5,20 @@ import hashlib
 from contextlib import suppress
 
 from cascade.v1 import session_pb2
+from cascade.v1.stage_pb2 import ModelInfo
 from cascade_core.prompts import readable
 from services.common.errors import BlockNotAhead, RequestIdReused, TooManySwitches
 from services.common.prompts import mix_of, transition_of
 from services.common.remote import RemoteError
-from services.gateway.api import creation
+from services.gateway.api.creation import check_loras
 from services.gateway.api.prompts import check_switch
 from services.gateway.journal import Noted, PromptAccepted, Record, Requested
 from services.gateway.journal.lora_sets import kept_loras
-from services.gateway.journal.record import Loras
 from services.gateway.journal.switch_modes import mode_name
 from services.gateway.session import views
 from services.gateway.session.live import LiveSession
 from services.gateway.session.over import SessionOver
+from services.gateway.session.production import needs_of
 
 MAX_WAITING = 64
 """Switches of one session that have not taken effect yet."""
@@ -61,14 +62,15 @@ async def accept(
     live: LiveSession, request_id: str, asked: session_pb2.PromptSwitch, verdict: asyncio.Event
 ) -> None:
     """Journal a switch, which the stage's stream then sends; `verdict` is set when the stage has answered."""
-    known = live.shared.admission.find_model(live.spec.model)
-    check_switch(asked, known, live.shared.admission.offers(live.spec.model))
+    offers = offers_to(live)
+    check_switch(asked, live.shared.admission.find_model(live.spec.model), offers)
     mix, transition = mix_of(asked.mix), transition_of(asked.transition)
     num_waiting, next_block = len(live.record.waiting()), live.record.next_stage_block
     if num_waiting >= MAX_WAITING:
         raise TooManySwitches(f"{num_waiting} switches wait to take effect")
     loras = kept_loras(asked.loras.loras) if asked.HasField("loras") else None
-    check_loras(live, loras or ())
+    if loras and offers:
+        check_loras("prompt_switch.loras", [name for name, _ in loras], offers, live.spec.model)
     at_block = asked.at_block if asked.HasField("at_block") else None
     if at_block is not None and at_block < next_block:
         message = f"at_block: block {at_block} has been made; {next_block} is the next"
@@ -90,15 +92,17 @@ async def accept(
             transition,
         ),
     )
+    live.shared.admission.change(needs_of(live))
     live.tell_receipt(request_id)
 
 
-def check_loras(live: LiveSession, loras: Loras) -> None:
-    """Raise InvalidField for one that the session's stage does not list; before its start, no stage."""
-    own, model = views.model_of(live.record), live.spec.model
-    offers = [own] if own.model else live.shared.admission.offers(model)
-    if offers:
-        creation.check_loras("prompt_switch.loras", [name for name, _ in loras], offers, model)
+def offers_to(live: LiveSession) -> list[ModelInfo]:
+    """What a switch may ask for: what its stage offers; while it has none, what one of those may to which it
+    may come."""
+    if live.stage:
+        return [live.stage]
+    revision, offers = views.model_of(live.record).revision, live.shared.admission.offers(live.spec.model)
+    return [info for info in offers if revision in ("", info.revision)]
 
 
 def end_block(live: LiveSession) -> int:

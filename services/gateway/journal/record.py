@@ -305,6 +305,12 @@ class Record:
         ruling = (self.loras_at(block) for block in (*self.latents, self.next_stage_block))
         return frozenset(name for loras in (*ahead, *ruling) for name, _ in loras)
 
+    @property
+    def has_cuts(self) -> bool:
+        """Whether shots of it began with a cut, or are to."""
+        waiting = (entry for entry in self.prompts if entry.first_block_touched is None and not entry.refused)
+        return bool(self.cuts) or any(entry.mode == "cut" for entry in waiting)
+
     def waiting(self) -> tuple[Prompt, ...]:
         """Switches accepted and neither applied nor refused: to be sent again, in this order."""
         return tuple(entry for entry in self.prompts if entry.first_block is None and not entry.refused)

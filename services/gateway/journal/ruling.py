@@ -29,6 +29,21 @@ def ruling(entries: Mapping[int, Prompt], blocks: Iterable[int]) -> set[int]:
     return found
 
 
+def num_mixed_needed(record: Record) -> int:
+    """Blocks of the longest transition that kept latents lie in, or coming blocks may; 1: there are mixes
+    alone; 0: nothing is mixed."""
+    ruling, following = ruling_prompts(record), record.next_stage_block
+    oldest = following - record.limits.num_recent_blocks
+    num_blocks = 0
+    for entry in record.prompts:
+        begins = following if entry.first_block is None else entry.first_block
+        if entry.refused or (begins < following and entry.request_id not in ruling):
+            continue
+        length = entry.transition.num_blocks if entry.transition else 0
+        num_blocks = max(num_blocks, bool(entry.mix), length if begins + length > oldest else 0)
+    return num_blocks
+
+
 def ruling_prompts(record: Record) -> set[str]:
     """Request ids of the prompts from which follows what kept latents were made with, or the next block will
     be."""

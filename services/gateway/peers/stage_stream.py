@@ -193,8 +193,7 @@ class StageStream:
                 common_pb2.INFLIGHT_ATTENTION_UNSPECIFIED,
             ),
         )
-        if model.scene_cuts:
-            opening.cuts.extend(map(count.at_peer, record.cuts))
+        opening.cuts.extend(map(count.at_peer, record.cuts))
         for block, loras in opening_loras(record, prompts, start).items():
             opening.loras[count.at_peer(block)].CopyFrom(lora_set(loras))
         if spec.HasField("num_blocks"):
@@ -272,7 +271,7 @@ def context_blocks(record: Record, model: stage_pb2.ModelInfo) -> list[int]:
     """Blocks whose latents a session that opens at the next block brings: see ModelInfo.sink_blocks."""
     first, start = -record.num_given_blocks, record.next_stage_block
     sink = range(first, min(first + model.sink_blocks, start))
-    pinned = [record.pinned] if model.scene_cuts and record.pinned is not None else []
+    pinned = [] if record.pinned is None else [record.pinned]
     return sorted({*sink, *pinned, *range(max(first, start - model.context_blocks), start)})
 
 
@@ -287,7 +286,7 @@ def timeline(record: Record, blocks: list[int]) -> dict[int, Prompt]:
 
 
 def text_of(prompt: Prompt) -> str:
-    """Of a mix the heaviest part, for a stage of a former release, which ignores the others."""
+    """Of a mix the heaviest part, where a text has to stand beside it."""
     return max(prompt.mix, key=lambda part: part.weight).text if prompt.mix else prompt.prompt
 
 

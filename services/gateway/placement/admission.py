@@ -4,6 +4,7 @@ import asyncio
 import time
 from bisect import insort
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -83,6 +84,13 @@ class Admission:
         """As `stage`."""
         return (await self._hurry(needs, (self._decoders,), avoid))[0]
 
+    def change(self, needs: Needs) -> None:
+        """The session has come to need more: what it waits for, if it does, must offer that, too."""
+        for claim in (*self._urgent, *self._queue):
+            if claim.needs.session == needs.session:
+                claim.change(replace(needs, is_resumed=claim.needs.is_resumed))
+        self._move()
+
     def find_model(self, name: str) -> ModelInfo | None:
         """As the last stage that reported it said, whatever became of that stage."""
         return self._models.get(name)
@@ -111,7 +119,7 @@ class Admission:
     def status(self, claim: Claim) -> QueueStatus:
         """As of now; position 0 once it is not in the queue any more."""
         status = self._describe(claim.position)
-        if claim.needs.loras and claim.position:
+        if claim.position:
             infos = [peer.status.model for peer in self._pool.peers.values() if peer.status]
             status.message = what_lacks(infos, claim.needs)
         return status

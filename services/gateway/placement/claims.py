@@ -24,11 +24,9 @@ class Claim:
         avoid: Collection[str] = (),
     ) -> None:
         """`give_up`: nobody waits any more. `avoid`: addresses where no place will do."""
-        self.needs = needs
         self.ledgers = ledgers
         self.avoid = frozenset(avoid)
-        self.key = str((ledgers, needs.key, sorted(self.avoid)))  # a string keeps its hash
-        """Equal where the same places do."""
+        self.change(needs)
         self.coming: dict[Ledger[Any], Place[Any]] = {}
         """Places that were revoked for this claim."""
         self.position = 0
@@ -37,6 +35,12 @@ class Claim:
         self._give_up = give_up
         self._done = asyncio.Event()
         self._places: tuple[Place[Any], ...] = ()
+
+    def change(self, needs: Needs) -> None:
+        """What the places must offer."""
+        self.needs = needs
+        self.key = str((self.ledgers, needs.key, sorted(self.avoid)))  # a string keeps its hash
+        """Equal where the same places do."""
 
     def grant(self, places: tuple[Place[Any], ...]) -> None:
         """Here they are."""

@@ -1,6 +1,6 @@
 """What a session needs of a stage and of a decoder."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from cascade.v1 import common_pb2, session_pb2
@@ -32,6 +32,12 @@ class Needs:
     """InflightAttention value that the stage must allow; UNSPECIFIED: its default will do."""
     loras: frozenset[tuple[str, str]] = frozenset()
     """Names of LoRAs that the stage must list, each with its digest; an empty one: any."""
+    scene_cuts: bool = False
+    """The stage must know cuts."""
+    num_mixed: int = 0
+    """Blocks that a transition must be able to have at the stage; 1: it must know mixes."""
+    first_frame: bool = False
+    """The stage must begin with a picture as the first latent frame."""
     priority: int = session_pb2.PRIORITY_NORMAL
     """Priority value; UNSPECIFIED counts as NORMAL."""
     is_resumed: bool = False
@@ -46,7 +52,8 @@ class Needs:
     def key(self) -> tuple[object, ...]:
         """Equal where the same servers do."""
         pixels, schedule = self.width * self.height, (self.stagger, self.inflight_attention)
-        return self.model, self.revision, pixels, schedule, self.encoders, self.loras
+        own = self.loras, self.scene_cuts, self.num_mixed, self.first_frame
+        return self.model, self.revision, pixels, schedule, self.encoders, *own
 
 
 def of_model(model: str, revision: str) -> Needs:
@@ -63,8 +70,26 @@ def stage_fits(status: StageStatus, needs: Needs) -> bool:
         and needs.width * needs.height <= info.max_pixels
         and needs.stagger in (0, *info.staggers)
         and needs.inflight_attention in (0, *info.inflight_attentions)
-        and not lacks_a_lora(info, needs)
+        and all(is_met(info) for is_met in abilities(needs).values())
     )
+
+
+def abilities(needs: Needs) -> dict[str, Callable[[ModelInfo], bool]]:
+    """What not every stage of the model can do, by what people are told that it does."""
+    found: dict[str, Callable[[ModelInfo], bool]] = {}
+    if needs.loras:
+        names = sorted(name for name, _ in needs.loras)
+        what = f"LoRA {names[0]}" if len(names) == 1 else f"the LoRAs {', '.join(names)} together"
+        found[f"lists {what}"] = lambda info: not lacks_a_lora(info, needs)
+    if needs.scene_cuts:
+        found["makes scene cuts"] = lambda info: info.scene_cuts
+    if needs.num_mixed:
+        what = "mixes" if needs.num_mixed == 1 else f"transitions of {needs.num_mixed} blocks"
+        found[f"takes {what}"] = lambda info: info.max_transition_blocks >= needs.num_mixed
+    if needs.first_frame:
+        picture = common_pb2.IMAGE_START_FIRST_FRAME
+        found["begins with a picture"] = lambda info: info.image_start == picture
+    return found
 
 
 def lacks_a_lora(info: ModelInfo, needs: Needs) -> bool:
@@ -74,12 +99,12 @@ def lacks_a_lora(info: ModelInfo, needs: Needs) -> bool:
 
 
 def what_lacks(infos: Collection[ModelInfo], needs: Needs) -> str:
-    """For people: the LoRAs that keep it from all of these stages; empty: none do."""
-    if any(not lacks_a_lora(info, needs) for info in infos if info.model == needs.model):
+    """For people: the abilities that keep it from all of these stages; empty: none do."""
+    needed, infos = abilities(needs), [info for info in infos if info.model == needs.model]
+    if not needed or any(all(is_met(info) for is_met in needed.values()) for info in infos):
         return ""
-    names = sorted(name for name, _ in needs.loras)
-    what = f"LoRA {names[0]}" if len(names) == 1 else f"the LoRAs {', '.join(names)} together"
-    return f"no stage lists {what} now"[:MAX_MESSAGE]
+    nowhere = [what for what, is_met in needed.items() if not any(map(is_met, infos))]
+    return f"no stage {' and '.join(nowhere or needed)} now"[:MAX_MESSAGE]
 
 
 def decoder_fits(status: DecoderStatus, needs: Needs) -> bool:

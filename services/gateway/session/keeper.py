@@ -48,10 +48,10 @@ class Keeper(Generic[S]):
         progress: Callable[[], int],
         is_complete: Callable[[], bool],
     ) -> None:
-        """`find`: another place, at none of the given addresses. `lost`: tells the session, before another
-        place is looked for and the machine is blamed; None: it moves on purpose. It raises what is the
-        session's own fault. `progress`: grows with what the streams bring. `is_complete`: they have brought
-        everything."""
+        """`find`: another place, at none of the given addresses. `open_stream` may raise StreamLost. `lost`:
+        tells the session, before another place is looked for and the machine is blamed; None: it moves on
+        purpose. It raises what is the session's own fault. `progress`: grows with what the streams bring.
+        `is_complete`: they have brought everything."""
         self.place = place
         self.is_done = False
         """The stream ended in order: nothing is left to do."""
@@ -94,11 +94,11 @@ class Keeper(Generic[S]):
     async def _run_once(self) -> None:
         before = self._progress()
         self._closing.clear()
-        self._stream = await self._open_stream(self.place.peer)
-        self._stream.on_open = self.place.praise
         leaving = asyncio.create_task(self._leave(self.place.peer))
         lost = None
         try:
+            self._stream = await self._open_stream(self.place.peer)
+            self._stream.on_open = self.place.praise
             await race(self._stream.run(), self._close_late())
         except StreamLost as error:
             lost = error

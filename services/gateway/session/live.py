@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from cascade.v1 import session_pb2
+from cascade.v1.stage_pb2 import ModelInfo
 from services.common.errors import ControllerReplaced
 from services.common.interceptors.logs import bind_session
 from services.common.race import may_fail
@@ -34,6 +35,8 @@ class LiveSession:
         self._told_paused = self.is_paused
         self.wakeup = Wakeup()
         """Fired with every change."""
+        self.stage: ModelInfo | None = None
+        """What the stage that it runs on can do; None: it runs on none."""
         self.claim: Claim | None = None
         """To its places, while it is in the queue."""
         self.num_had = record.num_acked

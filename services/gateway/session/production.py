@@ -21,13 +21,15 @@ from services.gateway.journal import (
     SegmentMade,
 )
 from services.gateway.journal.lora_sets import kept_loras
+from services.gateway.journal.ruling import num_mixed_needed
 from services.gateway.peers.decoder_stream import DecoderPeer, DecoderStream
 from services.gateway.peers.made import MadeBlock, MadePart, MadeSegment
 from services.gateway.peers.reports import Kind
 from services.gateway.peers.stage_stream import StagePeer, StageStream
+from services.gateway.peers.stream import StreamLost
 from services.gateway.placement.claims import Places
 from services.gateway.placement.ledger import Place
-from services.gateway.placement.needs import Needs
+from services.gateway.placement.needs import Needs, stage_fits
 from services.gateway.placement.running import RunningSessions
 from services.gateway.session import views
 from services.gateway.session.attachment import Part, Response
@@ -87,6 +89,7 @@ class Production:
         finally:
             if self._alarm:
                 self._alarm.cancel()
+            self._live.stage = None
             self._stage.place.release()
             self._decoder.place.release()
 
@@ -294,6 +297,11 @@ class Production:
     # Places and streams.
 
     async def _open_stage(self, peer: StagePeer) -> StageStream:
+        """Raises StreamLost where the place, found a moment ago, will not do any more."""
+        status = peer.status
+        if status is None or not stage_fits(status, needs_of(self._live)):
+            raise StreamLost(f"{peer.address}: is not what the session needs")
+        self._live.stage = status.model
         self._live.just_in_time.making.forget_asked()
         self._asked_end = self._live.record.next_stage_block
         return StageStream(self._live, self, peer, await self._epoch_for("stage"), self._live.shared.settings)
@@ -311,6 +319,8 @@ class Production:
         return self._live.lease.epoch if is_first else await self._live.next_epoch()
 
     async def _find_stage(self, avoid: Collection[str]) -> Place[stage_pb2.StageStatus]:
+        if not avoid:
+            self._live.stage = None
         async with self._finding("stage", avoid):
             return await self._live.shared.admission.stage(needs_of(self._live), avoid)
 
@@ -372,6 +382,9 @@ def needs_of(live: LiveSession, *, is_resumed: bool = False) -> Needs:
         stagger=live.asked.stagger,
         inflight_attention=live.asked.inflight_attention,
         loras=frozenset((name, digests.get(name, "")) for name in live.record.loras_needed()),
+        scene_cuts=live.record.has_cuts,
+        num_mixed=num_mixed_needed(live.record),
+        first_frame=live.record.first_frame is not None,
         priority=spec.priority,
         is_resumed=is_resumed,
     )

@@ -33,6 +33,8 @@ export class Models {
     this.failed = failed;
     /** @type {any[]} */
     this.models = [];
+    /** Name of the model that the page's session has; empty: none that is known. */
+    this.followed = "";
     this.select = byId("model");
     this.select.addEventListener("change", () => this.show());
   }
@@ -56,10 +58,18 @@ export class Models {
     return this.models.find((model) => model.name === this.select.value);
   }
 
+  /** Show what a session's model offers, also after a reload. @param {string} name */
+  follow(name) {
+    this.followed = name;
+    if (this.select.value !== name) this.fill();
+  }
+
   fill() {
+    const isKnown = this.models.some((model) => model.name === this.followed);
     const options = this.models.map((model) => {
+      const selected = isKnown ? model.name === this.followed : model.isDefault;
       const shape = model.width ? ` · ${model.width}×${model.height}` : "";
-      return make("option", { value: model.name, selected: model.isDefault }, `${model.name}${shape}`);
+      return make("option", { value: model.name, selected }, `${model.name}${shape}`);
     });
     this.select.replaceChildren(...options);
     this.show();

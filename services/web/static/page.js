@@ -194,6 +194,7 @@ class Page {
     this.figures.show("viewers", String(session.numViewers ?? 0));
     if (session.queue) this.stateView.showQueue(session.queue);
     this.timeline.plan(session);
+    this.models.follow(session.spec?.model ?? "");
     this.loras.set(session.loras ?? []);
     this.over.learn(session);
     for (const receipt of content.receipts ?? [])

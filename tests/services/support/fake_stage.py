@@ -54,6 +54,7 @@ class FakeStage(Machine):
         attentions: Sequence[int] = (BIDIRECTIONAL, CAUSAL),
         loras: Mapping[str, str] | None = None,
         scene_cuts: bool = False,
+        image_start: "common_pb2.ImageStart.ValueType" = common_pb2.IMAGE_START_CLIP,
         **machine: Any,
     ) -> None:
         """`block_s`: seconds per block and session; 0: as fast as credit allows. `num_touched`: blocks
@@ -85,7 +86,7 @@ class FakeStage(Machine):
             self.info.default_stagger = default_stagger
             self.info.inflight_attentions.extend(attentions)
             self.info.default_inflight_attention = attentions[0]
-            self.info.image_start = common_pb2.IMAGE_START_CLIP
+            self.info.image_start = image_start
             self.info.start_note = "Made-up latents go on from anything."
         for name, digest in (loras or {}).items():
             self.info.loras.add(name=name, licence="MIT", digest=digest)

@@ -97,7 +97,7 @@ async def test_a_clip_can_be_seen_as_well() -> None:
 
 
 async def test_a_picture_is_the_first_of_a_model_that_was_made_for_it() -> None:
-    stages = [FakeStage(), FakeStage()]
+    stages = [FakeStage(image_start=common_pb2.IMAGE_START_FIRST_FRAME) for _ in range(2)]
     stages[1].faults = stages[0].faults
     stages[0].fail(0, SessionLost("the ranks died"))
     stages[0].fail(2, SessionLost("the ranks died"))
