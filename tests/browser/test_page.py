@@ -121,8 +121,9 @@ async def test_a_viewer_who_was_away_for_long_goes_on_at_the_live_edge(enter: En
         await page.until_time(150 * 0.75 - 1)
 
 
-async def test_a_viewer_whose_line_died_in_its_sleep_goes_on_when_it_wakes(
-    enter: Enter, visit: OpenPage
+@pytest.mark.parametrize("sleeps", [True, False])
+async def test_a_viewer_whose_line_died_goes_on_when_it_wakes_or_misses_the_video(
+    sleeps: bool, enter: Enter, visit: OpenPage
 ) -> None:
     """Neither side of the line was told."""
     place = await enter(open_town())
@@ -137,7 +138,8 @@ async def test_a_viewer_whose_line_died_in_its_sleep_goes_on_when_it_wakes(
         while stream.segments[-1].sequence < 40:
             await stream.ack(newest := stream.segments[-1].sequence)
             await stream.until_sequence(newest + 1)
-        await page.page.evaluate("() => { const now = Date.now; Date.now = () => now() + 60_000 }")
+        if sleeps:
+            await page.page.evaluate("() => { const now = Date.now; Date.now = () => now() + 60_000 }")
         await page.until_time(40 * 0.75 - 3)
 
 

@@ -10,6 +10,7 @@ const FIRST_DELAY_MS = 500;
 const LAST_DELAY_MS = 10_000;
 const SILENCE_MS = 10_000;
 const DOUBT_MS = 2000;
+const MOST_DOUBTS = 5;
 const MAX_OUTBOX = 16;
 const MAX_FAILURES = 3;
 const RETRYABLE = [408, 429, 500, 502, 503, 504];
@@ -53,6 +54,8 @@ export class Connection {
     this.failures = 0;
     this.isOver = false;
     this.heardAt = performance.now();
+    /** Streams that were doubted since the last segment. */
+    this.doubts = 0;
     this.watch = setInterval(() => this.probe(), 1000);
     this.hurry = () => this.retryNow();
     addEventListener("online", this.hurry);
@@ -173,6 +176,7 @@ export class Connection {
     }
     this.place.after = sequence;
     this.attempts = 0;
+    this.doubts = 0;
     if (sequence <= this.acked) this.sendAck(); // Its first parts play already.
     return true;
   }
@@ -264,11 +268,13 @@ export class Connection {
     if (this.current && (hasSlept || performance.now() - this.heardAt > DOUBT_MS)) this.open();
   }
 
-  /** A stream can be dead without a close: when segments or answers should come and none does, attach beside it. */
+  /** A stream can be dead without a close: when segments or answers should come and none does, attach beside it; each
+   * time in vain, later, since the session may have nothing to send. */
   probe() {
     const isDue = this.outbox.size > 0 || this.listener.isDue();
     if (!this.current || this.coming || !isDue) return;
-    if (performance.now() - this.heardAt < SILENCE_MS) return;
+    if (performance.now() - this.heardAt < SILENCE_MS * 2 ** this.doubts) return;
+    this.doubts = Math.min(MOST_DOUBTS, this.doubts + 1);
     this.heardAt = performance.now();
     this.open();
   }

@@ -265,9 +265,10 @@ export class Session {
   }
 
   isDue() {
+    if (this.state !== "active" || this.isPaused || document.hidden) return false;
+    if (this.isViewer) return this.player.isStarved;
     const isAmple = this.connection?.isJustInTime && this.player.ahead > AMPLE_S; // More comes when it is needed.
-    const isFull = isAmple || this.received - this.player.begun >= this.credit;
-    return !this.isViewer && this.state === "active" && !this.isPaused && !isFull && !document.hidden;
+    return !isAmple && this.received - this.player.begun < this.credit;
   }
 
   /** @returns {Promise<string | null>} another token, where a link, a key or an open gateway gives one */
