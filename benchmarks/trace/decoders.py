@@ -3,7 +3,6 @@
 from unittest.mock import patch
 
 import torch
-from diffusers import AutoencoderKLWan
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,6 +12,7 @@ from cascade_core.config import find_card
 from cascade_core.media.taehv import TaehvDecoder, TaehvModel
 from cascade_core.media.vae import WanVae
 from cascade_core.media.video_decoder import VideoDecoder
+from cascade_core.media.wan_autoencoder import VaeConfig, WanAutoencoder
 
 CARD = "self-forcing-1.3b"
 """Its size is that of all cards of 480p, and its VAE is Wan's."""
@@ -43,5 +43,5 @@ def make_decoder(name: str) -> VideoDecoder:
     """With weights that are not there."""
     device = torch.device("cpu")
     if name == "vae":
-        return WanVae(AutoencoderKLWan(), device, torch.float32)
+        return WanVae(WanAutoencoder(VaeConfig()), device, torch.float32)
     return TaehvDecoder(TaehvModel(), device, torch.float32)

@@ -1,45 +1,37 @@
-"""Latents to frames and back: the Wan VAE. Importing it takes seconds (diffusers): only where it is the
-decoder."""
+"""Latents to frames and back: the Wan VAE, block by block."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
-from torch import Tensor, nn
+from torch import Tensor
 
 from cascade_core.config import ModelCard
 from cascade_core.errors import InvalidConfig, WeightsError
 from cascade_core.media.video_decoder import DecoderState, suit_processor, to_pixels
 from cascade_core.media.video_encoder import EncoderState, chunks, from_pixels
+from cascade_core.media.wan_autoencoder import VaeConfig, WanAutoencoder, patchify, unpatchify
 from cascade_core.weights.checkpoint import read_tensors
 from cascade_core.weights.shards import reading
 from cascade_core.weights.weights import load_state, read_vae
 
 
 class WanVae:
-    """diffusers' AutoencoderKLWan, streamed.
+    """One model for many sessions and clips, each with a memory of its own."""
 
-    The class has no public streaming: its `_decode` and `_encode` walk over the latent frames with a feature
-    cache that they forget at the end. The same walks with the cache kept by the session give the same frames
-    and latents, but rely on private parts, so diffusers is pinned and the tests compare with the whole.
-    """
-
-    def __init__(self, model: AutoencoderKLWan, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: WanAutoencoder, device: torch.device, dtype: torch.dtype) -> None:
         """`model` is moved to `device` and `dtype`."""
-        # torch's own `to`: diffusers' prints a warning about an empty list of modules.
-        self._model = nn.Module.to(model, device, dtype).eval().requires_grad_(False)
+        self._model = model.to(device, dtype).eval().requires_grad_(False)
         suit_processor(self._model, device, dtype)
         self._device, self._dtype = device, dtype
+        self._patch_size = model.config.patch_size
         shape = (1, -1, 1, 1, 1)
         self._mean = torch.tensor(model.config.latents_mean, device=device).view(shape)
         self._std = torch.tensor(model.config.latents_std, device=device).view(shape)
 
     def open(self) -> DecoderState:
-        return DecoderState([None] * self._model._cached_conv_counts["decoder"])
+        return DecoderState([None] * self._model.decoder.num_slots)
 
     def decode(self, state: DecoderState, latents: Tensor) -> Tensor:
         return to_pixels(self.decode_float(state, latents))
@@ -50,12 +42,10 @@ class WanVae:
         z = latents.to(self._device, torch.float32).transpose(0, 1)[None]  # [1, C, F, h, w]
         z = self._model.post_quant_conv((z * self._std + self._mean).to(self._dtype))
         video = torch.cat([self._decode_latent(state, frame) for frame in z.split(1, dim=2)], dim=2)
-        if self._model.config.patch_size is not None:
-            video = unpatchify(video, patch_size=self._model.config.patch_size)
-        return video[0].transpose(0, 1).clamp(-1, 1)
+        return unpatchify(video, self._patch_size)[0].transpose(0, 1).clamp(-1, 1)
 
     def open_encoder(self) -> EncoderState:
-        return EncoderState([None] * self._model._cached_conv_counts["encoder"])
+        return EncoderState([None] * self._model.encoder.num_slots)
 
     @torch.inference_mode()
     def encode(self, state: EncoderState, pictures: Tensor) -> Tensor:
@@ -68,18 +58,14 @@ class WanVae:
 
     def _encode_chunk(self, state: EncoderState, pictures: Tensor) -> Tensor:
         video = pictures.transpose(0, 1)[None]  # [1, 3, T, H, W]
-        if self._model.config.patch_size is not None:
-            video = patchify(video, patch_size=self._model.config.patch_size)
         state.num_latents += 1
-        encoded: Tensor = self._model.encoder(video, feat_cache=state.memory, feat_idx=[0])
+        encoded: Tensor = self._model.encoder(patchify(video, self._patch_size), state.memory)
         return encoded
 
     def _decode_latent(self, state: DecoderState, latent: Tensor) -> Tensor:
         is_first = state.num_latents == 0
         state.num_latents += 1
-        decoded: Tensor = self._model.decoder(
-            latent, feat_cache=state.memory, feat_idx=[0], first_chunk=is_first
-        )
+        decoded: Tensor = self._model.decoder(latent, state.memory, is_first)
         return decoded
 
 
@@ -96,7 +82,7 @@ def load_vae(
         model, state = _folder_model(path / "config.json"), read_tensors(path)
     else:
         state = read_vae(path)
-        model = _empty_model(dict(card.vae) | widths(state))
+        model = _empty_model(VaeConfig.of_card(dict(card.vae) | widths(state)))
     _check_channels(card, model, path)
     load_state(model, state, path, device, dtype)
     return WanVae(model, device, dtype)
@@ -117,7 +103,7 @@ def widths(state: Mapping[str, Tensor]) -> dict[str, int]:
     }
 
 
-def _check_channels(card: ModelCard, model: AutoencoderKLWan, path: Path) -> None:
+def _check_channels(card: ModelCard, model: WanAutoencoder, path: Path) -> None:
     config, channels = model.config, card.transformer.in_channels
     if config.z_dim != channels:
         raise WeightsError(
@@ -127,25 +113,25 @@ def _check_channels(card: ModelCard, model: AutoencoderKLWan, path: Path) -> Non
         raise InvalidConfig(f"{card.name}: vae.latents_mean and latents_std need {channels} numbers each")
 
 
-def _folder_model(config_file: Path) -> AutoencoderKLWan:
-    # Read here: diffusers takes whatever is no dictionary for a path or a hub id.
+def _folder_model(config_file: Path) -> WanAutoencoder:
     with reading(config_file):
-        config = json.loads(config_file.read_text())
-        if not isinstance(config, dict):
-            raise TypeError(f"a {type(config).__name__}, not an object")
+        values = json.loads(config_file.read_text())
+        if not isinstance(values, dict):
+            raise TypeError(f"a {type(values).__name__}, not an object")
+        config = VaeConfig.of(values)
         model = _empty_model(config)
-        mean, std = (torch.tensor(values) for values in (model.config.latents_mean, model.config.latents_std))
-        if not mean.shape == std.shape == (model.config.z_dim,):
+        mean, std = (torch.tensor(values) for values in (config.latents_mean, config.latents_std))
+        if not mean.shape == std.shape == (config.z_dim,):
             raise ValueError("latents_mean and latents_std need z_dim numbers each")
         return model
 
 
-def _empty_model(config: dict[str, Any]) -> AutoencoderKLWan:
+def _empty_model(config: VaeConfig) -> WanAutoencoder:
     with torch.device("meta"):
-        return AutoencoderKLWan.from_config(config)
+        return WanAutoencoder(config)
 
 
-def _random_model(card: ModelCard, seed: int) -> AutoencoderKLWan:
+def _random_model(card: ModelCard, seed: int) -> WanAutoencoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoencoderKLWan(**card.vae)
+        return WanAutoencoder(VaeConfig.of_card(card.vae))

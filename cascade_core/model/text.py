@@ -1,10 +1,11 @@
 """Prompts to embeddings: cleaning, UMT5, and a stand-in for models with random weights."""
 
 import html
+import json
 import re
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,13 +14,12 @@ from torch import Tensor
 from cascade_core.config import ModelCard
 from cascade_core.errors import InvalidPrompt, WeightsError
 from cascade_core.model.host_memory import download, upload
+from cascade_core.model.tokens import Tokens, load_tokens
+from cascade_core.model.umt5 import Umt5, Umt5Config
 from cascade_core.weights.checkpoint import read_tensors
 from cascade_core.weights.locate import ModelFiles
 from cascade_core.weights.shards import reading
 from cascade_core.weights.weights import load_state, read_text_encoder
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
 
 class TextEncoder(Protocol):
@@ -46,22 +46,8 @@ def clean_prompt(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def unknown_words(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> tuple[str, ...]:
-    """What of the prompt becomes the unknown token, as written, each once.
-
-    Empty for tokenizers that cannot say where their tokens come from (transformers' slow ones).
-    """
-    if not tokenizer.is_fast or tokenizer.unk_token_id is None:
-        return ()
-    text = clean_prompt(prompt)
-    tokens = tokenizer(text, return_offsets_mapping=True)
-    places = zip(tokens.input_ids, tokens.offset_mapping, strict=True)
-    words = (text[start:end].strip() for token, (start, end) in places if token == tokenizer.unk_token_id)
-    return tuple(dict.fromkeys(words))
-
-
 class Umt5Encoder:
-    """transformers' UMT5 encoder.
+    """UMT5's encoder.
 
     The reference pads the tokens to text_len, masks the padding and zeroes its rows. UMT5's positions are
     relative and masked tokens weigh exactly nothing, so encoding the prompt's own tokens alone gives the
@@ -70,15 +56,15 @@ class Umt5Encoder:
 
     def __init__(
         self,
-        model: "UMT5EncoderModel",
-        tokenizer: "PreTrainedTokenizerBase",
+        model: Umt5,
+        tokens: Tokens,
         text_len: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         """`model` is moved to `device` and `dtype`."""
         self._model = model.to(device, dtype).eval().requires_grad_(False)
-        self._tokenizer = tokenizer
+        self._tokens = tokens
         self._text_len, self._device = text_len, device
         # Beside the ticks: on their stream each would wait for the other.
         self._stream: torch.cuda.Stream | None = None
@@ -87,10 +73,10 @@ class Umt5Encoder:
 
     @torch.inference_mode()
     def encode(self, prompt: str) -> Tensor:
-        tokens = self._tokenizer(_checked(prompt), add_special_tokens=True, return_tensors="pt").input_ids
-        _check_length(tokens.shape[1], self._text_len, "tokens")
+        ids = self._tokens.ids(_checked(prompt))
+        _check_length(len(ids), self._text_len, "tokens")
         with torch.cuda.stream(self._stream):
-            rows: Tensor = self._model(upload(tokens, self._device)).last_hidden_state[0]
+            rows: Tensor = self._model(upload(torch.tensor(ids), self._device))
             if self._stream is None:
                 return rows
             rows, done = download(rows)
@@ -98,7 +84,7 @@ class Umt5Encoder:
         return rows
 
     def unknown_words(self, prompt: str) -> tuple[str, ...]:
-        return unknown_words(self._tokenizer, prompt)
+        return self._tokens.unknown(clean_prompt(prompt))
 
 
 class RandomTextEncoder:
@@ -141,62 +127,49 @@ def load_text_encoder(
         raise WeightsError(
             f"{files.text_encoder}: embeddings of width {model.config.d_model}, {card.name} needs {text_dim}"
         )
-    return Umt5Encoder(model, _load_tokenizer(files.tokenizer), text_len, device, dtype)
+    return Umt5Encoder(model, load_tokens(files.tokenizer), text_len, device, dtype)
 
 
-def _load_model(path: Path, device: torch.device, dtype: torch.dtype) -> "UMT5EncoderModel":
-    from transformers import UMT5EncoderModel  # takes seconds, and random weights need none of it
-
+def _load_model(path: Path, device: torch.device, dtype: torch.dtype) -> Umt5:
     state = read_tensors(path) if path.is_dir() else read_text_encoder(path)
     # One tensor with two names; files have either or both, and the encoder reads the second.
-    embedding = state.get("encoder.embed_tokens.weight", state.get("shared.weight"))
+    embedding = state.pop("encoder.embed_tokens.weight", None)
     if embedding is not None:
-        state |= {"shared.weight": embedding, "encoder.embed_tokens.weight": embedding}
-    with reading(path), torch.device("meta"):
-        model = UMT5EncoderModel(_folder_config(path) if path.is_dir() else _implied_config(state))
+        state["shared.weight"] = embedding
+    model = _folder_model(path / "config.json") if path.is_dir() else _implied_model(state, path)
     load_state(model, state, path, device, dtype)
-    model.set_input_embeddings(model.shared)
     return model
 
 
-def _folder_config(folder: Path) -> "UMT5Config":
-    from transformers import UMT5Config
+def _folder_model(config_file: Path) -> Umt5:
+    with reading(config_file), torch.device("meta"):
+        values = json.loads(config_file.read_text())
+        if not isinstance(values, dict):
+            raise TypeError(f"a {type(values).__name__}, not an object")
+        return Umt5(Umt5Config.of(values))
 
-    with reading(folder / "config.json"):
-        return UMT5Config.from_pretrained(folder.absolute(), local_files_only=True)
 
-
-def _implied_config(state: dict[str, Tensor]) -> "UMT5Config":
-    """The sizes an original checkpoint implies (UMT5-XXL for Wan); it carries no configuration."""
-    from transformers import UMT5Config
-
+def _implied_model(state: dict[str, Tensor], path: Path) -> Umt5:
+    """Of the sizes that an original checkpoint implies (UMT5-XXL for Wan); it carries no configuration."""
     layer = "encoder.block.0.layer"
-    try:
-        vocab_size, d_model = state["shared.weight"].shape
-        num_buckets, num_heads = state[f"{layer}.0.SelfAttention.relative_attention_bias.weight"].shape
-        inner = state[f"{layer}.0.SelfAttention.q.weight"].shape[0]
-        d_ff = state[f"{layer}.1.DenseReluDense.wi_0.weight"].shape[0]
-    except KeyError as error:
-        raise WeightsError(f"not a UMT5 encoder: {error.args[0]} is missing") from None
-    return UMT5Config(
-        vocab_size=vocab_size,
-        d_model=d_model,
-        d_kv=inner // num_heads,
-        d_ff=d_ff,
-        num_heads=num_heads,
-        num_layers=sum(key.endswith("SelfAttention.q.weight") for key in state),
-        relative_attention_num_buckets=num_buckets,
-        feed_forward_proj="gated-gelu",
-    )
-
-
-def _load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer
-
-    with reading(folder):
-        # Absolute: transformers takes a relative path that is not there for a hub id.
-        return AutoTokenizer.from_pretrained(
-            folder.absolute(), local_files_only=True, trust_remote_code=False
+    with reading(path), torch.device("meta"):
+        try:
+            vocab_size, d_model = state["shared.weight"].shape
+            num_buckets, num_heads = state[f"{layer}.0.SelfAttention.relative_attention_bias.weight"].shape
+            inner = state[f"{layer}.0.SelfAttention.q.weight"].shape[0]
+            d_ff = state[f"{layer}.1.DenseReluDense.wi_0.weight"].shape[0]
+        except KeyError as error:
+            raise WeightsError(f"not a UMT5 encoder: {error.args[0]} is missing") from None
+        return Umt5(
+            Umt5Config(
+                vocab_size=vocab_size,
+                d_model=d_model,
+                d_kv=inner // num_heads,
+                d_ff=d_ff,
+                num_heads=num_heads,
+                num_layers=sum(key.endswith("SelfAttention.q.weight") for key in state),
+                relative_attention_num_buckets=num_buckets,
+            )
         )
 
 

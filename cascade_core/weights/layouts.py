@@ -52,15 +52,27 @@ UMT5: Final[Table] = (
 )
 
 
+WAN21_UPSAMPLES: Final = re.compile(r"^decoder\.upsamples\.(\d+)\.(.+)")
+WAN21_STAGE: Final = 4
+"""Layers of a stage of its decoder: three residual blocks and a sampling."""
 WAN22_BLOCK: Final = re.compile(
     r"^(encoder|decoder)\.(down|up)samples\.(\d+)\.(?:down|up)samples\.(\d+)\.(.+)"
 )
-WAN22_RESIDUAL: Final[Table] = (
-    (r"^residual\.0\.", "norm1."),
-    (r"^residual\.2\.", "conv1."),
-    (r"^residual\.3\.", "norm2."),
-    (r"^residual\.6\.", "conv2."),
-    (r"^shortcut\.", "conv_shortcut."),
+WAN_VAE: Final[Table] = (
+    (r"^conv1\.", "quant_conv."),
+    (r"^conv2\.", "post_quant_conv."),
+    (r"^(encoder|decoder)\.conv1\.", r"\1.conv_in."),
+    (r"^(encoder|decoder)\.head\.0\.", r"\1.norm_out."),
+    (r"^(encoder|decoder)\.head\.2\.", r"\1.conv_out."),
+    (r"^encoder\.downsamples\.", "encoder.down_blocks."),
+    (r"\.middle\.0\.", ".mid_block.resnets.0."),
+    (r"\.middle\.1\.", ".mid_block.attentions.0."),
+    (r"\.middle\.2\.", ".mid_block.resnets.1."),
+    (r"\.residual\.0\.", ".norm1."),
+    (r"\.residual\.2\.", ".conv1."),
+    (r"\.residual\.3\.", ".norm2."),
+    (r"\.residual\.6\.", ".conv2."),
+    (r"\.shortcut\.", ".conv_shortcut."),
 )
 
 
@@ -106,16 +118,18 @@ def transformers_umt5(state: Mapping[str, V]) -> dict[str, V]:
     return {**renamed, "encoder.embed_tokens.weight": renamed["shared.weight"]}
 
 
-def diffusers_wan22_vae(name: str) -> str | None:
-    """A key of the original Wan 2.2 VAE's blocks in the names of diffusers' `AutoencoderKLWan`; None for keys
-    that Wan 2.1's VAE has, too. Its blocks hold blocks: residual ones, and the resampling at the end."""
-    found = WAN22_BLOCK.match(name)
-    if not found:
-        return None
-    side, kind, block, inner, rest = found.groups()
-    is_sampler = rest.startswith(("resample.", "time_conv."))
-    place = f"{kind}sampler" if is_sampler else f"resnets.{inner}"
-    return f"{side}.{kind}_blocks.{block}.{place}.{_rename(rest, WAN22_RESIDUAL)}"
+def diffusers_vae(name: str) -> str:
+    """A key of an original Wan VAE in the names of diffusers' `AutoencoderKLWan`, which stay as they are."""
+    if found := WAN22_BLOCK.match(name):  # blocks that hold blocks: residual ones, and a sampling at the end
+        side, kind, block, inner, rest = found.groups()
+        is_sampler = rest.startswith(("resample.", "time_conv."))
+        place = f"{kind}sampler" if is_sampler else f"resnets.{inner}"
+        name = f"{side}.{kind}_blocks.{block}.{place}.{rest}"
+    elif found := WAN21_UPSAMPLES.match(name):
+        stage, layer = divmod(int(found[1]), WAN21_STAGE)
+        place = "upsamplers.0" if layer == WAN21_STAGE - 1 else f"resnets.{layer}"
+        name = f"decoder.up_blocks.{stage}.{place}.{found[2]}"
+    return _rename(name, WAN_VAE)
 
 
 def _rename(name: str, table: Table) -> str:

@@ -12,7 +12,7 @@ from cascade_core.errors import WeightsError
 from cascade_core.fp8 import FP8, quantize
 from cascade_core.weights.ahead import read_ahead
 from cascade_core.weights.checkpoint import is_usable, read_tensors
-from cascade_core.weights.layouts import diffusers_wan22_vae, original_transformer, transformers_umt5
+from cascade_core.weights.layouts import diffusers_vae, original_transformer, transformers_umt5
 from cascade_core.weights.locate import ModelFiles
 from cascade_core.weights.lora import merge, read_lora
 from cascade_core.weights.scaled import ScaledTensor
@@ -104,16 +104,8 @@ def read_text_encoder(path: Path) -> dict[str, Tensor]:
 def read_vae(path: Path) -> dict[str, Tensor]:
     """An original `Wan2.1_VAE.pth` or `Wan2.2_VAE.pth`, or one of other widths, as the state of diffusers'
     `AutoencoderKLWan`."""
-    # Only the decoder installs diffusers; a stage must be able to import this module without it.
-    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
-
     with reading(path):
-        state = read_tensors(path)
-        names = {key: diffusers_wan22_vae(key) for key in state}
-        of_blocks = {name: state[key] for key, name in names.items() if name}
-        others = {key: state[key] for key, name in names.items() if not name}
-        converted: dict[str, Tensor] = convert_wan_vae_to_diffusers(others)
-        return converted | of_blocks
+        return {diffusers_vae(name): tensor for name, tensor in read_tensors(path).items()}
 
 
 def _expected(model: nn.Module) -> tuple[dict[str, Tensor], set[str]]:

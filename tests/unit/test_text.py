@@ -1,5 +1,6 @@
 """Prompts to embeddings, against transformers called directly the reference's way (pad, mask, zero)."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5Config, UMT
 
 from cascade_core.config import ModelCard, find_card
 from cascade_core.errors import InvalidPrompt, WeightsError
-from cascade_core.model.text import TextEncoder, clean_prompt, load_text_encoder, unknown_words
+from cascade_core.model.text import TextEncoder, clean_prompt, load_text_encoder
+from cascade_core.model.tokens import FileTokens, load_tokens
 from cascade_core.weights.locate import ModelFiles
 from tests.checkpoint import word_tokenizer
 
@@ -183,7 +185,8 @@ def test_a_prompt_that_just_fits_is_taken(card: ModelCard, folder: Path) -> None
     ],
 )
 def test_unknown_words_are_named_as_written(prompt: str, words: tuple[str, ...]) -> None:
-    assert unknown_words(word_tokenizer(), prompt) == words
+    tokens = FileTokens(word_tokenizer().backend_tokenizer, "<unk>")
+    assert tokens.unknown(clean_prompt(prompt)) == words
 
 
 def test_words_that_pieces_make_up_are_known(encoder: TextEncoder, card: ModelCard) -> None:
@@ -258,6 +261,18 @@ def test_a_damaged_config_is_refused_by_name(
     files = replace(files_in(folder), text_encoder=tmp_path / "text_encoder")
     with pytest.raises(WeightsError, match=r"^reading .*text_encoder/config\.json failed: [^\n]+$"):
         load_text_encoder(card, files, CPU, FLOAT)
+
+
+def test_a_tokenizer_with_rules_of_its_own_is_transformers_business(folder: Path, tmp_path: Path) -> None:
+    """As those of the published models are: their class adds to the file."""
+    shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
+    settings = tmp_path / "tokenizer/tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"tokenizer_class": "T5Tokenizer"}))
+    tokens = load_tokens(tmp_path / "tokenizer")
+    expected = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert type(expected).__name__ == "T5Tokenizer"
+    assert tokens.ids(PROMPT) == expected(PROMPT).input_ids
+    assert tokens.unknown("a red 龍 circle") == ("龍",)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "cut", '{"model": 5}', '{"version": "1.0", "model": {}}'])

@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from cascade_core.config import ModelCard, find_card
 from cascade_core.errors import WeightsError
 from cascade_core.media.vae import WanVae, load_vae
+from cascade_core.media.wan_autoencoder import VaeConfig, WanAutoencoder
 from cascade_core.weights.locate import locate_part
 from demo_world.world import Scene, World
 
@@ -45,6 +46,13 @@ def make_model(config: dict[str, Any]) -> AutoencoderKLWan:
     return AutoencoderKLWan(**config).eval()
 
 
+def streamed(model: AutoencoderKLWan, dtype: torch.dtype) -> WanVae:
+    """Ours, with its weights."""
+    ours = WanAutoencoder(VaeConfig.of(model.config))
+    ours.load_state_dict(model.state_dict())
+    return WanVae(ours, CPU, dtype)
+
+
 def make_latents(num_frames: int = 9, seed: int = 1, channels: int = 16) -> Tensor:
     return torch.randn(num_frames, channels, 4, 6, generator=torch.Generator().manual_seed(seed))
 
@@ -73,7 +81,7 @@ def card() -> ModelCard:
 def test_streamed_equals_whole(name: str) -> None:
     latents = latents_for(name)
     expected = whole_decode(make_model(CONFIGS[name]), latents)
-    decoder = WanVae(make_model(CONFIGS[name]), CPU, FLOAT)
+    decoder = streamed(make_model(CONFIGS[name]), FLOAT)
     session = decoder.open()
     blocks = [decoder.decode_float(session, block) for block in torch.split(latents, 3)]
     assert [len(block) for block in blocks] == [9, 12, 12]
@@ -83,7 +91,7 @@ def test_streamed_equals_whole(name: str) -> None:
 
 def test_frames_are_pixels(card: ModelCard) -> None:
     expected = whole_decode(make_model(CONFIGS["demo"]), make_latents(3))
-    decoder = WanVae(make_model(CONFIGS["demo"]), CPU, FLOAT)
+    decoder = streamed(make_model(CONFIGS["demo"]), FLOAT)
     frames = decoder.decode(decoder.open(), make_latents(3))
     assert (frames.dtype, frames.shape) == (torch.uint8, (9, 32, 48, 3))
     assert (frames.float() - (expected.permute(0, 2, 3, 1) / 2 + 0.5) * 255).abs().max() <= 0.51
@@ -94,7 +102,7 @@ def test_bfloat16_is_as_good_on_the_screen(name: str) -> None:
     """Off by less than one of 255 levels on average, though random weights forgive less than trained ones."""
     frames: dict[torch.dtype, Tensor] = {}
     for dtype in (FLOAT, torch.bfloat16):
-        decoder = WanVae(make_model(CONFIGS[name]), CPU, dtype)
+        decoder = streamed(make_model(CONFIGS[name]), dtype)
         session = decoder.open()
         blocks = [decoder.decode(session, block) for block in torch.split(latents_for(name), 3)]
         frames[dtype] = torch.cat(blocks).float()
@@ -104,7 +112,7 @@ def test_bfloat16_is_as_good_on_the_screen(name: str) -> None:
 
 
 def test_sessions_do_not_disturb_each_other() -> None:
-    decoder = WanVae(make_model(SMALL), CPU, FLOAT)
+    decoder = streamed(make_model(SMALL), FLOAT)
     clips = [make_latents(seed=seed) for seed in (1, 2)]
     alone = []
     for clip in clips:
@@ -261,7 +269,7 @@ def whole_encode(model: AutoencoderKLWan, pictures: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_encoded_by_blocks_equals_encoded_whole(name: str) -> None:
     pictures, expected = make_pictures(), whole_encode(make_model(CONFIGS[name]), make_pictures())
-    vae = WanVae(make_model(CONFIGS[name]), CPU, FLOAT)
+    vae = streamed(make_model(CONFIGS[name]), FLOAT)
     state = vae.open_encoder()
     blocks = [vae.encode(state, block) for block in pictures.split([9, 12, 12])]
     assert expected.std() > 0.01
@@ -271,14 +279,14 @@ def test_encoded_by_blocks_equals_encoded_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_picture_alone_is_the_first_latent_of_its_clip(name: str) -> None:
-    vae = WanVae(make_model(CONFIGS[name]), CPU, FLOAT)
+    vae = streamed(make_model(CONFIGS[name]), FLOAT)
     alone = vae.encode(vae.open_encoder(), make_pictures()[:1])
     clip = vae.encode(vae.open_encoder(), make_pictures()[:9])
     torch.testing.assert_close(alone, clip[:1], atol=1e-5, rtol=0)
 
 
 def test_clips_do_not_disturb_each_other() -> None:
-    vae = WanVae(make_model(SMALL), CPU, FLOAT)
+    vae = streamed(make_model(SMALL), FLOAT)
     clips = [make_pictures(21, seed).split([9, 12]) for seed in (1, 2)]
     alone = [[vae.encode(state, block) for block in clip] for clip in clips for state in [vae.open_encoder()]]
     states = [vae.open_encoder(), vae.open_encoder()]

@@ -8,7 +8,7 @@ from tests.services.support.redis_support import needs_redis
 from tests.services.support.rehearsal import Rehearsal, Upgrade, rehearse
 
 pytestmark = [needs_redis, pytest.mark.timeout(900)]
-FPS = 16
+FPS = 4
 DEADLINE_S = 600.0
 """Far above what an emptied process takes to leave: one that waits for it would be seen."""
 
