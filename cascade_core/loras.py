@@ -26,6 +26,8 @@ class LoraChoice:
 
 
 Choices = tuple[LoraChoice, ...]
+Choice = tuple[tuple[int, float], ...]
+"""As ranks know them: places in the list, with their scales."""
 
 
 def check_choices(field: str, choices: Sequence[LoraChoice], listed: Sequence[ListedLora]) -> None:
@@ -45,7 +47,7 @@ def check_choices(field: str, choices: Sequence[LoraChoice], listed: Sequence[Li
             raise InvalidRequest(f"{field}: the scale {choice.scale:g} of {choice.name} is not in {allowed}")
 
 
-def numbered(choices: Sequence[LoraChoice], listed: Sequence[ListedLora]) -> tuple[tuple[int, float], ...]:
-    """As ranks know them: place in the list, and scale."""
+def numbered(choices: Sequence[LoraChoice], listed: Sequence[ListedLora]) -> Choice:
+    """Raises KeyError for one that is not listed."""
     places = {lora.name: place for place, lora in enumerate(listed)}
     return tuple((places[choice.name], choice.scale) for choice in choices)

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 def machine() -> dict[str, Any]:
     """What to record beside a figure that is measured now."""
+    import torch  # here and below: those who count threads need none of it
+
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "processor": _processor(),
@@ -22,6 +22,8 @@ def machine() -> dict[str, Any]:
 
 def has_fast_bfloat16() -> bool:
     """Whether the CPU multiplies matrices in bfloat16 (AMX, AVX512-BF16); other CPUs gain nothing from it."""
+    import torch
+
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-import torch
+import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from cascade_core.arrays import Latents, as_array
 from cascade_core.config import (
     EngineConfig,
     InflightAttention,
@@ -50,9 +51,9 @@ class SessionRequest:
     """Pixels, as `width`."""
     start_block: int = 0
     """First block to generate; above 0 the session continues from `context`."""
-    context: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    context: Mapping[int, Latents] = field(default_factory=dict)
     """Clean latents [F, C, h, w] of the blocks `Engine.context_blocks(start_block, cuts)`."""
-    first_frame: torch.Tensor | None = None
+    first_frame: Latents | None = None
     """One clean latent frame [1, C, h, w] that block 0 begins with, for models made for it (the card's
     `image_start`). Later openings have it in their context."""
     num_blocks: int | None = None
@@ -246,11 +247,11 @@ def _check_context(request: SessionRequest, card: ModelCard, shape: Shape) -> No
             raise InvalidRequest(
                 f"context: block {block} has shape {tuple(latents.shape)}, not {latent_shape}"
             )
-        if not latents.isfinite().all():
+        if not np.isfinite(as_array(latents)).all():
             raise InvalidRequest(f"context: block {block} has values that are not finite")
 
 
-def _check_first_frame(latents: torch.Tensor, request: SessionRequest, card: ModelCard) -> None:
+def _check_first_frame(latents: Latents, request: SessionRequest, card: ModelCard) -> None:
     if card.image_start != "first_frame":
         raise InvalidRequest(
             f"first_frame: {card.name} was not made for it; begin with whole blocks (context)"
@@ -260,7 +261,7 @@ def _check_first_frame(latents: torch.Tensor, request: SessionRequest, card: Mod
     shape = (1, *card.latent_shape(request.height, request.width)[1:])
     if tuple(latents.shape) != shape:
         raise InvalidRequest(f"first_frame: it has shape {tuple(latents.shape)}, not {shape}")
-    if not latents.isfinite().all():
+    if not np.isfinite(as_array(latents)).all():
         raise InvalidRequest("first_frame: it has values that are not finite")
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from cascade_core.attention.exchange import Exchange, SoloExchange, join_group
 from cascade_core.config import InflightAttention, ModelCard, SwitchMode, TransformerConfig, make
+from cascade_core.loras import Choice
 from cascade_core.model import low_rank
-from cascade_core.model.lora_bank import Choice, LoraBank
+from cascade_core.model.lora_bank import LoraBank
 from cascade_core.model.model import CausalWanModel
 from cascade_core.model.sampler import block_noise
 from cascade_core.ranks.runner import Runner

@@ -12,10 +12,10 @@ from typing import NoReturn
 import numpy as np
 
 from benchmarks.chaos.content import NOTHING, block_of, make_block, prompt_mark
+from cascade_core.arrays import Array
 from cascade_core.ranks.fork_server import main
 from cascade_core.ranks.messages import (
     AddPrompt,
-    Array,
     Command,
     Drop,
     Embedding,

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from cascade_core.arrays import Array
 from cascade_core.loras import Choices
 from cascade_core.model.mixing import between
 from cascade_core.prompts import Transition
-from cascade_core.ranks.messages import Array, NewPrompt
+from cascade_core.ranks.messages import NewPrompt
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 
-import torch
-
+from cascade_core.arrays import Array
 from cascade_core.config import EngineConfig, ModelCard, check_engine, find_card
 from cascade_core.engine.capacity import check_room, max_pixels, num_slots
 from cascade_core.engine.embeddings import EmbeddingCache
@@ -268,10 +267,10 @@ class Engine:
             session.note_tick(plan, tick_s)
         if session and plan.emits is not None:
             latents = next(answer.latents for answer in answers if answer.latents is not None)
-            self._push_block(session, plan.emits, torch.from_numpy(latents), tick_s)
+            self._push_block(session, plan.emits, latents, tick_s)
         self._counters.count_tick(tick_s, has_block=session is not None and plan.emits is not None)
 
-    def _push_block(self, session: Session, block: int, latents: torch.Tensor, tick_s: float) -> None:
+    def _push_block(self, session: Session, block: int, latents: Array, tick_s: float) -> None:
         now = time.monotonic()
         timing = BlockTiming(now - session.started.pop(block), now, tick_s, session.take_ticks())
         session.push(LatentBlock(block, latents, timing))

@@ -6,16 +6,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
-
+from cascade_core.arrays import Array
 from cascade_core.config import SwitchMode
 from cascade_core.engine.course import Course
 from cascade_core.errors import CascadeError, InvalidRequest, OutOfCapacity, SessionClosed
 from cascade_core.loras import Choices
 from cascade_core.prompts import Prompt, Transition, check_prompt, check_transition
-from cascade_core.ranks.messages import Array, Embedding, NewPrompt
+from cascade_core.ranks.messages import Embedding, NewPrompt
 from cascade_core.request import (
     MAX_PROMPTS,
     SessionRequest,
@@ -26,6 +25,9 @@ from cascade_core.request import (
     session_shape,
 )
 from cascade_core.schedule import Shape, TickPlan, Work, switch_prompt
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_UNREAD_EVENTS = 32
 """Events that may wait for the reader; beyond it a session takes no ticks and no switches."""
@@ -73,9 +75,16 @@ class LatentBlock:
     """A finished block."""
 
     index: int
-    latents: torch.Tensor
-    """[F, C, h, w], float32, on the CPU."""
+    array: Array
+    """Its latents [F, C, h, w]."""
     timing: BlockTiming
+
+    @property
+    def latents(self) -> "torch.Tensor":
+        """The same, float32, on the CPU."""
+        import torch  # which an engine's parent does without otherwise
+
+        return torch.from_numpy(self.array)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -208,7 +209,7 @@ def patchify(x: Tensor, side: int | None) -> Tensor:
     """[B, C, T, H, W] -> [B, C * side * side, T, H / side, W / side]."""
     if side is None:
         return x
-    x = x.unflatten(4, (-1, side)).unflatten(3, (-1, side))  # [B, C, T, h, y, w, x]
+    x = torch.unflatten(torch.unflatten(x, 4, (-1, side)), 3, (-1, side))  # [B, C, T, h, y, w, x]
     return x.permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)
 
 
@@ -216,5 +217,5 @@ def unpatchify(x: Tensor, side: int | None) -> Tensor:
     """Back."""
     if side is None:
         return x
-    x = x.unflatten(1, (-1, side, side))  # [B, C, x, y, T, h, w]
+    x = torch.unflatten(x, 1, (-1, side, side))  # [B, C, x, y, T, h, w]
     return x.permute(0, 1, 4, 5, 3, 6, 2).flatten(5, 6).flatten(3, 4)

@@ -42,7 +42,8 @@ class CausalConv(LooksBack, nn.Conv3d):
         if memory is not None:
             memory[self.slot] = frames[:, :, -2:].clone()
         num_absent = 2 - (frames.shape[2] - input.shape[2])
-        return super().forward(pad(frames, (*self._sides, num_absent, 0)))
+        seen: Tensor = super().forward(pad(frames, (*self._sides, num_absent, 0)))
+        return seen
 
 
 class RmsNorm(nn.Module):
@@ -55,7 +56,8 @@ class RmsNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim, *(1,) * num_axes))
 
     def forward(self, x: Tensor) -> Tensor:
-        return normalize(x.float(), dim=1).to(x.dtype) * self._scale * self.gamma
+        normed: Tensor = normalize(x.float(), dim=1).to(x.dtype)  # type: ignore[no-untyped-call]
+        return normed * self._scale * self.gamma
 
 
 class ResidualBlock(nn.Module):
@@ -144,28 +146,33 @@ class Downsample(LooksBack, nn.Module):
         if self.time_conv is None:
             return x
         past, memory[self.slot] = memory[self.slot], x[:, :, -1:].clone()
-        return x if past is None else self.time_conv(torch.cat([past, x], dim=2))
+        if past is None:
+            return x
+        half: Tensor = self.time_conv(torch.cat([past, x], dim=2))
+        return half
 
 
 def of_pictures(layer: Any, x: Tensor) -> Tensor:
     """What the layer makes of each picture of [B, C, T, H, W], again as a video."""
     batch, _, time, _, _ = x.shape
     pictures: Tensor = layer(x.transpose(1, 2).flatten(0, 1))
-    return pictures.unflatten(0, (batch, time)).transpose(1, 2)
+    return torch.unflatten(pictures, 0, (batch, time)).transpose(1, 2)
 
 
 def averaged(x: Tensor, out_dim: int, in_time: bool, in_space: bool) -> Tensor:
     """Half of each axis that is named, of so many channels, without a weight; zeros before a first frame."""
     time, side = (2 if in_time else 1), (2 if in_space else 1)
     x = pad(x, (0, 0, 0, 0, -x.shape[2] % time, 0))
-    x = x.unflatten(4, (-1, side)).unflatten(3, (-1, side)).unflatten(2, (-1, time))
+    for axis, size in ((4, side), (3, side), (2, time)):
+        x = torch.unflatten(x, axis, (-1, size))
     x = x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)  # [B, C * time * side * side, T, H, W]
-    return x.unflatten(1, (out_dim, -1)).mean(dim=2)
+    return torch.unflatten(x, 1, (out_dim, -1)).mean(dim=2)
 
 
 def repeated(x: Tensor, out_dim: int, in_time: bool, is_first: bool) -> Tensor:
     """Twice as wide and high, with `in_time` twice as many frames, of so many channels, without a weight."""
     time = 2 if in_time else 1
-    x = x.repeat_interleave(out_dim * time * 4 // x.shape[1], dim=1).unflatten(1, (out_dim, time, 2, 2))
+    x = x.repeat_interleave(out_dim * time * 4 // x.shape[1], dim=1)
+    x = torch.unflatten(x, 1, (out_dim, time, 2, 2))
     x = x.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(6, 7).flatten(4, 5).flatten(2, 3)
     return x[:, :, time - 1 :] if is_first else x

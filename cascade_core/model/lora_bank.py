@@ -8,11 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from cascade_core.loras import Choice
 from cascade_core.model.host_memory import upload
 from cascade_core.model.low_rank import MIN_RANK, TARGETS, LayerLow, LowRanks, Stack, Stacks
-
-Choice = tuple[tuple[int, float], ...]
-"""Places in the list, with their scales."""
 
 
 class LoraBank:

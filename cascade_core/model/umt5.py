@@ -148,8 +148,8 @@ class RmsNorm(nn.Module):
 
 
 def relative_buckets(length: int, config: Umt5Config, device: torch.device) -> Tensor:
-    """[L, L]: the bucket of the key's place as seen from the query's. Half of them lie ahead; of each half, one
-    half has one distance each, the others grow with the distance."""
+    """[L, L]: the bucket of the key's place as seen from the query's. Half of them lie ahead; half of each
+    half have one distance each, the others grow with the distance."""
     half = config.relative_attention_num_buckets // 2
     exact = half // 2
     places = torch.arange(length, device=device)

@@ -31,8 +31,7 @@ from cascade_core.ranks.messages import (
 )
 from cascade_core.ranks.pipe import pack, read_message
 from cascade_core.ranks.processes import ForkServer, RankProcess
-from cascade_core.weights.listed import Located
-from cascade_core.weights.locate import ModelFiles
+from cascade_core.weights.locate import Located, ModelFiles
 
 CLOSE_GRACE_S = 3.0
 T = TypeVar("T")

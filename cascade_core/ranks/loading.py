@@ -19,8 +19,8 @@ from cascade_core.model.model import CausalWanModel, keep_float32
 from cascade_core.ranks.messages import Load
 from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import engine_shape
-from cascade_core.weights.listed import Located, read_listed
-from cascade_core.weights.locate import ModelFiles
+from cascade_core.weights.listed import read_listed
+from cascade_core.weights.locate import Located, ModelFiles
 from cascade_core.weights.weights import load_state, randomize, read_transformer
 
 

@@ -7,25 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
-
+from cascade_core.arrays import Array
 from cascade_core.config import EngineConfig, ModelCard
 from cascade_core.errors import CascadeError
-from cascade_core.loras import Choices
-from cascade_core.model.lora_bank import Choice
+from cascade_core.loras import Choice, Choices
 from cascade_core.schedule import TickPlan
-from cascade_core.weights.listed import Located
-from cascade_core.weights.locate import ModelFiles
-
-Array = NDArray[np.float32]
-
-
-def as_array(latents: Tensor) -> Array:
-    """As it travels."""
-    array: Array = latents.detach().cpu().float().numpy()
-    return array
+from cascade_core.weights.locate import Located, ModelFiles
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
+from cascade_core.arrays import as_array
 from cascade_core.config import EngineConfig, ModelCard, uses_random_weights
 from cascade_core.errors import OutOfCapacity, SessionClosed, SessionLost
 from cascade_core.loras import numbered
 from cascade_core.ranks.group import GroupLost, RankGroup, in_daemon_thread
-from cascade_core.ranks.messages import Embedding, NewPrompt, Open, as_array
+from cascade_core.ranks.messages import Embedding, NewPrompt, Open
 from cascade_core.ranks.processes import ForkServer
 from cascade_core.request import SessionRequest
-from cascade_core.weights.listed import Located, locate_listed
-from cascade_core.weights.locate import ModelFiles, locate
+from cascade_core.weights.locate import Located, ModelFiles, locate, locate_listed
 
 log = logging.getLogger(__name__)
 

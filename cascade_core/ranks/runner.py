@@ -12,8 +12,9 @@ from cascade_core.attention.joint_attention import JointAttention, RankSetup
 from cascade_core.attention.kv_cache import KvCache
 from cascade_core.attention.rope import RotaryTable
 from cascade_core.config import ModelCard
+from cascade_core.loras import Choice
 from cascade_core.model.host_memory import upload
-from cascade_core.model.lora_bank import Choice, LoraBank
+from cascade_core.model.lora_bank import LoraBank
 from cascade_core.model.low_rank import LowRanks
 from cascade_core.model.model import CausalWanModel, Conditioning, TextCache
 from cascade_core.ranks.noise import (

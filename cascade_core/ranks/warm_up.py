@@ -8,8 +8,7 @@ from math import lcm
 import torch
 
 from cascade_core.config import EngineConfig, ModelCard, allowed_attentions, allowed_staggers
-from cascade_core.loras import MAX_CHOSEN
-from cascade_core.model.lora_bank import Choice
+from cascade_core.loras import MAX_CHOSEN, Choice
 from cascade_core.model.model import CausalWanModel
 from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import Shape, Timeline, context_blocks, plan_tick, work_on

@@ -1,4 +1,4 @@
-"""Listed LoRAs, which stay beside the weights: where their files are, and the low-rank pairs in them."""
+"""Listed LoRAs, which stay beside the weights: the low-rank pairs in their files."""
 
 import re
 from collections.abc import Mapping
@@ -9,33 +9,14 @@ from torch import Tensor
 
 from cascade_core.config import ListedLora, LoraConfig
 from cascade_core.errors import WeightsError
-from cascade_core.weights.locate import in_hub
 from cascade_core.weights.lora import Update, read_lora
-from cascade_core.weights.shards import is_complete, reading
+from cascade_core.weights.shards import reading
 
 MAX_RANK: Final = 512
 OF_A_LAYER: Final = re.compile(r"blocks\.(\d+)\.(.+)\.weight")
 
-Located = tuple[tuple[ListedLora, Path], ...]
 Pairs = Mapping[str, Mapping[int, tuple[Tensor, Tensor]]]
 """By part of a layer, and layer: a [R, K] and b [M, R], the LoRA's own scale in it, in float32."""
-
-
-def locate_listed(loras: tuple[ListedLora, ...]) -> Located:
-    """Find, and where it is on the hub download, each of them. Raises WeightsError that names it."""
-    return tuple((lora, _locate(lora)) for lora in loras)
-
-
-def _locate(lora: ListedLora) -> Path:
-    if lora.repo:
-        found = in_hub(lora.repo, (lora.path,), local_only=False)
-        if found is None:
-            raise WeightsError(f"loras: {lora.name}: {lora.repo} has no {lora.path}")
-        return found
-    path = Path(lora.path).expanduser()
-    if not is_complete(path):
-        raise WeightsError(f"loras: {lora.name}: {path}: no such file or folder")
-    return path
 
 
 def read_listed(lora: ListedLora, path: Path, state: Mapping[str, Tensor], targets: tuple[str, ...]) -> Pairs:

@@ -10,7 +10,7 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Final, Literal
 
-from cascade_core.config import FileConfig, LoraConfig, ModelCard
+from cascade_core.config import FileConfig, ListedLora, LoraConfig, ModelCard
 from cascade_core.errors import WeightsError
 from cascade_core.weights.shards import is_complete
 
@@ -29,6 +29,10 @@ STANDARD_NAMES: Final[dict[Part, tuple[str, ...]]] = {
 ADAPTER_MODEL: Final = "adapter_model"
 """What PEFT calls a LoRA's file."""
 HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+Located = tuple[tuple[ListedLora, Path], ...]
+"""Listed LoRAs, which stay beside the weights, and where their files are."""
 
 
 @dataclass(frozen=True)
@@ -240,3 +244,20 @@ def _not_found(card: ModelCard, weights: str | None, part: Wanted) -> str:
         f"model {card.name}: no {name} in {place or 'the hub or its cache'}: looked for {wanted}; "
         "download it where there is a network, or give a folder that has it"
     )
+
+
+def locate_listed(loras: tuple[ListedLora, ...]) -> Located:
+    """Find, and where it is on the hub download, each of them. Raises WeightsError that names it."""
+    return tuple((lora, _locate_one(lora)) for lora in loras)
+
+
+def _locate_one(lora: ListedLora) -> Path:
+    if lora.repo:
+        found = in_hub(lora.repo, (lora.path,), local_only=False)
+        if found is None:
+            raise WeightsError(f"loras: {lora.name}: {lora.repo} has no {lora.path}")
+        return found
+    path = Path(lora.path).expanduser()
+    if not is_complete(path):
+        raise WeightsError(f"loras: {lora.name}: {path}: no such file or folder")
+    return path

@@ -41,7 +41,7 @@ def opened(
 
 
 def block(event: LatentBlock, dtype: common_pb2.DataType.ValueType) -> Response:
-    latents = common_pb2.LatentBlock(index=event.index, latents=to_tensor(event.latents, dtype))
+    latents = common_pb2.LatentBlock(index=event.index, latents=to_tensor(event.array, dtype))
     return Response(
         block=Response.Block(
             block=latents,

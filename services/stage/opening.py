@@ -4,9 +4,8 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Final
 
-import torch
-
 from cascade.v1 import common_pb2, stage_pb2
+from cascade_core.arrays import Latents
 from cascade_core.config import InflightAttention, ModelCard, SwitchMode, load_cards
 from cascade_core.engine.engine import Engine
 from cascade_core.errors import InvalidRequest, UnknownModel
@@ -124,7 +123,7 @@ def to_choices(message: common_pb2.LoraSet) -> Choices:
 async def read_context(requests: Requests, request: SessionRequest, engine: Engine) -> SessionRequest:
     """The request with its context blocks. Raises FirstMessageLate, ProtocolViolation or InvalidField."""
     shape = engine.card.latent_shape(request.height, request.width)
-    context: dict[int, torch.Tensor] = {}
+    context: dict[int, Latents] = {}
     for index in engine.context_blocks(request.start_block, request.cuts):
         block = (await next_message(requests, "context_block")).context_block
         if block.index != index:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from cascade_core.config import RANDOM, EngineConfig, ListedLora, ModelCard, uses_random_weights
 from cascade_core.errors import WeightsError
-from cascade_core.weights.listed import locate_listed
-from cascade_core.weights.locate import ModelFiles, adapter_config, locate
+from cascade_core.weights.locate import ModelFiles, adapter_config, locate, locate_listed
 
 
 def find_revision(config: EngineConfig, card: ModelCard) -> str:

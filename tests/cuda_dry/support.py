@@ -14,7 +14,8 @@ from benchmarks.trace.fake_cuda import CUDA
 from cascade_core.attention.attention import Kernel
 from cascade_core.config import ModelCard, SwitchMode, find_card
 from cascade_core.engine.capacity import MEMORY_SHARE
-from cascade_core.model.lora_bank import Choice, LoraBank
+from cascade_core.loras import Choice
+from cascade_core.model.lora_bank import LoraBank
 from cascade_core.model.low_rank import Stack, widths
 from cascade_core.ranks.loading import build_model
 from cascade_core.ranks.runner import Runner

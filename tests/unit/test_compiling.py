@@ -17,7 +17,8 @@ from torch._dynamo.utils import counters
 
 from cascade_core.config import EngineConfig, InflightAttention, ModelCard, SwitchMode, make
 from cascade_core.errors import InvalidConfig
-from cascade_core.model.lora_bank import Choice, LoraBank
+from cascade_core.loras import Choice
+from cascade_core.model.lora_bank import LoraBank
 from cascade_core.model.model import CausalWanModel
 from cascade_core.ranks import compiling
 from cascade_core.ranks.loading import build_model

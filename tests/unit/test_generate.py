@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 
@@ -47,7 +48,7 @@ def test_denoising_speed_leaves_out_blocks_that_may_have_waited_for_the_decoder(
     run = Run(DEMO, keeps_latents)
     for block in range(100):  # one block a second, later one in ten seconds
         finished_s = block + 1.0 if block < MAX_UNREAD_EVENTS else 10.0 * block
-        run.note(LatentBlock(block, torch.zeros(3, 16, 4, 4), BlockTiming(1.0, finished_s, 0.1)))
+        run.note(LatentBlock(block, np.zeros((3, 16, 4, 4), np.float32), BlockTiming(1.0, finished_s, 0.1)))
     run.written_s = 1000.0
     assert len(run.latents) == (100 if keeps_latents else 0)
     assert run.num_frames == 12 * 100 - 3

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from cascade_core.config import EngineConfig, ListedLora, ModelCard, SwitchMode, check_engine, find_card, make
 from cascade_core.errors import InvalidConfig, InvalidRequest, WeightsError
-from cascade_core.loras import LoraChoice, check_choices
-from cascade_core.model.lora_bank import Choice, LoraBank
+from cascade_core.loras import Choice, LoraChoice, check_choices
+from cascade_core.model.lora_bank import LoraBank
 from cascade_core.model.low_rank import TARGETS, beside
 from cascade_core.model.model import CausalWanModel, Conditioning
 from cascade_core.ranks.loading import build_bank, build_model
 from cascade_core.ranks.runner import Runner
-from cascade_core.weights.listed import locate_listed, read_listed
+from cascade_core.weights.listed import read_listed
+from cascade_core.weights.locate import locate_listed
 from tests.support import (
     CPU,
     Drive,

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cascade_core.arrays import Array
 from cascade_core.config import SwitchMode, WindowConfig
 from cascade_core.engine.session import PendingSwitch, PromptApplied, Session
 from cascade_core.errors import InvalidPrompt, InvalidRequest
@@ -24,7 +25,7 @@ from cascade_core.prompts import (
     check_transition,
     readable,
 )
-from cascade_core.ranks.messages import Array, Embedding, NewPrompt
+from cascade_core.ranks.messages import Embedding, NewPrompt
 from cascade_core.request import SessionRequest, course_entries
 from cascade_core.schedule import (
     Shape,

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,8 +32,20 @@ class TestTensors:
         tensor = to_tensor(latents.transpose(2, 3), dtype)
         assert tuple(tensor.shape) == (3, 16, 6, 4)
         back = from_tensor("x", tensor, (3, 16, 6, 4))
-        assert back.dtype == torch.float32
-        assert torch.equal(back, latents.transpose(2, 3))
+        assert back.dtype == np.float32
+        assert np.array_equal(back, latents.transpose(2, 3))
+
+    def test_bfloat16_is_rounded_as_torch_does(self) -> None:
+        """Ties, the largest numbers, subnormal ones, and what is no number."""
+        edges = torch.tensor(
+            [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x00000001, 0x7F800001, 0x7FFFFFFF, 0x7F800000]
+        )
+        values = torch.cat([edges.int().view(torch.float32), 100 * torch.randn(100_000)])
+        expected = torch.cat([values, -values]).to(torch.bfloat16)
+        ours = to_tensor(torch.cat([values, -values]).view(1, 1, 1, -1), BFLOAT16)
+        found = torch.frombuffer(bytearray(ours.data), dtype=torch.bfloat16)
+        assert torch.equal(found.isnan(), expected.isnan())
+        assert torch.equal(found[~found.isnan()], expected[~expected.isnan()])
 
     def test_float32_is_not_copied_on_its_way_in(self) -> None:
         data = torch.ones(4).numpy().tobytes()
@@ -42,7 +55,7 @@ class TestTensors:
 
         Tensor.data = data  # type: ignore[attr-defined]
         latents = from_tensor("x", Tensor, (1, 1, 2, 2))  # type: ignore[arg-type]
-        assert latents.data_ptr() == torch.frombuffer(data, dtype=torch.float32).data_ptr()
+        assert np.shares_memory(latents, np.frombuffer(data, np.uint8))
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
     @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])

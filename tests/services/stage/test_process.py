@@ -148,6 +148,10 @@ async def test_a_setting_that_this_machine_cannot_serve_ends_the_process() -> No
         )
 
 
+def loads_torch(process_id: int) -> bool:
+    return "libtorch" in Path(f"/proc/{process_id}/maps").read_text()
+
+
 async def test_the_demo_model_from_start_to_drained() -> None:
     async with stage_process(CASCADE_TELEMETRY_METRICS_PORT="0", CASCADE_STAGE_NUM_RANKS="2") as process:
         metrics = await process.logged("metrics")
@@ -157,6 +161,8 @@ async def test_the_demo_model_from_start_to_drained() -> None:
             assert re.fullmatch(r"sha256:[0-9a-f]{64}", model.revision)
             ranks = rank_processes(process.process.pid)
             assert len(ranks) == 2
+            assert not loads_torch(process.process.pid)
+            assert all(map(loads_torch, ranks))
             stream = stage.generate()
             stream.shape = (3, 16, 12, 12)
             await stream.open(model="demo", prompts={0: "a red dragon moves left"}, credit_end_block=2)

@@ -182,7 +182,7 @@ class Stream:
 
     def latents(self, blocks: Iterable[Any]) -> Blocks:
         return {
-            block.block.index: from_tensor("block", block.block.latents, self.shape).clone()
+            block.block.index: torch.from_numpy(from_tensor("block", block.block.latents, self.shape).copy())
             for block in blocks
         }
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from cascade.v1.session_pb2 import SessionSpec
 from cascade.v1.stage_pb2 import GenerateRequest, ModelInfo
+from cascade_core.arrays import Array
 from cascade_core.config import SwitchMode, WindowConfig
 from cascade_core.engine.session import PendingSwitch, PromptApplied, Session
 from cascade_core.model.mixing import between, mix
 from cascade_core.prompts import Prompt, Transition, WeightedPrompt, parts
-from cascade_core.ranks.messages import Array, Embedding
+from cascade_core.ranks.messages import Embedding
 from cascade_core.request import SessionRequest, course_entries
 from cascade_core.schedule import Shape, context_blocks, plan_tick, starting_block
 from services.gateway.base.settings import Settings
