@@ -9,7 +9,7 @@ from images.base import library_path
 from images.build import ENVIRONMENT, PYTHON_PREFIX, Build
 from images.container import CheckFailed
 
-HEAVY = frozenset({"accelerate", "av", "diffusers", "numpy", "torch", "transformers"})
+HEAVY = frozenset({"av", "numpy", "torch", "transformers"})
 """Of engines only: the gateway stays slim."""
 TOOLS = frozenset({"pip", "wheel"})
 """setuptools is none of them where torch is: it is among its requirements."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from benchmarks.rented.places import ROOT
 
 NEEDS = (
-    "diffusers",
     "ftfy",
     "numpy",
     "psutil",

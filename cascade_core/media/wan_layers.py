@@ -52,11 +52,11 @@ class RmsNorm(nn.Module):
     def __init__(self, dim: int, num_axes: int) -> None:
         """`num_axes`: of a place: 3 with time, 2 in a picture."""
         super().__init__()
-        self._scale = dim**0.5
+        self._scale: float = dim**0.5
         self.gamma = nn.Parameter(torch.ones(dim, *(1,) * num_axes))
 
     def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = normalize(x.float(), dim=1).to(x.dtype)  # type: ignore[no-untyped-call]
+        normed: Tensor = normalize(x.float(), dim=1).to(x.dtype)
         return normed * self._scale * self.gamma
 
 

@@ -5,11 +5,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tokenizers import Tokenizer
-
 from cascade_core.weights.shards import reading
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 PLAIN: Final = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -31,7 +30,7 @@ class Tokens(Protocol):
 class FileTokens:
     """Of a `tokenizer.json`."""
 
-    def __init__(self, tokenizer: Tokenizer, unknown: str | None) -> None:
+    def __init__(self, tokenizer: "Tokenizer", unknown: str | None) -> None:
         """`unknown`: the token for what there is no token for."""
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -68,6 +67,8 @@ def load_tokens(folder: Path) -> Tokens:
         values = json.loads(settings.read_text()) if settings.is_file() else {}
         file = folder / "tokenizer.json"
         if values.get("tokenizer_class") in PLAIN and file.is_file():
+            from tokenizers import Tokenizer  # random weights need none of it
+
             return FileTokens(Tokenizer.from_file(str(file)), _text(values.get("unk_token")))
         from transformers import AutoTokenizer
 
