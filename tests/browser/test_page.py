@@ -135,12 +135,12 @@ async def test_a_viewer_whose_line_died_goes_on_when_it_wakes_or_misses_the_vide
         page = await visit(f"{wire.url}/#view={name.removeprefix('sessions/')}&token={token}")
         await page.until_playing(0.3)
         wire.silence()
-        while stream.segments[-1].sequence < 40:
+        while stream.segments[-1].sequence < 16:
             await stream.ack(newest := stream.segments[-1].sequence)
             await stream.until_sequence(newest + 1)
         if sleeps:
             await page.page.evaluate("() => { const now = Date.now; Date.now = () => now() + 60_000 }")
-        await page.until_time(40 * 0.75 - 3)
+        await page.until_time(16 * 0.75 - 3)
 
 
 async def test_a_viewer_who_looks_again_is_where_the_others_are(enter: Enter, visit: OpenPage) -> None:
