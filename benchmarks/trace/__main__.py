@@ -23,7 +23,7 @@ from benchmarks.trace.cases import Case, Row, budget, rows, trace
 from benchmarks.trace.compiled import spared
 from benchmarks.trace.decoders import decoder_rows
 from benchmarks.trace.table import render
-from cascade_core.config import InflightAttention, ModelCard, WindowConfig, find_card
+from cascade_core.config import InflightAttention, ModelCard, Quantize, WindowConfig, find_card
 
 MODELS = (
     "self-forcing-1.3b",
@@ -33,6 +33,7 @@ MODELS = (
     WIDE_14B := "krea-14b, window 21",
     "demo",
 )
+QUANTIZED: tuple[Quantize, ...] = ("none", "fp8")
 ATTENTIONS: tuple[InflightAttention, ...] = ("bidirectional", "causal")
 RESULTS = Path("benchmarks/results")
 PLANNER = Path("cascade_core/planning/traces.json")
@@ -45,22 +46,25 @@ def card_of(model: str) -> ModelCard:
     return replace(find_card("krea-14b"), window=WindowConfig(window_frames=21, rope="window"))
 
 
-def sequential(model: str) -> Case:
+def sequential(model: str, quantize: Quantize = "none") -> Case:
     card = card_of(model)
-    return Case(model, card, 1, card.sampling.num_passes, "bidirectional")
+    return Case(model, card, 1, card.sampling.num_passes, "bidirectional", quantize=quantize)
 
 
 def cases(models: Sequence[str], ranks: Sequence[int]) -> Iterator[Case]:
-    """Each model block by block on one rank, and as a full cascade on each number of ranks."""
+    """Each model block by block on one rank, and as a full cascade on each number of ranks; block by block
+    and on five ranks with its products in FP8, too."""
     for model in models:
         card = card_of(model)
         if 1 in ranks:
             yield sequential(model)
+            yield sequential(model, "fp8")
         for num_ranks in ranks:
             for attention in ATTENTIONS:
                 yield Case(model, card, num_ranks, 1, attention)
         if 5 in ranks:
             yield Case(model, card, 5, 1, "bidirectional", counts_behind=True)
+            yield Case(model, card, 5, 1, "bidirectional", quantize="fp8")
 
 
 def measure(models: Sequence[str], ranks: Sequence[int]) -> Row:
@@ -75,7 +79,7 @@ def measure(models: Sequence[str], ranks: Sequence[int]) -> Row:
         "date": datetime.now(UTC).date().isoformat(),
         "torch": torch.__version__,
         "cases": found,
-        "compiling_spares": [spared(sequential(model)) for model in models],
+        "compiling_spares": [spared(sequential(model, how)) for model in models for how in QUANTIZED],
         "decoders": decoder_rows(),
     }
 

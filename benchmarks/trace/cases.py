@@ -12,7 +12,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from benchmarks.trace.counts import Counter, Counts
 from benchmarks.trace.fake_cuda import CUDA, HOPPER, fake_cuda
 from cascade_core.attention.exchange import Exchange, GroupExchange, SoloExchange
-from cascade_core.config import InflightAttention, ModelCard
+from cascade_core.config import InflightAttention, ModelCard, Quantize
 from cascade_core.ranks.loading import build_model
 from cascade_core.ranks.runner import Runner
 from cascade_core.schedule import Shape, Timeline, Work, context_blocks, plan_tick
@@ -46,6 +46,8 @@ class Case:
     attention: InflightAttention
     counts_behind: bool = False
     """As `Shape.counts_behind`."""
+    quantize: Quantize = "none"
+    """As EngineConfig's."""
 
     @property
     def about(self) -> Row:
@@ -56,6 +58,7 @@ class Case:
             "stagger": self.stagger,
             "inflight_attention": self.attention,
             "window_counts_behind": self.counts_behind,
+            "quantize": self.quantize,
         }
 
     @property
@@ -127,7 +130,7 @@ def count_ticks(
     card = replace(case.card, transformer=replace(case.card.transformer, num_layers=num_layers))
     counted: list[Tick] = []
     with counting_cuda() as counter, group(case.num_ranks) as exchange:
-        model = build_model(card, None, 0, CUDA, torch.bfloat16)
+        model = build_model(card, None, 0, CUDA, torch.bfloat16, case.quantize)
         session = Session(Runner(model, card, case.shape, 0, exchange))
         for _ in range(num_before or 1 + case.shape.num_passes):
             session.tick()  # prime, then fill the pipeline

@@ -28,6 +28,8 @@ from cascade_core.ranks.compiling import compile_layer
 from cascade_core.ranks.loading import build_model
 from cascade_core.ranks.runner import Runner
 
+PRODUCTS = "addmm", "mm", "bmm", "_scaled_mm"
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -58,10 +60,11 @@ def spared(case: Case) -> Row:
     """Kernels of a tick, and bytes for each of a rank's blocks."""
     card = case.card
     calls = record(case)
-    lowered = [fused(card.transformer, call) for call in calls]
+    lowered = [fused(card.transformer, call, case.quantize) for call in calls]
     layers = card.transformer.num_layers
     return {
         "model": case.model,
+        "quantize": case.quantize,
         "kernels": layers
         * sum(call.kernels - kernels for call, (kernels, _) in zip(calls, lowered, strict=True)),
         "elementwise_bytes": layers
@@ -79,7 +82,7 @@ def record(case: Case) -> list[Call]:
             def call(*arguments: Any) -> Any:
                 with counter.counting() as counts:
                     result = function(*arguments)
-                products = sum(counts.by_operator.get(name, [0])[0] for name in ("addmm", "mm", "bmm"))
+                products = sum(counts.by_operator.get(name, [0])[0] for name in PRODUCTS)
                 calls.append(
                     Call(
                         function.__name__,
@@ -92,7 +95,7 @@ def record(case: Case) -> list[Call]:
 
             return call
 
-        model = build_model(card, None, 0, CUDA, torch.bfloat16)
+        model = build_model(card, None, 0, CUDA, torch.bfloat16, case.quantize)
         with patch.object(torch, "compile", counted):
             for layer in model.layers:
                 compile_layer(layer)

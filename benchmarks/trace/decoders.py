@@ -8,30 +8,33 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.trace.cases import Row
-from cascade_core.config import find_card
-from cascade_core.media.taehv import TaehvDecoder, TaehvModel
+from cascade_core.config import ModelCard, find_card
+from cascade_core.media.taehv import FACTOR, TaehvDecoder, TaehvModel
 from cascade_core.media.vae import WanVae
 from cascade_core.media.video_decoder import VideoDecoder
 from cascade_core.media.wan_autoencoder import VaeConfig, WanAutoencoder
 
-CARD = "self-forcing-1.3b"
-"""Its size is that of all cards of 480p, and its VAE is Wan's."""
+CARDS = "self-forcing-1.3b", "longlive-2.0-5b"
+"""One of each VAE that is Wan's: 2.1's at 832x480, 2.2's at 1280x704."""
 
 
 def decoder_rows() -> list[Row]:
-    """Of the Wan VAE and of TAEHV."""
-    card = find_card(CARD)
+    """Of each VAE and of its TAEHV."""
+    return [row(name, find_card(model)) for model in CARDS for name in ("vae", "taehv")]
+
+
+def row(name: str, card: ModelCard) -> Row:
     video = card.video
-    latents = torch.Size((1, *card.latent_shape(video.height, video.width)[1:]))
     size = {"width": video.width, "height": video.height}
-    return [{"decoder": name} | size | {"flop": latent_flop(name, latents)} for name in ("vae", "taehv")]
+    return {"decoder": name, "model": card.name} | size | {"flop": latent_flop(name, card)}
 
 
-def latent_flop(name: str, latents: torch.Size) -> int:
+def latent_flop(name: str, card: ModelCard) -> int:
     """Of a latent frame that is not the first, which gives one picture alone."""
     stay = patch.object(nn.Module, "to", lambda module, *_, **__: module)  # what has no data cannot move
+    latents = torch.Size((1, *card.latent_shape(card.video.height, card.video.width)[1:]))
     with FakeTensorMode(), stay:
-        decoder = make_decoder(name)
+        decoder = make_decoder(name, card)
         state = decoder.open()
         decoder.decode(state, torch.empty(latents))
         with FlopCounterMode(display=False) as counter:
@@ -39,9 +42,10 @@ def latent_flop(name: str, latents: torch.Size) -> int:
     return int(counter.get_total_flops())
 
 
-def make_decoder(name: str) -> VideoDecoder:
+def make_decoder(name: str, card: ModelCard) -> VideoDecoder:
     """With weights that are not there."""
     device = torch.device("cpu")
     if name == "vae":
-        return WanVae(WanAutoencoder(VaeConfig()), device, torch.float32)
-    return TaehvDecoder(TaehvModel(), device, torch.float32)
+        return WanVae(WanAutoencoder(VaeConfig.of_card(card.vae)), device, torch.float32)
+    model = TaehvModel(card.transformer.in_channels, card.video.vae_factor // FACTOR)
+    return TaehvDecoder(model, device, torch.float32)

@@ -25,7 +25,7 @@ HEAD = """# What a pass asks of a GPU
 `python -m benchmarks.trace --write` · counted, not measured: fake CUDA tensors on a machine without a GPU.
 {about}
 
-One session in its steady state with a full window, bfloat16, eager, each model at its own size. A row is the
+One session in its steady state with a full window, eager, each model at its own size. A row is the
 tick of one rank, each figure that of its costliest tick (by pass: `trace.json`). An operator is one kernel;
 element-wise is every kernel but products, convolutions and attention, and reads and writes each value once.
 Waits: how often the host waits for the device within a tick. Peak: weights, cache and what is held meanwhile.
@@ -35,6 +35,11 @@ COMPILED = """
 
 A pass of a block alone, eager → compiled as the engine does: what inductor fuses, by its plans for a CPU,
 since it makes none for a GPU where there is none.
+"""
+DECODERS = """
+## Decoders
+
+One latent frame that is not the first: four pictures.
 """
 WAITS = "## Where the host waits in a tick"
 
@@ -55,15 +60,17 @@ def render(traces: dict[str, Row], last: str = "now") -> str:
     parts = [HEAD.format(about="\n".join(about)), table(rows)]
     if spared := list(compiled(shown)):
         parts += [COMPILED, table(spared)]
+    if decoders := list(map(decoder, shown.get("decoders", []))):
+        parts += [DECODERS, table(decoders)]
     return "\n".join([*parts, *(["", WAITS, "", *waits] if waits else [])]) + "\n"
 
 
 def compiled(shown: Row) -> Iterator[Row]:
     """What compiling takes from the costliest tick of each sequential pipeline."""
-    sequential = {case["model"]: case for case in shown["cases"] if case["stagger"] > 1}
+    sequential = {(case["model"], form(case)): case for case in shown["cases"] if case["stagger"] > 1}
     for spared in shown.get("compiling_spares", []):
-        if case := sequential.get(spared["model"]):
-            row: Row = {"model": spared["model"]}
+        if case := sequential.get((spared["model"], form(spared))):
+            row: Row = {"model": spared["model"], "products in": form(spared)}
             for name in ("kernels", "elementwise_bytes"):
                 heading, unit = COLUMNS[name]
                 most = max(tick[name] for tick in case["ticks"])
@@ -74,8 +81,19 @@ def compiled(shown: Row) -> Iterator[Row]:
             yield row
 
 
+def decoder(row: Row) -> Row:
+    size = f"{row['width']}x{row['height']}"
+    flop = f"{row['flop'] / TERA:.2f}"
+    return {"decoder": row["decoder"], "model": row["model"], "size": size, "TFLOP": flop}
+
+
 def key(case: Row) -> tuple[object, ...]:
-    return case["model"], case["num_ranks"], case["stagger"], in_flight(case)
+    return case["model"], form(case), case["num_ranks"], case["stagger"], in_flight(case)
+
+
+def form(case: Row) -> str:
+    """What the layers' products are in."""
+    return "FP8" if case.get("quantize") == "fp8" else "bfloat16"
 
 
 def in_flight(case: Row) -> str:
@@ -87,6 +105,7 @@ def line(case: Row, former: Row | None) -> Row:
     """One row of the table."""
     return {
         "model": case["model"],
+        "products in": form(case),
         "ranks": case["num_ranks"],
         "stagger": case["stagger"],
         "in flight": in_flight(case),

@@ -10,7 +10,10 @@ from cascade_core.planning.timing import (
     OF_ARCHITECTURE,
     PRODUCTS,
 )
-from cascade_core.planning.traces import load_traces
+from cascade_core.planning.traces import find_decoder, load_traces
+
+FIXED_BY = "self-forcing-1.3b"
+"""The card with the VAE whose public speed fixed CONVOLUTIONS."""
 
 
 def assumptions(plan: CapacityPlan) -> list[str]:
@@ -31,9 +34,18 @@ def assumptions(plan: CapacityPlan) -> list[str]:
         "attends to clean blocks.",
         "By speed: FPS of a pipeline / FPS of a viewer. By memory: nine tenths of what weights, UMT5-XXL "
         "and 1 GB leave of rank 0's GPU. A data sheet's GB is 10^9 bytes.",
-        f"Decoders are GPUs of the same kind and reach {CONVOLUTIONS * part:.0%} of its TFLOP/s.",
+        about_decoders(plan),
         calibration_in_words(),
     ]
+
+
+def about_decoders(plan: CapacityPlan) -> str:
+    part = CONVOLUTIONS * OF_ARCHITECTURE[plan.gpu.architecture]
+    words = f"Decoders are GPUs of the same kind and reach {part:.0%} of its TFLOP/s"
+    trace = find_decoder("vae", plan.card)
+    if trace is None:
+        return f"{words}; of this model's none was traced."
+    return words + ", as Wan 2.1's VAE does" * (trace.model != FIXED_BY) + "."
 
 
 def calibration_in_words() -> str:

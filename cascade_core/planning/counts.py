@@ -10,9 +10,6 @@ from cascade_core.schedule import Shape, TickPlan, Work, cached_blocks, sight
 
 PATCH = 4
 """Latent pixels that make a token."""
-QUANTIZE_BYTES = 3
-"""To quantise a value to FP8: read as bfloat16, written as FP8. Finding its row's maximum is in the kernel
-before."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,3 @@ def gathered_bytes(card: ModelCard, tokens: int, plan: TickPlan, shape: Shape) -
     slots = max(len(rank) for rank in plan.ranks)
     dims = card.transformer
     return 2.0 * 2 * dims.num_layers * (shape.num_ranks - 1) * slots * tokens * dims.dim
-
-
-def quantize_bytes(card: ModelCard, tokens: int) -> float:
-    """What FP8 products add to the element-wise traffic of a pass: their inputs, made FP8."""
-    dims = card.transformer
-    widths = 5 * dims.dim + dims.ffn_dim  # q k v share one; o, text q, text o, feed-forward in and out
-    return float(QUANTIZE_BYTES * dims.num_layers * tokens * widths)

@@ -61,7 +61,7 @@ class Pipeline:
     num_replicas: int
     """How many of it the GPUs that were asked about hold."""
     vae_decoders: float | None
-    """GPUs of the same kind that decode for all these sessions; None: the model's VAE is not Wan's."""
+    """GPUs of the same kind that decode for all these sessions; None: the model's VAE is none of Wan's."""
     taehv_decoders: float | None
     lora_slowdown: float
     """A block's time with LoRAs over its time without; 1: none is listed."""
@@ -112,7 +112,7 @@ def make_plan(request: PlanRequest) -> CapacityPlan:
         request.compiled, request.counts_behind, loras, nearest(card), (),
     )  # fmt: skip
     tokens = card.tokens_per_block(height, width)
-    overheads = find_overheads(card, tokens, request.compiled)
+    overheads = find_overheads(card, tokens, request.compiled, request.fp8)
     roofline = Roofline(card, gpu, tokens, overheads, request.fp8, plan.loras)
     alone = Shape(num_passes, num_passes, 1, card.window, num_extra_passes=card.sampling.num_extra_passes)
     cascade = replace(
@@ -144,11 +144,11 @@ def _pipeline(plan: CapacityPlan, roofline: Roofline, name: str, shape: Shape) -
     without = measure(replace(roofline, loras=Loras()), shape).block_ms
     num_replicas = plan.num_ranks // shape.num_ranks
     played = num_replicas * (min(by_speed, by_memory) * plan.fps or fps)
-    decoders = [
-        None if card.vae else 1e-3 * decode_ms(decoder, plan.gpu, plan.height, plan.width) * played / PICTURES
+    vae, taehv = (
+        None if (ms := decode_ms(decoder, card, plan.gpu, plan.height, plan.width)) is None
+        else 1e-3 * ms * played / PICTURES
         for decoder in ("vae", "taehv")
-    ]
-    vae, taehv = decoders
+    )  # fmt: skip
     slowdown = speed.block_ms / without
     return Pipeline(
         name, shape.num_ranks, speed, fps, by_speed, by_memory, num_replicas, vae, taehv, slowdown

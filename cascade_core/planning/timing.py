@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from cascade_core.config import ModelCard
-from cascade_core.planning.counts import View, attention_flop, product_flop, quantize_bytes
+from cascade_core.planning.counts import View, attention_flop, product_flop
 from cascade_core.planning.gpus import Architecture, DataSheet
 from cascade_core.planning.low_rank import Loras
 from cascade_core.planning.traces import Overheads, find_decoder
@@ -54,7 +54,7 @@ class Roofline:
     """Of a block."""
     overheads: Overheads
     fp8: bool = False
-    """Products in FP8."""
+    """Products in FP8, as the overheads are."""
     loras: Loras = field(default_factory=Loras)
     """Whose products stay in bfloat16."""
 
@@ -66,8 +66,6 @@ class Roofline:
             return Parts(gather=gather)
         overhead = self.overheads.of_rank(len(views), is_joint)
         moved = overhead.elementwise_bytes
-        if self.fp8:
-            moved += len(views) * quantize_bytes(self.card, self.tokens)
         dims, peak = self.card.transformer, gpu.fp8_tflop_s if self.fp8 else gpu.bf16_tflop_s
         moved += len(views) * self.loras.moved_bytes(dims, self.tokens)
         products = len(views) * product_flop(self.card, self.tokens) / peak
@@ -90,8 +88,10 @@ class Roofline:
         return flop / (1e9 * reached * self.gpu.bf16_tflop_s)
 
 
-def decode_ms(decoder: str, gpu: DataSheet, height: int, width: int) -> float:
-    """Of one latent frame, by `vae` (Wan's) or `taehv`."""
-    trace = find_decoder(decoder)
+def decode_ms(decoder: str, card: ModelCard, gpu: DataSheet, height: int, width: int) -> float | None:
+    """Of one latent frame, by `vae` or `taehv`; None: the card's VAE was not traced."""
+    trace = find_decoder(decoder, card)
+    if trace is None:
+        return None
     flop = trace.flop * height * width / trace.pixels
     return flop / (1e9 * CONVOLUTIONS * OF_ARCHITECTURE[gpu.architecture] * gpu.bf16_tflop_s)

@@ -26,6 +26,11 @@ class Overhead:
     num_kernels: float
     """Of every kind."""
 
+    def __add__(self, other: "Overhead") -> "Overhead":
+        return Overhead(
+            self.elementwise_bytes + other.elementwise_bytes, self.num_kernels + other.num_kernels
+        )
+
     def scaled(self, size: float, layers: float = 1.0) -> "Overhead":
         return Overhead(size * self.elementwise_bytes, layers * self.num_kernels)
 
@@ -47,7 +52,7 @@ class Overheads:
         return self.joint[traced].scaled(num_blocks / traced)
 
 
-def find_overheads(card: ModelCard, tokens: int, compiled: bool) -> Overheads:
+def find_overheads(card: ModelCard, tokens: int, compiled: bool, fp8: bool = False) -> Overheads:
     """Of a card at so many tokens a block; a card without a trace is scaled from the one most like it."""
     traced = nearest(card)
     known = load_cards()[traced]
@@ -61,8 +66,22 @@ def find_overheads(card: ModelCard, tokens: int, compiled: bool) -> Overheads:
             joint[num_blocks] = costlier(joint.get(num_blocks, overhead), overhead)
         else:
             alone = costlier(alone, overhead)
-    scaled = {count: each.scaled(size, layers) for count, each in joint.items()}
-    return Overheads(alone.scaled(size, layers), scaled)
+    more = added_by_fp8(traced, compiled) if fp8 else Overhead(0.0, 0.0)
+    scaled = {count: (each + more.scaled(count)).scaled(size, layers) for count, each in joint.items()}
+    return Overheads((alone + more).scaled(size, layers), scaled)
+
+
+def added_by_fp8(model: str, compiled: bool) -> Overhead:
+    """To a tick of one block: its products' inputs are made FP8. Several blocks are as many times the bytes,
+    in as many kernels."""
+
+    def costliest(quantize: str) -> Overhead:
+        found = Overhead(0.0, 0.0)
+        for _, is_joint, overhead in traced_ticks(model, compiled, quantize):
+            found = found if is_joint else costlier(found, overhead)
+        return found
+
+    return costliest("fp8") + costliest("none").scaled(-1.0, -1.0)
 
 
 def costlier(one: Overhead, other: Overhead) -> Overhead:
@@ -71,10 +90,11 @@ def costlier(one: Overhead, other: Overhead) -> Overhead:
     )
 
 
-def traced_ticks(model: str, compiled: bool) -> Iterator[tuple[int, bool, Overhead]]:
+def traced_ticks(model: str, compiled: bool, quantize: str = "none") -> Iterator[tuple[int, bool, Overhead]]:
     """Blocks on the rank, whether others are in flight, and what its tick takes."""
-    spared = next(each for each in load_traces()["compiling_spares"] if each["model"] == model)
-    for case in cases_of(model):
+    asked = {"model": model, "quantize": quantize}.items()
+    spared = next(each for each in load_traces()["compiling_spares"] if asked <= each.items())
+    for case in cases_of(model, quantize):
         is_joint = case["stagger"] == 1
         for tick in case["ticks"]:
             num_blocks = len(tick["passes"])
@@ -86,8 +106,9 @@ def traced_ticks(model: str, compiled: bool) -> Iterator[tuple[int, bool, Overhe
                 yield num_blocks, is_joint, Overhead(moved, kernels)
 
 
-def cases_of(model: str) -> list[Row]:
-    return [case for case in load_traces()["cases"] if case["model"] == model]
+def cases_of(model: str, quantize: str = "none") -> list[Row]:
+    asked = {"model": model, "quantize": quantize}.items()
+    return [case for case in load_traces()["cases"] if asked <= case.items()]
 
 
 def nearest(card: ModelCard) -> str:
@@ -107,14 +128,19 @@ def nearest(card: ModelCard) -> str:
 class DecoderTrace:
     """A decoder's work for one latent frame at one size."""
 
+    model: str
+    """The card whose it is; others have the same VAE."""
+
     flop: float
     pixels: int
 
 
-def find_decoder(name: str) -> DecoderTrace:
-    """`vae` or `taehv`."""
-    (row,) = (row for row in load_traces()["decoders"] if row["decoder"] == name)
-    return DecoderTrace(row["flop"], row["width"] * row["height"])
+def find_decoder(name: str, card: ModelCard) -> DecoderTrace | None:
+    """`vae` or `taehv` of the card's latents; None: another VAE was traced."""
+    for row in load_traces()["decoders"]:
+        if row["decoder"] == name and load_cards()[row["model"]].vae == card.vae:
+            return DecoderTrace(row["model"], row["flop"], row["width"] * row["height"])
+    return None
 
 
 @cache

@@ -25,8 +25,12 @@ def excess(found: dict[str, int], allowed: dict[str, int]) -> list[str]:
     ]
 
 
-CASES = [case for case in cases(CARDS, (1, 5)) if case.stagger > 1 or case.num_ranks == 5]
-"""Each model block by block, and one rank of five."""
+CASES = [
+    case
+    for case in cases(CARDS, (1, 5))
+    if (case.stagger > 1 or case.num_ranks == 5) and (case.quantize == "none" or case.model == CARDS[0])
+]
+"""Each model block by block, and one rank of five; in FP8 one model, since all add the same to a layer."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.about.values())))

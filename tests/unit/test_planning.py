@@ -251,6 +251,26 @@ def test_fp8_products_take_half_and_eager_code_takes_more() -> None:
     assert eager.launches > plain.launches
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_fp8_adds_what_was_traced(compiled: bool) -> None:
+    """At one rank and at five, where it was traced; in proportion where several blocks share a rank."""
+    card = find_card("self-forcing-1.3b")
+    plain, quantized = (find_overheads(card, 4680, compiled, fp8) for fp8 in (False, True))
+    added = quantized.alone.elementwise_bytes - plain.alone.elementwise_bytes
+    for count, overhead in quantized.joint.items():
+        more = overhead.elementwise_bytes - plain.joint[count].elementwise_bytes
+        assert more == pytest.approx(count * added)
+        assert overhead.num_kernels > plain.joint[count].num_kernels
+    if not compiled:
+        about = {"num_ranks": 5, "inflight_attention": "bidirectional", "window_counts_behind": False}.items()
+        without, with_it = (
+            next(each["ticks"] for each in cases_of(card.name, how) if about <= each.items())
+            for how in ("none", "fp8")
+        )
+        traced = [tick["elementwise_bytes"] for tick in with_it]
+        assert traced == pytest.approx([tick["elementwise_bytes"] + added for tick in without], rel=1e-3)
+
+
 def test_a_larger_picture_takes_longer_and_more_memory() -> None:
     small, large = (
         make_plan(PlanRequest("krea-14b", "b200", width=w, height=h)).pipelines[0]
@@ -333,7 +353,8 @@ def test_every_card_that_fits_has_a_plan_in_numbers(gpu: str) -> None:
         assert values["model"] == model
         for pipeline in values["pipelines"]:
             assert 0 < pipeline["fps"] < 1e6
-            assert (pipeline["vae_decoders"] is None) == bool(find_card(model).vae)
+            for name in ("vae_decoders", "taehv_decoders"):
+                assert (pipeline[name] is None) == (model in ("demo", "bench"))
 
 
 def test_loras_take_memory_for_each_that_is_listed_and_time_for_three() -> None:
