@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := tests/browser/node_modules
 PAGE := services/web/static
 
-.PHONY: up demo train-demo check settings graph traces plans values golden surface proto openapi proto-release test test-all mutants images-check bench gpu gpu-pack chaos day clean
+.PHONY: up demo train-demo check check-types check-all-else settings graph traces plans values golden surface proto openapi proto-release test test-all mutants images-check bench gpu gpu-pack chaos day clean
 .PHONY: install docs lint-workflows dist chart-package version notes release images image-push kind-up kind-test kind-logs
 
 install: $(STAMP)  ## What all other targets need, into .venv
@@ -21,9 +21,14 @@ train-demo: $(STAMP)  ## Train the demo model again; resumes what was interrupte
 	$(BIN)/python -m demo_world.train --work out/train
 
 check: $(PACKAGES)/.package-lock.json lint-workflows  ## Lint, types, layers, contracts, chart, page
+	$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-all-else
+
+check-types:  # takes as long as all else
+	$(BIN)/mypy
+
+check-all-else:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/package_graph.py --check
 	$(BIN)/python -m release.version --check
@@ -179,7 +184,8 @@ $(STAMP): pyproject.toml constraints.txt helm/tools.py
 	@echo "Installing into $(VENV): some 200 packages, a few gigabytes with torch; minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[client,stage,decoder,gateway,test]'
+	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[client,stage,decoder,gateway,test]'
+	$(BIN)/python -m compileall -qq --workers 0 $(VENV)/lib || true  # pip would, on one core
 	$(BIN)/python helm/tools.py
 	touch $@
 

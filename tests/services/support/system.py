@@ -31,7 +31,8 @@ from tests.services.support.redis_support import BINARY, DIE_WITH_US, RedisServe
 WAIT_S = 120.0
 """Deadline of every wait: only a hang reaches it."""
 CALL_S = 5.0
-POLL_S = 0.02
+POLL_S = 0.1
+"""Between two looks, each of which is a connection of its own to several processes."""
 LOG_TAIL_BYTES = 6000
 COMMON = {
     "CASCADE_HEALTH_CHECK_INTERVAL_S": "0.1",
