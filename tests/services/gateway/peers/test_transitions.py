@@ -118,7 +118,12 @@ def opened(stagger: int, num_given: int = 0) -> Live:
 
 def session_of(record: Record, stagger: int) -> tuple[Session, dict[int, Array]]:
     """As a stage opens it, with its first prompts."""
-    request = to_request(opening(record))
+    return session_told(opening(record), stagger)
+
+
+def session_told(opening: GenerateRequest.Open, stagger: int) -> tuple[Session, dict[int, Array]]:
+    """What a stage makes of it, with the first prompts."""
+    request = to_request(opening)
     context: Any = dict.fromkeys(context_blocks(WINDOW, request.start_block))
     request = replace(request, context=context, stagger=stagger, inflight_attention="causal")
     session = Session(Mock(), 1, request, Shape(5, stagger, 1, WINDOW))

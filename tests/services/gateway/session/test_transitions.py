@@ -2,11 +2,19 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from cascade.v1 import common_pb2, session_pb2
+from cascade.v1.stage_pb2 import GenerateRequest
+from cascade_core.model.mixing import between
+from cascade_core.ranks.messages import Array
+from cascade_core.schedule import plan_tick
+from tests.services.gateway.peers.test_transitions import rows_of, session_told
 from tests.services.support.fake_stage import FakeStage
-from tests.services.support.gateway_support import fails, fresh_id, town
+from tests.services.support.gateway_support import fails, fresh_id, town, until
+from tests.services.support.redis_support import RedisServer, needs_redis
+from tests.services.support.two_gateways import check_whole, pair
 
 MIX = common_pb2.PromptMix(
     prompts=[{"text": "a red circle", "weight": 1}, {"text": "a blue square", "weight": 3}]
@@ -62,6 +70,50 @@ async def test_a_stage_that_is_lost_in_the_middle_is_followed_by_one_that_knows(
         assert dict(told.prompts) == {0: "old", first: "new", second: "newer"}
         assert dict(told.transitions) == {first: OVER, second: OVER}
         assert first < second < told.start_block < second + 4
+
+
+def embeddings(opening: GenerateRequest.Open, end: int) -> dict[int, Array]:
+    """By block, up to `end`: what the engine of a stage that is told this makes it with."""
+    session, rows = session_told(opening, stagger=5)
+    found = {work.block: rows[work.prompt] for work in session.timeline.to_prime}
+    while session.timeline.next_block < end:
+        plan, session.timeline = plan_tick(session.timeline, session.shape)
+        assert plan
+        for prompts in session.take_prompts(plan):
+            rows |= {number: new.rows for number, new in prompts.items()}
+        found |= {work.block: rows[work.prompt] for work in plan.works}
+    return found
+
+
+@needs_redis
+async def test_a_gateway_that_is_lost_in_the_middle_is_followed_by_one_that_knows(redis: RedisServer) -> None:
+    """From the journal in Redis; every block before and after has the very mix that it would have had."""
+    num_mixed = 40
+    over = common_pb2.Transition(num_blocks=num_mixed, interpolation=common_pb2.INTERPOLATION_SLERP)
+    async with pair(redis) as both:
+        name = await both.first.acme.name(prompts={0: "old"}, num_blocks=60)
+        request = request_of(name, text="the new", mode=BOUNDARY, transition=over)
+        async with both.first.acme.attached(name) as one:
+            await one.until_segments(2)
+            await both.first.acme.call("SwitchPrompt", request)
+            first = (await one.receipt(request.request_id)).first_block_touched
+            await one.until_sequence(first + 6)
+            await until(lambda: not both.first.registry.shared.journal.behind().num_writes)
+            await both.first.kill()
+        token, last = one.events[0].attached.resume_token, one.sequences[-1]
+        other = await both.second.acme.attach_again(name=name, resume_token=token, after_sequence=last)
+        await other.until_over()
+        (told,) = (each for each in other.events[0].attached.receipts if each.request_id)
+        assert (told.first_block_touched, told.last_block_mixed) == (first, first + num_mixed - 1)
+        await other.cut()
+    check_whole(60, one, other)
+    opening = both.stage.streams[-1].opening
+    assert first < opening.start_block < first + num_mixed
+    old, new = rows_of("old"), rows_of("the new")
+    for block, found in embeddings(opening, 60).items():
+        share = min(max(0, block - first + 1) / (num_mixed + 1), 1)
+        expected = between(old, new, share, "slerp") if 0 < share < 1 else (old, new)[int(share)]
+        np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=str(block))
 
 
 async def test_a_switch_waits_for_its_stage_with_its_mix() -> None:
