@@ -70,6 +70,22 @@ def test_switches(name: str, mode: SwitchMode, num_ranks: int) -> None:
         one.check()
 
 
+@pytest.mark.parametrize("num_ranks", [1, 5])
+def test_scene_cuts(num_ranks: int) -> None:
+    """A shot's first block is seen when the window has left it, and by a recache; then another begins."""
+    with rank(shallow("longlive-2.0-5b"), num_ranks=num_ranks) as one:
+        one.run(10, {2: (1, "cut"), 8: (1, "recache"), 12: (2, "cut")})
+        one.check()
+
+
+@pytest.mark.parametrize("name", ["causal-forcing-frame-1step", "longlive-2.0-5b-2step"])
+def test_fewer_steps_than_the_first_block_has(name: str) -> None:
+    """And blocks of one frame."""
+    with rank(shallow(name), num_ranks=2) as one:
+        one.run(5)
+        one.check()
+
+
 def test_a_switch_that_sets_blocks_back() -> None:
     with rank(shallow("self-forcing-1.3b"), set_back=2) as one:
         one.run(4, {4: (1, "immediate")})
