@@ -38,6 +38,8 @@ class Needs:
     """Blocks that a transition must be able to have at the stage; 1: it must know mixes."""
     first_frame: bool = False
     """The stage must begin with a picture as the first latent frame."""
+    kept: tuple[int, int] | None = None
+    """First and newest blocks whose latents are kept: the stage must not ask for more; None: not begun."""
     priority: int = session_pb2.PRIORITY_NORMAL
     """Priority value; UNSPECIFIED counts as NORMAL."""
     is_resumed: bool = False
@@ -52,7 +54,7 @@ class Needs:
     def key(self) -> tuple[object, ...]:
         """Equal where the same servers do."""
         pixels, schedule = self.width * self.height, (self.stagger, self.inflight_attention)
-        own = self.loras, self.scene_cuts, self.num_mixed, self.first_frame
+        own = self.loras, self.scene_cuts, self.num_mixed, self.first_frame, self.kept
         return self.model, self.revision, pixels, schedule, self.encoders, *own
 
 
@@ -70,8 +72,14 @@ def stage_fits(status: StageStatus, needs: Needs) -> bool:
         and needs.width * needs.height <= info.max_pixels
         and needs.stagger in (0, *info.staggers)
         and needs.inflight_attention in (0, *info.inflight_attentions)
+        and (needs.kept is None or needs_no_more(info, *needs.kept))
         and all(is_met(info) for is_met in abilities(needs).values())
     )
+
+
+def needs_no_more(info: ModelInfo, num_first: int, num_newest: int) -> bool:
+    """Whether it asks a session for no more blocks than so many; another card may look back further."""
+    return info.sink_blocks <= num_first and info.context_blocks <= num_newest
 
 
 def abilities(needs: Needs) -> dict[str, Callable[[ModelInfo], bool]]:

@@ -370,6 +370,7 @@ def running_of(live: LiveSession, needs: frozenset[str], lacks: frozenset[str]) 
 def needs_of(live: LiveSession, *, is_resumed: bool = False) -> Needs:
     """What the session needs of a stage and of a decoder."""
     spec, model = live.spec, views.model_of(live.record)
+    limits = live.record.limits
     digests = {lora.name: lora.digest for lora in model.loras}
     return Needs(
         session=live.record.session,
@@ -385,6 +386,7 @@ def needs_of(live: LiveSession, *, is_resumed: bool = False) -> Needs:
         scene_cuts=live.record.has_cuts,
         num_mixed=num_mixed_needed(live.record),
         first_frame=live.record.first_frame is not None,
+        kept=(limits.num_sink_blocks, limits.num_recent_blocks) if model.model else None,
         priority=spec.priority,
         is_resumed=is_resumed,
     )

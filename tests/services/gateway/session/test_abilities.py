@@ -178,6 +178,23 @@ async def test_what_it_comes_to_need_while_it_moves_counts(ability: Ability) -> 
         assert not unable.streams
 
 
+@pytest.mark.parametrize("window", [{"context_blocks": 5}, {"sink_blocks": 2}])
+async def test_a_stage_that_looks_back_further_than_is_kept_is_left_out(window: dict[str, int]) -> None:
+    """The same weights with another card: it would ask for latents that are gone."""
+    first, same = FakeStage(block_s=0.02), FakeStage(capacity=0)
+    other = FakeStage(capacity=0, **window)
+    async with town(stages=[first, same, other]) as place:
+        name = await place.anybody.name()
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(9)
+            other.set_capacity(2)
+            await first.kill()
+            await place.anybody.until_state(await place.anybody.name(), "ACTIVE")
+            same.set_capacity(1)
+            await stream.first("recovery_done")
+        assert len(other.streams) == len(same.streams) == 1
+
+
 async def test_a_picture_waits_for_a_stage_that_begins_with_it() -> None:
     """From its second block on any will do: the picture is in the latents."""
     picture = common_pb2.IMAGE_START_FIRST_FRAME

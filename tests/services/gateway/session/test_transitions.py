@@ -98,10 +98,12 @@ async def test_a_gateway_that_is_lost_in_the_middle_is_followed_by_one_that_know
             await both.first.acme.call("SwitchPrompt", request)
             first = (await one.receipt(request.request_id)).first_block_touched
             await one.until_sequence(first + 6)
+            one.acks = False  # so that it stands still soon
             await until(lambda: not both.first.registry.shared.journal.behind().num_writes)
             await both.first.kill()
         token, last = one.events[0].attached.resume_token, one.sequences[-1]
         other = await both.second.acme.attach_again(name=name, resume_token=token, after_sequence=last)
+        await other.ack(last)
         await other.until_over()
         (told,) = (each for each in other.events[0].attached.receipts if each.request_id)
         assert (told.first_block_touched, told.last_block_mixed) == (first, first + num_mixed - 1)
