@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
@@ -54,14 +55,21 @@ async def enter() -> AsyncIterator[Enter]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def visit(chromium: Browser, enter: Enter, request: pytest.FixtureRequest) -> AsyncIterator[OpenPage]:
     """`await visit(url)` opens it in a browser context of its own. At the end each page leaves a picture, and
-    what a page complained of fails the test, unless a pattern of `allow` fits. `routes`: as Playwright's."""
+    what a page complained of fails the test, unless a pattern of `allow` fits. `player`: which one the page is
+    to use. `routes`: as Playwright's."""
     name = re.sub(r"[^\w-]+", "-", request.node.name.removeprefix("test_"))
     visits: list[Visit] = []
     async with AsyncExitStack() as stack:
 
         async def open_page(
-            url: str, *, allow: Sequence[str] = (), routes: Mapping[str, Any] = NO_ROUTES, **options: Any
+            url: str,
+            *,
+            player: str = "",
+            allow: Sequence[str] = (),
+            routes: Mapping[str, Any] = NO_ROUTES,
+            **options: Any,
         ) -> Visit:
+            url = urlsplit(url)._replace(query=f"player={player}").geturl() if player else url
             context = await chromium.new_context(**(SIZE | options))
             stack.push_async_callback(context.close)
             context.set_default_timeout(WAIT_S * 1000)

@@ -26,6 +26,7 @@ FALL_BEHIND = """() => {
   video.onseeked = () => { window.at = video.currentTime };
   video.currentTime = video.buffered.start(0) + 0.1;
 }"""
+both = pytest.mark.parametrize("player", ["canvas", "media-source"])
 ATTACKS = (
     '<img src=x onerror="window.hacked=1">',
     '<script>window.hacked=1</script>"><svg onload=window.hacked=1>',
@@ -33,31 +34,33 @@ ATTACKS = (
 )
 
 
-async def test_the_page_loads_and_a_session_plays(enter: Enter, visit: OpenPage) -> None:
+@both
+async def test_the_page_loads_and_a_session_plays(enter: Enter, visit: OpenPage, player: str) -> None:
     place = await enter(open_town())
-    page = await visit(place.url)
+    page = await visit(place.url, player=player)
     assert await page.find("#state").get_attribute("data-state") == "none"
     assert await page.find("#send").inner_text() == "Start"
     await page.start("a red circle moves left")
     await page.until_state("active")
     assert await page.find("#send").inner_text() == "Switch"
-    assert await page.page.eval_on_selector("video", "video => [video.videoWidth, video.videoHeight]") == [
-        64,
-        64,
-    ]
-    assert await page.find("#state").get_attribute("data-state") == "active"
+    assert await page.page.evaluate("() => sizes()") == ["64 x 64"]
+    kind = await page.page.evaluate("() => screens()[0].localName")
+    assert kind == {"canvas": "canvas", "media-source": "video"}[player]
     assert await page.figure("epoch") == "1"
     await page.end()
 
 
-async def test_pictures_show_before_their_segment_is_made(enter: Enter, visit: OpenPage) -> None:
+@both
+async def test_pictures_show_before_their_segment_is_made(
+    enter: Enter, visit: OpenPage, player: str
+) -> None:
     """The decoder stands still amid the very first block. Then it all plays on, part by part."""
     place = await enter(open_town())
     place.decoder.gate.clear()
-    page = await visit(place.url)
+    page = await visit(place.url, player=player)
     await page.send("a red circle")
-    await page.until("() => document.querySelector('video').readyState >= HTMLMediaElement.HAVE_CURRENT_DATA")
-    assert await page.page.eval_on_selector("video", "video => video.videoWidth") == 64
+    assert await page.until_picture() == "64 x 64"
+    assert await page.find("#state").inner_text() == "Starting"
     assert page.sequences == []
     assert not any('"ack"' in text for text in page.sent)
     place.decoder.block_s = 0.1
@@ -68,13 +71,16 @@ async def test_pictures_show_before_their_segment_is_made(enter: Enter, visit: O
     assert (await page.witness())["back"] == 0
 
 
-async def test_a_decoder_lost_amid_a_segment_is_not_seen(enter: Enter, visit: OpenPage) -> None:
+@both
+async def test_a_decoder_lost_amid_a_segment_is_not_seen(
+    enter: Enter, visit: OpenPage, player: str
+) -> None:
     """What the page has had of it is made again by another: it plays on, over the same time."""
     place = await enter(open_town())
     decoder = place.decoder
     decoder.block_s = 0.1
     decoder.faults[5] = ["die"]
-    page = await visit(place.url)
+    page = await visit(place.url, player=player)
     await page.send("a red circle")
     await page.until_notice("[data-kind=recovery]")
     await decoder.start()

@@ -137,11 +137,11 @@ class Visit:
 
     async def until_time(self, seconds: float) -> None:
         """Of the session's clock, on the screen."""
-        await self.until("seconds => document.querySelector('video').currentTime >= seconds", seconds)
+        await self.until("seconds => times()[0] >= seconds", seconds)
 
     async def until_playing(self, seconds: float = 1.0) -> None:
         """For so long from now."""
-        await self.until("() => document.querySelector('video').currentTime > 0")
+        await self.until("() => times()[0] > 0")
         await self.until_time(await self.time() + seconds)
 
     async def until_notice(self, selector: str) -> Locator:
@@ -163,7 +163,7 @@ class Visit:
     async def until_colour(self, name: str) -> None:
         """Until most of what has a colour in the picture has this one: red, green or blue."""
         await self.until(
-            f"name => {{ const found = ({PIXELS})(document.querySelector('video'));"
+            f"name => {{ const found = ({PIXELS})(screens()[0]);"
             " const all = found.red + found.green + found.blue;"
             " return found[name] > 20 && found[name] > 0.8 * all; }",
             name,
@@ -171,10 +171,15 @@ class Visit:
 
     async def pixels(self) -> dict[str, int]:
         """How many of 2304 are of which colour, and a hash of all."""
-        return dict(await self.page.eval_on_selector("video", PIXELS))
+        return dict(await self.page.evaluate(f"() => ({PIXELS})(screens()[0])"))
 
     async def time(self) -> float:
-        return float(await self.page.eval_on_selector("video", "video => video.currentTime"))
+        return float(await self.page.evaluate("() => times()[0]"))
+
+    async def until_picture(self) -> str:
+        """Its size, once there is one, be it a still one."""
+        await self.page.wait_for_selector("#cover", state="hidden")
+        return str(await self.page.evaluate("() => sizes()[0]"))
 
     async def figure(self, name: str) -> str:
         return await self.find(f"[data-figure={name}]").inner_text()

@@ -25,9 +25,8 @@ export class Figures {
   arrivedAt = 0;
   delivered = 0;
 
-  /** @param {HTMLVideoElement} video @param {HTMLElement} root where they stand */
-  constructor(video, root = byId("figures")) {
-    this.video = video;
+  /** @param {HTMLElement} root where they stand */
+  constructor(root = byId("figures")) {
     this.elements = new Map();
     for (const element of /** @type {NodeListOf<HTMLElement>} */ (root.querySelectorAll("[data-figure]"))) {
       this.elements.set(element.dataset.figure, element);
@@ -50,7 +49,7 @@ export class Figures {
     if (element) setText(element, text);
   }
 
-  /** @param {import("./player.js").Piece} piece that has arrived */
+  /** @param {import("./pieces.js").Piece} piece that has arrived */
   arrived(piece) {
     this.delivered += 1;
     const created = milliseconds(piece.created);
@@ -67,7 +66,7 @@ export class Figures {
     this.show("latency", "–");
   }
 
-  /** @param {import("./player.js").Piece} piece whose playing begins */
+  /** @param {import("./pieces.js").Piece} piece whose playing begins */
   began(piece) {
     const created = milliseconds(piece.created);
     if (created === null || performance.now() - piece.receivedAt > BREAK_MS) return;
@@ -79,17 +78,15 @@ export class Figures {
 
   /** @param {import("./player.js").Player} player @param {number} epoch */
   update(player, epoch) {
-    this.show("fps", this.pictureRate());
+    this.show("fps", this.pictureRate(player.output?.numShown ?? 0));
     this.show("buffer", `${player.ahead.toFixed(1)} s`);
     this.show("epoch", epoch ? String(epoch) : "–");
     this.show("stalls", String(player.numStalls));
   }
 
-  /** @returns {string} pictures that were shown per second, lately */
-  pictureRate() {
-    const { totalVideoFrames, droppedVideoFrames } = this.video.getVideoPlaybackQuality();
+  /** @param {number} count of pictures shown @returns {string} per second, lately */
+  pictureRate(count) {
     const now = performance.now();
-    const count = totalVideoFrames - droppedVideoFrames;
     if (count < (this.samples.at(-1)?.count ?? 0)) this.samples = [];
     this.samples.push({ at: now, count });
     while (this.samples.length > 2 && now - this.samples[1].at > OVER_MS) this.samples.shift();

@@ -3,13 +3,13 @@
 
 const EVERY_MS = 500;
 
-/** @param {HTMLVideoElement} video @param {HTMLCanvasElement} canvas */
-export function glow(video, canvas) {
+/** @param {import("./player.js").Player} player @param {HTMLCanvasElement} canvas */
+export function glow(player, canvas) {
   const context = canvas.getContext("2d");
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   setInterval(() => {
-    const isShown = video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA && !calm.matches;
-    if (!isShown) context?.clearRect(0, 0, canvas.width, canvas.height);
-    else if (!document.hidden) context?.drawImage(video, 0, 0, canvas.width, canvas.height);
+    const { output, hasPicture } = player;
+    if (!output || !hasPicture || calm.matches) context?.clearRect(0, 0, canvas.width, canvas.height);
+    else if (!document.hidden) context?.drawImage(output.element, 0, 0, canvas.width, canvas.height);
   }, EVERY_MS);
 }

@@ -1,12 +1,13 @@
 // @ts-check
 /** Media on its way into a SourceBuffer: one append at a time, in order, and never more than fits. */
 
+import { secondsAfter } from "./ranges.js";
+
 const KEEP_BEHIND_S = 20;
 const TRIM_AFTER_S = 25;
 const KEEP_LITTLE_S = 2;
 const MAX_AHEAD_S = 60;
 const MAX_QUEUED = 128;
-const NEAR_S = 0.1;
 
 /** Phones have another one, with the same interface. @type {typeof MediaSource | undefined} */
 const Source = globalThis.MediaSource ?? /** @type {any} */ (globalThis).ManagedMediaSource;
@@ -16,19 +17,15 @@ export function isPlayable(type) {
   return Boolean(Source?.isTypeSupported(type));
 }
 
-/** @typedef {{type?: string, data: Uint8Array}} Job with a type: an initialisation segment */
-
 export class MediaQueue {
   /** @param {HTMLVideoElement} video @param {() => void} changed called after each append */
   constructor(video, changed) {
     this.video = video;
     this.changed = changed;
-    /** @type {Job[]} */
+    /** @type {import("./output.js").Media[]} */
     this.jobs = [];
     /** @type {SourceBuffer | null} */
     this.buffer = null;
-    /** @type {Uint8Array | null} */
-    this.newestInit = null;
     this.hasEnded = false;
     if (!Source) throw new Error("isPlayable was not asked");
     this.source = new Source();
@@ -45,17 +42,14 @@ export class MediaQueue {
     this.buffer = null;
   }
 
-  /** Each line brings it again; another one comes only after another encoder.
-   * @param {string} type @param {Uint8Array} data */
+  /** @param {string} type @param {Uint8Array} data */
   init(type, data) {
-    if (this.newestInit && isSame(this.newestInit, data)) return;
-    this.newestInit = data;
     this.jobs.push({ type, data });
     this.pump();
   }
 
   /** @param {Uint8Array} data */
-  segment(data) {
+  add(data) {
     this.jobs.push({ data });
     if (this.jobs.length > MAX_QUEUED)
       this.jobs.splice(
@@ -70,46 +64,22 @@ export class MediaQueue {
     this.pump();
   }
 
-  get hasMedia() {
-    return Boolean(this.buffer && this.ranges.length);
-  }
-
+  /** @returns {import("./ranges.js").Range[]} */
   get ranges() {
-    return this.buffer && this.source.readyState !== "closed" ? this.buffer.buffered : this.video.buffered;
-  }
-
-  get firstTime() {
-    return this.ranges.start(0);
-  }
-
-  get lastTime() {
-    return this.ranges.end(this.ranges.length - 1);
-  }
-
-  /** @param {number} time @returns {number} seconds of media from there on, gaps not counted */
-  secondsAfter(time) {
-    const { ranges } = this;
-    let sum = 0;
-    for (let i = 0; i < ranges.length; i += 1)
-      sum += Math.max(0, ranges.end(i) - Math.max(time, ranges.start(i)));
-    return sum;
-  }
-
-  /** @param {number} time @returns {number | undefined} where to go on, when nothing is left here but later */
-  nextRange(time) {
-    const { ranges } = this;
-    for (let i = 0; i < ranges.length; i += 1) {
-      if (ranges.start(i) <= time && time < ranges.end(i) - NEAR_S) return undefined;
-      if (ranges.start(i) > time + 1e-3) return ranges.start(i);
-    }
-    return undefined;
+    if (!this.buffer) return [];
+    const { buffered } = this.source.readyState === "closed" ? this.video : this.buffer;
+    return Array.from({ length: buffered.length }, (_, i) => ({
+      start: buffered.start(i),
+      end: buffered.end(i),
+    }));
   }
 
   /** Drop what was played long ago. @param {number} [keep] seconds behind */
   trim(keep = KEEP_BEHIND_S) {
     const { buffer, video } = this;
-    if (!buffer || buffer.updating || !this.hasMedia || this.source.readyState !== "open") return false;
-    const isDue = video.currentTime - this.firstTime > (keep === KEEP_BEHIND_S ? TRIM_AFTER_S : keep);
+    const [first] = this.ranges;
+    if (!buffer || buffer.updating || !first || this.source.readyState !== "open") return false;
+    const isDue = video.currentTime - first.start > (keep === KEEP_BEHIND_S ? TRIM_AFTER_S : keep);
     if (isDue) buffer.remove(0, video.currentTime - keep);
     return isDue;
   }
@@ -119,12 +89,12 @@ export class MediaQueue {
     const [job] = this.jobs;
     if (!job) {
       if (this.hasEnded && this.buffer) this.source.endOfStream();
-    } else if (this.secondsAfter(this.video.currentTime) < MAX_AHEAD_S) {
+    } else if (secondsAfter(this.ranges, this.video.currentTime) < MAX_AHEAD_S) {
       this.append(job); // However far ahead it begins: a viewer may have missed what lies between.
     }
   }
 
-  /** @param {Job} job */
+  /** @param {import("./output.js").Media} job */
   append(job) {
     try {
       this.prepare(job)?.appendBuffer(/** @type {BufferSource} */ (job.data));
@@ -135,7 +105,7 @@ export class MediaQueue {
     }
   }
 
-  /** @param {Job} job @returns {SourceBuffer | null} */
+  /** @param {import("./output.js").Media} job @returns {SourceBuffer | null} */
   prepare(job) {
     if (!this.buffer) {
       this.buffer = this.source.addSourceBuffer(job.type ?? "video/mp4");
@@ -149,9 +119,4 @@ export class MediaQueue {
     }
     return this.buffer;
   }
-}
-
-/** @param {Uint8Array} one @param {Uint8Array} other */
-function isSame(one, other) {
-  return one.length === other.length && one.every((byte, i) => byte === other[i]);
 }

@@ -32,26 +32,29 @@ const MAX_WORDS = 12;
 
 class Page {
   constructor() {
-    this.video = byId("video");
     this.isWaiting = false;
     /** @type {Set<string>} Words that were told to be unknown. */
     this.told = new Set();
     this.problem = new ProblemBox(byId("problem"));
     this.notices = new Notices(byId("notices"));
     this.stateView = new StateView();
-    this.figures = new Figures(this.video);
+    this.figures = new Figures();
     this.cascade = new CascadeView();
     this.timeline = new Timeline((time) => this.figures.show("switch", readable(time)));
     this.recorder = new Recorder((text) => this.note("recording", text));
-    this.player = new Player(this.video, {
-      began: (piece) => this.began(piece),
-      stalled: () => this.stalled(),
-      holds: () => this.session.holds(),
-      moved: () => this.move(),
-      blocked: () => this.show(),
-      broken: (after) => this.session.reattach(after),
-      unplayable: (type) => this.problem.show(`This browser does not play ${type} piece by piece.`),
-    });
+    this.player = new Player(
+      { video: byId("video"), canvas: byId("canvas") },
+      {
+        began: (piece) => this.began(piece),
+        stalled: () => this.stalled(),
+        holds: () => this.session.holds(),
+        moved: () => this.move(),
+        resized: () => this.shape(),
+        blocked: () => this.show(),
+        broken: (after) => this.session.reattach(after),
+        unplayable: (type) => this.problem.show(`This browser does not play ${type} piece by piece.`),
+      },
+    );
     const api = new Api(new KeyDialog());
     const failed = (/** @type {unknown} */ error) => this.problem.show(error);
     this.api = api;
@@ -69,7 +72,7 @@ class Page {
     this.beginning = new Beginning((text) => this.problem.show(text));
     this.over = new Over();
     this.fullScreen = new FullScreen();
-    glow(this.video, byId("glow"));
+    glow(this.player, byId("glow"));
     this.listen();
   }
 
@@ -87,7 +90,6 @@ class Page {
     addEventListener("pagehide", () => this.session.keep());
     addEventListener("hashchange", () => location.hash.startsWith("#view") && location.reload());
     addEventListener("resize", () => this.move());
-    this.video.addEventListener("resize", () => this.shape());
     setInterval(() => this.countViewers(), VIEWERS_EVERY_MS);
   }
 
@@ -204,8 +206,8 @@ class Page {
 
   /** @param {any} content ConnectResponse.Segment @param {Uint8Array} media */
   heardSegment(content, media) {
-    const piece = this.player.pieces.at(-1);
-    if (piece) this.figures.arrived(piece);
+    const { last } = this.player.pieces;
+    if (last) this.figures.arrived(last);
     this.recorder.take(content, media);
   }
 
@@ -266,7 +268,7 @@ class Page {
     this.notices.add(kind, text, this.player.time);
   }
 
-  /** @param {import("./player.js").Piece} piece */
+  /** @param {import("./pieces.js").Piece} piece */
   began(piece) {
     this.session.began(piece);
     this.figures.began(piece);
@@ -286,8 +288,8 @@ class Page {
 
   /** The screen takes the video's form where it is narrow. */
   shape() {
-    const { videoWidth, videoHeight } = this.video;
-    if (videoHeight) byId("screen").style.setProperty("--ratio", String(videoWidth / videoHeight));
+    const { width = 0, height = 0 } = this.player.output?.size ?? {};
+    if (height) byId("screen").style.setProperty("--ratio", String(width / height));
   }
 
   async countViewers() {
@@ -299,8 +301,8 @@ class Page {
 
   showState() {
     const { isLive, isViewer, shownState } = this.session;
-    const { begun, isBlocked } = this.player;
-    this.stateView.show(shownState, { hasPicture: begun > 0, isViewer, isLive, isBlocked });
+    const { hasPicture, isBlocked } = this.player;
+    this.stateView.show(shownState, { hasPicture, isViewer, isLive, isBlocked });
   }
 
   /** Everything that follows from where the session stands. */

@@ -1,13 +1,15 @@
 // @ts-check
 /**
- * Plays segments as they come, and parts of them, with Media Source Extensions.
+ * Plays segments as they come, and parts of them: when to start, to wait, to skip. An output shows the pictures.
  *
  * Times are those of the session's clock. What has been received and not played is bounded: for the controller by the
  * segments it has not acknowledged, for a viewer by dropping what it is too late for.
  */
 
-import { isPlayable, MediaQueue } from "./media_queue.js";
-import { duration, seconds } from "./times.js";
+import { waysFor } from "./output.js";
+import { Pieces } from "./pieces.js";
+import { nextStart, secondsAfter } from "./ranges.js";
+import { duration } from "./times.js";
 
 const START_SEGMENTS = 2;
 const START_WAIT_MS = 1500;
@@ -18,24 +20,25 @@ const EARLY_S = 0.02;
 const BEHIND_S = { gently: 4, far: 10, target: 1.5, returning: 2.5 };
 const RETURN_MS = 5000;
 const CATCH_UP_RATE = 1.06;
-const MAX_KNOWN = 256;
-const PACED = 8;
-const SLOW = 0.9;
 const OFTEN_MS = 30_000;
 
 /**
- * @typedef {{sequence: number, epoch: number, start: number, end: number, frames: number, created: string,
- *   receivedAt: number, isWhole: boolean}} Piece one segment, as far as it has come; start, end: seconds on the
- *   session's clock; receivedAt: ms of the page
- * @typedef {{began(piece: Piece): void, stalled(): void, holds(): void, moved(): void, blocked(): void, broken(after: number): void,
- *   unplayable(type: string): void}} Listener
- *   began: a segment's playing begins; holds: it has more than before, or goes on after it stood still; moved: called a few times per second; blocked: the browser plays only when
- *   somebody clicks; broken: it gave up on the media after that segment; unplayable: it never takes media of this type
+ * @typedef {import("./pieces.js").Piece} Piece
+ * @typedef {{began(piece: Piece): void, stalled(): void, holds(): void, moved(): void, resized(): void, blocked(): void,
+ *   broken(after: number): void, unplayable(type: string): void}} Listener
+ *   began: a segment's playing begins; holds: it has more than before, or goes on after it stood still; moved: called a
+ *   few times per second; blocked: the browser plays only when somebody clicks; broken: it gave up on the media after
+ *   that segment; unplayable: it never takes media of this type
  */
 
 export class Player {
-  /** @type {Piece[]} */
-  pieces = [];
+  pieces = new Pieces();
+  /** @type {import("./output.js").Output | null} */
+  output = null;
+  /** What else could show them, should this one fail. @type {import("./output.js").Way[]} */
+  ways = [];
+  /** @type {Uint8Array | null} */
+  newestInit = null;
   isViewer = false;
   from = 0;
   credit = 4;
@@ -44,8 +47,6 @@ export class Player {
   isWanted = true;
   isDry = true;
   dryAt = Infinity;
-  /** A segment that another decoder makes again, of which there are parts. */
-  anew = 0;
   hasStarted = false;
   hasEnded = false;
   isBlocked = false;
@@ -54,20 +55,10 @@ export class Player {
   /** @type {number[]} ms of the page */
   stalledAt = [];
 
-  /** @param {HTMLVideoElement} video @param {Listener} listener */
-  constructor(video, listener) {
-    this.video = video;
+  /** @param {import("./output.js").Elements} elements @param {Listener} listener */
+  constructor(elements, listener) {
+    this.elements = elements;
     this.listener = listener;
-    /** @type {MediaQueue | null} */
-    this.queue = null;
-    this.reset();
-    for (const name of ["timeupdate", "playing", "seeked"]) video.addEventListener(name, () => this.tick());
-    video.addEventListener("playing", () => this.flow());
-    video.addEventListener("waiting", () => this.tick());
-    video.addEventListener(
-      "error",
-      () => this.queue && this.listener.broken(Math.min(this.begun, this.newest)),
-    );
     for (const name of ["visibilitychange", "click"]) document.addEventListener(name, () => this.tick());
     setInterval(() => this.tick(), 250);
   }
@@ -75,11 +66,13 @@ export class Player {
   /** Forget the session and its media.
    * @param {{isViewer?: boolean, from?: number, credit?: number}} [options] from: seconds, play from there on */
   reset({ isViewer = false, from = 0, credit = 4 } = {}) {
-    this.queue?.close();
+    this.output?.close();
+    this.output = null;
+    this.newestInit = null;
     this.isViewer = isViewer;
     this.from = from;
     this.credit = credit;
-    this.pieces = [];
+    this.pieces = new Pieces();
     this.begun = 0;
     this.numStalls = 0;
     this.stalledAt = [];
@@ -90,52 +83,69 @@ export class Player {
     this.isBlocked = false;
     this.fullSince = 0;
     this.dryAt = Infinity;
-    this.anew = 0;
     clearTimeout(this.dryTimer);
-    this.video.playbackRate = 1;
-    this.queue = null;
   }
 
-  /** @param {string} type @param {Uint8Array} data what comes before the segments that follow */
+  /** Each line brings it again; another one comes only after another encoder.
+   * @param {string} type @param {Uint8Array} data what comes before the segments that follow */
   init(type, data) {
-    if (!isPlayable(type)) return this.listener.unplayable(type);
-    if (!this.queue) this.queue = new MediaQueue(this.video, () => this.appended());
-    this.queue.init(type, data);
+    if (this.newestInit && isSame(this.newestInit, data)) return;
+    this.newestInit = data;
+    if (!this.output) {
+      this.ways = waysFor(this.elements, type);
+      this.open();
+    }
+    if (this.output) this.output.init(type, data);
+    else this.listener.unplayable(type);
+  }
+
+  /** The best way that is left. */
+  open() {
+    const way = this.ways.shift();
+    if (!way) return;
+    const output = way({
+      changed: () => this.changed(),
+      moved: () => this.tick(),
+      flows: () => this.flow(),
+      resized: () => this.listener.resized(),
+      failed: () => output === this.output && this.fail(output),
+    });
+    this.output = output;
+    for (const element of Object.values(this.elements)) element.hidden = element !== output.element;
+  }
+
+  /** Another one goes on with what there is. @param {import("./output.js").Output} output */
+  fail(output) {
+    if (!this.ways.length) return this.listener.broken(Math.min(this.begun, this.pieces.newest));
+    this.from = Math.min(output.time, (output.ranges.at(-1)?.end ?? 0) - EARLY_S);
+    this.hasStarted = false;
+    output.close();
+    this.open();
+    for (const { type, data } of output.kept) {
+      if (type) this.output?.init(type, data);
+      else this.output?.add(data);
+    }
+    if (this.hasEnded) this.output?.end();
+    this.tick();
   }
 
   /** @param {any} content ConnectResponse.Segment @param {Uint8Array} data */
   segment(content, data) {
-    const piece = pieceOf(content, true);
-    this.note(piece);
-    if (content.numParts && piece.sequence !== this.anew) this.listener.holds();
-    else this.queue?.segment(data); // Also where parts of it are there: they were another decoder's, or not all.
+    if (this.pieces.segment(content)) this.output?.add(data);
+    else this.listener.holds();
     this.tick();
   }
 
   /** Some pictures of the next segment. @param {any} content ConnectResponse.Part @param {Uint8Array} data */
   part(content, data) {
-    const piece = pieceOf(content, false);
-    const former = this.pieces.at(-1);
-    const isKnown = former?.sequence === piece.sequence;
-    if (isKnown && !content.index) this.anew = piece.sequence; // Its pictures stay until all of the others are there.
-    if (piece.sequence === this.anew) return;
-    const goesOn = content.index && isKnown;
-    this.note(goesOn ? { ...piece, start: former.start, frames: former.frames + piece.frames } : piece);
-    this.queue?.segment(data);
+    if (this.pieces.part(content)) this.output?.add(data);
     this.tick();
-  }
-
-  /** It takes the place of what was known of the same segment. @param {Piece} piece */
-  note(piece) {
-    if (this.pieces.at(-1)?.sequence === piece.sequence) this.pieces.pop();
-    this.pieces.push(piece);
-    if (this.pieces.length > MAX_KNOWN) this.pieces.shift();
   }
 
   /** No more will come: play what is there. */
   end() {
     this.hasEnded = true;
-    this.queue?.end();
+    this.output?.end();
     this.tick();
   }
 
@@ -143,7 +153,7 @@ export class Player {
   want(isWanted) {
     this.isWanted = isWanted;
     this.stalledAt = []; // What comes after a pause says nothing of the pace.
-    if (!isWanted) this.video.pause();
+    if (!isWanted) this.output?.pause();
     else if (this.isViewer) this.jumpIfFar(BEHIND_S.target);
     this.tick();
   }
@@ -155,13 +165,28 @@ export class Player {
   }
 
   get time() {
-    return this.video.currentTime;
+    return this.output?.time ?? 0;
+  }
+
+  get ranges() {
+    return this.output?.ranges ?? [];
+  }
+
+  /** Seconds of media that the output has yet to show. */
+  get left() {
+    return secondsAfter(this.ranges, this.time);
   }
 
   /** Seconds that can be played without receiving more. */
   get ahead() {
-    const last = this.pieces.at(-1);
-    return last && this.hasStarted ? Math.max(0, last.end - Math.max(this.time, this.pieces[0].start)) : 0;
+    const [first] = this.pieces.all;
+    const end = this.pieces.last?.end ?? 0;
+    return first && this.hasStarted ? Math.max(0, end - Math.max(this.time, first.start)) : 0;
+  }
+
+  /** Whether there is a picture to look at, be it a still one. */
+  get hasPicture() {
+    return Boolean(this.hasStarted && this.output?.hasPicture);
   }
 
   /** Whether the picture stands still because nothing is left to play. */
@@ -173,69 +198,56 @@ export class Player {
   get isBehind() {
     const [before] = this.stalledAt.slice(-2);
     if (this.stalledAt.length < 2 || this.hasEnded || performance.now() - before > OFTEN_MS) return false;
-    const [first, ...rest] = this.pieces.filter((piece) => piece.isWhole).slice(-PACED);
-    const made = rest.reduce((sum, piece) => sum + piece.end - piece.start, 0);
-    const newest = this.isStarved ? performance.now() : (rest.at(-1)?.receivedAt ?? first.receivedAt);
-    return made < (SLOW * (newest - first.receivedAt)) / 1000;
+    return this.pieces.areSlow(this.isStarved ? performance.now() : undefined);
   }
 
   /** As acks tell it: ConnectRequest.Playback. */
   get playback() {
     return {
       playhead: duration(this.time),
-      buffered: duration(this.queue?.hasMedia ? this.queue.secondsAfter(this.time) : 0),
+      buffered: duration(this.left),
       numStalls: this.numStalls,
       waiting: this.isDry,
     };
   }
 
-  /** The newest segment that is there as a whole. */
-  get newest() {
-    return this.pieces.findLast((piece) => piece.isWhole)?.sequence ?? 0;
-  }
-
-  /** The segment that plays now. @returns {Piece | undefined} */
-  get present() {
-    return this.pieces.findLast((piece) => piece.start <= this.time + EARLY_S);
-  }
-
   tick() {
-    if (!this.queue?.hasMedia) return;
-    if (!this.hasStarted) this.goToStart();
-    this.hopGap();
-    this.watchDry();
-    this.playOrWait();
-    if (this.isViewer) this.catchUp();
-    this.queue.trim();
-    this.queue.pump();
-    this.tellBegun();
+    if (!this.output || !this.ranges.length) return;
+    if (!this.hasStarted) this.goToStart(this.output);
+    this.hopGap(this.output);
+    this.watchDry(this.output);
+    this.playOrWait(this.output);
+    if (this.isViewer) this.catchUp(this.output);
+    this.output.pump();
+    this.tellBegun(this.output);
     this.listener.moved();
   }
 
-  appended() {
-    if (this.pieces.at(-1)?.isWhole) this.listener.holds();
+  changed() {
+    if (this.pieces.last?.isWhole) this.listener.holds();
     this.tick();
   }
 
-  goToStart() {
-    const first = this.queue?.firstTime ?? 0;
+  /** The first picture shows at once. @param {import("./output.js").Output} output */
+  goToStart(output) {
+    const [{ start: first }] = this.ranges;
     this.hasStarted = true;
-    const last = this.pieces.at(-1)?.end ?? first;
-    this.video.currentTime = Math.max(first, this.from < last ? this.from : first);
+    const last = this.pieces.last?.end ?? first;
+    output.time = Math.max(first, this.from < last ? this.from : first);
   }
 
-  /** Play as soon as there is enough for the next second or two, so that it does not stop again at once. */
-  playOrWait() {
-    if (!this.isWanted || !this.video.paused || this.video.ended) return;
+  /** Play as soon as there is enough for the next second or two, so that it does not stop again at once.
+   * @param {import("./output.js").Output} output */
+  playOrWait(output) {
+    if (!this.isWanted || !output.isPaused || output.isOver) return;
     const enough = Math.min(START_SEGMENTS, this.credit);
-    const from = Math.min(this.time, this.dryAt);
-    const num = this.pieces.filter((piece) => piece.isWhole && piece.end > from + LEFT_S).length;
+    const num = this.pieces.numAfter(Math.min(this.time, this.dryAt) + LEFT_S);
     if (num === 0) this.fullSince = 0;
     else this.fullSince ||= performance.now();
     const isLong = num > 0 && performance.now() - this.fullSince > START_WAIT_MS;
     if (this.isDry && num < enough && !isLong && !this.hasEnded) return;
-    if (this.isDry && this.time > this.dryAt) this.video.currentTime = this.dryAt;
-    this.video.play().catch((error) => this.refused(error));
+    if (this.isDry && this.time > this.dryAt) output.time = this.dryAt;
+    output.play().catch((error) => this.refused(error));
   }
 
   /** Phones that save power refuse it; otherwise it was paused again meanwhile. The next tick or click tries again.
@@ -254,54 +266,53 @@ export class Player {
   }
 
   /** Browsers let the time of a video without sound run on for seconds after its last picture: stop it there. Others
-   * wait at that picture by themselves, until there is one more. */
-  watchDry() {
+   * wait at that picture by themselves, until there is one more. @param {import("./output.js").Output} output */
+  watchDry(output) {
     clearTimeout(this.dryTimer);
-    if (this.video.paused || this.video.seeking || this.hasEnded) return;
-    const left = this.queue?.secondsAfter(this.time) ?? 0;
-    const waits = left < SOON_S && this.video.readyState < HTMLMediaElement.HAVE_FUTURE_DATA;
-    if (waits || left <= DRY_S) this.runDry();
+    if (output.isPaused || output.isSeeking || this.hasEnded) return;
+    const { left } = this;
+    if ((left < SOON_S && output.isWaiting) || left <= DRY_S) this.runDry(output);
     else if (left < SOON_S) this.dryTimer = setTimeout(() => this.tick(), left * 1000);
   }
 
-  runDry() {
+  /** @param {import("./output.js").Output} output */
+  runDry(output) {
     if (this.isDry || !this.isWanted || this.hasEnded || this.begun === 0) return;
     this.isDry = true;
-    this.dryAt = this.queue?.lastTime ?? this.time;
+    this.dryAt = this.ranges.at(-1)?.end ?? this.time;
     this.fullSince = 0;
     this.numStalls += 1;
     this.stalledAt = [...this.stalledAt.slice(-1), performance.now()];
-    this.video.pause();
+    output.pause();
     this.listener.stalled();
   }
 
-  /** What a viewer missed is not waited for, not even on the way there: a seek into a gap would last for ever. */
-  hopGap() {
-    const next = this.queue?.nextRange(this.time);
-    if (next !== undefined) this.video.currentTime = next + 0.001;
+  /** What a viewer missed is not waited for, not even on the way there: a seek into a gap would last for ever.
+   * @param {import("./output.js").Output} output */
+  hopGap(output) {
+    const next = nextStart(this.ranges, this.time);
+    if (next !== undefined) output.time = next + 0.001;
   }
 
-  /** A viewer is where the others are: a little faster, or at once. */
-  catchUp() {
+  /** A viewer is where the others are: a little faster, or at once. @param {import("./output.js").Output} output */
+  catchUp(output) {
     const isReturning = performance.now() - this.returnedAt < RETURN_MS;
     this.jumpIfFar(isReturning ? BEHIND_S.returning : BEHIND_S.far);
-    const behind = this.queue?.secondsAfter(this.time) ?? 0;
-    const isFast = this.video.playbackRate > 1;
-    if (behind > BEHIND_S.gently) this.video.playbackRate = CATCH_UP_RATE;
-    else if (isFast && behind < BEHIND_S.target + 1) this.video.playbackRate = 1;
+    const behind = this.left;
+    if (behind > BEHIND_S.gently) output.rate = CATCH_UP_RATE;
+    else if (output.rate > 1 && behind < BEHIND_S.target + 1) output.rate = 1;
   }
 
   /** @param {number} limit seconds */
   jumpIfFar(limit) {
-    const behind = this.queue?.secondsAfter(this.time) ?? 0;
-    if (behind > limit && this.isWanted && !this.video.seeking) {
-      this.video.currentTime += behind - BEHIND_S.target;
-    }
+    const { output, left } = this;
+    if (output && left > limit && this.isWanted && !output.isSeeking) output.time += left - BEHIND_S.target;
   }
 
-  tellBegun() {
-    if (this.video.paused || this.video.seeking) return;
-    for (const piece of this.pieces) {
+  /** @param {import("./output.js").Output} output */
+  tellBegun(output) {
+    if (output.isPaused || output.isSeeking) return;
+    for (const piece of this.pieces.all) {
       if (piece.sequence <= this.begun || piece.start > this.time + EARLY_S) continue;
       this.begun = piece.sequence;
       this.listener.began(piece);
@@ -309,17 +320,7 @@ export class Player {
   }
 }
 
-/** @param {any} content ConnectResponse.Segment or Part @param {boolean} isWhole @returns {Piece} */
-function pieceOf({ sequence, epoch, createTime, media }, isWhole) {
-  const start = seconds(media.presentationTime) ?? 0;
-  return {
-    sequence: Number(sequence),
-    epoch: Number(epoch),
-    start,
-    end: start + (seconds(media.duration) ?? 0),
-    frames: media.numFrames,
-    created: createTime,
-    receivedAt: performance.now(),
-    isWhole,
-  };
+/** @param {Uint8Array} one @param {Uint8Array} other */
+function isSame(one, other) {
+  return one.length === other.length && one.every((byte, i) => byte === other[i]);
 }

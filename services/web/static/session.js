@@ -100,6 +100,7 @@ export class Session {
     if (!this.isConnected) return this.wasConnected ? "offline" : "connecting";
     if (this.isViewer && this.isPaused) return "paused";
     if (this.state !== "active") return this.state;
+    if (!this.player.begun) return "starting";
     return this.player.isBehind ? "behind" : this.player.isStarved ? "buffering" : "active";
   }
 
@@ -223,7 +224,7 @@ export class Session {
     await this.api.call("DELETE", path).catch((error) => this.listener.finished(error.problem));
   }
 
-  /** @param {import("./player.js").Piece} piece It plays: that is what pays for further ones. */
+  /** @param {import("./pieces.js").Piece} piece It plays: that is what pays for further ones. */
   began(piece) {
     if (!this.isViewer) this.connection?.ack(piece.sequence);
     if (this.isLive && performance.now() - this.stalledAt > CALM_MS) this.calmDown();

@@ -25,18 +25,22 @@ export class Side {
     this.name = name;
     this.root = root;
     this.listener = listener;
-    this.video = root.querySelector("video");
-    setAttribute(this.video, "aria-label", `The video on the ${name}`);
-    this.figures = new Figures(this.video, root);
-    this.player = new Player(this.video, {
-      began: (piece) => this.session.began(piece),
-      stalled: () => this.session.stalled(),
-      holds: () => this.session.holds(),
-      moved: () => this.move(),
-      blocked: () => this.show(),
-      broken: (after) => this.session.reattach(after),
-      unplayable: (type) => listener.failed(`This browser does not play ${type} piece by piece.`),
-    });
+    const [video, canvas] = root.querySelectorAll("video, canvas");
+    for (const element of [video, canvas]) setAttribute(element, "aria-label", `The video on the ${name}`);
+    this.figures = new Figures(root);
+    this.player = new Player(
+      { video, canvas },
+      {
+        began: (piece) => this.session.began(piece),
+        stalled: () => this.session.stalled(),
+        holds: () => this.session.holds(),
+        moved: () => this.move(),
+        resized: () => {},
+        blocked: () => this.show(),
+        broken: (after) => this.session.reattach(after),
+        unplayable: (type) => listener.failed(`This browser does not play ${type} piece by piece.`),
+      },
+    );
     const tell = (/** @type {unknown} */ problem) => listener.failed(problem);
     this.session = new Session(
       api,
@@ -132,7 +136,7 @@ export class Side {
 
   /** @param {string} kind @param {any} content */
   hear(kind, content) {
-    if (kind === "segment") this.figures.arrived(this.player.pieces.at(-1) ?? content);
+    if (kind === "segment") this.figures.arrived(this.player.pieces.last ?? content);
     if (kind === "promptReceipt") this.hearReceipt(content);
     if (kind === "requestFailed") this.listener.failed(fromStatus(content.status));
     if (kind === "ended") this.text = endText(content);

@@ -28,7 +28,6 @@ const COVER = {
   connecting: ["Connecting…", ""],
   queued: ["All places are taken.", "Your video starts by itself as soon as one is free."],
   starting: ["Starting…", "The first picture is on its way."],
-  active: ["Almost there…", "The first picture is on its way."],
   buffering: ["Buffering…", "The next pictures are on their way."],
   behind: [
     "Falling behind.",
@@ -66,7 +65,7 @@ export class StateView {
         ? "Thank you for watching."
         : "";
     setText(byId("cover-text"), own || (state === "queued" && this.place) || text);
-    const isTold = !hasPicture || TOLD.includes(state);
+    const isTold = !hasPicture || isBlocked || TOLD.includes(state);
     this.cover.hidden = !isTold || !title;
     setAttribute(this.cover, "data-state", state);
     this.cover.classList.toggle("strip", hasPicture);

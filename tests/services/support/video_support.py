@@ -47,6 +47,8 @@ class FilmDecoder(FakeDecoder):
     def __init__(self, **machine: Any) -> None:
         super().__init__(**machine)
         self.encoder = SegmentEncoder(VideoSettings(width=SIZE, height=SIZE, fps=Fraction(FPS)))
+        self.shift = 0
+        """Of its greys."""
 
     async def Decode(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         async for response in super().Decode(requests, context):
@@ -63,7 +65,7 @@ class FilmDecoder(FakeDecoder):
         return b"".join(part.data for part in self._parts(block, first_frame, num_frames))
 
     def _parts(self, block: int, first_frame: int, num_frames: int) -> list[MediaPart]:
-        greys = (np.arange(first_frame, first_frame + num_frames) % 200).astype(np.uint8)
+        greys = (np.arange(first_frame, first_frame + num_frames) % 200 + self.shift).astype(np.uint8)
         frames = np.broadcast_to(greys[:, None, None, None], (num_frames, SIZE, SIZE, 3))
         return encoded(self.encoder, np.ascontiguousarray(frames), index=block, first_frame=first_frame)
 
