@@ -55,8 +55,8 @@ async def enter() -> AsyncIterator[Enter]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def visit(chromium: Browser, enter: Enter, request: pytest.FixtureRequest) -> AsyncIterator[OpenPage]:
     """`await visit(url)` opens it in a browser context of its own. At the end each page leaves a picture, and
-    what a page complained of fails the test, unless a pattern of `allow` fits. `player`: which one the page is
-    to use. `routes`: as Playwright's."""
+    what a page complained of fails the test, unless a pattern of `allow` fits. `player`: which one it is to
+    use. `routes`: as Playwright's."""
     name = re.sub(r"[^\w-]+", "-", request.node.name.removeprefix("test_"))
     visits: list[Visit] = []
     async with AsyncExitStack() as stack:

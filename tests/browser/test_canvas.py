@@ -24,6 +24,13 @@ BREAK = """after => {
   };
 }"""
 """A decoder that fails at that picture."""
+OTHERS = {
+    "over plain HTTP": "delete window.VideoDecoder;",
+    "where only a video fills the screen": (
+        "Object.defineProperty(document, 'fullscreenEnabled', { value: false });"
+        "window.ManagedMediaSource = window.MediaSource; delete window.MediaSource;"
+    ),
+}
 KIND = "() => screens()[0].localName"
 
 
@@ -36,11 +43,9 @@ def shade(time_s: float) -> int:
     return round(time_s * FPS) % SHADES
 
 
-async def test_each_picture_is_drawn_once_in_its_order_and_its_colours(
-    enter: Enter, visit: OpenPage
-) -> None:
+async def test_each_picture_is_drawn_once_in_its_order_and_its_colours(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town())
-    page = await visit(place.url, player="canvas")
+    page = await visit(place.url)
     await page.page.evaluate(ALBUM)
     await page.start("a red circle")
     await page.until_playing(3)
@@ -58,7 +63,7 @@ async def test_pictures_that_are_made_again_are_those_that_show(enter: Enter, vi
     decoder = place.decoder
     decoder.block_s = 0.1
     decoder.faults[5] = ["die"]
-    page = await visit(place.url, player="canvas")
+    page = await visit(place.url)
     await page.page.evaluate(ALBUM)
     await page.send("a red circle")
     await page.until_notice("[data-kind=recovery]")
@@ -79,7 +84,7 @@ async def test_where_the_decoder_fails_media_source_goes_on(
 ) -> None:
     """From the same picture on."""
     place = await enter(open_town())
-    page = await visit(place.url, player="canvas")
+    page = await visit(place.url)
     await page.page.evaluate(BREAK, number)
     await page.send("a red circle")
     await page.until(f"() => ({KIND})() === 'video' && times()[0] > 0")
@@ -92,11 +97,21 @@ async def test_where_the_decoder_fails_media_source_goes_on(
     await page.until_playing()
 
 
+@pytest.mark.parametrize("script", OTHERS.values(), ids=OTHERS)
+async def test_other_browsers_have_media_source(enter: Enter, visit: OpenPage, script: str) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url)
+    await page.page.add_init_script(script)
+    await page.page.reload()
+    await page.start("a red circle")
+    assert await page.page.evaluate(KIND) == "video"
+
+
 async def test_in_the_background_the_time_goes_on_and_the_first_picture_after_it_is_that_moments(
     enter: Enter, visit: OpenPage
 ) -> None:
     place = await enter(open_town())
-    page = await visit(place.url, player="canvas")
+    page = await visit(place.url)
     await page.page.evaluate(ALBUM)
     await page.start("a red circle")
     await page.page.evaluate("() => hide()")
@@ -117,7 +132,7 @@ async def test_in_the_background_the_time_goes_on_and_the_first_picture_after_it
 async def test_a_machine_that_slept_goes_on_where_it_was(enter: Enter, visit: OpenPage) -> None:
     """No line of the page runs meanwhile."""
     place = await enter(open_town())
-    page = await visit(place.url, player="canvas")
+    page = await visit(place.url)
     await page.page.evaluate(ALBUM)
     await page.start("a red circle")
     devtools = await page.page.context.new_cdp_session(page.page)
@@ -133,11 +148,11 @@ async def test_a_machine_that_slept_goes_on_where_it_was(enter: Enter, visit: Op
 
 async def test_a_viewer_sees_the_same_pictures(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town())
-    page = await visit(place.url, player="canvas")
+    page = await visit(place.url)
     await page.start("a red circle")
     await page.page.click("#share")
     await page.find("#share-link").wait_for()
-    viewer = await visit(await page.find("#share-link").input_value(), player="canvas")
+    viewer = await visit(await page.find("#share-link").input_value())
     await viewer.page.evaluate(ALBUM)
     await viewer.until_playing(2)
     assert await viewer.page.evaluate(KIND) == "canvas"
@@ -155,7 +170,7 @@ async def test_a_viewer_sees_the_same_pictures(enter: Enter, visit: OpenPage) ->
 
 async def test_a_reload_goes_on_without_a_jump(enter: Enter, visit: OpenPage) -> None:
     place = await enter(open_town())
-    page = await visit(place.url, player="canvas")
+    page = await visit(place.url)
     await page.start("a red circle")
     before = await page.time()
     await page.page.reload()

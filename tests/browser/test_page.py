@@ -51,9 +51,7 @@ async def test_the_page_loads_and_a_session_plays(enter: Enter, visit: OpenPage,
 
 
 @both
-async def test_pictures_show_before_their_segment_is_made(
-    enter: Enter, visit: OpenPage, player: str
-) -> None:
+async def test_pictures_show_before_their_segment_is_made(enter: Enter, visit: OpenPage, player: str) -> None:
     """The decoder stands still amid the very first block. Then it all plays on, part by part."""
     place = await enter(open_town())
     place.decoder.gate.clear()
@@ -71,16 +69,13 @@ async def test_pictures_show_before_their_segment_is_made(
     assert (await page.witness())["back"] == 0
 
 
-@both
-async def test_a_decoder_lost_amid_a_segment_is_not_seen(
-    enter: Enter, visit: OpenPage, player: str
-) -> None:
+async def test_a_decoder_lost_amid_a_segment_is_not_seen(enter: Enter, visit: OpenPage) -> None:
     """What the page has had of it is made again by another: it plays on, over the same time."""
     place = await enter(open_town())
     decoder = place.decoder
     decoder.block_s = 0.1
     decoder.faults[5] = ["die"]
-    page = await visit(place.url, player=player)
+    page = await visit(place.url, player="media-source")
     await page.send("a red circle")
     await page.until_notice("[data-kind=recovery]")
     await decoder.start()
@@ -150,13 +145,14 @@ async def test_a_viewer_whose_line_died_goes_on_when_it_wakes_or_misses_the_vide
 
 
 async def test_a_viewer_who_looks_again_is_where_the_others_are(enter: Enter, visit: OpenPage) -> None:
-    """Not seconds behind, to where a picture that stood still in the background has fallen."""
+    """Not seconds behind, to where a `<video>` that stood still in the background has fallen."""
     place = await enter(open_town())
     name = await place.anybody.name()
     token = await place.anybody.token(name)
     async with place.anybody.attached(name, acks=False) as stream:
         await stream.until_sequence(4)
-        page = await visit(f"{place.url}/#view={name.removeprefix('sessions/')}&token={token}")
+        link = f"{place.url}/#view={name.removeprefix('sessions/')}&token={token}"
+        page = await visit(link, player="media-source")
         await page.until("() => document.querySelector('video').buffered.length")
         for sequence in range(4, 12):
             await stream.ack(sequence)
@@ -186,10 +182,13 @@ async def test_a_viewer_who_was_away_comes_back_by_the_link(enter: Enter, visit:
         assert not await page.find("#problem").is_visible()
 
 
-async def test_a_picture_that_stood_still_is_given_more_credit(enter: Enter, visit: OpenPage) -> None:
+@both
+async def test_a_picture_that_stood_still_is_given_more_credit(
+    enter: Enter, visit: OpenPage, player: str
+) -> None:
     """The stage is slow and not lost, however long this machine takes."""
     place = await enter(open_town(stall_timeout_s=60.0))
-    page = await visit(place.url)
+    page = await visit(place.url, player=player)
     await page.start("a red circle")
     place.stage.block_s = 1.2  # of 0.75 s of video
     await page.until("() => document.querySelector('[data-figure=stalls]').textContent !== '0'")
@@ -279,7 +278,7 @@ async def credits_asked(page: Visit) -> list[int]:
 async def test_a_browser_that_wants_a_click_gets_one(enter: Enter, visit: OpenPage) -> None:
     """As phones do that save power."""
     place = await enter(open_town())
-    page = await visit(place.url)
+    page = await visit(place.url, player="media-source")
     await page.page.evaluate((Path(__file__).parent / "shy.js").read_text())
     await page.send("a red circle")
     await page.until_text("#cover-title", "Tap or click to play.")

@@ -51,15 +51,23 @@ async def until_settled(page: Visit, machines: Machines) -> None:
             await page.page.wait_for_timeout(1000)
 
 
-@pytest.mark.parametrize("play_s", [3.0, pytest.param(15.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("player", "play_s"),
+    [
+        ("canvas", 3.0),
+        ("media-source", 3.0),
+        pytest.param("canvas", 15.0, marks=pytest.mark.slow),
+        pytest.param("media-source", 15.0, marks=pytest.mark.slow),
+    ],
+)
 async def test_it_plays_on_without_a_stall_and_a_switch_shows(
-    machines: Machines, visit: OpenPage, play_s: float
+    machines: Machines, visit: OpenPage, player: str, play_s: float
 ) -> None:
     """A stall is the page's fault only where every segment was there in time."""
-    page = await visit(machines.url)
+    page = await visit(machines.url, player=player)
     await page.start(RED)
     await page.until_colour("red")
-    assert await page.page.eval_on_selector("video", "video => video.videoWidth") == 96
+    assert (await page.page.evaluate("() => sizes()[0]")).startswith("96 x ")
     await page.until_playing(play_s)
     await page.picture("red")
     await page.send(BLUE)

@@ -260,7 +260,7 @@ async def test_numbers_that_are_none_are_said_so(enter: Enter, visit: OpenPage) 
 
 FIGURES = """async () => {
   const { Figures } = await import("./static/figures.js");
-  const figures = new Figures(document.createElement("video"));
+  const figures = new Figures();
   const shown = () => document.querySelector("[data-figure=latency]").textContent;
   const made = (ago) => new Date(Date.now() - ago).toISOString();
   const slept = { created: made(57_800), receivedAt: performance.now() - 57_800 };

@@ -30,12 +30,14 @@ import { MediaSourceOutput } from "./media_source_output.js";
  * @typedef {(listener: Listener) => Output} Way
  */
 
-/** @param {Elements} elements @param {string} type of the media @returns {Way[]} what can be tried, best first */
+/** The canvas first, unless the page's address asks for another (`?player=`). Where only a `<video>` can fill the screen, as
+ * on some phones, it comes first.
+ * @param {Elements} elements @param {string} type of the media @returns {Way[]} what can be tried, best first */
 export function waysFor({ video, canvas }, type) {
   const asked = new URLSearchParams(location.search).get("player");
-  const playing = (/** @type {Listener} */ listener) => new MediaSourceOutput(video, listener);
-  const drawing = (/** @type {Listener} */ listener) => new CanvasOutput(canvas, listener);
-  const plays = MediaSourceOutput.plays(type) ? [playing] : [];
-  const draws = asked === "canvas" && CanvasOutput.plays(type) ? [drawing] : [];
-  return [...draws, ...plays];
+  /** @type {Way[]} */
+  const ways = MediaSourceOutput.plays(type) ? [(listener) => new MediaSourceOutput(video, listener)] : [];
+  if (asked === "media-source" || !CanvasOutput.plays(type)) return ways;
+  const draw = (/** @type {Listener} */ listener) => new CanvasOutput(canvas, listener);
+  return asked === "canvas" || document.fullscreenEnabled ? [draw, ...ways] : [...ways, draw];
 }
