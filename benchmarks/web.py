@@ -26,7 +26,7 @@ Row = dict[str, Any]
 TITLES = {
     "first_picture": "From opening the page to the first picture on it, demo model",
     "parts": f"The first picture of a session whose decoder takes {web_parts.BLOCK_S} s a block",
-    "switch": "From pressing Switch to the changed picture in the video element, demo model",
+    "switch": "From pressing Switch to the changed picture, demo model",
     "player": "What the page had meanwhile, looked at after each switch",
     "far": f"The same, one session, behind {web_far.LINE}",
     "far_player": "What the page had meanwhile, behind that line",
@@ -35,8 +35,8 @@ TITLES = {
 }
 NOTES = {
     "first_picture": (
-        "From the start of the navigation to the first picture that Chromium presents "
-        "(`requestVideoFrameCallback`), each time in a fresh profile. `page ready`: until the modules have "
+        "From the start of the navigation to the first picture that is drawn or presented with nothing over "
+        "it, each time in a fresh profile. `page ready`: until the modules have "
         "come and run. `new session`: the prompt is sent as soon as the page takes it. `viewer link`: a link "
         "to a session that plays already."
     ),
@@ -45,7 +45,7 @@ NOTES = {
         "all of the first segment has."
     ),
     "switch": (
-        "Pixels of the video element: from the click to the first presented picture in which the new "
+        "Pixels of what shows: from the click to the first presented picture in which the new "
         "colour outweighs the old one. `asked_to_applied`: until the page heard from which block on it "
         "shows. `just_in_time` off: blocks are made as soon as acks allow "
         "(`CASCADE_GATEWAY_JUST_IN_TIME=false`). `sessions`: on the one stage, each with a page of its own."

@@ -25,13 +25,36 @@ NUM_OPENINGS = 20
 STEADY_MS = 6000
 """After its start a page plays steadily."""
 RED, BLUE = "a red circle moves left", "a blue square moves left"
+PICTURES = """
+{
+  const waiting = [];
+  const { drawImage } = CanvasRenderingContext2D.prototype;
+  CanvasRenderingContext2D.prototype.drawImage = function (image, ...more) {
+    drawImage.call(this, image, ...more);
+    if (!globalThis.VideoFrame || !(image instanceof VideoFrame)) return;
+    window.drawnS = image.timestamp / 1e6;
+    for (const tell of waiting.splice(0)) requestAnimationFrame(tell);
+  };
+  const [canvas, video] = ['#canvas', '#video'].map((id) => () => document.querySelector(id));
+  window.picture = () => (canvas().hidden ? video() : canvas());
+  window.playedS = () => (canvas().hidden ? video().currentTime : window.drawnS);
+  window.onPicture = (tell) => {
+    let isTold = false;
+    const once = () => isTold || ((isTold = true), tell());
+    waiting.push(once);
+    if (!video().hidden) video().requestVideoFrameCallback(once);
+  };
+}
+"""
+"""The next picture that is on the screen, whichever way the page shows it: drawn or played."""
 FIRST_PICTURE = """
 window.firstPictureMs = new Promise((resolve) => {
   new MutationObserver((_, observer) => {
-    const video = document.querySelector('#video');
-    if (!video) return;
+    const cover = document.querySelector('#cover');
+    if (!cover) return;
     observer.disconnect();
-    video.requestVideoFrameCallback(resolve);
+    const look = () => (cover.hidden ? resolve(performance.now()) : requestAnimationFrame(look));
+    onPicture(look);
   }).observe(document, { childList: true, subtree: true });
 });
 """
@@ -40,11 +63,10 @@ READY = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
 """All modules have come and run by then."""
 SWITCH = """
 async ([prompt, wanted]) => {
-  const video = document.querySelector('#video');
   const canvas = new OffscreenCanvas(48, 48);
   const pen = canvas.getContext('2d', { willReadFrequently: true });
   const redness = () => {
-    pen.drawImage(video, 0, 0, 48, 48);
+    pen.drawImage(picture(), 0, 0, 48, 48);
     const pixels = pen.getImageData(0, 0, 48, 48).data;
     let sum = 0;
     for (let at = 0; at < pixels.length; at += 4) {
@@ -66,9 +88,9 @@ async ([prompt, wanted]) => {
       const applied = document.querySelectorAll('[data-request-id][data-state=applied]').length;
       if (appliedMs === null && applied > known) appliedMs = performance.now() - startedMs;
       if (redness() * wanted > 0) resolve([performance.now() - startedMs, appliedMs]);
-      else video.requestVideoFrameCallback(look);
+      else onPicture(look);
     };
-    video.requestVideoFrameCallback(look);
+    onPicture(look);
   });
 }
 """
@@ -81,7 +103,7 @@ class Measured:
         """`scripts`: run in each page before its own."""
         self._browser = browser
         self._url = url
-        self._scripts = [FIRST_PICTURE, *scripts]
+        self._scripts = [PICTURES, FIRST_PICTURE, *scripts]
 
     async def measure_first_picture(self) -> list[Row]:
         opened = [await self.open_new() for _ in range(NUM_OPENINGS)]
@@ -198,7 +220,7 @@ class Steering:
 async def played(page: Page) -> tuple[int, float]:
     """How often the picture stood still so far, and the seconds that were played."""
     stalls = int(await page.inner_text("[data-figure=stalls]"))
-    return stalls, float(await page.evaluate("document.querySelector('#video').currentTime"))
+    return stalls, float(await page.evaluate("playedS()"))
 
 
 async def end(page: Page) -> None:
@@ -218,10 +240,12 @@ async def first_picture_ms(page: Page) -> float:
         return float(await page.evaluate("window.firstPictureMs"))
 
 
-async def launch(playwright: Playwright, program: str | None = None) -> Browser:
-    """`program`: else the one on PATH."""
+async def launch(playwright: Playwright, url: str, program: str | None = None) -> Browser:
+    """That takes what `url` serves for safe, as over HTTPS: else pages of other machines may not decode
+    pictures themselves. `program`: else the one on PATH."""
     path = program or find_browser()
-    return await playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+    arguments = [*ARGUMENTS, f"--unsafely-treat-insecure-origin-as-secure={url.rstrip('/')}"]
+    return await playwright.chromium.launch(executable_path=path, args=arguments)
 
 
 @asynccontextmanager
@@ -231,7 +255,7 @@ async def opened(
     """A browser beside services that are warm. `host`: where the gateway serves pages; `program`: the
     browser's."""
     async with served(host, is_just_in_time=is_just_in_time) as url, async_playwright() as playwright:
-        browser = await launch(playwright, program)
+        browser = await launch(playwright, url, program)
         try:
             measured = Measured(browser, url)
             await measured.open_new()  # the first waits for the model and warms caches
@@ -241,7 +265,7 @@ async def opened(
 
 
 @asynccontextmanager
-async def served(host: str, *, is_just_in_time: bool = True) -> AsyncIterator[str]:
+async def served(host: str = "127.0.0.1", *, is_just_in_time: bool = True) -> AsyncIterator[str]:
     """The page's address, over one stage and one decoder."""
     async with (
         service("services.stage", STAGE) as stage,

@@ -41,7 +41,7 @@ async def measure() -> list[Row]:
     place_of: dict[str, Any] = {"stages": [FakeStage()], "decoders": [FilmDecoder(block_s=BLOCK_S)]}
     place_of |= {"http": {}, "open_timeout_s": PATIENCE_S, "stall_timeout_s": PATIENCE_S}
     async with town(**place_of) as place, async_playwright() as playwright:
-        browser = await web_page.launch(playwright)
+        browser = await web_page.launch(playwright, place.url)
         page = web_page.Measured(browser, f"{place.url}/", [FIRST_WHOLE])
         try:
             await page.open_new()

@@ -16,6 +16,7 @@ SHADES, NEAR = 200, 3
 BREAK = """after => {
   const Chunk = window.EncodedVideoChunk;
   let number = 0;
+  if (after < 0) VideoDecoder.prototype.configure = () => { throw new DOMException("no", "NotSupportedError"); };
   window.EncodedVideoChunk = class extends Chunk {
     constructor(init) {
       number += 1;
@@ -23,7 +24,7 @@ BREAK = """after => {
     }
   };
 }"""
-"""A decoder that fails at that picture."""
+"""A decoder that fails at that picture; below 0: before the first."""
 OTHERS = {
     "over plain HTTP": "delete window.VideoDecoder;",
     "where only a video fills the screen": (
@@ -78,7 +79,7 @@ async def test_pictures_that_are_made_again_are_those_that_show(enter: Enter, vi
     assert drawn[-1][1] == pytest.approx(shade(drawn[-1][0]) + 50, abs=NEAR)
 
 
-@pytest.mark.parametrize("number", [0, 20], ids=["at once", "later"])
+@pytest.mark.parametrize("number", [-1, 0, 20], ids=["before", "at once", "later"])
 async def test_where_the_decoder_fails_media_source_goes_on(
     enter: Enter, visit: OpenPage, number: int
 ) -> None:

@@ -69,6 +69,7 @@ export class CanvasOutput {
   /** @param {string} type @param {Uint8Array} data */
   init(type, data) {
     this.newestInit = { type, data };
+    if (!this.fed) this.decoder.prepare(this.newestInit);
   }
 
   /** @param {Uint8Array} data */
@@ -86,7 +87,11 @@ export class CanvasOutput {
   }
 
   get kept() {
-    return this.groups.media;
+    const media = this.groups.all.flatMap(({ init, fragments }) => [
+      init,
+      ...fragments.map((data) => ({ data })),
+    ]);
+    return this.newestInit ? [...media, this.newestInit] : media;
   }
 
   get ranges() {

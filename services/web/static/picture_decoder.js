@@ -39,13 +39,22 @@ export class PictureDecoder {
     return this.decoder?.decodeQueueSize ?? 0;
   }
 
-  /** @param {import("./mp4.js").Sample} sample a key picture, or the next one
-   * @param {import("./output.js").Media} init of it */
-  decode(sample, init) {
+  /** Ready before the first picture comes. @param {import("./output.js").Media} init */
+  prepare(init) {
     try {
       this.decoder ??= this.make();
       if (init !== this.init) this.configure(init);
-      this.decoder.decode(
+    } catch (error) {
+      this.fail(/** @type {Error} */ (error));
+    }
+  }
+
+  /** @param {import("./mp4.js").Sample} sample a key picture, or the next one
+   * @param {import("./output.js").Media} init of it */
+  decode(sample, init) {
+    this.prepare(init);
+    try {
+      this.decoder?.decode(
         new EncodedVideoChunk({
           type: sample.isKey ? "key" : "delta",
           timestamp: Math.round(sample.time * MICROSECONDS),

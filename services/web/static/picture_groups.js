@@ -92,9 +92,4 @@ export class PictureGroups {
     }
     return undefined;
   }
-
-  /** @returns {Media[]} all of it, for somebody else to play */
-  get media() {
-    return this.all.flatMap(({ fragments, init }) => [init, ...fragments.map((data) => ({ data }))]);
-  }
 }
