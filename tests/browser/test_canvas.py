@@ -16,7 +16,8 @@ SHADES, NEAR = 200, 3
 BREAK = """after => {
   const Chunk = window.EncodedVideoChunk;
   let number = 0;
-  if (after < 0) VideoDecoder.prototype.configure = () => { throw new DOMException("no", "NotSupportedError"); };
+  const refuse = () => { throw new DOMException("no", "NotSupportedError"); };
+  if (after < 0) VideoDecoder.prototype.configure = refuse;
   window.EncodedVideoChunk = class extends Chunk {
     constructor(init) {
       number += 1;

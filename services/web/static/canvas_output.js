@@ -9,8 +9,8 @@ import { MediaClock } from "./media_clock.js";
 import { isDecodable, PictureDecoder } from "./picture_decoder.js";
 import { PictureGroups } from "./picture_groups.js";
 
-const DECODE_AHEAD_S = 0.5;
-const MAX_DECODED = 8;
+const DECODE_AHEAD_S = 0.75;
+const MAX_DECODED = 12;
 const EARLY_S = 0.008;
 const LATE_S = 0.25;
 const SAME_S = 1e-4;
