@@ -411,11 +411,12 @@ class EngineConfig:
     quantize: Quantize = "none"
     """fp8: the layers' matrix products in FP8, weights by row and activations by token, which halves the
     model's memory; conditioning, head, keys and values keep `dtype`. For GPUs of compute capability 8.9 and
-    newer (Ada, Hopper, Blackwell); slow on a CPU. Experimental: not yet shown to look as good."""
+    newer (Ada, Hopper, Blackwell); slow on a CPU. The demo model looks as good with it; larger ones are not
+    measured."""
     quantize_attention: bool = False
     """Self-attention in 8 bits, by FlashAttention 3 (Hopper) or SageAttention 2 (compute capability 8.9, 9.0,
-    12.x), whichever is installed; cached keys and values keep `dtype`. Independent of `quantize`, and as
-    experimental."""
+    12.x), whichever is installed; cached keys and values keep `dtype`. Independent of `quantize`.
+    Experimental: not yet shown to look as good."""
     compile: bool | None = None
     """torch.compile of the layers, at start and never later: the first start takes a minute longer. None: on
     CUDA, where there are Triton and a C compiler."""

@@ -40,7 +40,7 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     """Of all that measure or generate."""
     parser.add_argument(
         "--quantize", choices=get_args(Quantize), default="none", metavar="HOW",
-        help="none (default), or fp8: the layers' matrix products in FP8 (experimental)",
+        help="none (default), or fp8: the layers' matrix products in FP8",
     )  # fmt: skip
 
 
