@@ -18,9 +18,11 @@ else:
 
     def _check(value: Any) -> Any:
         torch = sys.modules.get("torch")  # nobody has a tensor who has not imported it
-        if isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor)):
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             return value
-        raise ValueError("must be a tensor or an array")
+        if torch is not None and isinstance(value, torch.Tensor):
+            return value
+        raise ValueError("must be a tensor, or an array of floating point")
 
     Latents = Annotated[Any, PlainValidator(_check)]
 """What whoever opens a session may bring."""
