@@ -14,6 +14,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -77,34 +78,36 @@ TABLES = [name for name in TITLES if not name.endswith("player")]
 NUM_SESSIONS = (1, 3)
 
 
-async def measure(names: list[str], minutes: float) -> dict[str, list[Row]]:
-    results: dict[str, list[Row]] = {}
+async def measure(names: list[str], minutes: float) -> AsyncIterator[dict[str, list[Row]]]:
+    """Tables, as soon as they are there."""
     if "first_picture" in names:
         async with web_page.opened() as page:
-            results["first_picture"] = await page.measure_first_picture()
+            yield {"first_picture": await page.measure_first_picture()}
     if "parts" in names:
-        results["parts"] = await web_parts.measure()
+        yield {"parts": await web_parts.measure()}
+    switches: list[Row]
+    players: list[Row]
     if "switch" in names:
-        results["switch"], results["player"] = [], []
+        switches, players = [], []
         for num_sessions, is_just_in_time in itertools.product(NUM_SESSIONS, (False, True)):
             async with web_page.opened(is_just_in_time=is_just_in_time) as page:
                 steering = await page.measure_switch(num_sessions, 60 * minutes)
             which = {"sessions": num_sessions} | on_or_off(is_just_in_time)
-            results["switch"] += [which | each for each in steering.switches()]
-            results["player"].append(which | steering.player())
+            switches += [which | each for each in steering.switches()]
+            players.append(which | steering.player())
+            yield {"switch": switches, "player": players}
     if "far" in names:
-        results["far"], results["far_player"] = [], []
+        switches, players = [], []
         for is_just_in_time in (False, True):
             steering = await web_far.measure(60 * minutes, is_just_in_time=is_just_in_time)
-            which = on_or_off(is_just_in_time)
-            results["far"] += [which | each for each in steering.switches()]
-            results["far_player"].append(which | steering.player())
+            switches += [on_or_off(is_just_in_time) | each for each in steering.switches()]
+            players.append(on_or_off(is_just_in_time) | steering.player())
+            yield {"far": switches, "far_player": players}
     if "viewers" in names:
-        results["viewers"] = [await web_viewers.measure(number) for number in web_viewers.NUM_VIEWERS]
+        yield {"viewers": [await web_viewers.measure(number) for number in web_viewers.NUM_VIEWERS]}
     if "webrtc_viewers" in names:
         numbers = web_viewers.NUM_WEBRTC_VIEWERS
-        results["webrtc_viewers"] = [await web_viewers.measure(number, is_webrtc=True) for number in numbers]
-    return results
+        yield {"webrtc_viewers": [await web_viewers.measure(number, is_webrtc=True) for number in numbers]}
 
 
 def on_or_off(is_just_in_time: bool) -> Row:
@@ -125,12 +128,22 @@ def render(results: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+async def write(results: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Each time that there is more."""
+    async for more in measure(arguments.only, arguments.minutes):
+        results |= more
+        (arguments.out / "web.json").write_text(json.dumps(results, indent=2) + "\n")
+        (arguments.out / "web.md").write_text(render(results))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the tables")
-    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="tables to measure")
+    parser.add_argument(
+        "--only", nargs="+", choices=TABLES, help="tables to measure (default: all that can be)"
+    )
     parser.add_argument(
         "--minutes",
         type=float,
@@ -138,15 +151,14 @@ def main() -> None:
         help="of playing, for `switch` and `far` (default: 1.2)",
     )
     arguments = parser.parse_args()
-    if problem := "far" in arguments.only and web_far.what_is_missing():
+    problem = web_far.what_is_missing()
+    if problem and "far" in (arguments.only or ()):
         parser.error(f"--only far: {problem}")
+    arguments.only = arguments.only or [name for name in TABLES if name != "far" or not problem]
     need_folder(arguments.out)
     info = machine() | {"load_before": os.getloadavg()[0], "browser": web_page.browser_version()}
     command = shlex.join(["python", "-m", "benchmarks.web", *sys.argv[1:]])
-    results: dict[str, Any] = {"command": command, "machine": info}
-    results |= asyncio.run(measure(arguments.only, arguments.minutes))
-    (arguments.out / "web.json").write_text(json.dumps(results, indent=2) + "\n")
-    (arguments.out / "web.md").write_text(render(results))
+    asyncio.run(write({"command": command, "machine": info}, arguments))
     print((arguments.out / "web.md").read_text())
 
 
