@@ -89,7 +89,7 @@ proto-release: $(STAMP)  ## From now on, contracts are checked against what they
 # processes import it. What failed is run once more, alone, to show whether it fails on its own: under CI the run fails
 # all the same.
 TESTS = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
-BESIDE = --numprocesses 5 --dist loadfile --no-loadscope-reorder
+BESIDE = --numprocesses 4 --dist loadfile --no-loadscope-reorder
 ALONE = { $(TESTS) $(1) --last-failed --last-failed-no-failures none && \
 	  echo "failed beside others, passes alone" && test "$$CI" != true; }
 

@@ -4,6 +4,7 @@ reference `/docs`, and their files in `static`, read at the start.
 They are files without a secret: what a page may see and do, the API decides by the credentials it sends.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -30,6 +31,8 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 """Of every kind of file in the folder; the machine's own table of types may lack some."""
+SCRIPT = re.compile(rb'<script type="module" src="static/([\w.]+)"')
+IMPORT = re.compile(rb'^(?:import|export)\b[^;]*?"\./([\w.]+)"', re.MULTILINE)
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -77,12 +80,26 @@ def routes(backend: Backend) -> list[BaseRoute]:
 
 def read_files(folder: Path) -> Mapping[str, File]:
     """By name. A path from outside is only ever looked up here."""
-    return {path.name: read_file(path) for path in folder.iterdir() if path.suffix in TYPES}
+    contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in TYPES}
+    pages = {name: with_preloads(contents[name], contents) for name in PAGES.values()}
+    return {name: file_of(name, content) for name, content in (contents | pages).items()}
 
 
-def read_file(path: Path) -> File:
-    content = path.read_bytes()
-    return File(content, TYPES[path.suffix], f'"{sha256(content).hexdigest()[:32]}"')
+def file_of(name: str, content: bytes) -> File:
+    return File(content, TYPES[Path(name).suffix], f'"{sha256(content).hexdigest()[:32]}"')
+
+
+def with_preloads(page: bytes, contents: Mapping[str, bytes]) -> bytes:
+    """It names all modules that its own imports, so that a browser asks for them at once and not as it meets
+    them, one import after the other."""
+
+    def named(script: re.Match[bytes]) -> bytes:
+        names = [script[1]]
+        for name in names:  # which grows
+            names += [each for each in IMPORT.findall(contents[name.decode()]) if each not in names]
+        return b"".join(b'<link rel="modulepreload" href="static/%s">\n' % name for name in names) + script[0]
+
+    return SCRIPT.sub(named, page)
 
 
 def answer(request: Request, file: File) -> Response:

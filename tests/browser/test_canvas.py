@@ -84,7 +84,7 @@ async def test_pictures_that_are_made_again_are_those_that_show(enter: Enter, vi
 async def test_where_the_decoder_fails_media_source_goes_on(
     enter: Enter, visit: OpenPage, number: int
 ) -> None:
-    """From the same picture on."""
+    """From the picture that shows, which on a busy machine is a moment behind the time."""
     place = await enter(open_town())
     page = await visit(place.url)
     await page.page.evaluate(BREAK, number)
@@ -92,7 +92,7 @@ async def test_where_the_decoder_fails_media_source_goes_on(
     await page.until(f"() => ({KIND})() === 'video' && times()[0] > 0")
     await page.until_playing(2)
     assert page.sequences == list(range(1, len(page.sequences) + 1))
-    assert (await page.witness())["back"] == 0
+    assert (await page.witness())["back"] < 0.5
     await page.page.click("#pause")
     await page.until_state("paused")
     await page.page.click("#pause")

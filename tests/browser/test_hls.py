@@ -82,8 +82,8 @@ async def test_hls_js_plays_parts_at_the_live_edge(enter: Enter, visit: OpenPage
         pace.cancel()
         assert any("_HLS_msn=" in url and "_HLS_part=" in url for url in asked)
         assert await page.page.evaluate("() => hls.latestLevelDetails.partHoldBack") == 1.25
-    stalls = "bufferStalledError false"  # on a machine that is busy
-    assert set(await page.page.evaluate("() => problems")) <= {stalls}
+    problems = await page.page.evaluate("() => problems")
+    assert all(problem.endswith(" false") for problem in problems), "on a busy machine it waits or asks again"
 
 
 async def play(stream: AttachedStream) -> None:

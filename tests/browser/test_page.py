@@ -11,6 +11,7 @@ from playwright.async_api import expect
 
 from services.gateway.journal import Record
 from services.gateway.session import views
+from services.web.pages import PAGES
 from tests.browser.conftest import Enter, OpenPage
 from tests.browser.places import open_town, wire_to
 from tests.browser.visit import Visit
@@ -26,6 +27,11 @@ FALL_BEHIND = """() => {
   video.onseeked = () => { window.at = video.currentTime };
   video.currentTime = video.buffered.start(0) + 0.1;
 }"""
+MODULES = """() => [
+  [...document.querySelectorAll("link[rel=modulepreload]")].map((link) => link.href),
+  performance.getEntriesByType("resource").map(({ name }) => name).filter((name) => name.endsWith(".js")),
+]"""
+"""Those that the page names, and those that came."""
 both = pytest.mark.parametrize("player", ["canvas", "media-source"])
 ATTACKS = (
     '<img src=x onerror="window.hacked=1">',
@@ -99,6 +105,15 @@ async def test_a_cut_network_is_resumed_without_a_step_back(enter: Enter, visit:
     assert page.num_sockets >= 2
     assert page.sequences == list(range(1, len(page.sequences) + 1))
     assert (await page.witness())["back"] == 0
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_a_page_names_every_module_that_it_loads(path: str, enter: Enter, visit: OpenPage) -> None:
+    place = await enter(open_town())
+    page = await visit(place.url + path)
+    named, loaded = await page.page.evaluate(MODULES)
+    assert set(loaded) <= set(named)
+    assert len(named) == len(set(named)) > 3
 
 
 async def test_a_viewer_who_was_away_for_long_goes_on_at_the_live_edge(enter: Enter, visit: OpenPage) -> None:
