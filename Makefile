@@ -185,7 +185,7 @@ $(STAMP): pyproject.toml constraints.txt helm/tools.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[client,stage,decoder,gateway,test]'
-	$(BIN)/python -m compileall -qq --workers 0 $(VENV)/lib || true  # pip would, on one core
+	$(BIN)/python -m compileall -qq --workers 0 $(VENV)/lib || true  # pip would on one core; some packages hold files of other Pythons
 	$(BIN)/python helm/tools.py
 	touch $@
 

@@ -54,6 +54,10 @@ class StreamLost(Exception):
         """What the peer said, if it did."""
 
 
+class NotSuitable(StreamLost):
+    """No stream was opened: the place, found a moment ago, will not do any more. The peer did nothing."""
+
+
 def metadata(settings: PeerSettings, session: str, epoch: int) -> tuple[tuple[str, str], ...]:
     """Who calls, and for which session, as the peers' logs tell it."""
     return (*credential(settings.api_key_file), (SESSION, session), (EPOCH, str(epoch)))

@@ -8,7 +8,7 @@ import structlog
 
 from services.common.race import race
 from services.gateway.peers.pool import Peer
-from services.gateway.peers.stream import StreamLost
+from services.gateway.peers.stream import NotSuitable, StreamLost
 from services.gateway.placement.ledger import Place
 
 log = structlog.get_logger(__name__)
@@ -130,7 +130,8 @@ class Keeper(Generic[S]):
         self._num_failures = 1 if has_progress else self._num_failures + 1
         self._stream = None
         self._lost(lost)
-        self.place.blame()
+        if not isinstance(lost, NotSuitable):
+            self.place.blame()
         if self._num_failures >= MAX_FAILURES:
             raise lost
         if self._moving is None or not self._moving.done():

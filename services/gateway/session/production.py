@@ -26,7 +26,7 @@ from services.gateway.peers.decoder_stream import DecoderPeer, DecoderStream
 from services.gateway.peers.made import MadeBlock, MadePart, MadeSegment
 from services.gateway.peers.reports import Kind
 from services.gateway.peers.stage_stream import StagePeer, StageStream
-from services.gateway.peers.stream import StreamLost
+from services.gateway.peers.stream import NotSuitable
 from services.gateway.placement.claims import Places
 from services.gateway.placement.ledger import Place
 from services.gateway.placement.needs import Needs, stage_fits
@@ -297,10 +297,10 @@ class Production:
     # Places and streams.
 
     async def _open_stage(self, peer: StagePeer) -> StageStream:
-        """Raises StreamLost where the place, found a moment ago, will not do any more."""
+        """Raises NotSuitable."""
         status = peer.status
         if status is None or not stage_fits(status, needs_of(self._live)):
-            raise StreamLost(f"{peer.address}: is not what the session needs")
+            raise NotSuitable(f"{peer.address}: is not what the session needs")
         self._live.stage = status.model
         self._live.just_in_time.making.forget_asked()
         self._asked_end = self._live.record.next_stage_block

@@ -13,6 +13,7 @@ from services.gateway.journal import Limits, NewSession, PromptAccepted, PromptA
 from services.gateway.journal.record import new_record
 from services.gateway.journal.rules import apply
 from services.gateway.journal.ruling import num_mixed_needed
+from services.gateway.session import production
 from tests.services.gateway.session.test_cuts import made
 from tests.services.support.fake_decoder import FIRST_FRAME
 from tests.services.support.fake_stage import FakeStage
@@ -176,6 +177,18 @@ async def test_what_it_comes_to_need_while_it_moves_counts(ability: Ability) -> 
             able.set_capacity(1)
             await stream.until(lambda: able.streams and able.streams[0].sent)
         assert not unable.streams
+
+
+async def test_a_place_that_will_not_do_any_more_is_given_back_without_blame(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a switch comes between the grant and the stream: others may have that stage at once."""
+    answers = iter([False])
+    monkeypatch.setattr(production, "stage_fits", lambda *_: next(answers, True))
+    async with town() as place, place.anybody.attached(await place.anybody.name()) as stream:
+        await stream.until_segments(1)
+    assert not list(answers)
+    assert "peer failed a session" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("window", [{"context_blocks": 5}, {"sink_blocks": 2}])
