@@ -152,9 +152,7 @@ async def test_a_viewer_sees_the_same_pictures(enter: Enter, visit: OpenPage) ->
     place = await enter(open_town())
     page = await visit(place.url)
     await page.start("a red circle")
-    await page.page.click("#share")
-    await page.find("#share-link").wait_for()
-    viewer = await visit(await page.find("#share-link").input_value())
+    viewer = await visit(await page.viewer_link())
     await viewer.page.evaluate(ALBUM)
     await viewer.until_playing(2)
     assert await viewer.page.evaluate(KIND) == "canvas"

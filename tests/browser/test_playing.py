@@ -89,9 +89,7 @@ async def test_it_plays_on_without_a_stall_and_a_switch_shows(
 async def test_a_second_browser_watches_and_does_not_steer(machines: Machines, visit: OpenPage) -> None:
     page = await visit(machines.url)
     await page.start(RED)
-    await page.page.click("#share")
-    await page.find("#share-link").wait_for()
-    link = await page.find("#share-link").input_value()
+    link = await page.viewer_link()
     viewer = await visit(link)
     await viewer.until_playing()
     await viewer.until_colour("red")

@@ -184,6 +184,12 @@ class Visit:
     async def figure(self, name: str) -> str:
         return await self.find(f"[data-figure={name}]").inner_text()
 
+    async def viewer_link(self) -> str:
+        """As Share shows it."""
+        await self.page.click("#share")
+        await self.find("#share-link").wait_for()
+        return await self.find("#share-link").input_value()
+
     async def witness(self) -> dict[str, float]:
         return dict(await self.page.evaluate("() => window.witness"))
 
