@@ -141,7 +141,6 @@ class Visit:
 
     async def until_playing(self, seconds: float = 1.0) -> None:
         """For so long from now."""
-        await self.until("() => times()[0] > 0")
         await self.until_time(await self.time() + seconds)
 
     async def until_notice(self, selector: str) -> Locator:
@@ -174,7 +173,9 @@ class Visit:
         return dict(await self.page.evaluate(f"() => ({PIXELS})(screens()[0])"))
 
     async def time(self) -> float:
-        return float(await self.page.evaluate("() => times()[0]"))
+        """Once a picture shows; in one question, since a screen may go between two."""
+        found = await self.page.wait_for_function("() => times()[0] || false", polling=100)
+        return float(await found.json_value())
 
     async def until_picture(self) -> str:
         """Its size, once there is one, be it a still one."""
