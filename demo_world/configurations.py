@@ -12,8 +12,8 @@ from demo_world.starts import BEGINNINGS, start_takes
 BASELINE = "sequential"
 IN_FP8 = "-fp8"
 """At the end of a name: with quantize = fp8."""
-COUNTED = "-counted"
-"""At the end of a name: with window_counts_behind."""
+UNCOUNTED = "-uncounted"
+"""At the end of a name: without window_counts_behind."""
 EXPERIMENTS = ("steady", "switch", "drift", "start")
 SWITCH_MODES: tuple[SwitchMode, ...] = ("immediate", "boundary", "recache")
 
@@ -29,7 +29,7 @@ class Configuration:
     set_back: int = 0
     """Passes that blocks in flight go back by at a switch; above 0 only switches are filmed."""
     quantize: Quantize = "none"
-    counts_behind: bool = False
+    counts_behind: bool = True
     """Whether the window counts the blocks behind."""
 
 
@@ -63,7 +63,7 @@ def choose(names: Sequence[str] | None, card: ModelCard) -> dict[str, Configurat
         name + IN_FP8: replace(configuration, quantize="fp8") for name, configuration in plain.items()
     }
     known |= {
-        name + COUNTED: replace(configuration, counts_behind=True)
+        name + UNCOUNTED: replace(configuration, counts_behind=False)
         for name, configuration in plain.items()
         if configuration.attention == "bidirectional" and name != BASELINE
     }
@@ -72,7 +72,7 @@ def choose(names: Sequence[str] | None, card: ModelCard) -> dict[str, Configurat
         listed = ", ".join(plain)
         raise InvalidConfig(
             f"--configurations: {unknown[0]!r} is not one of {listed}, nor one of them with {IN_FP8}, nor a "
-            f"bidirectional one with {COUNTED}"
+            f"bidirectional one with {UNCOUNTED}"
         )
     return {name: configuration for name, configuration in known.items() if name in (names or plain)}
 

@@ -33,8 +33,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers compiled by torch.compile (default: yes)",
     )  # fmt: skip
     parser.add_argument(
-        "--window-counts-behind", action="store_true",
-        help="blocks behind that a block sees count towards its window",
+        "--window-counts-behind", action=argparse.BooleanOptionalAction, default=True,
+        help="blocks behind that a block sees count towards its window (default: yes)",
     )  # fmt: skip
     parser.add_argument(
         "--loras",
@@ -94,7 +94,7 @@ def heading(plan: CapacityPlan) -> str:
             f"{plan.card.name} on {plan.num_ranks} x {plan.gpu.title}",
             f"{plan.width}x{plan.height} at {plan.fps:g} FPS, {how}",
             f"cascade of stagger {plan.stagger} · estimated",
-            *(["the window counts the blocks behind"] if plan.counts_behind else []),
+            *([] if plan.counts_behind else ["the window does not count the blocks behind"]),
             *([about_loras(plan)] if plan.loras.num_listed else []),
         ]
     )

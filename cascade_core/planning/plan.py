@@ -39,7 +39,7 @@ class PlanRequest:
     """At which viewers play."""
     fp8: bool = False
     compiled: bool = True
-    counts_behind: bool = False
+    counts_behind: bool = True
     """As EngineConfig's `window_counts_behind`."""
     num_loras: int = 0
     """LoRAs that the stage lists; each session uses all of them, at most three."""

@@ -54,14 +54,14 @@ def test_programs_read_json(here: Here) -> None:
 
 def test_options_reach_the_plan(here: Here) -> None:
     options = ("--stagger", 2, "--fps", 24, "--size", "1280x720", "--quantize", "fp8", "--no-compile")
-    options += ("--window-counts-behind",)
+    options += ("--no-window-counts-behind",)
     _, output, _ = here("plan", "--model", "longlive-1.3b", "--gpu", "gb200", *options)
     title, *about = output.splitlines()[:4]
     assert title == "longlive-1.3b on 5 x GB200 in NVL72"
     assert about == [
         "1280x720 at 24 FPS, not compiled, FP8",
         "cascade of stagger 2 · estimated",
-        "the window counts the blocks behind",
+        "the window does not count the blocks behind",
     ]
 
 

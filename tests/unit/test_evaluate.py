@@ -66,8 +66,9 @@ AFTER = Scene("blue", "circle", "up", "gray")
 
 
 def made(take: Take, script: Sequence[Scene], keeps_frames: bool = True) -> Clip:
-    """A clip that shows the script; of a long one, the script is all of what is looked at."""
-    frames = World(take.seed).video(script)
+    """A clip that shows the script; of a long one, the script is all of what is looked at; one that goes on
+    from given blocks begins with the last picture of these."""
+    frames = World(take.seed).video([*take.given, *script])[max(0, first_frame(len(take.given)) - 1) :]
     receipts = [PromptApplied("", SWITCH_BLOCK - 2, SWITCH_BLOCK)] if len(take.scenes) > 1 else []
     parts = np.array_split(frames, max(1, len(take.stretches)))
     pictures = [Picture(measure(part), part if keeps_frames else None) for part in parts]
@@ -211,14 +212,14 @@ def test_what_a_configuration_films() -> None:
     ]
 
 
-def test_a_window_that_counts_the_blocks_behind_is_asked_for_by_name() -> None:
-    chosen = choose(["sequential", "bidirectional-1-counted"], find_card("demo"))
+def test_a_window_that_does_not_count_the_blocks_behind_is_asked_for_by_name() -> None:
+    chosen = choose(["bidirectional-1", "bidirectional-1-uncounted"], find_card("demo"))
     assert [engine_config("demo", None, each).window_counts_behind for each in chosen.values()] == [
-        False,
         True,
+        False,
     ]
-    with pytest.raises(InvalidConfig, match="'causal-1-counted' is not one of"):
-        choose(["causal-1-counted"], find_card("demo"))
+    with pytest.raises(InvalidConfig, match="'causal-1-uncounted' is not one of"):
+        choose(["causal-1-uncounted"], find_card("demo"))
 
 
 def test_fp8_is_asked_for_by_name_and_compared_with_the_same_without() -> None:
@@ -375,7 +376,7 @@ def test_everything_is_written(drawn: Drawn, tmp_path: Path, capsys: pytest.Capt
     assert tables in capsys.readouterr().out
     assert "causal-1, steady: not inferior to sequential by 2 points on every score: **not shown**" in tables
     assert "over 600 s: **met**" in tables
-    assert len(list((tmp_path / "scores").glob("*.png"))) == 3 + 5 + 3 * 2
+    assert len(list((tmp_path / "scores").glob("*.png"))) == 3 + 5 + 3 * 2 + 3 * 3
 
 
 def test_it_goes_on_where_it_was_stopped(

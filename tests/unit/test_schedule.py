@@ -420,10 +420,12 @@ def test_a_window_that_counts_the_blocks_behind_holds_no_more_than_one_of_sequen
 def test_engine_shape_is_what_the_engine_is_set_to() -> None:
     card = tiny_card(rope="absolute")
     values = {"model": "tiny", "stagger": 2, "num_ranks": 3}
-    assert engine_shape(make(EngineConfig, values), card) == Shape(5, 2, 3, card.window, "bidirectional", 1)
+    usual = Shape(5, 2, 3, card.window, "bidirectional", set_back=2, counts_behind=True)
+    assert engine_shape(make(EngineConfig, values), card) == usual
     changed = {"rope": "window", "inflight_attention": "causal"}
+    changed |= {"switch_set_back": 0, "window_counts_behind": False}
     shape = engine_shape(make(EngineConfig, values | changed), card)
-    assert shape.inflight_attention == "causal"
+    assert (shape.inflight_attention, shape.set_back, shape.counts_behind) == ("causal", 0, False)
     assert shape.window == replace(card.window, rope="window")
     assert shape.window.max_blocks is None
 
