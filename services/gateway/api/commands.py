@@ -18,7 +18,7 @@ from services.gateway.journal.switch_modes import mode_name
 from services.gateway.session import views
 from services.gateway.session.live import LiveSession
 from services.gateway.session.over import SessionOver
-from services.gateway.session.production import needs_of
+from services.gateway.session.session_needs import lora_files_noted, needs_of
 
 MAX_WAITING = 64
 """Switches of one session that have not taken effect yet."""
@@ -69,8 +69,9 @@ async def accept(
     if num_waiting >= MAX_WAITING:
         raise TooManySwitches(f"{num_waiting} switches wait to take effect")
     loras = kept_loras(asked.loras.loras) if asked.HasField("loras") else None
-    if loras and offers:
-        check_loras("prompt_switch.loras", [name for name, _ in loras], offers, live.spec.model)
+    names = [name for name, _ in loras or ()]
+    if names and offers:
+        check_loras("prompt_switch.loras", names, offers, live.spec.model)
     at_block = asked.at_block if asked.HasField("at_block") else None
     if at_block is not None and at_block < next_block:
         message = f"at_block: block {at_block} has been made; {next_block} is the next"
@@ -91,6 +92,7 @@ async def accept(
             mix,
             transition,
         ),
+        *lora_files_noted(live.record, live.stage, names),
     )
     live.shared.admission.change(needs_of(live))
     live.tell_receipt(request_id)

@@ -120,9 +120,12 @@ class Admission:
         """As of now; position 0 once it is not in the queue any more."""
         status = self._describe(claim.position)
         if claim.position:
-            infos = [peer.status.model for peer in self._pool.peers.values() if peer.status]
-            status.message = what_lacks(infos, claim.needs)
+            status.message = self.what_lacks(claim.needs)
         return status
+
+    def what_lacks(self, needs: Needs) -> str:
+        """For people: what no stage that is there can do; empty: nothing."""
+        return what_lacks([peer.status.model for peer in self._pool.peers.values() if peer.status], needs)
 
     @property
     def last_in_queue(self) -> QueueStatus:

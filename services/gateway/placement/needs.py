@@ -88,7 +88,8 @@ def abilities(needs: Needs) -> dict[str, Callable[[ModelInfo], bool]]:
     if needs.loras:
         names = sorted(name for name, _ in needs.loras)
         what = f"LoRA {names[0]}" if len(names) == 1 else f"the LoRAs {', '.join(names)} together"
-        found[f"lists {what}"] = lambda info: not lacks_a_lora(info, needs)
+        file = " from the session's own file" if any(digest for _, digest in needs.loras) else ""
+        found[f"lists {what}{file}"] = lambda info: not lacks_a_lora(info, needs)
     if needs.scene_cuts:
         found["makes scene cuts"] = lambda info: info.scene_cuts
     if needs.num_mixed:

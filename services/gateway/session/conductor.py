@@ -7,6 +7,7 @@ and writes segments, the clients' streams read those: each side goes on while an
 import asyncio
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 import structlog
@@ -25,8 +26,9 @@ from services.gateway.session import views
 from services.gateway.session.attachment import Response
 from services.gateway.session.live import LiveSession
 from services.gateway.session.over import SessionOver, failed, or_over
-from services.gateway.session.production import Production, needs_of, running_of
+from services.gateway.session.production import Production
 from services.gateway.session.recovery import Recoveries
+from services.gateway.session.session_needs import lacks_of, needs_of, running_of
 from services.gateway.session.shared import Shared
 
 log = structlog.get_logger(__name__)
@@ -134,7 +136,8 @@ class Conductor:
         if self._recoveries.is_urgent or self._has_yielded:
             both = frozenset({"stage", "decoder"})
             running.put(running_of(self.live, needs=both, lacks=both))
-            async with or_over(self._shared.settings.gateway.recovery_timeout_s, "stage and decoder"):
+            timeout_s = self._shared.settings.gateway.recovery_timeout_s
+            async with or_over(timeout_s, "stage and decoder", partial(lacks_of, self.live)):
                 return await self._shared.admission.both(needs_of(self.live))
         self.live.claim = claim = await self._enqueue()
         telling = asyncio.create_task(self._tell_queue())

@@ -1,7 +1,7 @@
 """The end of a session, as an exception: whoever finds out raises it, its conductor writes it down."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from google.rpc.status_pb2 import Status
@@ -27,10 +27,11 @@ def failed(error: BaseException) -> SessionOver:
 
 
 @asynccontextmanager
-async def or_over(seconds: float | None, what: str) -> AsyncIterator[None]:
-    """Raises SessionOver where the block takes longer; None: it may."""
+async def or_over(seconds: float | None, what: str, why: Callable[[], str]) -> AsyncIterator[None]:
+    """Raises SessionOver where the block takes longer; None: it may. `why`: what keeps it, if known."""
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
-        raise failed(NotReady(f"no {what} had a place within {seconds:g} s")) from None
+        reason = f": {found}" if (found := why()) else ""
+        raise failed(NotReady(f"no {what} had a place within {seconds:g} s{reason}")) from None

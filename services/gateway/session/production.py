@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -17,11 +18,9 @@ from services.gateway.journal import (
     Prompt,
     PromptApplied,
     PromptRefused,
-    RunningSession,
     SegmentMade,
 )
 from services.gateway.journal.lora_sets import kept_loras
-from services.gateway.journal.ruling import num_mixed_needed
 from services.gateway.peers.decoder_stream import DecoderPeer, DecoderStream
 from services.gateway.peers.made import MadeBlock, MadePart, MadeSegment
 from services.gateway.peers.reports import Kind
@@ -29,7 +28,7 @@ from services.gateway.peers.stage_stream import StagePeer, StageStream
 from services.gateway.peers.stream import NotSuitable
 from services.gateway.placement.claims import Places
 from services.gateway.placement.ledger import Place
-from services.gateway.placement.needs import Needs, stage_fits
+from services.gateway.placement.needs import stage_fits
 from services.gateway.placement.running import RunningSessions
 from services.gateway.session import views
 from services.gateway.session.attachment import Part, Response
@@ -39,6 +38,7 @@ from services.gateway.session.live import LiveSession
 from services.gateway.session.media import pack, part_of, segment_of
 from services.gateway.session.over import SessionOver, or_over
 from services.gateway.session.recovery import Recoveries
+from services.gateway.session.session_needs import lacks_of, lora_files_noted, needs_of, running_of
 
 log = structlog.get_logger(__name__)
 LOOKAHEAD = 3
@@ -200,9 +200,12 @@ class Production:
 
     async def stage_opened(self, opened: stage_pb2.GenerateResponse.Opened) -> None:
         self._note_asked(self._live.record.next_stage_block, self._asked_end)
+        notes = lora_files_noted(self._live.record, self._live.stage)
         words = session_pb2.Session(unknown_words=opened.unknown_words).SerializeToString()
         if words != self._live.record.notes.get(views.UNKNOWN_WORDS, b""):
-            await self._live.write(Noted(views.UNKNOWN_WORDS, words))
+            notes.append(Noted(views.UNKNOWN_WORDS, words))
+        if notes:
+            await self._live.write(*notes)
         for prompt in self._live.record.prompts:
             block = prompt.at_block or 0
             is_due = block <= self._live.record.next_stage_block and prompt.first_block_touched is None
@@ -334,10 +337,12 @@ class Production:
         if avoid:  # it moves, and goes on until there is a place
             yield
             return
+        timeout_s = self._live.shared.settings.gateway.recovery_timeout_s
+        why = partial(lacks_of, self._live) if what == "stage" else str
         self._lacks.add(what)
         self._tell_needs()
         try:
-            async with or_over(self._live.shared.settings.gateway.recovery_timeout_s, what):
+            async with or_over(timeout_s, what, why):
                 yield
         finally:
             self._lacks.discard(what)
@@ -357,36 +362,3 @@ class Production:
 def shown(prompt: Prompt) -> Noted:
     """Which prompt rules now, for lists."""
     return Noted(views.PROMPT, prompt.prompt[: views.MAX_SHOWN].encode())
-
-
-def running_of(live: LiveSession, needs: frozenset[str], lacks: frozenset[str]) -> RunningSession:
-    """As other gateways hear of it."""
-    its = needs_of(live)
-    loras = f"/{sorted(its.loras)}" if its.loras else ""  # as a former release says it of those without
-    kind = f"{its.model}/{its.revision}/{its.width * its.height}/{sorted(its.encoders)}{loras}"
-    return RunningSession(its.session, its.model, its.revision, kind, needs, lacks)
-
-
-def needs_of(live: LiveSession, *, is_resumed: bool = False) -> Needs:
-    """What the session needs of a stage and of a decoder."""
-    spec, model = live.spec, views.model_of(live.record)
-    limits = live.record.limits
-    digests = {lora.name: lora.digest for lora in model.loras}
-    return Needs(
-        session=live.record.session,
-        tenant=live.record.tenant,
-        model=spec.model,
-        revision=model.revision,
-        width=spec.width,
-        height=spec.height,
-        encoders=frozenset(profile.encoder for profile in spec.profiles),
-        stagger=live.asked.stagger,
-        inflight_attention=live.asked.inflight_attention,
-        loras=frozenset((name, digests.get(name, "")) for name in live.record.loras_needed()),
-        scene_cuts=live.record.has_cuts,
-        num_mixed=num_mixed_needed(live.record),
-        first_frame=live.record.first_frame is not None,
-        kept=(limits.num_sink_blocks, limits.num_recent_blocks) if model.model else None,
-        priority=spec.priority,
-        is_resumed=is_resumed,
-    )

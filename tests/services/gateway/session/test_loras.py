@@ -139,7 +139,8 @@ def test_which_of_them_lack() -> None:
 
     assert lacks(ink="", clay="c1") == ""
     assert lacks(ink="", neon="") == "no stage lists the LoRAs ink, neon together now"
-    assert lacks(ink="i2") == lacks([], ink="") == "no stage lists LoRA ink now"
+    assert lacks([], ink="") == "no stage lists LoRA ink now"
+    assert lacks(ink="i2") == lacks([], ink="i1") == "no stage lists LoRA ink from the session's own file now"
 
 
 @pytest.mark.parametrize("lost_at", [2, 5, 9])
@@ -172,6 +173,46 @@ async def test_a_session_goes_on_with_its_own_after_its_stage_is_lost(lost_at: i
         }
         assert told, "the context blocks are encoded with theirs"
         assert all(loras == found.get(block, loras) for block, loras in told.items())
+
+
+@pytest.mark.parametrize("at_first", [{}, {"neon": "n1"}])
+async def test_a_file_is_that_of_the_stage_where_it_was_chosen(at_first: dict[str, str]) -> None:
+    """Whatever the session's first stage listed, which another has replaced."""
+    first, second, other, same = (
+        FakeStage(loras={"ink": "i1", **more}, block_s=0.02, capacity=int(number == 0))
+        for number, more in enumerate((at_first, {"neon": "n2"}, {"neon": "n3"}, {"neon": "n2"}))
+    )
+    async with town(stages=[first, second, other, same]) as place:
+        name = await place.anybody.name(num_blocks=16, loras=INK)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(2)
+            second.set_capacity(1)
+            await first.kill()
+            await until(lambda: any(each.sent for each in second.streams))
+            await place.anybody.switch(name, "a star", "neon", loras={"loras": [{"name": "neon"}]})
+            await stream.receipt("neon")
+            other.set_capacity(1)
+            same.set_capacity(2)  # what is fuller comes first
+            await second.kill()
+            await stream.until_over()
+            assert stream.end_reason == "COMPLETE"
+        assert (len(other.streams), len(same.streams)) == (0, 1)
+
+
+async def test_the_end_says_that_only_other_files_were_there() -> None:
+    first = FakeStage(loras=LISTED, block_s=0.02)
+    other = FakeStage(loras={"ink": "another"}, capacity=0)
+    async with town(stages=[first, other], recovery_timeout_s=0.5) as place:
+        name = await place.anybody.name(loras=INK)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(1)
+            other.set_capacity(1)
+            await first.kill()
+            await stream.until_over()
+        assert not other.streams
+        assert stream.all("ended")[0].status.message == (
+            "no stage had a place within 0.5 s: no stage lists LoRA ink from the session's own file now"
+        )
 
 
 @needs_redis
