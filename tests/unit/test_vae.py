@@ -126,6 +126,23 @@ def test_sessions_do_not_disturb_each_other() -> None:
     assert all(torch.equal(one, torch.cat(frames)) for one, frames in zip(alone, together, strict=True))
 
 
+@pytest.mark.parametrize(("name", "num_frames"), [("demo", 28), ("wan22", 38)])
+def test_how_far_its_layers_look_back(name: str, num_frames: int) -> None:
+    """Whatever the weights: opened so many latent frames before, it makes the very same pictures."""
+    decoder = streamed(make_model(CONFIGS[name]), torch.float64)
+    latents = make_latents(num_frames + 3, channels=CONFIGS[name].get("z_dim", 16))[..., :2, :2]
+
+    def last_pictures(first: int) -> Tensor:
+        session = decoder.open()
+        if first:
+            decoder.decode_float(session, latents[first : first + 1])
+        return decoder.decode_float(session, latents[first:])[-4:]
+
+    undisturbed = last_pictures(0)
+    assert torch.equal(last_pictures(2), undisturbed)
+    assert not torch.equal(last_pictures(3), undisturbed)
+
+
 def test_random_weights_follow_the_seed_and_leave_the_global_one(card: ModelCard) -> None:
     def decode(seed: int) -> Tensor:
         decoder = load_vae(card, None, CPU, FLOAT, seed)

@@ -11,8 +11,8 @@ import structlog
 from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
 
-from cascade.v1 import decoder_pb2, session_pb2
-from services.common.errors import NotReady, Overloaded, ServiceError
+from cascade.v1 import common_pb2, decoder_pb2, session_pb2
+from services.common.errors import NotReady, Overloaded, ServiceError, UnsupportedMedia
 from services.common.remote import RemoteError
 from services.common.validation import InvalidField
 from services.gateway.journal import Beginning, NewSession
@@ -25,6 +25,7 @@ from services.gateway.session.shared import Shared
 Request = decoder_pb2.EncodeRequest
 log = structlog.get_logger(__name__)
 FIELD = "spec.start"
+READY = common_pb2.SERVING_STATE_READY
 MAX_TRIES = 3
 """Decoders that may fail at one file, or lose it; each is another one where there is another."""
 TENANT_SHARE = 4
@@ -47,7 +48,7 @@ class Starts:
 
     async def begun(self, new: NewSession, spec: session_pb2.SessionSpec) -> NewSession:
         """The session with the latents of `spec.start`, if it has that. Raises InvalidField, RemoteError
-        (what a decoder says of the file), NotReady and Overloaded."""
+        (what a decoder says of the file), UnsupportedMedia, NotReady and Overloaded."""
         if not spec.HasField("start"):
             return new
         with self._holding(new.tenant, spec.start.ByteSize()):
@@ -111,10 +112,12 @@ class Starts:
         raise last
 
     async def _decoder(self, model: str, tried: Collection[str], wait_s: float) -> DecoderPeer | None:
-        """One that was not tried, or else any; None: none came in time."""
+        """One that was not tried, or else any; None: none came in time. Raises UnsupportedMedia where all
+        that there are never will."""
         try:
             async with asyncio.timeout(wait_s):
                 while not (found := self._able(model)):
+                    self._check_kinds(model)
                     await self._shared.decoders.changed()
         except TimeoutError:
             return None
@@ -127,6 +130,13 @@ class Starts:
             for peer in peers
             if is_staying(peer) and peer.status and model in peer.status.models and peer.status.can_encode
         ]
+
+    def _check_kinds(self, model: str) -> None:
+        statuses = [peer.status for peer in self._shared.decoders.peers.values()]
+        its = [status for status in statuses if status is None or model in status.models]
+        if its and all(status and status.state == READY and not status.can_encode for status in its):
+            wrong = f"no decoder of {model} makes latents of pictures: those of kind taehv only decode"
+            raise UnsupportedMedia(wrong, field=FIELD)
 
 
 def placed(encoded: Encoded, new: NewSession, spec: session_pb2.SessionSpec) -> Beginning:

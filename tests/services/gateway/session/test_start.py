@@ -165,16 +165,43 @@ async def test_a_file_that_nobody_can_open_is_the_callers_affair() -> None:
 
 async def test_without_a_decoder_that_can_the_caller_may_come_again() -> None:
     decoders = [FakeDecoder()]
-    decoders[0].can_encode = False
     async with town(decoders=decoders, encode_timeout_s=0.3) as place:
-        assert reason_of(await refused(place, start=PICTURE)) == "UNAVAILABLE NOT_READY"
-        decoders[0].can_encode = True
         decoders[0].faults[ENCODE] = [NotReady("starting")] * 3
         assert reason_of(await refused(place, start=PICTURE)) == "UNAVAILABLE NOT_READY"
         decoders[0].fail(ENCODE, "silent")
         assert reason_of(await refused(place, start=PICTURE)) == "UNAVAILABLE NOT_READY"
         decoders[0].faults[ENCODE] = [UnsupportedMedia("too large", field="width")] * 3
         assert reason_of(await refused(place, start=PICTURE)) == "INVALID_ARGUMENT UNSUPPORTED_MEDIA"
+
+
+async def test_where_no_decoder_has_an_encoder_it_is_said_at_once() -> None:
+    decoders = [FakeDecoder(), FakeDecoder()]
+    for decoder in decoders:
+        decoder.can_encode = False
+    async with town(decoders=decoders, encode_timeout_s=3600) as place:
+        error = await refused(place, start=PICTURE)
+        assert (reason_of(error), fields_of(error)) == ("INVALID_ARGUMENT UNSUPPORTED_MEDIA", ["spec.start"])
+        assert error.details() == (
+            "no decoder of demo makes latents of pictures: those of kind taehv only decode"
+        )
+        await place.anybody.create()
+
+
+async def test_one_that_still_starts_may_have_an_encoder() -> None:
+    decoders = [FakeDecoder(), FakeDecoder()]
+    for decoder in decoders:
+        decoder.can_encode = False
+    starting, ready = common_pb2.SERVING_STATE_STARTING, common_pb2.SERVING_STATE_READY
+    async with town(decoders=decoders) as place:
+        decoders[0].set_state(starting)
+        peers = place.registry.shared.decoders.peers.values()
+        await until(lambda: any(peer.status and peer.status.state == starting for peer in peers))
+        waiting = asyncio.create_task(place.anybody.create(start=PICTURE))
+        await asyncio.sleep(0.1)
+        assert not waiting.done(), waiting.exception()
+        decoders[0].can_encode = True
+        decoders[0].set_state(ready)
+        await waiting
 
 
 async def test_a_repeat_is_known_by_its_file() -> None:
