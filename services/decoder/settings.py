@@ -25,8 +25,8 @@ class DecoderSettings(GpuSettings):
     """Folder or file of the decoder, hub id, `random`, or None: the VAE where the card says (an installed
     package, or the hub and its cache)."""
     kind: Literal["vae", "taehv"] = "vae"
-    """vae: the model's own. taehv: the tiny preview decoder, whose file `weights` then names; it only decodes,
-    so sessions begin from a picture or clip where another decoder of the model is of kind vae."""
+    """vae: the model's own. taehv: the tiny preview decoder, whose file `weights` then names; it only
+    decodes, so a session begins from a picture or clip where another decoder of the model is of kind vae."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the first GPU where there is one."""
     threads: Annotated[int, Field(ge=1, le=256)] | None = None

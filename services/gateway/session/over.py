@@ -27,7 +27,7 @@ def failed(error: BaseException) -> SessionOver:
 
 
 @asynccontextmanager
-async def or_over(seconds: float | None, what: str, why: Callable[[], str]) -> AsyncIterator[None]:
+async def or_over(seconds: float | None, what: str, why: Callable[[], str] = str) -> AsyncIterator[None]:
     """Raises SessionOver where the block takes longer; None: it may. `why`: what keeps it, if known."""
     try:
         async with asyncio.timeout(seconds):
