@@ -180,12 +180,15 @@ day: $(STAMP)  ## Simulate a day of autoscaling; table and picture
 clean:
 	rm -rf $(VENV) out build dist *.egg-info $(PACKAGES)
 
+# Most of the bytes of what is installed, and hardly ever imported.
+RARE = /(tests?|transformers/models|diffusers/pipelines|kubernetes/client|matplotlib|fontTools|mypy|mypyc|pip)/
+
 $(STAMP): pyproject.toml constraints.txt helm/tools.py
 	@echo "Installing into $(VENV): some 200 packages, a few gigabytes with torch; minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[client,stage,decoder,gateway,test]'
-	$(BIN)/python -m compileall -qq --workers 0 $(VENV)/lib || true  # pip would on one core; some packages hold files of other Pythons
+	$(BIN)/python -m compileall -qq --workers 0 -x '$(RARE)' $(VENV)/lib || true  # pip would on one core; some packages hold files of other Pythons
 	$(BIN)/python helm/tools.py
 	touch $@
 

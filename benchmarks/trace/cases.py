@@ -103,10 +103,11 @@ Tick = tuple[tuple[int, ...], Counts]
 """The passes that rank 0 makes in a tick, oldest block first, and what they take."""
 
 
-def trace(case: Case, limit: int | None = None) -> list[Tick]:
-    """The first ticks of rank 0 in its steady state, or as many as `num_ticks` says."""
+def trace(case: Case, limit: int | None = None, num_before: int | None = None) -> list[Tick]:
+    """The first ticks of rank 0 in its steady state, or as many as `num_ticks` says; `num_before` as for
+    `count_ticks`."""
     num_layers = case.card.transformer.num_layers
-    few, more = (count_ticks(case, count, limit) for count in (FEW_LAYERS - 1, FEW_LAYERS))
+    few, more = (count_ticks(case, count, limit, num_before) for count in (FEW_LAYERS - 1, FEW_LAYERS))
     return [
         (passes, extend(one, counts, num_layers))
         for (_, one), (passes, counts) in zip(few, more, strict=True)

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from benchmarks.trace.kernels import is_cast, is_composed, is_kernel, name_of, traffic
+from benchmarks.trace.operators import tensors
 from benchmarks.trace.refusals import check
 
 ALLOCATION_BYTES = 512
@@ -89,13 +88,14 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 made = func.decompose(*args, **kwargs)
             if made is not NotImplemented:
                 return made
-        if any(isinstance(x, Tensor) and x.device.type == "cuda" for x in tree_iter((args, kwargs))):
+        is_on_device = any(x.device.type == "cuda" for x in tensors(args, kwargs))
+        if is_on_device:
             self._check(func, args)
         try:
             made = func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
             raise HostWaits(f"the host waits for a result of {func} {_place()}") from None
-        if any(isinstance(x, Tensor) and x.device.type == "cuda" for x in tree_iter((args, kwargs, made))):
+        if is_on_device or any(x.device.type == "cuda" for x in tensors(made)):
             self._hold(made)
             self._count(func, args, kwargs, made)
         return made
@@ -106,8 +106,8 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise HostWaits(f"the host waits for what a mask picks {_place()}")
 
     def _hold(self, made: Any) -> None:
-        for x in tree_iter(made):
-            if not isinstance(x, Tensor) or x.device.type != "cuda":
+        for x in tensors(made):
+            if x.device.type != "cuda":
                 continue
             storage = x.untyped_storage()
             if storage not in self._storages:
@@ -144,7 +144,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         entry[1] += size
 
     def _count_collective(self, args: tuple[Any, ...]) -> None:
-        sizes = [x.nbytes for x in tree_iter(args) if isinstance(x, Tensor)]
+        sizes = [x.nbytes for x in tensors(args)]
         self._counts.collectives += 1
         self._counts.gathered_bytes += max(sizes) - min(sizes)
 

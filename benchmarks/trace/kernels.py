@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_iter
 
-from benchmarks.trace.operators import has_cuda_kernel
+from benchmarks.trace.operators import has_cuda_kernel, tensors
 
 SDPA = torch.ops.aten.scaled_dot_product_attention.default
 """One kernel on a GPU, whichever PyTorch picks."""
@@ -62,7 +61,7 @@ def traffic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any)
     is_source = [not (name in WRITES_ALONE and number == 0) for number in range(len(args))]
     sources = [arg for arg, counts in zip(args, is_source, strict=True) if counts]
     sources += [value for key, value in kwargs.items() if key != "out"]
-    return sum(_distinct_bytes(x) for x in tree_iter((sources, made)) if isinstance(x, Tensor))
+    return sum(_distinct_bytes(x) for x in tensors(sources, made))
 
 
 def _distinct_bytes(x: Tensor) -> int:

@@ -1,11 +1,13 @@
 """What PyTorch's own table says of an operator on CUDA. A build for CPUs registers no kernel for it."""
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torchgen
 import yaml
+from torch import Tensor
 
 TABLE = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
 GENERATED = {"dispatch": {"CompositeExplicitAutograd": ""}}
@@ -40,3 +42,14 @@ def runs_on_cuda(operator: str) -> bool:
     """Whether it has one, or is the same for every device."""
     keys = dispatch_keys(operator)
     return "CUDA" in keys or any(key.startswith(ANY_DEVICE) for key in keys)
+
+
+def tensors(*values: Any) -> Iterator[Tensor]:
+    """Those that an operator was given or made: PyTorch's own `tree_iter` takes several times as long."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors(*value)
+        elif isinstance(value, dict):
+            yield from tensors(*value.values())

@@ -4,9 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_iter
 
-from benchmarks.trace.operators import runs_on_cuda
+from benchmarks.trace.operators import runs_on_cuda, tensors
 
 
 class NotOnCuda(Exception):
@@ -44,14 +43,14 @@ def check(func: Any, args: tuple[Any, ...]) -> None:
         raise NotOnCuda(f"{name}: CUDA has no kernel for it")
     if name not in ONE_TYPE:
         return
-    tensors = [x for x in tree_iter(args) if isinstance(x, Tensor) and x.is_floating_point()]
-    types = {x.dtype for x in tensors}
+    given = [x for x in tensors(args) if x.is_floating_point()]
+    types = {x.dtype for x in given}
     if len(types) > 1:
         raise NotOnCuda(f"{name}: takes one type, not {', '.join(sorted(map(str, types)))}")
     if name in HALF_ALONE and not types <= {*HALF}:
         raise NotOnCuda(f"{name}: takes half precision alone, not {types.pop()}")
     if name in HALF_ALONE:
-        _check_heads(name, tensors)
+        _check_heads(name, given)
 
 
 def _check_heads(name: str, tensors: list[Tensor]) -> None:

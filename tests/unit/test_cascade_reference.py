@@ -8,6 +8,7 @@ of these and the blocks in flight anew, layer by layer, in float64, under one bo
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import pytest
 import torch
@@ -294,24 +295,26 @@ class Restatement:
             block_mask[number, [index[id(seen)] for seen in item.sees]] = True
         mask = block_mask[owner][:, owner]  # [T, T], query by key
         timesteps = [timestep for item in items for timestep in item.timesteps]
-        per_frame = torch.stack([self.embed_time(timestep) for timestep in timesteps])
+        times = {timestep: self.embed_time(timestep) for timestep in set(timesteps)}
+        per_frame = torch.stack([times[timestep] for timestep in timesteps])
         time = per_frame.repeat_interleave(per_block // self.frames, 0)  # [T, dim]
         modulation = self.linear("time_projection.1", F.silu(time)).unflatten(1, (6, -1))  # [T, 6, dim]
-        texts = [self.embed_text(item.prompt) for item in items]
+        texts = {prompt: self.embed_text(prompt) for prompt in {item.prompt for item in items}}
+        turns = [self.turns(item, items) for item in items]
         x = torch.cat([self.patchify(item.latents) for item in items])  # [T, dim]
         for layer in range(config.num_layers):
             name = f"blocks.{layer}"
             parts = (modulation + self.weights[f"{name}.modulation"]).unbind(1)
             shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = parts
             attended = self.self_attention(
-                f"{name}.self_attn", self.norm(x) * (1 + scale) + shift, items, mask
+                f"{name}.self_attn", self.norm(x) * (1 + scale) + shift, turns, mask
             )
             x = x + gate * attended
             hidden = self.norm(x) * self.weights[f"{name}.norm3.weight"] + self.weights[f"{name}.norm3.bias"]
             x = x + torch.cat(
                 [
-                    self.cross_attention(f"{name}.cross_attn", hidden[owner == number], text)
-                    for number, text in enumerate(texts)
+                    self.cross_attention(f"{name}.cross_attn", hidden[owner == number], texts[item.prompt])
+                    for number, item in enumerate(items)
                 ]
             )
             hidden = self.norm(x) * (1 + ffn_scale) + ffn_shift
@@ -321,20 +324,25 @@ class Restatement:
         x = self.linear("head.head", self.norm(x) * (1 + scale) + shift)  # [T, 1 * 2 * 2 * C]
         return [self.unpatchify(x[owner == number], rows) for number in range(len(items))]
 
-    def self_attention(self, name: str, x: Tensor, items: list[Item], mask: Tensor) -> Tensor:
+    def turns(self, reader: Item, items: list[Item]) -> tuple[Tensor, Tensor]:
+        """Of all keys and of its own queries: where a key stands depends on who reads it."""
+        places = [self.placed(other.block, reader, other.block < self.sink) for other in items]
+        return torch.cat([self.turn(at) for at in places]), self.turn(self.placed(reader.block, reader))
+
+    def self_attention(
+        self, name: str, x: Tensor, turns: list[tuple[Tensor, Tensor]], mask: Tensor
+    ) -> Tensor:
         config = self.card.transformer
         query = self.rms(self.linear(f"{name}.q", x), f"{name}.norm_q")
         key = self.rms(self.linear(f"{name}.k", x), f"{name}.norm_k")
-        split = (len(items), -1, config.num_heads, config.head_dim)
+        split = (len(turns), -1, config.num_heads, config.head_dim)
         query, key, value = (part.view(split) for part in (query, key, self.linear(f"{name}.v", x)))
         outputs = []
-        for number, item in enumerate(items):
-            # Where a key stands depends on who reads it, so all keys are rotated anew for every reader.
-            places = [self.placed(other.block, item, other.block < self.sink) for other in items]
-            turned = rotate(key.flatten(0, 1), torch.cat([self.positions(at) for at in places]))  # [T, H, D]
-            own = rotate(query[number], self.positions(self.placed(item.block, item)))  # [L, H, D]
+        for number, (of_keys, of_own) in enumerate(turns):
+            turned = rotate(key.flatten(0, 1), of_keys)  # [T, H, D]
+            own = rotate(query[number], of_own)  # [L, H, D]
             scores = torch.einsum("lhd,shd->hls", own, turned) / math.sqrt(config.head_dim)
-            rows = mask.view(len(items), -1, mask.shape[1])[number]
+            rows = mask.view(len(turns), -1, mask.shape[1])[number]
             weights = scores.masked_fill(~rows, -math.inf).softmax(-1)
             outputs.append(torch.einsum("hls,shd->lhd", weights, value.flatten(0, 1)).flatten(1))
         return self.linear(f"{name}.o", torch.cat(outputs))
@@ -365,12 +373,11 @@ class Restatement:
             return block * self.frames
         return (front + block - reader.oldest) * self.frames
 
-    def positions(self, first: int) -> Tensor:
-        """(frame, row, column) of every token of a block that is met at this frame, [L, 3]."""
+    def turn(self, first: int) -> Tensor:
+        """Of a block that is met at this frame, [L, 1, D / 2]."""
         token = 2 * self.card.video.vae_factor
-        rows, columns = self.height // token, self.width // token
-        frames = torch.arange(first, first + self.frames)
-        return torch.cartesian_prod(frames, torch.arange(rows), torch.arange(columns))
+        sides = self.frames, self.height // token, self.width // token
+        return turn(first, sides, self.card.transformer.head_dim)
 
     def embed_time(self, timestep: float) -> Tensor:
         half = self.card.transformer.freq_dim // 2
@@ -419,16 +426,22 @@ def unipc(sigmas: list[float], begin: int) -> UniPCMultistepScheduler:
     return scheduler
 
 
-def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotary embedding of x [L, H, D] at (frame, row, column) positions [L, 3], by complex numbers."""
-    half = x.shape[-1] // 2
-    side = x.shape[-1] // 6
+@cache
+def turn(first: int, sides: tuple[int, int, int], head_dim: int) -> Tensor:
+    """By (frame, row, column) of every token, as complex numbers."""
+    frames, rows, columns = (torch.arange(side) for side in sides)
+    positions = torch.cartesian_prod(first + frames, rows, columns)  # [L, 3]
+    half, side = head_dim // 2, head_dim // 6
     angles = [
         positions[:, axis, None] * 10000.0 ** (-torch.arange(width, dtype=torch.float64) / width)
         for axis, width in enumerate((half - 2 * side, side, side))
     ]
-    turns = torch.exp(1j * torch.cat(angles, dim=1))[:, None]  # [L, 1, D / 2]
-    pairs = torch.view_as_complex(x.contiguous().view(*x.shape[:-1], half, 2))
+    return torch.exp(1j * torch.cat(angles, dim=1))[:, None]
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary embedding of x [L, H, D]."""
+    pairs = torch.view_as_complex(x.contiguous().view(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * turns).flatten(-2)
 
 
