@@ -158,3 +158,9 @@ def jumps(track: Track) -> NDArray[np.float64]:
     """Pixels that the shape moved into each frame but the first; unknown places count as infinitely far."""
     lengths = np.linalg.norm(steps(track.places), axis=-1)
     return np.where(np.isnan(lengths), np.inf, lengths)
+
+
+def psnr_db(played: Played, expected: Played) -> NDArray[np.float64]:
+    """[T] of each picture."""
+    error = decode(played.video).astype(np.float64) - decode(expected.video)
+    return 10 * np.log10(255**2 / np.maximum((error**2).mean((1, 2, 3)), 1e-3))

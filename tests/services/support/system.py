@@ -180,9 +180,10 @@ class Redis(RedisServer):
 class System:
     """All processes; tests may break any of them, `ready` mends it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stage: dict[str, str] | None = None) -> None:
+        """`stage`: variables of the stages, besides STAGE."""
         self.redis = Redis()
-        self.stages = [Program("stage", number, folder, STAGE) for number in range(2)]
+        self.stages = [Program("stage", number, folder, STAGE | (stage or {})) for number in range(2)]
         self.decoders = [Program("decoder", number, folder, DECODER) for number in range(2)]
         key = folder / "token.key"
         key.write_bytes(secrets.token_bytes(32))
@@ -250,10 +251,10 @@ class System:
 
 
 @contextmanager
-def running_system() -> Iterator[System]:
-    """Nothing runs yet but Redis: call `ready`."""
+def running_system(stage: dict[str, str] | None = None) -> Iterator[System]:
+    """Nothing runs yet but Redis: call `ready`. `stage`: as System takes it."""
     folder = Path(tempfile.mkdtemp(prefix="cascade-system-"))
-    system = System(folder)
+    system = System(folder, stage)
     try:
         yield system
     finally:

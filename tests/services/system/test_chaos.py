@@ -3,16 +3,13 @@
 import asyncio
 import signal
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from cascade.v1 import common_pb2
 from cascade_client import Client
 from tests.services.support import faults
 from tests.services.support.faults import CASES, NUM_BLOCKS, Case, Outcome
-from tests.services.support.media_support import decode
-from tests.services.support.playing import Played, jumps, playing
+from tests.services.support.playing import Played, jumps, playing, psnr_db
 from tests.services.support.redis_support import needs_redis
 from tests.services.support.system import System
 
@@ -100,12 +97,6 @@ def check_pictures(outcome: Outcome, undisturbed: Played, *, is_unaffected: bool
             assert segment.data == expected.data, f"block {segment.block}"
     if is_unaffected:
         assert psnr_db(outcome.played, undisturbed).min() >= MIN_PSNR_DB
-
-
-def psnr_db(played: Played, expected: Played) -> NDArray[np.float64]:
-    """[T] of each picture."""
-    error = decode(played.video).astype(np.float64) - decode(expected.video)
-    return 10 * np.log10(255**2 / np.maximum((error**2).mean((1, 2, 3)), 1e-3))
 
 
 @pytest.mark.slow
