@@ -1,8 +1,8 @@
 """Runs a decoder: `python -m services.decoder`, set up by `CASCADE_*` variables; see `settings.py`."""
 
-from services.common.entry import end_at_sigterm, run
+from services.common.entry import before_imports, run
 
-end_at_sigterm()  # imports take seconds
+before_imports()  # which take seconds
 
 from services.decoder.service import serve  # noqa: E402
 from services.decoder.settings import Settings  # noqa: E402

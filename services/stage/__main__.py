@@ -1,8 +1,8 @@
 """Runs a stage: `python -m services.stage`, set up by `CASCADE_*` variables; see `settings.py`."""
 
-from services.common.entry import end_at_sigterm, run
+from services.common.entry import before_imports, run
 
-end_at_sigterm()  # imports take seconds
+before_imports()  # which take seconds
 
 from services.stage.service import serve  # noqa: E402
 from services.stage.settings import Settings  # noqa: E402

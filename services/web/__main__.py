@@ -1,9 +1,9 @@
 """Runs the HTTP side on its own: `python -m services.web --gateway HOST:PORT [--http-port 8080]`, set up
 by `CASCADE_*` variables; see `settings.py`."""
 
-from services.common.entry import end_at_sigterm, run
+from services.common.entry import before_imports, run
 
-end_at_sigterm()  # imports take seconds
+before_imports()  # which take seconds
 
 from services.web.settings import Settings  # noqa: E402
 from services.web.standalone import ARGUMENTS, serve  # noqa: E402
