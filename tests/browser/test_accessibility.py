@@ -54,6 +54,7 @@ async def test_the_session_page(enter: Enter, visit: OpenPage) -> None:
     viewer = await visit(await page.find("#share-link").input_value())
     await viewer.until_playing()
     await look(viewer, "viewer")
+    await viewer.page.goto("about:blank")  # it would play on
     await page.page.click("#help-button")
     await look(page, "help")
     await page.page.keyboard.press("Escape")
