@@ -38,7 +38,7 @@ NOTES = {
     "first_picture": (
         "From the start of the navigation to the first picture that is drawn or presented with nothing over "
         "it, each time in a fresh profile. `page ready`: until the modules have "
-        "come and run. `new session`: the prompt is sent as soon as the page takes it. `viewer link`: a link "
+        "come and run. `new session`: Start is pressed as soon as they have. `viewer link`: a link "
         "to a session that plays already."
     ),
     "parts": (

@@ -14,7 +14,7 @@ from services.gateway.session import views
 from services.web.pages import PAGES
 from tests.browser.conftest import Enter, OpenPage
 from tests.browser.places import open_town, wire_to
-from tests.browser.visit import Visit
+from tests.browser.visit import SEGMENT_S, Visit
 from tests.services.support.fake_stage import CAUSAL
 from tests.services.support.gateway_support import until, until_value
 
@@ -32,6 +32,8 @@ MODULES = """() => [
   performance.getEntriesByType("resource").map(({ name }) => name).filter((name) => name.endsWith(".js")),
 ]"""
 """Those that the page names, and those that came."""
+FIRST_S = 9 / 16
+"""Of the first segment, which is shorter."""
 both = pytest.mark.parametrize("player", ["canvas", "media-source"])
 ATTACKS = (
     '<img src=x onerror="window.hacked=1">',
@@ -73,6 +75,26 @@ async def test_pictures_show_before_their_segment_is_made(enter: Enter, visit: O
     assert page.num_parts > 3
     assert page.sequences == list(range(1, len(page.sequences) + 1))
     assert (await page.witness())["back"] == 0
+
+
+@both
+async def test_the_page_tells_of_a_segment_by_its_first_part(
+    enter: Enter, visit: OpenPage, player: str
+) -> None:
+    """The decoder stands still amid a block. Before that begins to play, the page says that it has some."""
+    place = await enter(open_town())
+    page = await visit(place.url, player=player)
+    await page.start("a red circle")
+    await page.until_playing(1)
+    place.decoder.gate.clear()
+
+    def is_amid(said: dict[str, str]) -> bool:
+        playhead_s, buffered_s = (float(said[name].removesuffix("s")) for name in ("playhead", "buffered"))
+        of_last_s = (playhead_s + buffered_s - FIRST_S) % SEGMENT_S
+        return of_last_s < buffered_s - 0.2 and 0.1 < of_last_s < SEGMENT_S - 0.1
+
+    await until(lambda: any(map(is_amid, page.playbacks)))
+    place.decoder.gate.set()
 
 
 async def test_a_decoder_lost_amid_a_segment_is_not_seen(enter: Enter, visit: OpenPage) -> None:

@@ -26,8 +26,8 @@ const OFTEN_MS = 30_000;
  * @typedef {import("./pieces.js").Piece} Piece
  * @typedef {{began(piece: Piece): void, stalled(): void, holds(): void, moved(): void, resized(): void, blocked(): void,
  *   broken(after: number): void, unplayable(type: string): void}} Listener
- *   began: a segment's playing begins; holds: it has more than before, or goes on after it stood still; moved: called a
- *   few times per second; blocked: the browser plays only when somebody clicks; broken: it gave up on the media after
+ *   began: a segment's playing begins; holds: it has some of one more segment, or goes on after it stood still; moved:
+ *   called a few times per second; blocked: the browser plays only when somebody clicks; broken: it gave up on the media after
  *   that segment; unplayable: it never takes media of this type
  */
 
@@ -42,6 +42,7 @@ export class Player {
   isViewer = false;
   from = 0;
   credit = 4;
+  toldNewest = 0;
   begun = 0;
   numStalls = 0;
   isWanted = true;
@@ -73,6 +74,7 @@ export class Player {
     this.from = from;
     this.credit = credit;
     this.pieces = new Pieces();
+    this.toldNewest = 0;
     this.begun = 0;
     this.numStalls = 0;
     this.stalledAt = [];
@@ -132,7 +134,6 @@ export class Player {
   /** @param {any} content ConnectResponse.Segment @param {Uint8Array} data */
   segment(content, data) {
     if (this.pieces.segment(content)) this.output?.add(data);
-    else this.listener.holds();
     this.tick();
   }
 
@@ -223,8 +224,11 @@ export class Player {
     this.listener.moved();
   }
 
+  /** Told once a segment, as soon as some of it can be played: the rest comes faster than it plays. */
   changed() {
-    if (this.pieces.last?.isWhole) this.listener.holds();
+    const newest = this.pieces.last?.sequence ?? 0;
+    if (newest > this.toldNewest) this.listener.holds();
+    this.toldNewest = newest;
     this.tick();
   }
 
