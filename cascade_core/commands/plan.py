@@ -33,8 +33,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers compiled by torch.compile (default: yes)",
     )  # fmt: skip
     parser.add_argument(
-        "--window-counts-behind", action=argparse.BooleanOptionalAction, default=True,
-        help="blocks behind that a block sees count towards its window (default: yes)",
+        "--no-window-counts-behind", dest="window_counts_behind", action="store_false",
+        help="blocks behind that a block sees do not count towards its window",
     )  # fmt: skip
     parser.add_argument(
         "--loras",

@@ -126,7 +126,7 @@ def test_generate_writes_video_latents_and_figures(tmp_path: Path) -> None:
     written = json.loads(figures.read_text())
     assert written["num_frames"] == 33
     assert written["fps_denoise"] > 0
-    assert [switch["first_block_full"] for switch in written["prompt_switches"]] == [2]
+    assert [switch["first_block_full"] for switch in written["prompt_switches"]] == [1]
     assert written["random_weights"] is True
 
 
