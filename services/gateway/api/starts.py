@@ -45,6 +45,8 @@ class Starts:
         self._shared = shared
         self._held: Counter[str] = Counter()
         """Bytes by tenant."""
+        self._encodable: set[str] = set()
+        """Models of which some decoder could encode: if none is there now, another will come."""
 
     async def begun(self, new: NewSession, spec: session_pb2.SessionSpec) -> NewSession:
         """The session with the latents of `spec.start`, if it has that. Raises InvalidField, RemoteError
@@ -112,15 +114,17 @@ class Starts:
         raise last
 
     async def _decoder(self, model: str, tried: Collection[str], wait_s: float) -> DecoderPeer | None:
-        """One that was not tried, or else any; None: none came in time. Raises UnsupportedMedia where all
-        that there are never will."""
+        """One that was not tried, or else any; None: none came in time. Raises UnsupportedMedia where none
+        that is there will ever do, nor did one before."""
         try:
             async with asyncio.timeout(wait_s):
                 while not (found := self._able(model)):
-                    self._check_kinds(model)
+                    if model not in self._encodable:
+                        self._check_kinds(model)
                     await self._shared.decoders.changed()
         except TimeoutError:
             return None
+        self._encodable.add(model)
         return min(found, key=lambda peer: (peer.address in tried, num_pending(peer), peer.address))
 
     def _able(self, model: str) -> list[DecoderPeer]:

@@ -49,9 +49,11 @@ class Gateway:
     async def kill(self) -> None:
         """As a process that dies: nothing is released, nobody is told."""
         self.registry.is_leaving = True
-        if catching_up := self.registry.shared.journal._catching_up:  # type: ignore[attr-defined]
-            catching_up.cancel()
         await asyncio.gather(self.registry.close(), self.server._port.stop(0))
+        journal: Any = self.registry.shared.journal
+        pushes = [owned.pushing for owned in journal._owned.values()]
+        for task in filter(None, [*pushes, journal._catching_up]):  # else it would keep its leases
+            task.cancel()
 
 
 @dataclass

@@ -187,6 +187,19 @@ async def test_where_no_decoder_has_an_encoder_it_is_said_at_once() -> None:
         await place.anybody.create()
 
 
+async def test_one_that_had_an_encoder_is_waited_for_once_it_is_gone() -> None:
+    """A pod of kind vae dies beside one of kind taehv, and is not listed until its successor comes."""
+    decoders = [FakeDecoder(), FakeDecoder()]
+    decoders[1].can_encode = False
+    async with town(decoders=decoders, encode_timeout_s=0.5) as place:
+        await place.anybody.create(start=PICTURE)
+        decoders[0].can_encode = False
+        decoders[0].set_state(common_pb2.SERVING_STATE_READY)  # reported at once
+        peers = place.registry.shared.decoders.peers.values()
+        await until(lambda: not any(peer.status and peer.status.can_encode for peer in peers))
+        assert reason_of(await refused(place, start=PICTURE)) == "UNAVAILABLE NOT_READY"
+
+
 async def test_one_that_still_starts_may_have_an_encoder() -> None:
     decoders = [FakeDecoder(), FakeDecoder()]
     for decoder in decoders:
