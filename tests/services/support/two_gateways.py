@@ -36,6 +36,11 @@ class Gateway:
     acme: Tenant
     other: Tenant
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether Redis has all that its sessions have written."""
+        return not self.registry.shared.journal.behind().num_writes
+
     def num_recovered(self, cause: str) -> float:
         """Sessions that went on here after such a loss: maybe before their clients were back."""
         return self.recovered("count", cause)
