@@ -306,18 +306,27 @@ class GenerateRequest(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         END_BLOCK_FIELD_NUMBER: _builtins.int
+        NEEDED_IN_FIELD_NUMBER: _builtins.int
         end_block: _builtins.int
         """Blocks below this index may be sent, 1 to 2^31. A value below an earlier one changes nothing, so repeats are
         harmless.
         """
+        @_builtins.property
+        def needed_in(self) -> _duration_pb2.Duration:
+            """How long from now until the latents of block `end_block - 1` are needed, 0 to an hour; those before it
+            accordingly earlier. The stage makes next what is needed next; at most a second before what it reckons itself
+            from the blocks made so far, by which it goes where this is unset.
+            """
+
         def __init__(
             self,
             *,
             end_block: _builtins.int = ...,
+            needed_in: _duration_pb2.Duration | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["needed_in", b"needed_in"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["end_block", b"end_block"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["end_block", b"end_block", "needed_in", b"needed_in"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

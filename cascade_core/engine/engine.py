@@ -51,6 +51,8 @@ TICKS_AHEAD = 2
 """Plans sent before the first is answered, so that a rank finds its next tick waiting."""
 MAX_LEAD_S = 5.0
 """A session that ran ahead while it was alone does not wait longer than this for those that come later."""
+MAX_HURRY_S = 1.0
+"""A session whose client needs blocks sooner than the engine reckons is no more than this ahead of others."""
 
 
 class Engine:
@@ -243,7 +245,7 @@ class Engine:
 
     def _plan(self) -> TickPlan | None:
         chosen = choose_session(
-            Candidate(session.number, session.deadline_s, session.can_tick)
+            Candidate(session.number, self._due_s(session), session.can_tick)
             for session in self._sessions.values()
         )
         if chosen is None:
@@ -275,7 +277,7 @@ class Engine:
         timing = BlockTiming(now - session.started.pop(block), now, tick_s, session.take_ticks())
         session.push(LatentBlock(block, latents, timing))
         # A viewer whose block came late has waited for it: playback goes on from now.
-        due_s = max(session.deadline_s, now) + self.card.num_frames(block) / session.request.fps
+        due_s = max(session.deadline_s, now) + self._block_s(session, block)
         session.deadline_s = min(due_s, now + MAX_LEAD_S)
         if block + 1 == session.timeline.end_block:
             self.end(session, Ended(session.last_reason))
@@ -290,6 +292,17 @@ class Engine:
             wakeup.cancel()
 
     # Helpers.
+
+    def _block_s(self, session: Session, block: int) -> float:
+        return self.card.num_frames(block) / session.request.fps
+
+    def _due_s(self, session: Session) -> float:
+        """When its next block is due: nobody gets more than its playback takes, whatever clients say."""
+        if session.needed_s is None or not session.credit:
+            return session.deadline_s
+        last = session.timeline.next_block
+        needed_s = session.needed_s - (session.credit - 1) * self._block_s(session, last)
+        return max(needed_s, session.deadline_s - MAX_HURRY_S)
 
     def _apply_switches(self, session: Session) -> None:
         """Make the switches that are due, right before the tick in which their block starts."""

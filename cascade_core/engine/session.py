@@ -1,6 +1,7 @@
 """The handle of one session, and the events that come back."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -159,7 +160,9 @@ class Session:
         self.credit = request.credit
         self.paused = False
         self.deadline_s = 0.0
-        """When the next block is due on the viewer's screen, on the engine's clock."""
+        """When the next block is due on the viewer's screen, as the engine reckons, on its clock."""
+        self.needed_s: float | None = None
+        """When the last block that there is credit for is needed, as the client says, on that clock."""
         self.switches: list[PendingSwitch] = []
         """Switches that wait for their block, by block."""
         self.loras = loras_at(request, request.start_block)
@@ -211,13 +214,17 @@ class Session:
         check_transition("transition", transition)
         await self._host.switch(self, request)
 
-    def grant(self, num_blocks: int) -> None:
-        """Let the session emit that many more blocks."""
+    def grant(self, num_blocks: int, needed_in_s: float | None = None) -> None:
+        """Let the session emit that many more blocks. `needed_in_s`: how long from now until the last of them
+        is needed, by which sessions share the engine; None: the engine reckons itself, from those made."""
         if not isinstance(num_blocks, int) or num_blocks < 1:
             raise InvalidRequest(f"credit: {num_blocks} is not at least 1")
+        if needed_in_s is not None and not 0 <= needed_in_s < math.inf:
+            raise InvalidRequest(f"needed_in_s: {needed_in_s} is not 0 or more")
         self.require_open()
         if self.credit is not None:
             self.credit += num_blocks
+            self.needed_s = None if needed_in_s is None else time.monotonic() + needed_in_s
         self._host.wake()
 
     def pause(self) -> None:

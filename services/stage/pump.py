@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from cascade.v1 import stage_pb2
 from cascade_core.engine.session import Ended, LatentBlock, PromptApplied, Session
 from cascade_core.errors import SessionClosed, SessionLost
 from services.common.drain import DRAINING, Drain
@@ -18,6 +19,7 @@ from services.stage.opening import Open, Requests
 from services.stage.receipts import Response
 from services.stage.switches import Switches
 
+Credit = stage_pb2.GenerateRequest.Credit
 Write = Callable[[Response], Awaitable[None]]
 
 
@@ -80,7 +82,7 @@ class Pump:
         async for request in self._requests:
             match request.WhichOneof("message"):
                 case "credit":
-                    self._grant(request.credit.end_block)
+                    self._grant(request.credit)
                 case "switch_prompt":
                     await self._switches.put(request.switch_prompt)
                 case "close":
@@ -89,12 +91,13 @@ class Pump:
                     raise ProtocolViolation(f"`{other}` must not come after the session is open")
         await self._session.close()
 
-    def _grant(self, end_block: int) -> None:
-        num_blocks = end_block - self._credit_end
+    def _grant(self, credit: Credit) -> None:
+        num_blocks = credit.end_block - self._credit_end
+        needed_in_s = credit.needed_in.ToTimedelta().total_seconds() if credit.HasField("needed_in") else None
         if num_blocks > 0:
-            self._credit_end = end_block
+            self._credit_end = credit.end_block
             with suppress(SessionClosed, SessionLost):  # the events say so
-                self._session.grant(num_blocks)
+                self._session.grant(num_blocks, needed_in_s)
 
     async def _announce_drain(self) -> None:
         await self._drain.begun.wait()

@@ -258,6 +258,43 @@ class TestSharing:
             events = await reader
         assert len(latents_of(events)) >= 6
 
+    async def test_what_is_needed_sooner_is_made_sooner(self, engine: Engine) -> None:
+        first, second = [await engine.open(replace(ENDLESS, seed=seed, credit=0)) for seed in range(2)]
+        first.grant(12, needed_in_s=60.0)
+        second.grant(12, needed_in_s=3.0)
+        await read_blocks(second, 12)
+        assert first._events.qsize() <= 1, "what it had begun"
+        first.grant(12)  # without a word the engine reckons again, and the second has had its share
+        second.grant(12, needed_in_s=60.0)
+        await read_blocks(first, 24)
+        assert second._events.qsize() <= 1
+        for session in (first, second):
+            await session.close()
+
+    async def test_nobody_gets_more_than_playback_takes_by_a_lie(self, engine: Engine) -> None:
+        liar = await engine.open(replace(ENDLESS, credit=1000))
+        reader = asyncio.create_task(collect(liar))
+        try:
+            modest = await engine.open(replace(ENDLESS, seed=1, credit=0))
+            for _ in range(6):
+                liar.grant(1, needed_in_s=0.0)
+                modest.grant(1)
+                await read_blocks(modest, 1)
+            assert liar.credit is not None
+            assert liar.credit > 900
+            await modest.close()
+        finally:
+            await liar.close()
+            await reader
+
+    @pytest.mark.parametrize("needed_in_s", [-1.0, math.nan, math.inf])
+    async def test_when_it_is_needed_is_a_time_to_come(self, engine: Engine, needed_in_s: float) -> None:
+        session = await engine.open(replace(ENDLESS, credit=0))
+        with pytest.raises(InvalidRequest, match=r"^needed_in_s: .* is not 0 or more"):
+            session.grant(1, needed_in_s)
+        assert session.credit == 0
+        await session.close()
+
     async def test_new_session_has_its_first_block_soon(self, engine: Engine) -> None:
         """The one that is far ahead of its viewer waits."""
         greedy = await engine.open(ENDLESS)

@@ -34,6 +34,7 @@ Response = stage_pb2.GenerateResponse
 StagePeer = Peer[stage_pb2.StageStatus]
 V = TypeVar("V")
 MAX_BLOCK = 2**31
+MAX_NEEDED_IN_S = 3600.0
 MAX_PROMPTS = 1024
 """Of a timeline, as the contract says."""
 
@@ -43,6 +44,10 @@ class StageHost(Protocol):
 
     def credit_end(self) -> int:
         """Blocks below this index may be made."""
+        ...
+
+    def needed_in_s(self, block: int) -> float | None:
+        """How long from now until its latents are needed; None: unknown."""
         ...
 
     async def stage_opened(self, opened: Response.Opened) -> None: ...
@@ -132,6 +137,8 @@ class StageStream:
             if (end := self._host.credit_end()) > self._credit_end:
                 self._credit_end = end
                 credit = Request.Credit(end_block=self._count.at_peer(end))
+                if (needed_in_s := self._host.needed_in_s(end - 1)) is not None:
+                    credit.needed_in.FromMilliseconds(round(1000 * min(needed_in_s, MAX_NEEDED_IN_S)))
                 yield Request(credit=credit).SerializeToString()
             elif not todo:
                 await session.wakeup.wait()

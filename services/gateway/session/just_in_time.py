@@ -194,6 +194,14 @@ class JustInTime:
         delivery_s = self.making.delivery.seconds or 0.0
         return max(self._least_lead_s, tick_s + decode_s + delivery_s + self.margin.at(now))
 
+    def needed_in_s(self, block: int, now: float) -> float | None:
+        """How long until a block's latents must be there; None: unknown."""
+        decode_s, playhead_s = self.making.decode.seconds, self.playhead_s(now)
+        if decode_s is None or playhead_s is None:
+            return None
+        delivery_s = self.making.delivery.seconds or 0.0
+        return max(0.0, self._start_s(block) - playhead_s - decode_s - delivery_s)
+
     def playhead_s(self, now: float) -> float | None:
         """Where the player is by now if it plays on; it may stand still, and be less far. None: unknown."""
         if self._has is None:

@@ -179,6 +179,10 @@ class Production:
         self._asked_end = max(due, self._asked_end)
         return due
 
+    def needed_in_s(self, block: int) -> float | None:
+        """How long from now until its latents are needed; None: unknown."""
+        return self._live.just_in_time.needed_in_s(block, time.monotonic())
+
     def _due_end(self, made: int, limit: int) -> int:
         """Of the blocks that credit allows, those that it is time for; asked again when it is for more."""
         planner, now = self._live.just_in_time, time.monotonic()

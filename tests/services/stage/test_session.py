@@ -172,6 +172,18 @@ class TestCredit:
         for stream in streams:
             await stream.close()
 
+    async def test_what_is_needed_sooner_is_made_sooner(self, stage: Running) -> None:
+        first, second = [await stage.opened() for _ in range(2)]
+        await first.credit(12, needed_in_s=60)
+        await second.credit(12, needed_in_s=5)
+        await second.blocks(12)
+        mine = next(iter(stage.engine._sessions.values()))
+        assert mine.credit is not None
+        assert mine.credit >= 6, "as far as it came before the other had credit"
+        await first.blocks(12)
+        for stream in (first, second):
+            await stream.close()
+
     async def test_each_session_has_its_own_playback_speed(self, stage: Running) -> None:
         slow, fast = [await stage.opened(fps=fps, credit_end_block=3) for fps in (1, 120)]
         first, second = stage.engine._sessions.values()

@@ -177,6 +177,8 @@ class StageStream(Stream):
         self.switches: list[str] = []
         """Request ids, as they came, repeats included."""
         self.credit_end = opening.credit_end_block
+        self.needed_in_s: float | None = None
+        """As the newest credit has it."""
         self.next_block = start
         ends = [start + opening.num_blocks] if opening.HasField("num_blocks") else []
         self.end_block = min([*ends, *([info.max_blocks] if info.max_blocks else [])], default=2**31)
@@ -217,6 +219,8 @@ class StageStream(Stream):
                 self._take_switch(request.switch_prompt)
             case "credit":
                 self.credit_end = max(self.credit_end, request.credit.end_block)
+                is_told = request.credit.HasField("needed_in")
+                self.needed_in_s = request.credit.needed_in.ToMilliseconds() / 1000 if is_told else None
             case "close":
                 self.is_closing = True
             case kind:

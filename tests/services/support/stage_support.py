@@ -138,8 +138,9 @@ class Stream:
     async def switch(self, request_id: str, text: str = "a blue square moves right", **fields: Any) -> None:
         await self.send(switch_prompt={"request_id": request_id, "text": text, **fields})
 
-    async def credit(self, end_block: int) -> None:
-        await self.send(credit={"end_block": end_block})
+    async def credit(self, end_block: int, needed_in_s: int | None = None) -> None:
+        needed_in = None if needed_in_s is None else {"seconds": needed_in_s}
+        await self.send(credit={"end_block": end_block, "needed_in": needed_in})
 
     async def read(self) -> Response | None:
         """The next message; None at the end of the call."""

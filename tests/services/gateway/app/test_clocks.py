@@ -28,7 +28,9 @@ async def test_a_session_goes_on_at_a_gateway_with_another_clock(
         name, token = made.session.name, made.resume_token
         async with place.first.acme.attached(name) as stream:
             await stream.until_segments(2)
-            await until(lambda: place.first.is_recorded)  # else its record may begin at block 0, without a gap
+            await until(
+                lambda: place.first.is_recorded
+            )  # else its record may begin at block 0, without a gap
         await place.first.kill()
         right = time.time
         monkeypatch.setattr(time, "time", lambda: right() + ahead_s)  # gRPC's deadlines go by it, too
