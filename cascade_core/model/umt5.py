@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import embedding, gelu, scaled_dot_product_attention
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Umt5(nn.Module):
     def __init__(self, config: Umt5Config) -> None:
         super().__init__()
         self.config = config
-        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        self.shared = Embedding(config.vocab_size, config.d_model)
         self.encoder = Stack(config)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -54,6 +54,18 @@ class Umt5(nn.Module):
         buckets = relative_buckets(len(tokens), self.config, tokens.device)
         rows: Tensor = self.encoder(self.shared(tokens), buckets)
         return rows
+
+
+class Embedding(nn.Module):
+    """As torch's, without first values, which a checkpoint replaces: to draw them on the meta device takes
+    the modules of `torch.compile`, whose import lasts longer than the demo model's loading."""
+
+    def __init__(self, num_rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_rows, width))
+
+    def forward(self, indices: Tensor) -> Tensor:
+        return embedding(indices, self.weight)
 
 
 class Stack(nn.Module):
@@ -109,7 +121,7 @@ class Attention(nn.Module):
         inner = config.num_heads * config.d_kv
         self.q, self.k, self.v = (nn.Linear(config.d_model, inner, bias=False) for _ in range(3))
         self.o = nn.Linear(inner, config.d_model, bias=False)
-        self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
+        self.relative_attention_bias = Embedding(config.relative_attention_num_buckets, config.num_heads)
 
     def forward(self, rows: Tensor, buckets: Tensor) -> Tensor:
         query, key, value = (

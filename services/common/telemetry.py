@@ -6,15 +6,10 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
@@ -29,6 +24,9 @@ from services.common.metrics_server import MetricsServer
 from services.common.settings import TelemetrySettings
 from services.common.shortened import shortened
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
 log = structlog.get_logger(__name__)
 FLUSH_DEADLINE_S = 3.0
 
@@ -38,7 +36,7 @@ class Telemetry:
     """What a process reports through; `stop` sends the last spans."""
 
     registry: CollectorRegistry
-    tracer_provider: TracerProvider | None
+    tracer_provider: "TracerProvider | None"
     metrics_servers: Sequence[MetricsServer]
     """One for each address that the host has."""
 
@@ -140,10 +138,16 @@ def start_metrics(settings: TelemetrySettings, registry: CollectorRegistry) -> S
     return servers
 
 
-def start_tracing(settings: TelemetrySettings, service: str) -> TracerProvider | None:
-    """None without a collector: spans are then no-ops."""
+def start_tracing(settings: TelemetrySettings, service: str) -> "TracerProvider | None":
+    """None without a collector: spans are then no-ops, and what sends them is not imported."""
     if settings.otlp_endpoint is None:
         return None
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+
     provider = TracerProvider(
         resource=Resource.create({"service.name": f"cascade-{service}"}),
         sampler=ParentBased(TraceIdRatioBased(settings.trace_ratio)),

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 from google.protobuf.duration_pb2 import Duration
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
 
 from cascade.v1 import decoder_pb2, stage_pb2
 
@@ -21,7 +20,7 @@ MAX_OPEN = 10_000
 class BlockTraces:
     """Spans `block` > `stage`, `decoder queue`, `decode`, `encode`."""
 
-    def __init__(self, provider: TracerProvider | None) -> None:
+    def __init__(self, provider: trace.TracerProvider | None) -> None:
         self._tracer = trace.get_tracer("cascade.gateway", tracer_provider=provider) if provider else None
         self._made: OrderedDict[tuple[str, int], tuple[int, stage_pb2.GenerateResponse.Block]] = OrderedDict()
 
