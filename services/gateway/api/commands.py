@@ -18,7 +18,7 @@ from services.gateway.journal.switch_modes import mode_name
 from services.gateway.session import views
 from services.gateway.session.live import LiveSession
 from services.gateway.session.over import SessionOver
-from services.gateway.session.session_needs import lora_files_noted, needs_of
+from services.gateway.session.session_needs import lists_loras, lora_files_noted, needs_of
 
 MAX_WAITING = 64
 """Switches of one session that have not taken effect yet."""
@@ -92,7 +92,7 @@ async def accept(
             mix,
             transition,
         ),
-        *lora_files_noted(live.record, live.stage, names),
+        *lora_files_noted(live.record, lists_loras(live, offers, names), names),
     )
     live.shared.admission.change(needs_of(live))
     live.tell_receipt(request_id)

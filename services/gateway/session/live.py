@@ -37,6 +37,8 @@ class LiveSession:
         """Fired with every change."""
         self.stage: ModelInfo | None = None
         """What the stage that it runs on can do; None: it runs on none."""
+        self.last_stage: ModelInfo | None = None
+        """Of the one that it ran on last at this gateway, or runs on."""
         self.claim: Claim | None = None
         """To its places, while it is in the queue."""
         self.num_had = record.num_acked

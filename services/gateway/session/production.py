@@ -25,7 +25,7 @@ from services.gateway.peers.decoder_stream import DecoderPeer, DecoderStream
 from services.gateway.peers.made import MadeBlock, MadePart, MadeSegment
 from services.gateway.peers.reports import Kind
 from services.gateway.peers.stage_stream import StagePeer, StageStream
-from services.gateway.peers.stream import NotSuitable
+from services.gateway.peers.stream import NotSuitable, StreamLost
 from services.gateway.placement.claims import Places
 from services.gateway.placement.ledger import Place
 from services.gateway.placement.needs import stage_fits
@@ -203,6 +203,9 @@ class Production:
                 self._live.shared.metrics.lead.observe(lead_s)
 
     async def stage_opened(self, opened: stage_pb2.GenerateResponse.Opened) -> None:
+        address, revision = self._stage.place.peer.address, needs_of(self._live).revision
+        if revision not in ("", opened.revision):  # another process, since it was last heard of
+            raise StreamLost(f"{address}: has revision {opened.revision}, the session {revision}")
         self._note_asked(self._live.record.next_stage_block, self._asked_end)
         notes = lora_files_noted(self._live.record, self._live.stage)
         words = session_pb2.Session(unknown_words=opened.unknown_words).SerializeToString()
@@ -308,7 +311,7 @@ class Production:
         status = peer.status
         if status is None or not stage_fits(status, needs_of(self._live)):
             raise NotSuitable(f"{peer.address}: is not what the session needs")
-        self._live.stage = status.model
+        self._live.stage = self._live.last_stage = status.model
         self._live.just_in_time.making.forget_asked()
         self._asked_end = self._live.record.next_stage_block
         return StageStream(self._live, self, peer, await self._epoch_for("stage"), self._live.shared.settings)

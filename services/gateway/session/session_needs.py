@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 
 from cascade.v1.stage_pb2 import ModelInfo
 from services.gateway.journal import Noted, Record, RunningSession
 from services.gateway.journal.ruling import num_mixed_needed
-from services.gateway.placement.needs import Needs
+from services.gateway.placement.needs import Needs, what_lacks
 from services.gateway.session import views
 from services.gateway.session.live import LiveSession
 
@@ -56,6 +57,21 @@ def lora_files(record: Record) -> dict[str, str]:
     """Digests of the LoRAs that it needs, by name; none of one that no stage of it has listed yet."""
     found: dict[str, str] = json.loads(record.notes.get(LORA_FILES, b"{}"))
     return found
+
+
+def lists_loras(live: LiveSession, offers: Collection[ModelInfo], names: Collection[str]) -> ModelInfo | None:
+    """The stage whose files a switch means that names these: the session's own. While it has none, but had one,
+    the one of those that it may come to (`offers`) that agrees most with the one before; None: whichever comes."""
+    if live.stage or not live.record.notes.get(views.MODEL):
+        return live.stage
+    needs = needs_of(live)
+    needs = replace(needs, loras=needs.loras | {(name, "") for name in names})
+    before = {(lora.name, lora.digest) for lora in live.last_stage.loras} if live.last_stage else set()
+
+    def agreement(info: ModelInfo) -> int:
+        return sum(lora.name in names and (lora.name, lora.digest) in before for lora in info.loras)
+
+    return max((info for info in offers if not what_lacks([info], needs)), key=agreement, default=None)
 
 
 def lora_files_noted(record: Record, stage: ModelInfo | None, chosen: Collection[str] = ()) -> list[Noted]:

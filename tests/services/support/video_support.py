@@ -5,7 +5,7 @@ import asyncio
 import json
 import struct
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -90,12 +90,15 @@ async def web_town(
     http: dict[str, Any] | None = None,
     open_s: float = 0.0,
     host: str = "127.0.0.1",
+    stage: Mapping[str, Any] | None = None,
     **gateway: Any,
 ) -> AsyncIterator[WebTown]:
-    """`http`, `gateway`: fields of these settings. `host`: where all of it listens. One segment ahead of the
-    controller, unless it asks for more, so that tests can say how many there are."""
+    """`http`, `gateway`: fields of these settings. `stage`: of FakeStage. `host`: where all of it
+    listens. One segment ahead of the controller, unless it asks for more, so that tests can say how many
+    there are."""
     machine: dict[str, Any] = {"host": host, "capacity": 8}
-    stages, decoders = [FakeStage(**machine, open_s=open_s)], [FilmDecoder(**machine)]
+    stages = [FakeStage(**machine, open_s=open_s, **(stage or {}))]
+    decoders = [FilmDecoder(**machine)]
     with TemporaryDirectory() as folder:
         keys = Path(folder) / "keys.toml"
         write_keys(keys, tenants)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from itertools import count
@@ -12,11 +13,14 @@ import pytest_asyncio
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 from schemathesis import GenerationMode, checks
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from cascade.v1 import session_pb2
 from services.web.openapi import document
+from tests.services.support.fake_decoder import UNUSABLE
 from tests.services.support.gateway_support import STATES
 from tests.services.support.video_support import WebTown, browsing, web_town
 
@@ -32,11 +36,95 @@ REFUSALS = ["400", "401", "403", "404", "405", "409", "413", "415", "429", "431"
 EXCLUDED = [checks.not_a_server_error, positive_data_acceptance]
 """Server errors are looked at below. What the document allows may be refused: a request_id comes in the
 header or in the body, a page token must be one of ours."""
-BODIES: dict[str, dict[str, Any]] = {
-    "/v1/sessions": {"spec": {"prompts": {"0": "a red circle"}, "labels": {"a": "b"}}},
-    "/v1/sessions/{session}:switchPrompt": {"promptSwitch": {"text": "a blue square"}},
-    "/v1/sessions/{session}:issueResumeToken": {"role": "CONNECT_ROLE_VIEWER"},
+LORAS = {"ink": "i1", "clay": "c1", "neon": "n1"}
+
+
+def now_and_then(good: SearchStrategy[Any], *wrong: Any) -> SearchStrategy[Any]:
+    """Mostly what is valid; sometimes what nearly is."""
+    return st.one_of(*[good] * 4, st.sampled_from(wrong))
+
+
+def base64_of(*files: bytes) -> SearchStrategy[str]:
+    return st.sampled_from([b64encode(file).decode() for file in files])
+
+
+STRANGE_NUMBERS = (-0.0, 1e-320, 1e300, "NaN", "Infinity", "-Infinity", "1", "", True, None)
+FITS = st.sampled_from(["FIT_CROP", "FIT_PAD", "FIT_UNSPECIFIED"])
+STARTS = st.one_of(
+    st.fixed_dictionaries(
+        {"image": now_and_then(base64_of(b"picture", bytes(1000)), "", "=", "a b", None, 7)},
+        optional={"fit": now_and_then(FITS, "FIT_STRETCH", 7, None)},
+    ),
+    st.fixed_dictionaries(
+        {"video": now_and_then(base64_of(b"clip", bytes(40)), "", b64encode(UNUSABLE).decode(), "-_-_")},
+        optional={
+            "fit": FITS,
+            "last": now_and_then(
+                st.sampled_from(["0.001s", "2s", "60s"]), "0s", "-1s", "60.1s", "2", "", None
+            ),
+            "image": now_and_then(st.just(""), b64encode(b"both").decode()),
+        },
+    ),
+    st.sampled_from([{}, None, {"last": "2s"}]),
+)
+TEXTS = now_and_then(
+    st.sampled_from(["a red circle", "ein Kreis \u2b24", "x" * 32768]), "", " \n", "x" * 32769, None
+)
+WEIGHTS = now_and_then(st.floats(1e-6, 1000.0), 0, -1, 1000.001, *STRANGE_NUMBERS)
+PARTS = st.fixed_dictionaries({"text": TEXTS, "weight": WEIGHTS})
+MIXES = st.fixed_dictionaries(
+    {"prompts": now_and_then(st.lists(PARTS, min_size=1, max_size=8), [], [{}], None)}
+)
+TRANSITIONS = st.fixed_dictionaries(
+    {"numBlocks": now_and_then(st.integers(1, 64), 0, 65, -1, 1.5, 2**32, "4", None)},
+    optional={
+        "interpolation": now_and_then(st.sampled_from(["INTERPOLATION_LINEAR", "INTERPOLATION_SLERP"]), "x")
+    },
+)
+SCALES = now_and_then(st.floats(-4.0, 4.0), 4.001, -5, *STRANGE_NUMBERS)
+CHOICES = st.fixed_dictionaries(
+    {"name": now_and_then(st.sampled_from(sorted(LORAS)), "wool", "", "Ink", "../ink")},
+    optional={"scale": SCALES},
+)
+SETS = st.lists(CHOICES, max_size=3, unique_by=lambda choice: choice["name"]) | st.lists(CHOICES, max_size=4)
+MODES = st.sampled_from(["SWITCH_MODE_IMMEDIATE", "SWITCH_MODE_RECACHE", "SWITCH_MODE_CUT"])
+BLOCKS = st.sampled_from(["0", "4", "12", "2147483647"])
+BODIES: dict[str, SearchStrategy[dict[str, Any]]] = {
+    "/v1/sessions": st.fixed_dictionaries(
+        {"prompts": st.just({"0": "a red circle", "4": "a ring"}), "labels": st.just({"a": "b"})},
+        optional={
+            "start": STARTS,
+            "includeStart": st.booleans(),
+            "mixes": st.dictionaries(now_and_then(st.just("12"), "4", "-1", "2147483648"), MIXES, max_size=2),
+            "transitions": st.dictionaries(
+                now_and_then(st.just("4"), "0", "5", "12"), TRANSITIONS, max_size=2
+            ),
+            "loras": SETS,
+            "switchMode": MODES,
+            "numBlocks": st.sampled_from(["1", "20"]),
+        },
+    ).map(lambda spec: {"spec": spec}),
+    "/v1/sessions/{session}:switchPrompt": st.fixed_dictionaries(
+        {"text": now_and_then(st.just("a blue square"), "", " ")},
+        optional={
+            "mix": MIXES,
+            "transition": TRANSITIONS,
+            "loras": st.fixed_dictionaries({"loras": SETS}),
+            "mode": MODES,
+            "atBlock": BLOCKS,
+        },
+    ).map(lambda asked: {"promptSwitch": asked}),
+    "/v1/sessions/{session}:issueResumeToken": st.just({"role": "CONNECT_ROLE_VIEWER"}),
 }
+"""What these calls are asked for, beside what Schemathesis makes up: that is never a file, nor the name of
+what there is."""
+REACHED = {
+    "POST /v1/sessions": {"start", "mixes", "transitions", "loras"},
+    "POST /v1/sessions/{session}:switchPrompt": {"mix", "transition", "loras"},
+}
+"""What is to be among that which was taken."""
+NUM_BODIES = 120
+"""Examples of these operations."""
 numbers = count(1)
 
 
@@ -46,41 +134,52 @@ class Attack:
     def __init__(self, url: str, operation: str, mode: GenerationMode, good: dict[str, Any]) -> None:
         """`good`: path parameters that lead somewhere."""
         self.statuses: set[int] = set()
-        self._num_calls = 0
+        """That came."""
+        self.taken: set[str] = set()
+        """Fields of the bodies that were."""
         self._mode = mode
         self._good = good
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         schema.config.checks.negative_data_rejection.expected_statuses = REFUSALS
         schema.auth()(Key)
         verb, _, path = operation.partition(" ")
+        is_filled = operation in REACHED and mode is GenerationMode.POSITIVE
+        self._num_examples = NUM_BODIES if is_filled else NUM_EXAMPLES
         self._operation = schema[path][verb]
 
-    def run(self) -> set[int]:
-        """The statuses that came. Raises what schemathesis finds."""
+    def run(self) -> None:
+        """Raises what schemathesis finds."""
 
         @settings(
-            max_examples=NUM_EXAMPLES,
+            max_examples=self._num_examples,
             derandomize=True,
             database=None,
             deadline=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        @given(self._operation.as_strategy(generation_mode=self._mode))
-        def probe(case: Any) -> None:
-            self._call(case)
+        @given(self._operation.as_strategy(generation_mode=self._mode), st.data())
+        def probe(case: Any, data: st.DataObject) -> None:
+            self._call(case, data)
 
         probe()
-        return self.statuses
 
-    def _call(self, case: Any) -> None:
-        self._num_calls += 1
-        if self._mode is GenerationMode.POSITIVE and self._num_calls % 2:
-            improve(case, self._good)
+    def _call(self, case: Any, data: st.DataObject) -> None:
+        is_improved = self._mode is GenerationMode.POSITIVE and data.draw(st.booleans())
+        if is_improved:
+            improve(case, self._good, data)
         answer = case.call(timeout=CALL_S, allow_redirects=False)
         self.statuses.add(answer.status_code)
+        if is_improved and answer.status_code < 300 and isinstance(case.body, dict):
+            self.taken |= {name for value in case.body.values() if isinstance(value, dict) for name in value}
         assert answer.status_code < 500 or is_refusal(answer), (case.as_curl_command(), answer.text)
         case.validate_response(answer, excluded_checks=EXCLUDED)
+
+
+def attacked(url: str, operation: str, mode: GenerationMode, good: dict[str, Any]) -> Attack:
+    attack = Attack(url, operation, mode, good)
+    attack.run()
+    return attack
 
 
 class Key:
@@ -93,7 +192,7 @@ class Key:
         case.headers["authorization"] = data
 
 
-def improve(case: Any, good: dict[str, Any]) -> None:
+def improve(case: Any, good: dict[str, Any], data: st.DataObject) -> None:
     """So that the call does more than to be refused: what is only valid as JSON gets a meaning."""
     for name in case.path_parameters or {}:
         case.path_parameters[name] = good[name]
@@ -101,7 +200,7 @@ def improve(case: Any, good: dict[str, Any]) -> None:
         (case.query or {}).pop(name, None)
         (case.headers or {}).pop(name, None)
     if isinstance(case.body, dict):
-        case.body = dict(BODIES.get(case.path, {}))
+        case.body = dict(data.draw(BODIES.get(case.path, st.just({}))))
         if "role" not in case.body:
             case.body["requestId"] = f"attack-{next(numbers)}"
 
@@ -114,7 +213,8 @@ def is_refusal(answer: Any) -> bool:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place() -> AsyncIterator[WebTown]:
     generous = {"max_calls_per_s": 10_000.0, "operator_tenants": ["acme"]}
-    async with web_town(tenants=("acme",), **generous) as place:
+    stage = {"loras": LORAS, "scene_cuts": True}
+    async with web_town(tenants=("acme",), stage=stage, **generous) as place:
         yield place
 
 
@@ -146,7 +246,9 @@ async def test_the_document_and_the_gateway_agree(
     good = {"session": session, "sequence": 1, "digest": digest, "epoch": 1, "index": 0}
     if operation.endswith("{index}.m4s"):
         good["sequence"] = await in_parts(place, session)
-    statuses = await asyncio.to_thread(lambda: Attack(place.web, operation, mode, good).run())
+    attack = await asyncio.to_thread(attacked, place.web, operation, mode, good)
     await clear(place)
     wanted = range(200, 300) if mode is GenerationMode.POSITIVE else range(400, 500)
-    assert any(status in wanted for status in statuses), statuses
+    assert any(status in wanted for status in attack.statuses), attack.statuses
+    if mode is GenerationMode.POSITIVE:
+        assert attack.taken >= REACHED.get(operation, set())

@@ -199,6 +199,52 @@ async def test_a_file_is_that_of_the_stage_where_it_was_chosen(at_first: dict[st
         assert (len(other.streams), len(same.streams)) == (0, 1)
 
 
+async def test_a_file_chosen_between_two_stages_is_that_of_the_one_before() -> None:
+    """Where another lists the same; what merely has its name is not taken, though it is free first."""
+    first = FakeStage(loras=LISTED | {"neon": "n1"}, block_s=0.02)
+    other = FakeStage(loras=LISTED | {"neon": "n2"}, capacity=0)
+    same = FakeStage(loras=LISTED | {"neon": "n1"}, block_s=0.02, capacity=0)
+    async with town(stages=[first, other, same]) as place:
+        name = await place.anybody.name(num_blocks=12, loras=INK)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(2)
+            await first.kill()
+            await stream.until(lambda: stream.states[-1] == "RECOVERING")
+            await place.anybody.switch(name, "a star", "neon", loras={"loras": [{"name": "neon"}]})
+            other.set_capacity(1)
+            await place.anybody.until_state(await place.anybody.name(), "ACTIVE")
+            assert [len(stage.streams) for stage in (other, same)] == [1, 0], "it is the newcomer's"
+            same.set_capacity(1)
+            await stream.until_over()
+            assert stream.end_reason == "COMPLETE"
+        assert set(made_with(same)[11]) == {"neon"}
+
+
+async def test_a_file_chosen_between_two_stages_is_one_that_is_there() -> None:
+    """Where none lists that of the stage before: one of those that are there, which it then keeps to."""
+    first = FakeStage(loras=LISTED | {"neon": "n1"}, block_s=0.02)
+    others = {
+        digest: FakeStage(loras=LISTED | {"neon": digest}, block_s=0.02, capacity=0)
+        for digest in ("n2", "n3")
+    }
+    async with town(stages=[first, *others.values()]) as place:
+        name = await place.anybody.name(num_blocks=16, loras=INK)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_segments(2)
+            await first.kill()
+            await stream.until(lambda: stream.states[-1] == "RECOVERING")
+            await place.anybody.switch(name, "a star", "neon", loras={"loras": [{"name": "neon"}]})
+            (model,) = (await place.anybody.call("ListModels", pb.ListModelsRequest())).models
+            (digest,) = (each.digest for each in model.loras if each.name == "neon")
+            shown, hidden = others.pop(digest), *others.values()
+            hidden.set_capacity(1)
+            await place.anybody.until_state(await place.anybody.name(), "ACTIVE")
+            shown.set_capacity(1)
+            await stream.until_over()
+            assert stream.end_reason == "COMPLETE"
+        assert set(made_with(shown)[15]) == {"neon"}, "as the list of models has it"
+
+
 async def test_the_end_says_that_only_other_files_were_there() -> None:
     first = FakeStage(loras=LISTED, block_s=0.02)
     other = FakeStage(loras={"ink": "another"}, capacity=0)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from cascade.v1 import common_pb2
+from cascade.v1 import common_pb2, stage_pb2
 from cascade.v1 import session_pb2 as pb
 from cascade_core.errors import InvalidPrompt, OutOfCapacity, SessionLost, UnknownModel
 from services.common.errors import Draining, Fenced, NotReady, ProtocolViolation, UnsupportedMedia
@@ -496,6 +496,29 @@ async def test_a_stage_of_another_revision_does_not_continue_a_session() -> None
             await stream.until_over()
         assert stream.end_reason == "FAILED"
         assert not stages[1].streams
+
+
+class Renewed(FakeStage):
+    """Started again with other weights, which its address's last report does not know."""
+
+    def fill_status(self, status: stage_pb2.StageStatus) -> None:
+        super().fill_status(status)
+        status.model.revision = "r1"
+
+
+async def test_a_stage_that_opens_with_another_revision_than_it_reported_makes_no_block() -> None:
+    stages = [FakeStage(), Renewed(revision="r2", capacity=0), FakeStage(capacity=0)]
+    async with town(stages=stages) as place:
+        name = await place.anybody.name(num_blocks=NUM_BLOCKS)
+        async with place.anybody.attached(name) as stream:
+            await stream.until_sequence(3)
+            stages[1].set_capacity(4)
+            await stages[0].kill()
+            await until(lambda: bool(stages[1].streams))
+            stages[2].set_capacity(4)
+            await stream.until_over()
+        check_whole(stream)
+        assert not any(each.sent for each in stages[1].streams)
 
 
 async def test_of_two_that_hold_what_the_other_needs_one_goes_on() -> None:
