@@ -39,91 +39,85 @@ header or in the body, a page token must be one of ours."""
 LORAS = {"ink": "i1", "clay": "c1", "neon": "n1"}
 
 
-def now_and_then(good: SearchStrategy[Any], *wrong: Any) -> SearchStrategy[Any]:
-    """Mostly what is valid; sometimes what nearly is."""
-    return st.one_of(*[good] * 4, st.sampled_from(wrong))
+STRANGE_NUMBERS = (-0.0, 1e-320, 1e300, "NaN", "Infinity", "-Infinity", "1", "", True, None)
 
 
 def base64_of(*files: bytes) -> SearchStrategy[str]:
     return st.sampled_from([b64encode(file).decode() for file in files])
 
 
-STRANGE_NUMBERS = (-0.0, 1e-320, 1e300, "NaN", "Infinity", "-Infinity", "1", "", True, None)
-FITS = st.sampled_from(["FIT_CROP", "FIT_PAD", "FIT_UNSPECIFIED"])
-STARTS = st.one_of(
-    st.fixed_dictionaries(
-        {"image": now_and_then(base64_of(b"picture", bytes(1000)), "", "=", "a b", None, 7)},
-        optional={"fit": now_and_then(FITS, "FIT_STRETCH", 7, None)},
-    ),
-    st.fixed_dictionaries(
-        {"video": now_and_then(base64_of(b"clip", bytes(40)), "", b64encode(UNUSABLE).decode(), "-_-_")},
-        optional={
-            "fit": FITS,
-            "last": now_and_then(
-                st.sampled_from(["0.001s", "2s", "60s"]), "0s", "-1s", "60.1s", "2", "", None
-            ),
-            "image": now_and_then(st.just(""), b64encode(b"both").decode()),
+def bodies(*, are_good: bool) -> dict[str, SearchStrategy[dict[str, Any]]]:
+    """What these calls are asked for, beside what Schemathesis makes up: that is never a file, nor the name
+    of what there is. What is not good, nearly is."""
+
+    def mostly(good: SearchStrategy[Any], *wrong: Any) -> SearchStrategy[Any]:
+        return good if are_good else st.one_of(good, good, st.sampled_from(wrong))
+
+    def some(needed: dict[str, Any], optional: dict[str, Any]) -> SearchStrategy[dict[str, Any]]:
+        return st.fixed_dictionaries(needed | optional) | st.fixed_dictionaries(needed, optional=optional)
+
+    fits = mostly(st.sampled_from(["FIT_CROP", "FIT_PAD", "FIT_UNSPECIFIED"]), "FIT_STRETCH", 7, None)
+    lasts = mostly(st.sampled_from(["0.001s", "2s", "60s"]), "0s", "-1s", "60.1s", "2", "", None)
+    images = mostly(base64_of(b"picture", bytes(1000)), "", "=", "a b", None, 7, {})
+    videos = mostly(base64_of(b"clip", bytes(40)), *(b64encode(UNUSABLE).decode(), "-_-_", "", None))
+    starts = st.one_of(
+        st.fixed_dictionaries({"image": images}, optional={"fit": fits}),
+        st.fixed_dictionaries({"video": videos}, optional={"fit": fits, "last": lasts}),
+    )
+    both = {"image": b64encode(b"one").decode(), "video": b64encode(b"two").decode()}
+    starts = mostly(starts, {}, None, {"last": "2s"}, both)
+    texts = mostly(st.sampled_from(["a red circle", "ein Kreis \u2b24"]), "", " \n", "x" * 32769, None)
+    weights = mostly(st.floats(1e-6, 1000.0), 0, -1, 1000.001, *STRANGE_NUMBERS)
+    parts = st.lists(st.fixed_dictionaries({"text": texts, "weight": weights}), min_size=1, max_size=8)
+    mixes = st.fixed_dictionaries({"prompts": mostly(parts, [], [{}], None, [{"text": "x"}] * 9)})
+    ways = mostly(st.sampled_from(["INTERPOLATION_LINEAR", "INTERPOLATION_SLERP"]), "x", None)
+    lengths = mostly(st.integers(1, 64), 0, 65, -1, 1.5, 2**32, "4", None)
+    transitions = st.fixed_dictionaries({"numBlocks": lengths}, optional={"interpolation": ways})
+    names = mostly(st.sampled_from(sorted(LORAS)), "wool", "", "Ink", "../ink", None)
+    scales = mostly(st.floats(-4.0, 4.0), 4.001, -5, *STRANGE_NUMBERS)
+    choices = st.fixed_dictionaries({"name": names}, optional={"scale": scales})
+    distinct = (lambda choice: choice["name"]) if are_good else None
+    loras = st.lists(choices, min_size=1, max_size=3 if are_good else 4, unique_by=distinct)
+    modes = mostly(st.sampled_from(["SWITCH_MODE_IMMEDIATE", "SWITCH_MODE_RECACHE"]), "SWITCH_MODE_CUT", 9)
+    spec = some(
+        {
+            "prompts": mostly(st.just({"0": "a red circle", "4": "a ring"}), {}, None, {"4": "a ring"}),
+            "labels": st.just({"a": "b"}),
         },
-    ),
-    st.sampled_from([{}, None, {"last": "2s"}]),
-)
-TEXTS = now_and_then(
-    st.sampled_from(["a red circle", "ein Kreis \u2b24", "x" * 32768]), "", " \n", "x" * 32769, None
-)
-WEIGHTS = now_and_then(st.floats(1e-6, 1000.0), 0, -1, 1000.001, *STRANGE_NUMBERS)
-PARTS = st.fixed_dictionaries({"text": TEXTS, "weight": WEIGHTS})
-MIXES = st.fixed_dictionaries(
-    {"prompts": now_and_then(st.lists(PARTS, min_size=1, max_size=8), [], [{}], None)}
-)
-TRANSITIONS = st.fixed_dictionaries(
-    {"numBlocks": now_and_then(st.integers(1, 64), 0, 65, -1, 1.5, 2**32, "4", None)},
-    optional={
-        "interpolation": now_and_then(st.sampled_from(["INTERPOLATION_LINEAR", "INTERPOLATION_SLERP"]), "x")
-    },
-)
-SCALES = now_and_then(st.floats(-4.0, 4.0), 4.001, -5, *STRANGE_NUMBERS)
-CHOICES = st.fixed_dictionaries(
-    {"name": now_and_then(st.sampled_from(sorted(LORAS)), "wool", "", "Ink", "../ink")},
-    optional={"scale": SCALES},
-)
-SETS = st.lists(CHOICES, max_size=3, unique_by=lambda choice: choice["name"]) | st.lists(CHOICES, max_size=4)
-MODES = st.sampled_from(["SWITCH_MODE_IMMEDIATE", "SWITCH_MODE_RECACHE", "SWITCH_MODE_CUT"])
-BLOCKS = st.sampled_from(["0", "4", "12", "2147483647"])
-BODIES: dict[str, SearchStrategy[dict[str, Any]]] = {
-    "/v1/sessions": st.fixed_dictionaries(
-        {"prompts": st.just({"0": "a red circle", "4": "a ring"}), "labels": st.just({"a": "b"})},
-        optional={
-            "start": STARTS,
-            "includeStart": st.booleans(),
-            "mixes": st.dictionaries(now_and_then(st.just("12"), "4", "-1", "2147483648"), MIXES, max_size=2),
-            "transitions": st.dictionaries(
-                now_and_then(st.just("4"), "0", "5", "12"), TRANSITIONS, max_size=2
-            ),
-            "loras": SETS,
-            "switchMode": MODES,
-            "numBlocks": st.sampled_from(["1", "20"]),
+        {
+            "start": starts,
+            "mixes": st.dictionaries(mostly(st.just("12"), "0", "4", "-1", "2147483648"), mixes, min_size=1),
+            "transitions": st.dictionaries(mostly(st.just("4"), "0", "5", "12"), transitions, min_size=1),
+            "loras": loras,
+            "switchMode": modes,
+            "numBlocks": mostly(st.just("20"), "1", "0"),
+            "includeStart": mostly(st.just(False), True),
         },
-    ).map(lambda spec: {"spec": spec}),
-    "/v1/sessions/{session}:switchPrompt": st.fixed_dictionaries(
-        {"text": now_and_then(st.just("a blue square"), "", " ")},
-        optional={
-            "mix": MIXES,
-            "transition": TRANSITIONS,
-            "loras": st.fixed_dictionaries({"loras": SETS}),
-            "mode": MODES,
-            "atBlock": BLOCKS,
+    )
+    asked = some(
+        {"text": mostly(st.just("a blue square"), "", " ", None)},
+        {
+            "mix": mixes,
+            "transition": transitions,
+            "loras": st.fixed_dictionaries({"loras": loras}),
+            "mode": modes,
+            "atBlock": mostly(st.just("2147483647"), "0", "4"),
         },
-    ).map(lambda asked: {"promptSwitch": asked}),
-    "/v1/sessions/{session}:issueResumeToken": st.just({"role": "CONNECT_ROLE_VIEWER"}),
-}
-"""What these calls are asked for, beside what Schemathesis makes up: that is never a file, nor the name of
-what there is."""
+    )
+    return {
+        "/v1/sessions": spec.map(lambda spec: {"spec": spec}),
+        "/v1/sessions/{session}:switchPrompt": asked.map(lambda asked: {"promptSwitch": asked}),
+        "/v1/sessions/{session}:issueResumeToken": st.just({"role": "CONNECT_ROLE_VIEWER"}),
+    }
+
+
+GOOD, NEARLY = bodies(are_good=True), bodies(are_good=False)
 REACHED = {
     "POST /v1/sessions": {"start", "mixes", "transitions", "loras"},
     "POST /v1/sessions/{session}:switchPrompt": {"mix", "transition", "loras"},
 }
 """What is to be among that which was taken."""
-NUM_BODIES = 120
+NUM_BODIES = 60
 """Examples of these operations."""
 numbers = count(1)
 
@@ -196,11 +190,12 @@ def improve(case: Any, good: dict[str, Any], data: st.DataObject) -> None:
     """So that the call does more than to be refused: what is only valid as JSON gets a meaning."""
     for name in case.path_parameters or {}:
         case.path_parameters[name] = good[name]
-    for name in ("resume_token", "X-Resume-Token", "profile", "pageToken"):
+    for name in ("resume_token", "X-Resume-Token", "profile", "pageToken", "Idempotency-Key"):
         (case.query or {}).pop(name, None)
         (case.headers or {}).pop(name, None)
     if isinstance(case.body, dict):
-        case.body = dict(data.draw(BODIES.get(case.path, st.just({}))))
+        found = [wishes[case.path] for wishes in (GOOD, NEARLY) if case.path in wishes]
+        case.body = dict(data.draw(st.one_of(found or [st.just({})])))
         if "role" not in case.body:
             case.body["requestId"] = f"attack-{next(numbers)}"
 
