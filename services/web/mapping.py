@@ -25,6 +25,10 @@ WORDS = (
     (re.compile(r"Couldn.t parse float:? \"?(.*?)\"?(?:, use .*)?", re.DOTALL), "must be a number, not {}"),
     (re.compile(r"Value out of range: (.*)", re.DOTALL), "{} is outside of its range"),
     (re.compile(r"Invalid enum value (.*) for enum type .*", re.DOTALL), "has no value {}"),
+    (
+        re.compile(r'Message type "[\w.]+" should not have multiple "(\w+)" oneof fields(?: at ".*")?'),
+        "can have only one {}",
+    ),
     (re.compile(r"expected string or bytes-like object, got .*", re.DOTALL), "must be text"),
 )
 """What the parser says of a value, in plain words."""

@@ -25,7 +25,7 @@ from services.web.body import read_json, too_large
 from services.web.gateways import OPERATOR_SERVICE, SERVICE
 from services.web.mapping import json_of, parse_json, to_message
 from services.web.settings import HttpSettings
-from services.web.start_files import LargeBodies, take_out
+from services.web.start_files import LargeBodies, check_base64, take_out
 
 COLLECTION = "/v1/sessions"
 RESOURCE = COLLECTION + "/{session}"
@@ -135,7 +135,9 @@ async def read_message(
         rest, file = take_out(content) if len(content) > settings.max_body_bytes else (content, None)
         if len(rest) > settings.max_body_bytes:
             raise too_large(settings.max_body_bytes)
-        message = new(method, parse_json(rest) if rest else {})
+        values = parse_json(rest) if rest else {}
+        check_base64(values)
+        message = new(method, values)
         if file:
             file.put_back(message)
         return message

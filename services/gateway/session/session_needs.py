@@ -60,8 +60,8 @@ def lora_files(record: Record) -> dict[str, str]:
 
 
 def lists_loras(live: LiveSession, offers: Collection[ModelInfo], names: Collection[str]) -> ModelInfo | None:
-    """The stage whose files a switch means that names these: the session's own. While it has none, but had one,
-    the one of those that it may come to (`offers`) that agrees most with the one before; None: whichever comes."""
+    """The stage whose files a switch means that names these: the session's own. While it has none, but had
+    one, of those that it may come to (`offers`) the one that agrees most with that; None: whichever comes."""
     if live.stage or not live.record.notes.get(views.MODEL):
         return live.stage
     needs = needs_of(live)

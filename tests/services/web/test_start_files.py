@@ -18,6 +18,7 @@ FORMS = {
     "standard": base64.b64encode(PICTURE).decode(),
     "url": base64.urlsafe_b64encode(PICTURE).decode(),
     "no_padding": base64.b64encode(PICTURE).decode().rstrip("="),
+    "lines": base64.encodebytes(PICTURE).decode().replace("\n", "\\r\\n"),
     "escaped": base64.b64encode(PICTURE).decode().replace("/", "\\/"),
 }
 
@@ -67,6 +68,27 @@ async def test_what_is_wrong_is_said_by_its_field() -> None:
         answer = await place.visitor.post("/v1/sessions", json={"requestId": "r", "spec": spec(start=still)})
         assert "last is for a video" in problem(answer, 400, "INVALID_FIELD")["detail"]
         assert not place.town.decoder.encoded
+
+
+@pytest.mark.parametrize("number", [12, 3 * MIB])
+@pytest.mark.parametrize("start", ["data:image/png;base64,", "%", "@cat.png"])
+async def test_what_is_no_base64_is_not_taken_for_another_file(start: str, number: int) -> None:
+    """The characters around it are not left out."""
+    async with http_town() as place:
+        answer = await post(place, body(start + "A" * number))
+        wrong = problem(answer, 400, "INVALID_FIELD")
+        assert wrong["detail"] == "spec.start.image: must be base64 and nothing else"
+        assert not place.town.decoder.encoded
+
+
+async def test_a_small_one_may_have_lines_and_there_is_one() -> None:
+    async with http_town() as place:
+        start = {"image": base64.encodebytes(bytes(100)).decode()}
+        await create(place.visitor, spec=spec(start=start))
+        assert place.town.decoder.encoded[0].file.image == bytes(100)
+        both = {"requestId": "r", "spec": spec(start={"image": "AAAA", "video": "AAAA"})}
+        wrong = problem(await place.visitor.post("/v1/sessions", json=both), 400, "INVALID_FIELD")
+        assert wrong["detail"] == "spec.start: can have only one file"
 
 
 async def test_nobody_sends_much_without_a_credential() -> None:
