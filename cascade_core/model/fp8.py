@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cascade_core.config import EngineConfig
 from cascade_core.errors import InvalidConfig
-from cascade_core.fp8 import quantize
+from cascade_core.fp8 import FP8, quantize
 from cascade_core.model.model import CausalWanModel
 
 LEAST_CAPABILITY = (8, 9)
@@ -23,7 +23,12 @@ class Fp8Linear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         """From a Linear with weights, or from one on meta, for `load_state` to fill."""
         super().__init__()
-        weight, scale = quantize(linear.weight.detach(), dim=(1,))
+        weight = linear.weight.detach()
+        if weight.is_meta:  # to compute there would import what `torch.compile` needs, which takes a second
+            scale = weight.new_empty(len(weight), 1, dtype=torch.float32)
+            weight = weight.to(FP8)
+        else:
+            weight, scale = quantize(weight, dim=(1,))
         self.weight = nn.Parameter(weight, requires_grad=False)  # [N, K]
         self.weight_scale = nn.Parameter(scale, requires_grad=False)  # [N, 1]
         self.bias = linear.bias
