@@ -63,7 +63,7 @@ traces: $(STAMP)  ## What a pass asks of a GPU, and the plans that follow from i
 	$(BIN)/python -m benchmarks.trace --write
 	$(BIN)/python docs/plans.py
 
-plans: $(STAMP)  ## What docs/production.md shows of the planner
+plans: $(STAMP)  ## What docs/production.md shows of the planner and of memory
 	$(BIN)/python docs/plans.py
 
 values: $(STAMP)  ## What the chart says of its values: schema of the settings, table in its README

@@ -73,9 +73,9 @@ def _lines(model: dict[str, Any]) -> list[str]:
         files = f"{len(model['missing_files'])} not here:"
     else:
         files = "all present"
-    sizes = f"{_size(model['weights_bytes'])} in bf16, {_size(model['fp8_weights_bytes'])} in fp8"
+    sizes = f"{size(model['weights_bytes'])} in bf16, {size(model['fp8_weights_bytes'])} in fp8"
     parameters = f"{model['num_parameters'] / 1e9:.3g} B parameters, {sizes}"
-    session = f"{model['width']}x{model['height']}, {_size(model['session_bytes'])} a session on each rank"
+    session = f"{model['width']}x{model['height']}, {size(model['session_bytes'])} a session on each rank"
     how_well = model["start_note"] or "How well was not tried."
     return [
         f"{model['name']}  {model['title']}",
@@ -88,5 +88,5 @@ def _lines(model: dict[str, Any]) -> list[str]:
     ]
 
 
-def _size(num_bytes: int) -> str:
+def size(num_bytes: int) -> str:
     return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 2**20:.1f} MiB"
