@@ -15,7 +15,7 @@ from cascade_client.commands.arguments import (
     parse_seconds,
     parse_session,
 )
-from cascade_client.commands.wanted import Wanted, check_over, way
+from cascade_client.commands.wanted import Wanted, check_loras, check_over, way
 from cascade_client.commands.wording import describe_end, describe_state, unknown_words
 from cascade_client.console import (
     MODE_HELP,
@@ -114,6 +114,7 @@ def row(session: Session) -> tuple[str, ...]:
 
 async def switch(options: Options) -> int:
     check_over(options)
+    check_loras(options)
     async with make_client(options) as client:
         request_id, transition = make_request_id(), await transition_of(client, options)
         give_up_at = time.monotonic() + options.timeout

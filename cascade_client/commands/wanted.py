@@ -13,6 +13,7 @@ from cascade_client.session import FIRST_BLOCK_SHORT
 from cascade_client.start import file_bytes
 
 DEFAULT_SECONDS = 20.0
+MAX_LORAS = 3
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,15 @@ def check(options: Namespace) -> None:
     if options.over and not options.at:
         raise CommandFailed("--over: needs a later prompt, given by --at")
     check_over(options)
+    check_loras(options)
+
+
+def check_loras(options: Namespace) -> None:
+    """Raises CommandFailed."""
+    if len(options.lora) > MAX_LORAS:
+        raise CommandFailed(f"--lora: at most {MAX_LORAS} at a time")
+    if len({name for name, _ in options.lora}) < len(options.lora):
+        raise CommandFailed("--lora: each one once")
 
 
 def check_over(options: Namespace) -> None:
@@ -70,10 +80,10 @@ def check_start(options: Namespace) -> None:
         try:
             if path := getattr(options, name):
                 setattr(options, name, file_bytes(name, path))
-        except (ValueError, OSError) as error:
-            raise CommandFailed(
-                f"--{error}" if isinstance(error, ValueError) else f"--{name}: {error}"
-            ) from None
+        except ValueError as error:
+            raise CommandFailed(f"--{error}") from None
+        except OSError as error:
+            raise CommandFailed(f"cannot read --{name} {path}: {error.strerror or error}") from None
     if options.last and not options.video:
         raise CommandFailed("--last: needs --video")
     for flag, is_given in (("--fit", options.fit), ("--include-start", options.include_start)):
