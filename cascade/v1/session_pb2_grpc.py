@@ -204,7 +204,8 @@ class SessionServiceServicer:
         `first_block_touched`; also for switches made by others and by the unary call.
         - `state_changed` with every change of state; `queue_changed` while QUEUED, at most once a second;
         `recovery_started` and `recovery_done` around a RECOVERING; `token_renewed` before the token expires.
-        - `request_failed` answers one message of the client, which then has had no effect; the stream goes on.
+        - `request_failed` answers one message of the client, which then has had no effect, whatever is wrong with it but its
+        request id; the stream goes on.
         - `reconnect`: this gateway is going away, or moves the session; attach again with the newest token.
         - `part`, where `attach` asks for it: pieces of the segment that is being made, each as soon as it is there. The
         segment follows; where the client has had all of it in parts, without its bytes (Segment.num_parts).
@@ -228,8 +229,9 @@ class SessionServiceServicer:
         No deadline should be set. Keepalive pings every 20 s are welcome and find a dead connection; the server sends its
         own and treats a client that does not answer within 20 s as gone.
 
-        Errors that end the stream: PROTOCOL_VIOLATION, FIRST_MESSAGE_LATE, SEQUENCE_AHEAD, SESSION_CLOSED (attaching to a
-        session whose end is long past), CONTROLLER_REPLACED, OUT_OF_CAPACITY (too many viewers).
+        Errors that end the stream: INVALID_FIELD (of `attach`, `ack` or a request id), PROTOCOL_VIOLATION,
+        FIRST_MESSAGE_LATE, SEQUENCE_AHEAD, SESSION_CLOSED (attaching to a session whose end is long past),
+        CONTROLLER_REPLACED, OUT_OF_CAPACITY (too many viewers).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -29,6 +29,9 @@ class InvalidField(UserError):
         lines = [f"{field}: {description}" for field, description in violations]
         super().__init__("; ".join(lines) + (f"; and {num_more} more" if num_more else ""))
 
+    def concerns(self, field: str) -> bool:
+        return any(path == field for path, _ in self.violations)
+
 
 def validate(message: Message) -> None:
     """Raise InvalidField where a field, at any depth, is outside its range."""

@@ -4,12 +4,15 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 
+from google.protobuf.message import Message
+
 from cascade.v1 import common_pb2, session_pb2
 from cascade_core.errors import CascadeError, OutOfCapacity
 from services.common.durations import to_seconds
 from services.common.errors import NotController, NotReady, ProtocolViolation, SequenceAhead
 from services.common.resume_tokens import ResumeToken
 from services.common.status import describe
+from services.common.validation import InvalidField, validate
 from services.gateway.api import commands
 from services.gateway.journal import Record
 from services.gateway.journal.errors import LeaseLost
@@ -21,9 +24,17 @@ from services.gateway.session.media import as_response
 from services.gateway.session.shared import Shared
 
 Request = session_pb2.ConnectRequest
+COMMANDS = ("switch_prompt", "set_paused", "end")
+"""Of a controller; each is answered by itself, whatever is wrong with it."""
 MAX_AHEAD = 4096
 """Segments that a client may have beyond what its session's record tells, after the loss of its gateway."""
 Requests = AsyncIterator[Request]
+
+
+def validate_but_commands(message: Message) -> None:
+    """A command on a stream is checked where it is carried out: what is wrong with it ends no stream."""
+    if not isinstance(message, Request) or message.WhichOneof("message") not in COMMANDS:
+        validate(message)
 
 
 class ClientStream:
@@ -153,10 +164,13 @@ class ClientStream:
             return self._ack(request.ack)
         message = getattr(request, str(kind))
         try:
+            validate(request)
             await self._command(request, message.request_id)
         except LeaseLost:
             raise NotReady("the session ends or moves; attach again") from None
         except CascadeError as error:
+            if isinstance(error, InvalidField) and error.concerns(f"{kind}.request_id"):
+                raise  # nobody would know what the answer is to
             failed = Response.RequestFailed(request_id=message.request_id, status=describe(error, ""))
             self._attachment.put(Response(request_failed=failed))
 

@@ -19,6 +19,7 @@ from services.common.addresses import is_everywhere, join
 from services.common.resume_tokens import ResumeTokens
 from services.common.server import Server, Service
 from services.common.telemetry import Telemetry
+from services.gateway.api.connect import validate_but_commands
 from services.gateway.api.forward import Forwarder
 from services.gateway.api.rates import Rates
 from services.gateway.app import operator_servicer
@@ -150,6 +151,7 @@ def describe(
         open_while_draining=(*METHODS, *operator_servicer.METHODS),
         open_without_credentials=(f"/{NAME}/Connect", *(METHODS if shared.settings.scaler.open else ())),
         inner_address=f"unix:{http.socket}" if http else "",
+        validate=validate_but_commands,
         http=http,
     )
 

@@ -26,6 +26,14 @@ from tests.services.support.gateway_support import (
 
 VIOLATION = "FAILED_PRECONDITION PROTOCOL_VIOLATION"
 NOT_FOUND = "NOT_FOUND SESSION_NOT_FOUND"
+INVALID_SWITCHES: list[tuple[dict[str, Any], str]] = [
+    ({"text": "  "}, ".text"),
+    ({"text": "a bear", "mode": 99}, ".mode"),
+    ({"text": "a bear", "transition": {"num_blocks": 65}}, ".transition.num_blocks"),
+    ({"mix": {"prompts": [{"text": "a bear", "weight": -1.0}]}}, ".mix.prompts[0].weight"),
+    ({"text": "a bear", "at_block": 2**40}, ".at_block"),
+    ({"text": "a bear", "loras": {"loras": [{"name": "ink", "scale": 1e9}]}}, ".loras.loras[0].scale"),
+]
 
 
 async def refused(stream: AttachedStream, **attach: Any) -> None:
@@ -303,11 +311,29 @@ async def test_commands_over_the_stream_are_the_unary_ones() -> None:
         assert stream.error is None
 
 
-async def test_a_message_that_is_not_valid_ends_the_stream() -> None:
+async def test_a_command_that_is_not_valid_fails_and_the_stream_goes_on() -> None:
     async with town() as place:
         name = await place.anybody.name()
         async with place.anybody.attached(name) as stream:
-            await stream.send(switch_prompt={"request_id": "s1", "prompt_switch": {"text": "  "}})
+            for number, (wrong, field) in enumerate(INVALID_SWITCHES):
+                await stream.send(switch_prompt={"request_id": f"s{number}", "prompt_switch": wrong})
+                await stream.until(lambda count=number: len(stream.all("request_failed")) > count)
+                failed = stream.all("request_failed")[number]
+                assert failed.request_id == f"s{number}"
+                assert status_reason(failed.status) == "INVALID_FIELD"
+                assert f"switch_prompt.prompt_switch{field}" in failed.status.message
+            await stream.send(switch_prompt={"request_id": "good", "prompt_switch": {"text": "a bear"}})
+            await stream.receipt("good", "APPLIED")
+            await stream.send(set_paused={"request_id": "", "paused": True})
+            assert await end_of(stream) == "INVALID_ARGUMENT INVALID_FIELD", "there is no id to answer to"
+
+
+@pytest.mark.parametrize("message", [{"ack": {"sequence": 0}}, {}])
+async def test_other_messages_that_are_not_valid_end_the_stream(message: dict[str, Any]) -> None:
+    async with town() as place:
+        name = await place.anybody.name()
+        async with place.anybody.attached(name) as stream:
+            await stream.send(**message)
             assert await end_of(stream) == "INVALID_ARGUMENT INVALID_FIELD"
 
 
