@@ -71,17 +71,19 @@ class Margin:
 
 @dataclass
 class Making:
-    """How long each step of a block takes, from when it was asked for or the step was free for it."""
+    """How long the blocks took, step by step, each from when it was asked for or the step was free for it."""
 
-    tick: Recent = field(default_factory=lambda: Recent(32, 0.9))
-    """At the stage, with the ticks of other sessions between its own."""
-    decode: Recent = field(default_factory=lambda: Recent(32, 0.9))
-    """Until its first pictures are there: the first part, where the player takes parts."""
-    delivery: Recent = field(default_factory=lambda: Recent(200, 0.99))
-    """From the sending of its first pictures to the player's word that they are there."""
+    whole: Recent = field(default_factory=lambda: Recent(64, 0.95))
+    """Of a block: at the stage, with the ticks of other sessions between its own; until its first pictures
+    are there (the first part, where the player takes parts); from their sending to the player's word of them.
+    The sum's share is less than the sum of the steps' shares."""
+    after: Recent = field(default_factory=lambda: Recent(64, 0.95))
+    """Of it the steps after the stage."""
     _asked: dict[int, float] = field(default_factory=dict)
     _made: dict[int, float] = field(default_factory=dict)
     _sent: dict[int, float] = field(default_factory=dict)
+    _tick: dict[int, float] = field(default_factory=dict)
+    _decode: dict[int, float] = field(default_factory=dict)
     _last_made: float = 0.0
     _last_sent: float = 0.0
     _newest: int = -1
@@ -92,7 +94,7 @@ class Making:
 
     def made(self, block: int, now: float) -> None:
         if (asked := self._asked.pop(block, None)) is not None:
-            self.tick.add(now - max(asked, self._last_made))
+            keep(self._tick, block, now - max(asked, self._last_made))
         self._last_made = now
         keep(self._made, block, now)
 
@@ -102,7 +104,7 @@ class Making:
             return
         self._newest = block
         if (made := self._made.pop(block, None)) is not None:
-            self.decode.add(now - max(made, self._last_sent))
+            keep(self._decode, block, now - max(made, self._last_sent))
         keep(self._sent, block, now)
 
     def sent(self, block: int, now: float) -> None:
@@ -115,9 +117,14 @@ class Making:
         long."""
         come = sorted(block for block in self._sent if has_come(block))
         for block in come:
-            sent = self._sent.pop(block)
-            if is_news:
-                self.delivery.add(now - sent)
+            sent, tick_s, decode_s = (
+                each.pop(block, None) for each in (self._sent, self._tick, self._decode)
+            )
+            if sent is not None and decode_s is not None:
+                after_s = decode_s + (now - sent if is_news else 0.0)
+                self.after.add(after_s)
+                if tick_s is not None:
+                    self.whole.add(tick_s + after_s)
         return come
 
     def forget_asked(self) -> None:
@@ -188,19 +195,17 @@ class JustInTime:
 
     def lead_s(self, now: float) -> float | None:
         """How long before its playing a block is to be asked for; None: as soon as credit allows."""
-        tick_s, decode_s = self.making.tick.seconds, self.making.decode.seconds
-        if self._has is None or tick_s is None or decode_s is None:
+        whole_s = self.making.whole.seconds
+        if self._has is None or whole_s is None:
             return None
-        delivery_s = self.making.delivery.seconds or 0.0
-        return max(self._least_lead_s, tick_s + decode_s + delivery_s + self.margin.at(now))
+        return max(self._least_lead_s, whole_s + self.margin.at(now))
 
     def needed_in_s(self, block: int, now: float) -> float | None:
         """How long until a block's latents must be there; None: unknown."""
-        decode_s, playhead_s = self.making.decode.seconds, self.playhead_s(now)
-        if decode_s is None or playhead_s is None:
+        after_s, playhead_s = self.making.after.seconds, self.playhead_s(now)
+        if after_s is None or playhead_s is None:
             return None
-        delivery_s = self.making.delivery.seconds or 0.0
-        return max(0.0, self._start_s(block) - playhead_s - decode_s - delivery_s)
+        return max(0.0, self._start_s(block) - playhead_s - after_s)
 
     def playhead_s(self, now: float) -> float | None:
         """Where the player is by now if it plays on; it may stand still, and be less far. None: unknown."""

@@ -333,22 +333,25 @@ def test_each_step_is_timed_from_when_it_was_free_and_neither_openings_nor_losse
     for block in (0, 1):
         making.asked(block, 1.0)
     making.made(0, 1.5)
-    assert making.tick.seconds == 0.5
     making.made(1, 1.75)
     making.ready(3.0)
     making.begun(0, 3.125)
     making.sent(0, 3.5)
-    assert making.decode.seconds == 0.125, "to the first part"
     making.begun(1, 3.625)
-    assert making.decode.seconds == 0.125
-    making.asked(2, 4.0)
+    assert making.whole.seconds is None
+    assert making.there(lambda block: block < 1, 4.125, is_news=True) == [0]
+    assert making.after.seconds == 0.125 + 1.0, "to the first part, and from there to the player"
+    assert making.whole.seconds == 0.5 + 0.125 + 1.0
+    assert making.there(lambda _: True, 9.0, is_news=False) == [1]
+    assert making.whole.seconds == 0.5 + 0.125 + 1.0, "the second took 0.25 + 0.125 s, and maybe more"
+    making.asked(2, 10.0)
     making.forget_asked()
-    making.made(2, 9.0)
-    making.begun(1, 9.0)  # again, by a decoder that took over
-    assert making.tick.seconds == 0.5
-    assert making.there(lambda block: block < 1, 4.0, is_news=True) == [0]
-    assert making.there(lambda _: True, 5.0, is_news=False) == [1]
-    assert making.delivery.seconds == 0.875
+    making.made(2, 19.0)
+    making.begun(1, 19.0)  # again, by a decoder that took over
+    making.sent(2, 19.25)
+    assert making.there(lambda _: True, 21.5, is_news=True) == [2]
+    assert making.after.seconds == 0.25 + 2.25
+    assert making.whole.seconds == 0.5 + 0.125 + 1.0
 
 
 def test_the_least_lead_is_kept() -> None:

@@ -209,8 +209,9 @@ async def test_with_parts_the_first_part_is_what_counts() -> None:
             await stream.until_sequence(1)
             assert stream.all("part")
             (live,) = place.registry.sessions
-            await until(lambda: live.just_in_time.making.decode.seconds)
-            assert (live.just_in_time.making.decode.seconds or whole_s) < whole_s
+            await tell(stream, 1, has(0.0, 4.0))
+            await until(lambda: live.just_in_time.making.after.seconds)
+            assert (live.just_in_time.making.after.seconds or whole_s) < whole_s
 
 
 async def test_a_pause_and_what_follows() -> None:
