@@ -63,7 +63,6 @@ ELSEWHERE = {
         "POD_IP=": CLUSTER,
         "kubectl --namespace video get events": CLUSTER,
     },
-    "docs/production.md": {"causal-forcing-1.3b": SHOWN},
     "docs/services.md": {"client  <====": SHOWN, "python -m benchmarks.chaos": LONG},
     "CONTRIBUTING.md": {"make check": LONG},
     "SECURITY.md": {"cosign verify": "needs a release"},

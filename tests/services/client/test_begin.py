@@ -108,7 +108,7 @@ async def test_the_command_tells_what_is_wrong_with_a_file(tmp_path: Path) -> No
     (tmp_path / "large.mp4").write_bytes(bytes(MAX_BYTES + 1))
     nowhere = ("--gateway", "127.0.0.1:1")
     wrong = {
-        "--image: ": ("--image", "cat.png"),
+        "cannot read --image cat.png: ": ("--image", "cat.png"),
         "--video: has 8.0 MiB, more than the 8 MiB": ("--video", "large.mp4"),
         "--last: needs --video": ("--last", "2s"),
         "--fit: needs --image or --video": ("--fit", "pad"),

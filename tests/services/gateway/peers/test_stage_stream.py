@@ -48,6 +48,9 @@ class Host:
     def credit_end(self) -> int:
         return NUM_BLOCKS
 
+    def needed_in_s(self, block: int) -> float | None:
+        return None
+
     async def stage_opened(self, opened: GenerateResponse.Opened) -> None: ...
 
     async def stage_draining(self) -> None: ...
