@@ -49,8 +49,8 @@ def all_configurations(card: ModelCard) -> dict[str, Configuration]:
         for attention in attentions
     }
     deep = {
-        f"{attention}-1-back-{count}": Configuration(1, attention, ("immediate",), count)
-        for count in (1, 2)
+        f"{attention}-{stagger}-back-{count}": Configuration(stagger, attention, ("immediate",), count)
+        for stagger, count in ((1, 1), (1, 2), (2, 2))
         for attention in attentions
     }
     return {BASELINE: baseline} | cascades | deep
