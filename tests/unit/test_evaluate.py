@@ -189,7 +189,7 @@ def test_what_a_configuration_films() -> None:
     assert list(configurations) == [
         "sequential",
         *cascades,
-        *(f"{a}-1-back-{n}" for n in (1, 2) for a in ATTENTIONS),
+        *(f"{a}-{s}-back-{n}" for s, n in ((1, 1), (1, 2), (2, 2)) for a in ATTENTIONS),
     ]
     amounts = Amounts(evaluate.EXPERIMENTS, 3, 2, 1)
     plans = {name: plan(configuration, amounts) for name, configuration in configurations.items()}
