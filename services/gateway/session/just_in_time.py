@@ -7,7 +7,9 @@ ever holds back: what it knows nothing of, or is told wrongly, is made as soon a
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+T = TypeVar("T")
 FIRST_MARGIN_S, LEAST_MARGIN_S, MOST_MARGIN_S = 0.5, 0.2, 10.0
 STALLED, SCARCE = 2.0, 1.5
 """What the margin grows by when the picture stood still, and when it nearly did."""
@@ -80,10 +82,11 @@ class Making:
     after: Recent = field(default_factory=lambda: Recent(64, 0.95))
     """Of it the steps after the stage."""
     _asked: dict[int, float] = field(default_factory=dict)
-    _made: dict[int, float] = field(default_factory=dict)
-    _sent: dict[int, float] = field(default_factory=dict)
-    _tick: dict[int, float] = field(default_factory=dict)
-    _decode: dict[int, float] = field(default_factory=dict)
+    """When."""
+    _made: dict[int, tuple[float, float | None]] = field(default_factory=dict)
+    """When, and how long it was at the stage; None: unknown."""
+    _sent: dict[int, tuple[float, float | None, float | None]] = field(default_factory=dict)
+    """The same, and how long the decoder took."""
     _last_made: float = 0.0
     _last_sent: float = 0.0
     _newest: int = -1
@@ -93,19 +96,19 @@ class Making:
         keep(self._asked, block, now)
 
     def made(self, block: int, now: float) -> None:
-        if (asked := self._asked.pop(block, None)) is not None:
-            keep(self._tick, block, now - max(asked, self._last_made))
+        asked = self._asked.pop(block, None)
+        tick_s = None if asked is None else now - max(asked, self._last_made)
         self._last_made = now
-        keep(self._made, block, now)
+        keep(self._made, block, (now, tick_s))
 
     def begun(self, block: int, now: float) -> None:
         """Its first pictures are on their way: what a player needs of it first."""
         if block <= self._newest:
             return
         self._newest = block
-        if (made := self._made.pop(block, None)) is not None:
-            keep(self._decode, block, now - max(made, self._last_sent))
-        keep(self._sent, block, now)
+        made, tick_s = self._made.pop(block, (None, None))
+        decode_s = None if made is None else now - max(made, self._last_sent)
+        keep(self._sent, block, (now, tick_s, decode_s))
 
     def sent(self, block: int, now: float) -> None:
         """All of it is."""
@@ -117,10 +120,8 @@ class Making:
         long."""
         come = sorted(block for block in self._sent if has_come(block))
         for block in come:
-            sent, tick_s, decode_s = (
-                each.pop(block, None) for each in (self._sent, self._tick, self._decode)
-            )
-            if sent is not None and decode_s is not None:
+            sent, tick_s, decode_s = self._sent.pop(block)
+            if decode_s is not None:
                 after_s = decode_s + (now - sent if is_news else 0.0)
                 self.after.add(after_s)
                 if tick_s is not None:
@@ -140,10 +141,10 @@ class Making:
         self._sent.clear()
 
 
-def keep(times: dict[int, float], block: int, now: float) -> None:
-    times.setdefault(block, now)
-    if len(times) > MAX_UNDERWAY:
-        del times[min(times)]
+def keep(known: dict[int, T], block: int, value: T) -> None:
+    known.setdefault(block, value)
+    if len(known) > MAX_UNDERWAY:
+        del known[min(known)]
 
 
 class JustInTime:

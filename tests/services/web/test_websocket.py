@@ -74,6 +74,10 @@ async def test_a_page_plays_steers_and_ends_a_session() -> None:
             assert attached["session"]["name"] == name
             assert attached["role"] == "CONNECT_ROLE_CONTROLLER"
             await browser.until_segments(4)
+            await browser.send(switchPrompt={"requestId": "s0", "promptSwitch": {"text": "a", "mode": 99}})
+            failed = await browser.first("requestFailed")
+            assert failed["requestId"] == "s0"
+            assert "switch_prompt.prompt_switch.mode" in failed["status"]["message"]
             await browser.send(switchPrompt={"requestId": "s1", "promptSwitch": {"text": "a blue square"}})
             await browser.until(
                 lambda: [

@@ -26,6 +26,7 @@ from tests.services.support.gateway_support import (
     fails,
     fresh_id,
     reason_of,
+    status_reason,
     until,
     until_value,
 )
@@ -234,6 +235,9 @@ async def test_a_stream_goes_through_the_other_gateway(redis: RedisServer) -> No
         name = await both.first.acme.name(num_blocks=40)
         async with far.attached(name, acks=False) as stream, far.attached(name, role=VIEWER) as viewer:
             await stream.until_sequence(4)
+            await stream.send(switch_prompt={"request_id": "s0", "prompt_switch": {"text": " "}})
+            failed = await stream.first("request_failed")
+            assert (failed.request_id, status_reason(failed.status)) == ("s0", "INVALID_FIELD")
             await stream.send(switch_prompt={"request_id": "s1", "prompt_switch": {"text": "a blue square"}})
             await stream.receipt("s1", "ACCEPTED")
             stream.acks = True
