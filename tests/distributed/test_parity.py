@@ -80,8 +80,8 @@ CASES = (
 SHOTS: dict[str, Any] = {"window_blocks": 3, "sink_blocks": 1, "shot_shift_frames": 4}
 CUTS: tuple[tuple[int, int, SwitchMode], ...] = ((2, 1, "cut"), (6, 2, "immediate"), (8, 3, "cut"))
 CASES += [
-    Case(1, "bidirectional", tuple({**SHOTS, "rope": rope}.items()), 8, CUTS)
-    for rope in ("absolute", "window")
+    Case(stagger, "bidirectional", tuple({**SHOTS, "rope": rope}.items()), 8, CUTS)
+    for stagger, rope in ((1, "absolute"), (1, "window"), (2, "window"), (5, "window"))
 ]
 
 WAN_2_2: dict[str, Any] = {
@@ -102,7 +102,8 @@ FRAME_BY_FRAME: dict[str, Any] = {
 CASES += [
     Case(stagger, "bidirectional", tuple(WAN_2_2.items()), 6, SWITCHES[:1], first_frame=True)
     for stagger in (1, 2, 5)
-] + [Case(1, "causal", tuple(FRAME_BY_FRAME.items()), 7, SWITCHES[:1])]
+]
+CASES += [Case(stagger, "causal", tuple(FRAME_BY_FRAME.items()), 7, SWITCHES[:1]) for stagger in (1, 2, 5)]
 
 
 @pytest.fixture(scope="module")
